@@ -1,0 +1,1 @@
+from .problems import Problem as Problem
