@@ -1,0 +1,231 @@
+"""Loading a model: the built-in reasoner, a Hugging Face id, or a folder, by either backend."""
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mi_lens.backends import available, get_backend
+
+ARCHITECTURES = (
+    "GPT2LMHeadModel",
+    "Gemma2ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+)
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# The models of the two papers, small and large: what a mistyped name is compared with.
+HUB_IDS = (
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
+    "Qwen/QwQ-32B",
+    "Qwen/QwQ-32B-Preview",
+    "Qwen/Qwen2.5-Math-1.5B",
+    "Qwen/Qwen2.5-Math-7B",
+    "Qwen/Qwen2.5-14B",
+    "Qwen/Qwen2.5-32B",
+    "meta-llama/Llama-3.1-8B",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+DOWNLOADED = ["*.json", "*.jinja", "*.safetensors", "merges.txt", "tokenizer.model"]
+NOT_DOWNLOADED = ["consolidated*", "original/*", "onnx/*"]  # the same weights once more
+
+
+def load(
+    name: str | Path,
+    *,
+    backend: str = "auto",
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+) -> Any:
+    """Load a model with its weights as trained: nothing folded, nothing centred.
+
+    Args:
+        name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
+            a folder with `config.json` and safetensors.
+        backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
+            the first of the two that the installed TransformerLens has.
+        dtype: A torch dtype or its name. By default the checkpoint's own on a GPU and float32 on
+            a CPU, where half precision is slow and coarse.
+        device: By default "cuda" where there is one, else "cpu".
+
+    Returns:
+        The model in evaluation mode, its parameters without gradients, with its tokenizer (padding
+        on the left) as `model.tokenizer`; None where the checkpoint has no tokenizer files.
+
+    Raises:
+        ValueError: The name, backend, dtype, device or architecture is not supported.
+        FileNotFoundError: The folder or one of its files is missing.
+        OSError: The Hugging Face hub cannot be reached, or does not give the model.
+
+    """
+    engine = get_backend(available()[0] if backend == "auto" else backend)
+    where = _parse_device(device)
+    precision = _parse_dtype(dtype, where)
+    folder = _find_folder(name)
+    _check_checkpoint(folder)
+    tokenizer = _load_tokenizer(folder)
+    return engine.build(_load_weights(folder, precision).to(where), tokenizer)
+
+
+def require_unprocessed(model: Any) -> None:
+    """Refuse a model whose norms were folded into the weights beside them.
+
+    Folding and centring leave the logits as they are and change the residual stream, and with it
+    all that is measured there.
+
+    Raises:
+        ValueError: The weights were processed.
+
+    """
+    kind = model.cfg.normalization_type
+    if kind in ("LNPre", "RMSPre") or getattr(model.cfg, "layer_norm_folding", False):
+        raise ValueError(
+            f"this model's weights were processed (normalization_type {kind!r}), which changes its "
+            "residual stream; load it with mi_lens.load, or with "
+            "HookedTransformer.from_pretrained_no_processing"
+        )
+
+
+def _parse_device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {str(device)!r} is not available here: {error}") from error
+    return torch.device(device)
+
+
+def _parse_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
+    if dtype is None:
+        return torch.float32 if device.type == "cpu" else "auto"
+    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if precision is None or precision not in DTYPES.values():
+        raise ValueError(f"dtype {dtype!r} is not supported; choose one of {list(DTYPES)}")
+    return precision
+
+
+def _find_folder(name: str | Path) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from mi_lens.pocket import CHECKPOINTS
+
+    if str(name) in CHECKPOINTS:
+        return CHECKPOINTS[str(name)]
+    if isinstance(name, Path) or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"there is no folder {str(name)!r} to load a model from")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _download(name)
+    near = _near(name, [*CHECKPOINTS, *HUB_IDS])
+    raise ValueError(
+        f"there is no model {name!r}{near}. A name is one of {sorted(CHECKPOINTS)}, a Hugging Face "
+        "id (owner/model), or a folder with config.json and safetensors"
+    )
+
+
+def _near(name: str, known: list[str]) -> str:
+    """Near names, with or without their owner, as an end of a sentence."""
+    by_key = {key.lower(): full for full in known for key in (full, full.split("/")[-1])}
+    keys = difflib.get_close_matches(name.lower(), by_key, n=3)
+    near = list(dict.fromkeys(by_key[key] for key in keys))
+    return f"; near: {', '.join(near)}" if near else ""
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise OSError(
+            f"{name!r} is no folder here, and the Hugging Face hub did not give it: {reason}"
+            f"{_near(name, list(HUB_IDS))}. Check the name, the connection, and for a gated model "
+            "`hf auth login`"
+        ) from error
+
+
+def _check_checkpoint(folder: Path) -> None:
+    """Refuse what cannot be loaded before reading gigabytes of it."""
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"{config_file} is missing: {folder} is no Hugging Face checkpoint")
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or [None])[0]
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"{config_file}: architecture {architecture!r} is not supported; supported are "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    if "quantization_config" in config:
+        raise ValueError(
+            f"{config_file}: the weights are quantized; use the unquantized checkpoint"
+        )
+    for file in _weight_files(folder):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; weights are read from safetensors only")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    return [folder / shard for shard in sorted(set(shards))]
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, as its `tokenizer.json` says where there is one.
+
+    AutoTokenizer may rebuild a tokenizer by the name of its class or of the model's family, with
+    another splitting of the text into words, and so other token ids than the model was trained on.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return None
+    exact = (folder / "tokenizer.json").is_file()
+    kind = PreTrainedTokenizerFast if exact else AutoTokenizer
+    tokenizer = kind.from_pretrained(folder, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it pads, so any token would do
+    return tokenizer
+
+
+def _load_weights(folder: Path, dtype: torch.dtype | str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    read: Any = AutoModelForCausalLM.from_pretrained  # its annotation forgets the loading info
+    model, report = read(
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if absent:  # they would be left at random values
+        raise ValueError(f"{folder}: weights are missing or of another shape: {', '.join(absent)}")
+    return model
