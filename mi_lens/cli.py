@@ -1,0 +1,54 @@
+"""The command line: one subcommand a configuration of `mi_lens.config`."""
+
+import sys
+
+import tyro
+
+from mi_lens.config import AnalyzeConfig, DemoConfig, GenerateConfig
+
+COMMANDS = {"demo": DemoConfig, "generate": GenerateConfig, "analyze": AnalyzeConfig}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs `mi-lens`. A mistake in what was asked ends with its message and exit status 2."""
+    config = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="mi-lens",
+        description="Where in its reasoning does a language model come to know the answer?",
+        args=args,
+    )
+    try:
+        run(config)
+    except (ValueError, OSError) as error:
+        print(f"mi-lens: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mi-lens: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(config: DemoConfig | GenerateConfig) -> None:
+    """Does what a configuration asks and prints what came of it.
+
+    torch and transformer_lens load here, not for `--help`.
+    """
+    if isinstance(config, DemoConfig):
+        from mi_lens.demo import run_demo
+
+        print(run_demo(config))
+    elif isinstance(config, AnalyzeConfig):
+        from mi_lens.analysis import analyze
+        from mi_lens.report import findings, write_report
+
+        analyses = {config.model: analyze(config)}
+        page = write_report(analyses, config.out)
+        print(f"{findings(analyses)}\n\nReport: {page}")
+    else:
+        from mi_lens.analysis import run_generate
+
+        traces = run_generate(config)
+        print(f"{len(traces)} traces in {config.out / 'traces.jsonl'}")
+
+
+if __name__ == "__main__":
+    main()

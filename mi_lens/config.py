@@ -1,0 +1,84 @@
+"""What a run is asked to do: the same frozen dataclasses in Python and on the command line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Generate a trace for every problem.
+
+    Attributes:
+        out: Folder to write to: new or empty, or one that the same command began.
+        model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
+        problems: "pocket", or a JSON-lines file of problems.
+        limit: Number of problems; None takes a file whole, or 100 pocket problems.
+        split: Split of the pocket task.
+        style: Prompt: the chat template, the raw question (paper 1), or SEAL's instruction.
+        max_new_tokens: Budget of a trace.
+        temperature: 0 is greedy.
+        top_p: Keep the fewest likeliest tokens whose probability reaches this.
+        top_k: Keep this many likeliest tokens.
+        seed: Of pocket problems, sampling, and bootstrap intervals.
+        batch_size: Rows decoded together; does not change results.
+        backend: HookedTransformer or TransformerBridge; auto takes the first that exists.
+        dtype: As float32, bfloat16 or float64; None takes float32 on a CPU, else the checkpoint's.
+        device: As cpu or cuda; None takes cuda where there is one.
+
+    """
+
+    out: Path
+    model: str = "pocket-reasoner"
+    problems: str = "pocket"
+    limit: int | None = None
+    split: Literal["train", "validation", "test"] = "test"
+    style: Literal["chat", "raw", "seal"] = "chat"
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int = 0
+    batch_size: int = 16
+    backend: Literal["auto", "hooked", "bridge"] = "auto"
+    dtype: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeConfig(GenerateConfig):
+    """Generate traces, read their states, and find where they say most about the gold answer.
+
+    Attributes:
+        hook_names: Activations to read; None takes the last block's hook_resid_post (paper 1).
+        site: The answer state: the last token of the worked solution (paper 1's code), the last
+            token of the answer, or the mean over the answer's tokens.
+        template: Read the answer as the reply to the question under the chat template.
+        sigma: Kernel width, in units of the activations.
+        tau: A peak lies tau interquartile ranges above the third quartile.
+        readout: What a peak decodes to: the token it emits, the token it reads, or its logit lens.
+
+    """
+
+    hook_names: tuple[str, ...] | None = None
+    site: Literal["solution_last", "answer_last", "answer_mean"] = "solution_last"
+    template: bool = False
+    sigma: float = 50.0
+    tau: float = 1.5
+    readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Analyze both pocket models on the same problems and write one report.
+
+    Attributes:
+        out: Folder to write to: new or empty, or one that the same command began.
+        limit: Number of problems.
+        seed: Of the problems and of bootstrap intervals.
+
+    """
+
+    out: Path = Path("demo")
+    limit: int = 100
+    seed: int = 0

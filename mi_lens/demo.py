@@ -1,0 +1,23 @@
+"""The demo: both pocket models on the same problems, and one report of what was found."""
+
+from mi_lens.analysis import analyze
+from mi_lens.config import AnalyzeConfig, DemoConfig
+from mi_lens.report import findings, write_report
+
+MODELS = ("pocket-reasoner", "pocket-base")
+
+
+def run_demo(config: DemoConfig) -> str:
+    """Analyses both pocket models and writes `config.out`/report.html.
+
+    Returns:
+        The main findings as a table of text, and where the report is.
+    """
+    analyses = {
+        model: analyze(
+            AnalyzeConfig(model=model, limit=config.limit, seed=config.seed, out=config.out / model)
+        )
+        for model in MODELS
+    }
+    page = write_report(analyses, config.out)
+    return f"{findings(analyses)}\n\nReport: {page}"

@@ -1,0 +1,126 @@
+"""Peaks of a mutual-information trajectory, and the numbers paper 1 reports of them (section 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+MINIMUM_STEPS = 4  # Quartiles of fewer values are not four parts.
+
+
+def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
+    values = np.asarray(mi, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"a trajectory of shape {values.shape}: expected one value a step, shape (steps,); "
+            "pass one hook name's row at a time"
+        )
+    if len(values) < MINIMUM_STEPS:
+        raise ValueError(
+            f"a trajectory of {len(values)} steps: peaks are defined by quartiles, which take at "
+            f"least {MINIMUM_STEPS}; leave such traces out"
+        )
+    if not np.isfinite(values).all():
+        step = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"the trajectory is {values[step]} at step {step}; expected finite values")
+    return values
+
+
+def find_peaks(mi: ArrayLike, tau: float = 1.5) -> Int[np.ndarray, "peak"]:
+    """Steps with m_t > Q3 + tau * IQR (paper 1, section 3), in order.
+
+    A constant trajectory has none. Quartiles are interpolated linearly.
+
+    Args:
+        mi: One value a step, shape (steps,).
+        tau: How many interquartile ranges above the third quartile, at least 0.
+
+    Raises:
+        ValueError: If the trajectory is shorter than four steps or not finite, or tau < 0.
+
+    """
+    if not tau >= 0:
+        raise ValueError(f"tau={tau}: expected a number of interquartile ranges, at least 0")
+    values = _trajectory(mi)
+    q1, q3 = np.quantile(values, [0.25, 0.75])
+    return np.flatnonzero(values > q3 + tau * (q3 - q1))
+
+
+def top_k_peaks(mi: ArrayLike, k: int = 20) -> Int[np.ndarray, "peak"]:
+    """The k steps of highest value, in order of steps: the variant of paper 1's notebook.
+
+    A trajectory of fewer than k steps gives all of them; of equal values the earlier step wins.
+    """
+    if k < 1:
+        raise ValueError(f"k={k}: expected at least 1 peak")
+    values = _trajectory(mi)
+    return np.sort(np.argsort(-values, kind="stable")[:k])
+
+
+@dataclass(frozen=True)
+class PeakStatistics:
+    """What paper 1 reports of a trajectory's peaks (its tables 1 and 2).
+
+    Attributes:
+        steps: Length of the trajectory.
+        count: Number of peaks.
+        ratio: Peaks per step.
+        interval_min: Fewest steps between neighbouring peaks; None with fewer than two peaks.
+        interval_mean: Mean steps between neighbouring peaks; None likewise.
+        interval_max: Most steps between neighbouring peaks; None likewise.
+        aom: Abnormality of peaks, the mean over peaks of |m_t - median| / IQR; None without peaks
+            or with an IQR of zero.
+        mean: Of the trajectory.
+        std: Of the trajectory (population).
+
+    """
+
+    steps: int
+    count: int
+    ratio: float
+    interval_min: int | None
+    interval_mean: float | None
+    interval_max: int | None
+    aom: float | None
+    mean: float
+    std: float
+
+
+def peak_statistics(
+    mi: ArrayLike, peaks: Sequence[int] | Int[np.ndarray, "peak"]
+) -> PeakStatistics:
+    """Numbers that describe a trajectory and its peaks.
+
+    Args:
+        mi: One value a step, shape (steps,).
+        peaks: Steps, as `find_peaks` or `top_k_peaks` give them.
+
+    Raises:
+        ValueError: If the trajectory is too short or not finite, or a peak lies outside it.
+
+    """
+    values = _trajectory(mi)
+    steps = np.unique(np.asarray(peaks, dtype=np.int64))
+    if len(steps) and not 0 <= steps[0] <= steps[-1] < len(values):
+        raise ValueError(
+            f"peaks from step {steps[0]} to {steps[-1]} on a trajectory of {len(values)} steps; "
+            "expected steps of this trajectory"
+        )
+    intervals = np.diff(steps)
+    q1, median, q3 = np.quantile(values, [0.25, 0.5, 0.75])
+    aom = None
+    if len(steps) and q3 > q1:
+        aom = float(np.mean(np.abs(values[steps] - median)) / (q3 - q1))
+    return PeakStatistics(
+        steps=len(values),
+        count=len(steps),
+        ratio=len(steps) / len(values),
+        interval_min=int(intervals.min()) if len(intervals) else None,
+        interval_mean=float(intervals.mean()) if len(intervals) else None,
+        interval_max=int(intervals.max()) if len(intervals) else None,
+        aom=aom,
+        mean=float(values.mean()),
+        std=float(values.std()),
+    )

@@ -1,0 +1,223 @@
+"""Figures fit for a paper: one style, colours that the colour-blind can tell apart."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mi_lens.files import replacing, write_json
+from mi_lens.tokens import ThinkingTokens
+
+COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # After Okabe and Ito.
+STYLE = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 200,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.0,
+    # Outlines: the same picture on every machine, whatever fonts it has.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "mi_lens",
+}
+MI_LABEL = r"MI$(h_t; h_y)$"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of every figure here, for axes of one's own as well."""
+    with plt.rc_context(STYLE):
+        yield
+
+
+def save_figure(figure: Figure, stem: str | Path, numbers: Mapping[str, Any]) -> list[Path]:
+    """Writes a figure as PNG and SVG with its numbers beside it as JSON, and closes it.
+
+    Args:
+        figure: The figure.
+        stem: Path without a suffix.
+        numbers: What was drawn.
+
+    Returns:
+        The three paths.
+
+    """
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg", "json")]
+    for path in paths[:2]:
+        with replacing(path) as temporary, style():
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    write_json(paths[2], dict(numbers))
+    plt.close(figure)
+    return paths
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One trace's trajectory to draw.
+
+    Attributes:
+        title: What trace it is.
+        mi: One value a step.
+        peaks: Its peaks.
+        labels: For every step the text to write there if it is a peak.
+
+    """
+
+    title: str
+    mi: Sequence[float]
+    peaks: Sequence[int]
+    labels: Sequence[str]
+
+
+def trajectories_figure(curves: Sequence[Curve], tau: float = 1.5, labelled: int = 8) -> Figure:
+    """MI against step, a panel a trace, peaks marked and the highest of them named."""
+    if not curves:
+        raise ValueError("no trajectories to draw; expected at least one")
+    with style():
+        figure, panels = plt.subplots(
+            len(curves), 1, figsize=(PAGE, 1.5 * len(curves) + 0.3), squeeze=False
+        )
+        for axes, curve in zip(panels[:, 0], curves, strict=True):
+            _draw_curve(axes, curve, tau, labelled)
+        panels[0, 0].legend(loc="upper left", bbox_to_anchor=(0.0, 1.02), ncols=3)
+        panels[-1, 0].set_xlabel("step $t$ (generated tokens)")
+        figure.supylabel(MI_LABEL, fontsize=8)
+    return figure
+
+
+def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
+    mi = np.asarray(curve.mi)
+    peaks = np.asarray(curve.peaks, dtype=int)
+    q1, q3 = np.quantile(mi, [0.25, 0.75])
+    axes.plot(mi, color=BLUE, linewidth=0.8, label="trajectory")
+    threshold = q3 + tau * (q3 - q1)
+    axes.axhline(threshold, color=GREY, linewidth=0.7, linestyle="--", label="Q3 + τ·IQR")
+    axes.plot(peaks, mi[peaks], "o", color=ORANGE, markersize=3, label="peak")
+    span = float(mi.max() - mi.min()) or 1.0
+    room: list[int] = []
+    for step in sorted(peaks, key=lambda step: -mi[step])[:labelled]:
+        # A name needs room: about a fourteenth of the width.
+        if all(abs(step - other) > len(mi) / 14 for other in room):
+            room.append(step)
+            text = axes.annotate(
+                curve.labels[step].strip() or repr(curve.labels[step])[1:-1],
+                (step, mi[step]),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6.5,
+                parse_math=False,
+            )
+            text.set_in_layout(False)
+    # Headroom for names, and for the legend above them.
+    axes.set_ylim(float(mi.min()) - 0.05 * span, float(mi.max()) + 0.45 * span)
+    axes.set_xlim(-0.01 * len(mi), len(mi) * 1.01)
+    axes.set_title(curve.title, parse_math=False)
+
+
+def resampled(mi: Sequence[float], points: int = 50) -> Float[np.ndarray, "point"]:
+    """A trajectory at evenly spaced fractions of its length."""
+    return np.interp(np.linspace(0, 1, points), np.linspace(0, 1, len(mi)), mi)
+
+
+def mean_interval(
+    values: Float[np.ndarray, "trace *point"], confidence: float = 0.95, draws: int = 2000
+) -> tuple[Float[np.ndarray, "*point"], Float[np.ndarray, "*point"]]:
+    """Bootstrap interval over traces of the mean: (low, high)."""
+    n = len(values)
+    weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=draws) / n
+    means = np.tensordot(weights, values, axes=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def comparison_figure(
+    trajectories: Mapping[str, Sequence[Sequence[float]]],
+    aoms: Mapping[str, Sequence[float]],
+) -> Figure:
+    """Models side by side on the same problems: mean trajectories, and the AOM of each trace.
+
+    Args:
+        trajectories: Model name to its traces' trajectories, at least one each.
+        aoms: Model name to the AOM of every trace that has peaks.
+
+    """
+    with style():
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(PAGE, 2.4), width_ratios=(2, 1), layout="constrained"
+        )
+        colours = dict(zip(trajectories, (BLUE, ORANGE, GREEN), strict=False))
+        x = np.linspace(0, 1, 50)
+        for name, curves in trajectories.items():
+            values = np.stack([resampled(mi) for mi in curves])
+            low, high = mean_interval(values)
+            left.plot(x, values.mean(0), color=colours[name], label=f"{name} ({len(curves)})")
+            left.fill_between(x, low, high, color=colours[name], alpha=0.2, linewidth=0)
+        left.set_xlabel("fraction of the trace")
+        left.set_ylabel(f"mean {MI_LABEL}")
+        left.set_ylim(bottom=0)
+        left.legend(title="model (traces), 95 % interval of the mean", title_fontsize=7)
+        rng = np.random.default_rng(0)
+        for i, name in enumerate(trajectories):
+            values = np.asarray(aoms.get(name, []), dtype=float)
+            right.plot(
+                i + rng.uniform(-0.18, 0.18, len(values)),
+                values,
+                "o",
+                color=colours[name],
+                markersize=2.5,
+                alpha=0.5,
+                markeredgewidth=0,
+            )
+            if len(values):
+                low, high = mean_interval(values)
+                mean = values.mean()
+                error = [[mean - float(low)], [float(high) - mean]]
+                right.errorbar(i, mean, error, fmt="_", color="black", capsize=3, markersize=9)
+        right.set_xticks(range(len(trajectories)), list(trajectories))
+        right.set_xlim(-0.5, len(trajectories) - 0.5)
+        right.set_ylabel("AOM of a trace (IQRs)")
+        right.set_ylim(bottom=0)
+    return figure
+
+
+def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
+    """How often each word stands at peaks, beside what its frequency alone would give."""
+    rows = table.rows[:top]
+    with style():
+        figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * max(len(rows), 4) + 0.8))
+        y = np.arange(len(rows))
+        axes.barh(y, [row.peak_count for row in rows], color=BLUE, height=0.7, label="at peaks")
+        axes.plot(
+            [row.step_rate * table.peaks for row in rows],
+            y,
+            "D",
+            color=ORANGE,
+            markersize=3.5,
+            label="expected from frequency",
+        )
+        axes.set_yticks(y, [row.word for row in rows], parse_math=False)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"peaks (of {table.peaks}; {table.filtered} not words)")
+        if rows:
+            axes.legend(loc="lower right")
+        else:
+            axes.text(0.5, 0.5, "no word stands at a peak", ha="center", transform=axes.transAxes)
+    return figure

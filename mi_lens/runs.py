@@ -1,0 +1,100 @@
+"""Run folders: what produced them stands in run.json, and a killed run continues where it was."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mi_lens.config import GenerateConfig
+from mi_lens.files import append_jsonl, drop_torn_line, write_json
+from mi_lens.fingerprint import model_fingerprint
+from mi_lens.generation import Request, request_id, stream
+from mi_lens.traces import Trace, load_traces, trace_to_row
+
+# These change where and how fast results come, not what they are.
+IMMATERIAL = ("out", "batch_size")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides a number."""
+    packages = ("mi-lens", "torch", "transformer-lens", "transformers", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def open_run(config: GenerateConfig, model_name: str) -> Path:
+    """Begins a run folder, or takes up the one that the same run began.
+
+    Args:
+        config: What to do; `config.out` is the folder.
+        model_name: The model's fingerprint.
+
+    Raises:
+        FileExistsError: If the folder holds something else; nothing in it is touched.
+
+    """
+    folder = config.out
+    described = asdict(config)
+    run = {
+        "command": type(config).__name__.removesuffix("Config").lower(),
+        "config": {k: v for k, v in described.items() if k not in IMMATERIAL},
+        "model": model_name,
+        "versions": versions(),
+    }
+    run = json.loads(json.dumps(run))
+    record = folder / "run.json"
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: a file; give a folder that does not exist yet")
+    if record.exists():
+        changed = _differences(json.loads(record.read_text(encoding="utf-8")), run)
+        if changed:
+            raise FileExistsError(
+                f"{folder}: holds another run ({'; '.join(changed)}); give another --out, or "
+                "remove that folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder}: exists, is not empty and holds no run of mi-lens; give another --out"
+        )
+    else:
+        write_json(record, run)
+    return folder
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{path}{key}.")
+        elif a != b:
+            found.append(f"{path}{key} was {a!r}, now {b!r}")
+    return found
+
+
+def generate_into(
+    folder: Path, model, requests: Sequence[Request], *, batch_size: int, progress: bool = True
+) -> list[Trace]:
+    """Generates traces into a folder's traces.jsonl, each on disk before the next is waited for.
+
+    Traces that are there already are not generated again.
+
+    Returns:
+        A trace for every request, in their order.
+
+    """
+    path = folder / "traces.jsonl"
+    drop_torn_line(path)
+    name = model_fingerprint(model)
+    ids = [request_id(model, name, request) for request in requests]
+    done = {trace.id: trace for trace in load_traces(path)} if path.exists() else {}
+    # Of equal requests one is generated.
+    waiting = {id_: r for id_, r in zip(ids, requests, strict=True) if id_ not in done}
+    if waiting:
+        todo = list(waiting.values())
+        for _, trace in stream(model, todo, batch_size=batch_size, progress=progress):
+            append_jsonl(path, trace_to_row(trace))
+            done[trace.id] = trace
+    return [done[id_] for id_ in ids]

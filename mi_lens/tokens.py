@@ -1,0 +1,309 @@
+"""Thinking tokens: the words that peaks decode to, counted against how often they occur anyway."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.backends import backend_of
+from mi_lens.files import write_json
+from mi_lens.traces import Trace
+
+Readout = Literal["emitted", "consumed", "logit_lens"]
+
+# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled (section 4) and used for test-time
+# scaling (section 5).
+RECYCLED_WORDS = ("So", "Let", "Hmm", "I", "The", "Okay", "That", "First", "Now", "Wait")
+SCALING_WORDS = (
+    "So", "Let", "Hmm", "I", "Okay", "First", "Wait", "But", "Now", "Then", "Since",
+    "Therefore", "If", "Maybe", "To",
+)  # fmt: skip
+
+
+def word_of(string: str) -> str:
+    r"""The word a token string writes: without surrounding space and punctuation, case folded.
+
+    Empty where nothing is left, as for "\n\n" or " =".
+    """
+    characters = string.casefold()
+    inside = [i for i, c in enumerate(characters) if c.isalnum()]
+    return characters[inside[0] : inside[-1] + 1] if inside else ""
+
+
+@lru_cache(maxsize=8)
+def vocabulary(tokenizer) -> tuple[str, ...]:
+    """Every token's string, special tokens as empty strings."""
+    strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    special = set(tokenizer.all_special_ids)
+    return tuple("" if i in special else s for i, s in enumerate(strings))
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Words with all the token ids that write them: " Wait", "Wait", "wait" are one word.
+
+    Attributes:
+        words: Word to its token ids.
+
+    """
+
+    words: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, tokenizer, words: Iterable[str]) -> "TokenSet":
+        """The surface variants of each word in a tokenizer's vocabulary.
+
+        Raises:
+            ValueError: If no single token writes a word.
+
+        """
+        variants = defaultdict(list)
+        for token, string in enumerate(vocabulary(tokenizer)):
+            variants[word_of(string)].append(token)
+        found = {}
+        for word in words:
+            key = word_of(word)
+            if not key or key not in variants:
+                raise ValueError(
+                    f"no single token of this tokenizer writes {word!r}; expected words that are "
+                    "one token, as 'Wait'"
+                )
+            found[key] = tuple(variants[key])
+        return cls(found)
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All token ids of all words."""
+        return frozenset(token for tokens in self.words.values() for token in tokens)
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One word at the peaks.
+
+    Attributes:
+        word: As most often written, without surrounding space and punctuation.
+        variants: Token string to its count at peaks.
+        token_ids: Of those variants.
+        peak_count: Peaks that decode to the word.
+        step_count: Steps that decode to it, peaks among them.
+        peak_rate: Share of all peaks.
+        step_rate: Share of all steps: the base rate.
+        lift: peak_rate / step_rate; 1 where the word peaks as often as it occurs.
+        lift_low: Lower end of the lift's interval, from resampling traces.
+        lift_high: Upper end.
+
+    """
+
+    word: str
+    variants: dict[str, int]
+    token_ids: tuple[int, ...]
+    peak_count: int
+    step_count: int
+    peak_rate: float
+    step_rate: float
+    lift: float
+    lift_low: float | None
+    lift_high: float | None
+
+
+@dataclass(frozen=True)
+class ThinkingTokens:
+    """The words that peaks decode to, most frequent first.
+
+    Attributes:
+        readout: What a step decodes to.
+        rows: One a word.
+        peaks: Number of peaks, those filtered out of `rows` included.
+        filtered: Peaks that decode to punctuation, single characters or special tokens.
+        steps: Number of steps.
+        traces: Number of traces.
+        confidence: Of the intervals.
+
+    """
+
+    readout: Readout
+    rows: tuple[TokenRow, ...]
+    peaks: int
+    filtered: int
+    steps: int
+    traces: int
+    confidence: float
+
+    def token_set(self, tokenizer, top: int = 10) -> TokenSet:
+        """The `top` most frequent words with every surface variant in the vocabulary."""
+        return TokenSet.of(tokenizer, [row.word for row in self.rows[:top]])
+
+    def save(self, path: str | Path) -> None:
+        """Writes the table as JSON."""
+        write_json(path, asdict(self))
+
+
+def decode_steps(
+    model, trace: Trace, readout: Readout, states: Float[Tensor, "step d"] | None = None
+) -> list[int]:
+    """The token id every step decodes to.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        trace: A trace of n steps.
+        readout: "emitted", the token that the state emits; "consumed", the token read at its
+            position; "logit_lens", the likeliest token under the unembedding of `states`.
+        states: For "logit_lens": the residual states of the trace, shape (n, d).
+
+    """
+    if readout not in get_args(Readout):
+        raise ValueError(f"readout={readout!r}: expected one of {get_args(Readout)}")
+    if readout == "emitted":
+        return list(trace.token_ids)
+    if readout == "consumed":
+        return list(trace.consumed_ids)
+    if states is None or len(states) != len(trace):
+        raise ValueError(
+            f"trace {trace.id}: the logit lens needs the states of its {len(trace)} steps, got "
+            f"{'none' if states is None else len(states)}; pass what capture() returns for one "
+            "hook name"
+        )
+    backend = backend_of(model)
+    with torch.inference_mode():
+        return [
+            token
+            for part in states.split(256)
+            for token in backend.unembed(model, part).argmax(-1).tolist()
+        ]
+
+
+def thinking_tokens(
+    model,
+    traces: Sequence[Trace],
+    peaks: Sequence[Sequence[int]],
+    *,
+    readout: Readout = "emitted",
+    states: Sequence[Float[Tensor, "step d"]] | None = None,
+    min_characters: int = 2,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> ThinkingTokens:
+    """Counts the words at peaks, and how much more often they stand there than elsewhere.
+
+    Intervals are percentiles of a bootstrap over traces: the steps of one trace are not
+    independent of one another. With a single trace there are none.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        traces: The traces.
+        peaks: For every trace its peaks, as `find_peaks` gives them.
+        readout: What a step decodes to, see `decode_steps`.
+        states: For "logit_lens": every trace's states at one hook name, shape (step, d).
+        min_characters: Shorter words are filtered out, as is punctuation; 1 keeps "I".
+        confidence: Of the intervals.
+        draws: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: If traces, peaks and states do not go together, or a peak lies outside a trace.
+
+    """
+    if not traces:
+        raise ValueError("no traces; expected at least one")
+    if len(peaks) != len(traces) or (states is not None and len(states) != len(traces)):
+        raise ValueError(
+            f"{len(traces)} traces with {len(peaks)} lists of peaks and "
+            f"{'no' if states is None else len(states)} states; expected one of each a trace"
+        )
+    strings = vocabulary(model.tokenizer)
+    at_peaks: list[Counter[str]] = []
+    at_steps: list[Counter[str]] = []
+    variants: dict[str, Counter[int]] = defaultdict(Counter)
+    for i, (trace, steps) in enumerate(zip(traces, peaks, strict=True)):
+        tokens = decode_steps(model, trace, readout, None if states is None else states[i])
+        words = [word_of(strings[token]) if token < len(strings) else "" for token in tokens]
+        chosen = sorted({int(step) for step in steps})
+        if chosen and not 0 <= chosen[0] <= chosen[-1] < len(words):
+            raise ValueError(
+                f"trace {trace.id} has {len(words)} steps and a peak at "
+                f"{chosen[-1] if chosen[-1] >= len(words) else chosen[0]}; expected its own peaks"
+            )
+        at_steps.append(Counter(words))
+        at_peaks.append(Counter(words[step] for step in chosen))
+        for step in chosen:
+            variants[words[step]][tokens[step]] += 1
+
+    peak_total = sum(c.total() for c in at_peaks)
+    step_total = sum(c.total() for c in at_steps)
+    counted = sorted(
+        (word for word in variants if len(word) >= min_characters),
+        key=lambda word: (-variants[word].total(), word),
+    )
+    low, high = _lift_intervals(at_peaks, at_steps, counted, confidence, draws, seed)
+    rows = []
+    for i, word in enumerate(counted):
+        peak_count = variants[word].total()
+        step_count = sum(c[word] for c in at_steps)
+        peak_rate, step_rate = peak_count / peak_total, step_count / step_total
+        ranked = variants[word].most_common()
+        written: Counter[str] = Counter()  # Two tokens may write the same string.
+        for token, count in ranked:
+            written[strings[token]] += count
+        rows.append(
+            TokenRow(
+                word=_bare(strings[ranked[0][0]]),
+                variants=dict(written),
+                token_ids=tuple(token for token, _ in ranked),
+                peak_count=peak_count,
+                step_count=step_count,
+                peak_rate=peak_rate,
+                step_rate=step_rate,
+                lift=peak_rate / step_rate,
+                lift_low=low[i],
+                lift_high=high[i],
+            )
+        )
+    return ThinkingTokens(
+        readout=readout,
+        rows=tuple(rows),
+        peaks=peak_total,
+        filtered=peak_total - sum(row.peak_count for row in rows),
+        steps=step_total,
+        traces=len(traces),
+        confidence=confidence,
+    )
+
+
+def _bare(string: str) -> str:
+    """A token string without what surrounds its word."""
+    inside = [i for i, c in enumerate(string) if c.isalnum()]
+    return string[inside[0] : inside[-1] + 1]
+
+
+def _lift_intervals(
+    at_peaks: list[Counter[str]],
+    at_steps: list[Counter[str]],
+    words: list[str],
+    confidence: float,
+    draws: int,
+    seed: int,
+) -> tuple[list[float | None], list[float | None]]:
+    n = len(at_steps)
+    if n < 2 or not words:
+        return [None] * len(words), [None] * len(words)
+    weights = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)
+
+    def rates(counts: list[Counter[str]]) -> Float[np.ndarray, "draw word"]:
+        of_words = weights @ np.array([[c[word] for word in words] for c in counts])
+        return of_words / (weights @ np.array([c.total() for c in counts]))[:, None]
+
+    # A draw without the word, or without a peak, says nothing of its lift.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lifts = rates(at_peaks) / rates(at_steps)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(lifts, [tail, 1 - tail], axis=0)
+    return low.tolist(), high.tolist()

@@ -1,0 +1,157 @@
+"""Traces: what a model generated, with everything needed to read its states again."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from mi_lens.files import read_jsonl, write_jsonl
+from mi_lens.problems import Problem
+from mi_lens.prompts import PromptStyle, encode, prompt_text
+
+StopReason = Literal["eos", "length", "context", "imported"]
+
+
+def content_hash(value: Any) -> str:
+    """Names a JSON-able value by its content: 16 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One generation. Step t is the t-th generated token.
+
+    Attributes:
+        id: Hash of what produced it: model, prompt, condition, seed, budget.
+        model: Fingerprint of the model that generated it, or a name for an imported text.
+        prompt: The prompt as text.
+        prompt_ids: Its token ids, without padding.
+        token_ids: The generated token ids, an ending end-of-text token included.
+        text: The generated tokens as text, special tokens left out.
+        stop_reason: "eos", "length" (budget spent), "context" (model's window full), "imported".
+        seed: The request's seed.
+        condition: Sampling settings, as a JSON-able mapping.
+        problem: The problem that the prompt puts, where there is one.
+
+    """
+
+    id: str
+    model: str
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    text: str
+    stop_reason: StopReason
+    seed: int = 0
+    condition: dict[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+
+    def __post_init__(self):
+        if not self.prompt_ids:
+            raise ValueError(
+                f"trace {self.id}: its prompt has no tokens; a first token can only be emitted "
+                "at a prompt's last position"
+            )
+        if self.stop_reason not in get_args(StopReason):
+            raise ValueError(
+                f"trace {self.id}: stop_reason {self.stop_reason!r}, expected one of "
+                f"{get_args(StopReason)}"
+            )
+
+    def __len__(self) -> int:
+        """The number of steps, generated tokens."""
+        return len(self.token_ids)
+
+    @property
+    def consumed_ids(self) -> tuple[int, ...]:
+        """For every step, the token read at the position that emits it."""
+        return (*self.prompt_ids, *self.token_ids)[len(self.prompt_ids) - 1 : -1]
+
+    def token_strings(self, tokenizer) -> list[str]:
+        """The generated tokens one by one, as text; bytes of a split character show as U+FFFD."""
+        return tokenizer.batch_decode([[token] for token in self.token_ids])
+
+    @classmethod
+    def from_text(
+        cls,
+        tokenizer,
+        problem: Problem | str,
+        text: str,
+        *,
+        model: str = "imported",
+        style: PromptStyle = "chat",
+    ) -> "Trace":
+        """A trace of text that was generated elsewhere, tokenised anew.
+
+        Where a model samples "Wa" + "it" the tokenizer may write "Wait": token boundaries of
+        imported text are the tokenizer's, not the sampler's. A text that opens with the "<think>"
+        with which a chat template already ends is read as going on from there.
+
+        Raises:
+            ValueError: If the text is empty.
+
+        """
+        if isinstance(problem, str):
+            problem = Problem(id=content_hash(problem), question=problem, answer="")
+        prompt = prompt_text(tokenizer, problem.question, style)
+        if prompt.rstrip().endswith("<think>"):
+            text = text.removeprefix("<think>").removeprefix("\n")
+        if not text:
+            raise ValueError(f"problem {problem.id}: the text to import is empty")
+        prompt_ids = tuple(encode(tokenizer, prompt, templated=style != "raw"))
+        token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+        return cls(
+            id=content_hash([model, prompt_ids, token_ids]),
+            model=model,
+            prompt=prompt,
+            prompt_ids=prompt_ids,
+            token_ids=token_ids,
+            text=text,
+            stop_reason="imported",
+            problem=problem,
+        )
+
+
+def trace_to_row(trace: Trace) -> dict[str, Any]:
+    """A trace as one JSON object."""
+    return asdict(trace)
+
+
+def trace_from_row(row: dict[str, Any]) -> Trace:
+    """The inverse of `trace_to_row`.
+
+    Raises:
+        ValueError: Naming the fields that are missing or unknown.
+
+    """
+    fields = dict(row)
+    try:
+        for name in ("prompt_ids", "token_ids"):
+            fields[name] = tuple(fields[name])
+        if fields.get("problem") is not None:
+            fields["problem"] = Problem(**fields["problem"])
+        return Trace(**fields)
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"not a trace: {error}; found the fields {sorted(row)}; import text made elsewhere "
+            "with Trace.from_text"
+        ) from None
+
+
+def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
+    """Writes traces as JSON lines, whole or not at all."""
+    write_jsonl(path, map(trace_to_row, traces))
+
+
+def load_traces(path: str | Path) -> list[Trace]:
+    """Reads what `save_traces` wrote; an error names the line."""
+    traces = []
+    for number, row in enumerate(read_jsonl(path), start=1):
+        try:
+            traces.append(trace_from_row(row))
+        except ValueError as error:
+            raise ValueError(f"{path}, trace {number}: {error}") from None
+    return traces
