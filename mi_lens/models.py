@@ -22,7 +22,6 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
 }
 # The models of the two papers, small and large: what a mistyped name is compared with.
 HUB_IDS = (
@@ -59,8 +58,9 @@ def load(
             a folder with `config.json` and safetensors.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
             the first of the two that the installed TransformerLens has.
-        dtype: A torch dtype or its name. By default the checkpoint's own on a GPU and float32 on
-            a CPU, where half precision is slow and coarse.
+        dtype: float32, float64 or bfloat16, as torch dtype or by name. By default the
+            checkpoint's own on a GPU, and float32 on a CPU, where bfloat16 is slow, or where the
+            checkpoint is in float16, whose range a residual stream can leave.
         device: By default "cuda" where there is one, else "cpu".
 
     Returns:
@@ -75,11 +75,12 @@ def load(
     """
     engine = get_backend(available()[0] if backend == "auto" else backend)
     where = _parse_device(device)
-    precision = _parse_dtype(dtype, where)
+    asked = None if dtype is None else _parse_dtype(dtype)
     folder = _find_folder(name)
-    _check_checkpoint(folder)
+    config = _check_checkpoint(folder)
     tokenizer = _load_tokenizer(folder)
-    return engine.build(_load_weights(folder, precision).to(where), tokenizer)
+    weights = _load_weights(folder, asked or _default_dtype(config, where))
+    return engine.build(weights.to(where), tokenizer)
 
 
 def require_unprocessed(model: Any) -> None:
@@ -93,7 +94,7 @@ def require_unprocessed(model: Any) -> None:
 
     """
     kind = model.cfg.normalization_type
-    if kind in ("LNPre", "RMSPre") or getattr(model.cfg, "layer_norm_folding", False):
+    if kind in ("LNPre", "RMSPre") or getattr(model, "_weights_processed", False):
         raise ValueError(
             f"this model's weights were processed (normalization_type {kind!r}), which changes its "
             "residual stream; load it with mi_lens.load, or with "
@@ -105,19 +106,22 @@ def _parse_device(device: torch.device | str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {str(device)!r} is not available here: {error}") from error
     return torch.device(device)
 
 
-def _parse_dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:
-    if dtype is None:
-        return torch.float32 if device.type == "cpu" else "auto"
-    precision = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if precision is None or precision not in DTYPES.values():
+def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    parsed = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if parsed is None or parsed not in DTYPES.values():
         raise ValueError(f"dtype {dtype!r} is not supported; choose one of {list(DTYPES)}")
-    return precision
+    return parsed
+
+
+def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
+    own = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
 
 
 def _find_folder(name: str | Path) -> Path:
@@ -167,8 +171,8 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def _check_checkpoint(folder: Path) -> None:
-    """Refuse what cannot be loaded before reading gigabytes of it."""
+def _check_checkpoint(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config; refuses what cannot be loaded before gigabytes of it are read."""
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"{config_file} is missing: {folder} is no Hugging Face checkpoint")
@@ -186,6 +190,7 @@ def _check_checkpoint(folder: Path) -> None:
     for file in _weight_files(folder):
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing; weights are read from safetensors only")
+    return config
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -214,7 +219,7 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _load_weights(folder: Path, dtype: torch.dtype | str) -> Any:
+def _load_weights(folder: Path, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained  # its annotation forgets the loading info

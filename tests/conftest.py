@@ -131,15 +131,52 @@ def save_checkpoint(folder: Path, architecture: str, tokenizer: Any, **changes: 
     return folder
 
 
+@contextlib.contextmanager
+def compute_in_float64() -> Iterator[None]:
+    """Inside, what is computed in float32 whatever the model's dtype is computed in float64.
+
+    Hugging Face's norms, rotary angles and softmax ask for float32 by name, and so a reference to
+    compare with at 1e-9 must run in here (but not be read from disk: the reader asks by name too).
+    """
+    asked = {torch: ("float32", "float"), torch.Tensor: ("float",)}
+    before = [(owner, name, getattr(owner, name)) for owner in asked for name in asked[owner]]
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def load_reference(folder: Path) -> Any:
+    """The checkpoint as a Hugging Face model in float64; run it in `compute_in_float64`."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    )
+    if hasattr(model.model if hasattr(model, "model") else model, "rotary_emb"):
+        with compute_in_float64():  # its frequencies are float32 numbers otherwise
+            model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    return model.eval().requires_grad_(False)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """The tokenizer of all tiny checkpoints, with a chat template."""
     return train_tokenizer()
 
 
+@pytest.fixture(scope="session", params=sorted(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Runs a test once for every architecture."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
-    """`checkpoint("llama3")` is the folder of a tiny model of that architecture."""
+    """`checkpoint("llama3")` is the folder of a tiny model of that architecture, to be read only."""
     folders: dict[str, Path] = {}
 
     def folder(architecture: str) -> Path:
@@ -149,6 +186,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Call
         return folders[architecture]
 
     return folder
+
+
+@pytest.fixture
+def new_checkpoint(tmp_path: Path, tokenizer: Any) -> Callable[..., Path]:
+    """`new_checkpoint("llama", rms_norm_eps=0.1)` is a folder of the test's own, to be changed."""
+
+    def folder(architecture: str, **changes: Any) -> Path:
+        return save_checkpoint(tmp_path / architecture, architecture, tokenizer, **changes)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def float64_throughout() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """`with float64_throughout():` computes in float64 what is in float32 by name otherwise."""
+    return compute_in_float64
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[Path], Any]:
+    """`reference(folder)` is Hugging Face's own model in float64, to run in float64 throughout."""
+    return load_reference
 
 
 @pytest.fixture(scope="session")
@@ -177,34 +236,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}")
     return folder
-
-
-@contextlib.contextmanager
-def float64_throughout() -> Iterator[None]:
-    """Inside, what is computed in float32 whatever the model's dtype is computed in float64.
-
-    Hugging Face's norms, rotary angles and softmax ask for float32 by name, and so a reference to
-    compare with at 1e-9 must run in here (but not be read from disk: the reader asks by name too).
-    """
-    asked = {torch: ("float32", "float"), torch.Tensor: ("float",)}
-    before = [(owner, name, getattr(owner, name)) for owner in asked for name in asked[owner]]
-    torch.float32 = torch.float = torch.float64
-    torch.Tensor.float = torch.Tensor.double
-    try:
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
-
-
-def load_reference(folder: Path) -> Any:
-    """The checkpoint as a Hugging Face model in float64; run it in `float64_throughout`."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    )
-    if hasattr(model.model if hasattr(model, "model") else model, "rotary_emb"):
-        with float64_throughout():  # its frequencies are float32 numbers otherwise
-            model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-    return model.eval().requires_grad_(False)

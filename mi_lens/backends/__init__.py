@@ -10,22 +10,26 @@ folder needs to know which of the two it holds:
     logits = backend.step(model, tokens, attention_mask, cache)
 
 Hooks are attached as everywhere in TransformerLens, with `model.hooks(fwd_hooks=...)` around the
-call. `model.cfg.n_layers`, `.d_model`, `.d_vocab`, `.n_ctx`, `.dtype` and `.device` mean the same
+call. A hook function that wants to know where it is must remember the name it was attached by: on a
+bridge `hook.name` is another name of the same place.
+`model.cfg.n_layers`, `.d_model`, `.d_vocab`, `.n_ctx`, `.dtype` and `.device` mean the same
 on both classes.
 """
 
 import difflib
+import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-import transformer_lens
 from jaxtyping import Float, Int
 from torch import Tensor
 
 NAMES = ("hooked", "bridge")
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What the modules `hooked` and `bridge` both offer.
 
@@ -120,7 +124,8 @@ class Backend(Protocol):
 
 def available() -> tuple[str, ...]:
     """The backends that the installed TransformerLens has, the preferred one first."""
-    return NAMES if hasattr(transformer_lens, "HookedTransformer") else ("bridge",)
+    has_hooked = importlib.util.find_spec("transformer_lens.HookedTransformer") is not None
+    return NAMES if has_hooked else ("bridge",)
 
 
 def get_backend(name: str) -> Backend:
@@ -133,10 +138,10 @@ def get_backend(name: str) -> Backend:
     if name not in NAMES:
         raise ValueError(f"backend {name!r} does not exist; choose 'auto' or one of {list(NAMES)}")
     if name not in available():
+        version = importlib.metadata.version("transformer-lens")
         raise ValueError(
-            f"backend {name!r} needs HookedTransformer, which TransformerLens "
-            f"{transformer_lens_version()} does not have; use backend='bridge' or install "
-            "'transformer-lens>=3.9,<4'"
+            f"backend {name!r} needs HookedTransformer, which TransformerLens {version} does not "
+            "have; use backend='bridge', or install 'transformer-lens>=3.9,<4'"
         )
     if name == "hooked":
         from mi_lens.backends import hooked
@@ -195,10 +200,3 @@ def _unknown_hook(name: str, known: list[str], n_layers: int) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"; near: {', '.join(near)}" if near else "; for example blocks.0.hook_resid_post"
     return f"hook {name!r} does not exist on this model, or is switched off in its config{hint}"
-
-
-def transformer_lens_version() -> str:
-    """The version of the installed TransformerLens."""
-    from importlib.metadata import version
-
-    return version("transformer-lens")

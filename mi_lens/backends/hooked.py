@@ -231,6 +231,7 @@ def step(
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """See `Backend.step`."""
     require_context(model, attention_mask)
+    attention_mask = attention_mask.to(model.cfg.device)
     past = cache_length(cache)
     cache.previous_attention_mask = attention_mask[:, :past]
     residual = model(
