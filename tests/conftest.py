@@ -176,7 +176,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Callable[[str], Path]:
-    """`checkpoint("llama3")` is the folder of a tiny model of that architecture, to be read only."""
+    """`checkpoint("llama3")` is the folder of a tiny model of that kind, to be read only."""
     folders: dict[str, Path] = {}
 
     def folder(architecture: str) -> Path:

@@ -126,7 +126,9 @@ def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
 
 def crop(cache: DynamicCache, length: int) -> None:
     """See `Backend.crop`."""
-    cache.crop(length)
+    surplus = cache.get_seq_length() - length
+    if surplus > 0:
+        cache.crop(-surplus)
 
 
 def unembed(
