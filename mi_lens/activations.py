@@ -1,6 +1,7 @@
 """States of finished traces, read again by teacher forcing, and the states of gold answers."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -62,18 +63,19 @@ def read_states(
     for start in range(0, width, SEGMENT):
         stop = min(start + SEGMENT, width)
 
-        def keep(activation: Tensor, hook, start=start, stop=stop) -> None:
+        # A bridge calls a hook by another of its names: it is kept under the one asked for.
+        def keep(activation: Tensor, hook, name: str, start=start, stop=stop) -> None:
             if activation.ndim != 3 or activation.shape[1] != stop - start:
                 raise ValueError(
-                    f"hook name {hook.name!r} holds an activation of shape "
+                    f"hook name {name!r} holds an activation of shape "
                     f"{tuple(activation.shape)}; expected (batch, pos, d)"
                 )
             for row, last in enumerate(lasts):
                 first = max(width - last - start, 0)
                 if first < stop - start:
-                    kept[row][hook.name].append(activation[row, first:].to("cpu", copy=True))
+                    kept[row][name].append(activation[row, first:].to("cpu", copy=True))
 
-        with model.hooks(fwd_hooks=[(name, keep) for name in names]):
+        with model.hooks(fwd_hooks=[(name, partial(keep, name=name)) for name in names]):
             backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
     return [{name: torch.cat(parts) for name, parts in row.items()} for row in kept]
 

@@ -39,10 +39,10 @@ def word_of(string: str) -> str:
 
 @lru_cache(maxsize=8)
 def vocabulary(tokenizer) -> tuple[str, ...]:
-    """Every token's string, special tokens as empty strings."""
+    """Every token's string; tokens added as markup, such as "<think>", are empty strings."""
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    special = set(tokenizer.all_special_ids)
-    return tuple("" if i in special else s for i, s in enumerate(strings))
+    markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
+    return tuple("" if i in markup else s for i, s in enumerate(strings))
 
 
 @dataclass(frozen=True)

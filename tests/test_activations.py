@@ -1,0 +1,179 @@
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from mi_lens import activations
+from mi_lens.activations import (
+    answer_state,
+    capture,
+    load_activations,
+    read_states,
+    save_activations,
+)
+from mi_lens.generation import generate
+from mi_lens.problems import Problem
+from mi_lens.traces import Trace
+
+HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
+QUESTIONS = ["What is 12 * 7 - 5?", "Hi", "A farmer has 37 boxes with 48 apples each"]
+PROBLEM = Problem("p/1", "What is 2 + 2?", "4 apples", solution="So 2 + 2 = 4. Therefore 4.")
+
+
+@pytest.fixture(params=["tiny_model", "tiny_bridge"])
+def model(request, float64_throughout):
+    """Either model; a bridge's Hugging Face layers would drop to float32 in places."""
+    model = request.getfixturevalue(request.param)
+    with float64_throughout():
+        yield model
+
+
+@pytest.fixture(scope="module")
+def hugging_face(checkpoint, reference):
+    return reference(checkpoint("qwen2"))
+
+
+@pytest.fixture(scope="module")
+def traces(tiny_model):
+    return [
+        generate(tiny_model, [question], max_new_tokens=5 + 7 * i, progress=False)[0]
+        for i, question in enumerate(QUESTIONS)
+    ]
+
+
+def test_equal_to_the_states_seen_while_decoding(model):
+    seen = {name: [] for name in HOOKS}
+
+    def record(activation, hook, name):
+        seen[name].append(activation[:, -1].clone())
+
+    with model.hooks(fwd_hooks=[(name, partial(record, name=name)) for name in HOOKS]):
+        (trace,) = generate(model, QUESTIONS[:1], max_new_tokens=12, progress=False)
+    (states,) = capture(model, [trace], HOOKS)
+    for name in HOOKS:
+        assert states[name].shape == (12, 32)
+        torch.testing.assert_close(states[name], torch.cat(seen[name]), rtol=1e-10, atol=1e-10)
+
+
+def test_row_t_is_the_state_that_emits_token_t(model, traces):
+    last = "blocks.2.hook_resid_post"
+    for trace, states in zip(traces, capture(model, traces, [last]), strict=True):
+        emitted = model.unembed(model.ln_final(states[last][None]))[0].argmax(-1)
+        assert tuple(emitted.tolist()) == trace.token_ids
+
+
+def test_equal_to_hugging_face(tiny_model, traces, hugging_face, float64_throughout):
+    (states,) = capture(tiny_model, traces[:1], HOOKS[:2])
+    trace = traces[0]
+    ids = torch.tensor([trace.prompt_ids + trace.token_ids])
+    with float64_throughout(), torch.no_grad():
+        hidden = hugging_face(ids, output_hidden_states=True).hidden_states
+    first = len(trace.prompt_ids) - 1
+    # hidden_states[k] is the input of block k.
+    for name, k in zip(HOOKS, (0, 2), strict=False):
+        expected = hidden[k][0, first : first + len(trace)]
+        torch.testing.assert_close(states[name], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("segment", [1, 7, 512])
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_batches_and_segments_change_nothing(model, traces, monkeypatch, segment, batch_size):
+    whole = capture(model, traces, HOOKS, batch_size=1)
+    monkeypatch.setattr(activations, "SEGMENT", segment)
+    parts = capture(model, traces, HOOKS, batch_size=batch_size)
+    for a, b in zip(whole, parts, strict=True):
+        for name in HOOKS:
+            torch.testing.assert_close(a[name], b[name], rtol=1e-10, atol=1e-10)
+
+
+def test_answer_state_sites(model):
+    name = "blocks.1.hook_resid_post"
+    tokenizer = model.tokenizer
+
+    def last(text, count=1):
+        ids = tokenizer.encode(text)
+        return read_states(model, [ids], [name], [count])[0][name]
+
+    solution = answer_state(model, PROBLEM, [name])[name]
+    torch.testing.assert_close(solution, last(PROBLEM.solution)[-1])
+    answer = answer_state(model, PROBLEM, [name], site="answer_last")[name]
+    torch.testing.assert_close(answer, last(PROBLEM.answer)[-1])
+    mean = answer_state(model, PROBLEM, [name], site="answer_mean")[name]
+    count = len(tokenizer.encode(PROBLEM.answer))
+    assert count > 1
+    torch.testing.assert_close(mean, last(PROBLEM.answer, count).mean(0))
+    assert solution.shape == answer.shape == mean.shape == (32,)
+
+
+def test_answer_state_under_the_template(model):
+    name = "blocks.1.hook_resid_post"
+    trace = Trace.from_text(model.tokenizer, PROBLEM, PROBLEM.solution)
+    ids = [*trace.prompt_ids, *trace.token_ids]
+    expected = read_states(model, [ids], [name], [1])[0][name][0]
+    state = answer_state(model, PROBLEM, [name], template=True)[name]
+    torch.testing.assert_close(state, expected)
+    assert not torch.allclose(state, answer_state(model, PROBLEM, [name])[name])
+
+
+def test_special_tokens_stay_out_of_the_mean(checkpoint, tmp_path):
+    """A tokenizer that opens plain text with <bos>: it is read, but is no part of the answer."""
+    import shutil
+
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    from mi_lens.models import load
+
+    folder = shutil.copytree(checkpoint("qwen2"), tmp_path / "with_bos")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)]
+    )
+    tokenizer.save_pretrained(folder)
+    model = load(str(folder), dtype="float64", device="cpu")
+    name = "blocks.1.hook_resid_post"
+    ids = model.tokenizer.encode(PROBLEM.answer)
+    assert ids[0] == tokenizer.bos_token_id
+    states = read_states(model, [ids], [name], [len(ids)])[0][name]
+    mean = answer_state(model, PROBLEM, [name], site="answer_mean")[name]
+    torch.testing.assert_close(mean, states[1:].mean(0))
+
+
+def test_files_come_back(tiny_model, traces, tmp_path):
+    (states,) = capture(tiny_model, traces[:1], HOOKS)
+    path = tmp_path / "a.safetensors"
+    save_activations(states, path, trace=traces[0].id)
+    loaded = load_activations(path)
+    assert loaded.keys() == states.keys()
+    for name in HOOKS:
+        assert torch.equal(loaded[name], states[name])
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load_activations(path)
+    with pytest.raises(FileNotFoundError, match="no such activations"):
+        load_activations(tmp_path / "absent")
+
+
+def test_bad_input(tiny_model, traces):
+    trace = traces[0]
+    name = HOOKS[:1]
+    empty = replace(trace, token_ids=())
+    foreign = replace(trace, token_ids=(5, 10_000))
+    long = replace(trace, token_ids=trace.token_ids * 60)
+    for wrong, names, message in (
+        ([], name, "no traces to capture"),
+        ([trace], [], "no hook names to capture"),
+        ([trace, empty], name, f"trace {trace.id} is empty"),
+        ([foreign], name, r"holds token 10000 and this model's vocabulary has"),
+        ([long], name, r"sequence 0 has \d+ tokens; expected 1 to the model's context, 256"),
+        ([trace], ["blocks.1.hook_resid_pst"], r"near: .*blocks\.1\.hook_resid_post"),
+        ([trace], ["blocks.28.hook_resid_post"], "the model has 3 layers"),
+        ([trace], ["blocks.1.attn.hook_pattern"], r"expected \(batch, pos, d\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            capture(tiny_model, wrong, names)
+    with pytest.raises(ValueError, match=r"p/1 has no solution; use another site"):
+        answer_state(tiny_model, replace(PROBLEM, solution=None), name)
+    with pytest.raises(ValueError, match="p/1 has no answer"):
+        answer_state(tiny_model, replace(PROBLEM, answer=""), name, site="answer_mean")

@@ -1,0 +1,39 @@
+import copy
+
+import jaxtyping
+import pytest
+
+from mi_lens.prompts import encode, prompt_text
+
+
+def test_styles(tokenizer):
+    raw = prompt_text(tokenizer, "What is 2 + 2?", "raw")
+    chat = prompt_text(tokenizer, "What is 2 + 2?")
+    seal = prompt_text(tokenizer, "What is 2 + 2?", "seal")
+    assert raw == "What is 2 + 2?"
+    assert chat == "<|begin|><|user|>What is 2 + 2?<|end|><|assistant|><think>"
+    assert "within \\boxed{}.\nQuestion: What is 2 + 2?<|end|>" in seal
+
+
+def test_a_template_brings_its_own_special_tokens(checkpoint, tokenizer):
+    chat = prompt_text(tokenizer, "hello")
+    ids = encode(tokenizer, chat, templated=True)
+    assert ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(ids) == chat
+
+
+def test_bad_input(tokenizer):
+    jaxtyping.config.update("jaxtyping_disable", True)  # As for users, who run without it.
+    try:
+        with pytest.raises(ValueError, match="prompt style 'base': expected one of"):
+            prompt_text(tokenizer, "q", "base")  # type: ignore[arg-type]
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.raises(ValueError, match="the question is empty"):
+        prompt_text(tokenizer, " \n")
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    with pytest.raises(ValueError, match="has none; use style='raw'"):
+        prompt_text(bare, "q", "seal")
+    with pytest.raises(ValueError, match="encodes to no tokens"):
+        encode(tokenizer, "", templated=True)
