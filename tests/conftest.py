@@ -168,6 +168,12 @@ def tokenizer() -> Any:
     return train_tokenizer()
 
 
+@pytest.fixture(scope="session")
+def architectures() -> list[str]:
+    """The names that `checkpoint` knows."""
+    return sorted(ARCHITECTURES)
+
+
 @pytest.fixture(scope="session", params=sorted(ARCHITECTURES))
 def architecture(request: pytest.FixtureRequest) -> str:
     """Runs a test once for every architecture."""

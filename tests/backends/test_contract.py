@@ -1,6 +1,5 @@
 """What both backends promise, on every architecture, against Hugging Face's model in float64."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
