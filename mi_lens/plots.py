@@ -138,14 +138,12 @@ def resampled(mi: Sequence[float], points: int = 50) -> Float[np.ndarray, "point
 
 def mean_interval(
     values: Float[np.ndarray, "trace *point"], confidence: float = 0.95, draws: int = 2000
-) -> tuple[Float[np.ndarray, "*point"], Float[np.ndarray, "*point"]]:
-    """Bootstrap interval over traces of the mean: (low, high)."""
+) -> Float[np.ndarray, "2 *point"]:
+    """Bootstrap interval over traces of the mean, low and high."""
     n = len(values)
     weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=draws) / n
-    means = np.tensordot(weights, values, axes=1)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return low, high
+    return np.quantile(np.tensordot(weights, values, axes=1), [tail, 1 - tail], axis=0)
 
 
 def comparison_figure(

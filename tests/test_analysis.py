@@ -1,0 +1,282 @@
+"""The whole way of the data on a random tiny Llama: it knows nothing, everything else is real."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mi_lens.activations import answer_state, load_activations
+from mi_lens.analysis import analyze, run_generate
+from mi_lens.cli import main
+from mi_lens.config import AnalyzeConfig, GenerateConfig
+from mi_lens.files import read_jsonl, write_jsonl
+from mi_lens.information.hsic import hsic_mi
+from mi_lens.models import load
+from mi_lens.peaks import find_peaks
+from mi_lens.report import findings, write_report
+from mi_lens.traces import load_traces
+
+HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+PROBLEMS = [
+    {
+        "id": f"p{i}",
+        "question": f"What is {i} + 12?",
+        "answer": str(i + 12),
+        "solution": f"{i} + 12 = {i + 12}",
+    }
+    for i in range(5)
+]
+
+
+@pytest.fixture(scope="module")
+def config(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_jsonl(folder / "problems.jsonl", PROBLEMS)
+    return AnalyzeConfig(
+        model=str(checkpoint("llama")),
+        problems=str(folder / "problems.jsonl"),
+        out=folder / "run",
+        max_new_tokens=24,
+        hook_names=HOOKS,
+        batch_size=2,
+        dtype="float64",
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def analysis(config):
+    return analyze(config)
+
+
+def contents(folder):
+    """Every result file of a run, in an order that does not depend on when a row finished."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".jsonl":
+            files[path.name] = sorted(path.read_text().splitlines())
+        elif path.is_file() and path.suffix in (".json", ".safetensors"):
+            files[str(path.relative_to(folder))] = path.read_bytes()
+    return files
+
+
+def test_what_is_on_disk_is_what_was_found(config, analysis):
+    traces = load_traces(config.out / "traces.jsonl")
+    assert {t.id for t in traces} == {t.id for t in analysis.traces}
+    assert [t.problem.id for t in analysis.traces] == [p["id"] for p in PROBLEMS]
+    rows = read_jsonl(config.out / "trajectories.jsonl")
+    assert {row["trace"]: row["mi"] for row in rows} == analysis.trajectories
+    model = load(config.model, dtype="float64", device="cpu")
+    for trace in analysis.traces:
+        states = load_activations(config.out / "activations" / f"{trace.id}.safetensors")
+        answer = answer_state(model, trace.problem, HOOKS)
+        for name in HOOKS:
+            assert states[name].shape == (len(trace), 32)
+            mi = hsic_mi(states[name], answer[name])
+            np.testing.assert_allclose(analysis.mi(trace, name), mi.numpy(), rtol=1e-12)
+            assert analysis.peaks(trace, name) == find_peaks(mi).tolist()
+    peaks = json.loads((config.out / "peaks.json").read_text())
+    assert len(peaks["peaks"]) == 2 * len(PROBLEMS)
+    assert peaks["summaries"][0]["peaks"] == np.mean(
+        [row["count"] for row in peaks["peaks"] if row["hook_name"] == HOOKS[0]]
+    )
+    assert peaks["summaries"][0]["accuracy"] == 0
+    words = json.loads((config.out / "thinking_tokens.json").read_text())
+    assert words[HOOKS[1]]["peaks"] == sum(len(analysis.peaks(t, HOOKS[1])) for t in traces)
+
+
+def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
+    before = contents(config.out)
+    monkeypatch.setattr("mi_lens.runs.stream", None)
+    monkeypatch.setattr("mi_lens.analysis.capture", None)
+    assert analyze(config).trajectories == analysis.trajectories
+    assert contents(config.out) == before
+
+
+def test_batch_size_is_immaterial(config, analysis, tmp_path):
+    other = analyze(replace(config, batch_size=5, out=tmp_path / "run"))
+    assert other.traces == analysis.traces
+    for trace in other.traces:
+        for name in HOOKS:
+            np.testing.assert_allclose(
+                other.mi(trace, name), analysis.mi(trace, name), rtol=1e-9, atol=1e-12
+            )
+
+
+def test_a_lost_activation_file_is_made_again(config, analysis):
+    path = config.out / "activations" / f"{analysis.traces[2].id}.safetensors"
+    states = load_activations(path)
+    path.unlink()
+    analyze(config)
+    for name, state in load_activations(path).items():
+        assert torch.equal(state, states[name])
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "mi_lens.cli", "analyze", "--out", str(out)]
+    for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
+        command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
+    command += ["--hook-names", *HOOKS]
+    # Killed when the first trace is there, then when the first states are, then left alone.
+    for sign in ("traces.jsonl", "activations/*.safetensors", None):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while sign and process.poll() is None and not any(out.glob(sign)):
+            time.sleep(0.002)
+        if sign:
+            os.kill(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    mine, undisturbed = contents(out), contents(config.out)
+    assert mine["traces.jsonl"] == undisturbed["traces.jsonl"]
+    assert mine["peaks.json"] == undisturbed["peaks.json"]
+    assert mine["thinking_tokens.json"] == undisturbed["thinking_tokens.json"]
+    assert mine.keys() >= undisturbed.keys()
+
+
+def test_a_torn_line_is_no_result(config, analysis, tmp_path):
+    out = tmp_path / "run"
+    analyze(replace(config, out=out))
+    whole = contents(out)
+    for name in ("traces.jsonl", "trajectories.jsonl"):
+        data = (out / name).read_bytes()
+        (out / name).write_bytes(data[:-20])
+    analyze(replace(config, out=out))
+    assert contents(out) == whole
+
+
+def test_an_existing_folder_is_never_overwritten(config, analysis, tmp_path):
+    with pytest.raises(FileExistsError, match=r"config\.seed was 0, now 1"):
+        analyze(replace(config, seed=1))
+    with pytest.raises(FileExistsError, match=r"command was 'analyze', now 'generate'"):
+        run_generate(
+            GenerateConfig(**{k: getattr(config, k) for k in GenerateConfig.__dataclass_fields__})
+        )
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty and holds no run"):
+        analyze(replace(config, out=tmp_path))
+    with pytest.raises(FileExistsError, match="a file; give a folder"):
+        analyze(replace(config, out=tmp_path / "notes.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_is_refused_leaves_nothing_behind(config, tmp_path):
+    out = tmp_path / "run"
+    write_jsonl(tmp_path / "bare.jsonl", [{"question": "q", "answer": "1"}])
+    for change, message in (
+        ({"hook_names": ("blocks.7.hook_resid_post",)}, "the model has 3 layers"),
+        ({"problems": str(tmp_path / "bare.jsonl")}, "1 of 1 problems have no worked solution"),
+        ({"model": "pocket-reasonr"}, "pocket-reasoner"),
+        ({"limit": 0}, "limit=0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            analyze(replace(config, out=out, **change))
+    assert not out.exists()
+
+
+def test_traces_too_short_for_peaks(config, tmp_path):
+    with pytest.raises(ValueError, match="none of 5 traces has 4 steps"):
+        analyze(replace(config, out=tmp_path / "run", max_new_tokens=3))
+
+
+def test_logit_lens_and_answer_sites(config, tmp_path):
+    found = analyze(
+        replace(
+            config,
+            out=tmp_path / "run",
+            readout="logit_lens",
+            site="answer_mean",
+            template=True,
+            limit=2,
+        )
+    )
+    assert found.tokens[HOOKS[0]].readout == "logit_lens"
+
+
+def test_report(config, analysis, tmp_path):
+    hostile = "<script>alert('x')</script> & {{ 7 * 7 }} $x_1$ $"
+    trace = analysis.traces[1]
+    changed = replace(trace, problem=replace(trace.problem, question=hostile))
+    strings = list(analysis.token_strings)
+    strings[1] = [hostile] * len(trace)
+    analysis = replace(
+        analysis,
+        traces=tuple(changed if t is trace else t for t in analysis.traces),
+        token_strings=tuple(strings),
+    )
+    page = write_report({"one/model": analysis, "other": analysis}, tmp_path)
+    html = page.read_text()
+    assert "<script" not in html
+    assert "49" not in re.sub(r"base64,[^\"]*", "", html).split("coloured by MI")[0].split("AOM")[0]
+    assert html.count("data:image/svg+xml;base64,") == 5
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    figures = tmp_path / "figures"
+    assert {p.name for p in figures.iterdir()} == {
+        f"{stem}.{suffix}"
+        for stem in ("model_trajectories", "model_tokens", "other_trajectories", "other_tokens",
+                     "comparison")
+        for suffix in ("png", "svg", "json")
+    }  # fmt: skip
+    numbers = json.loads((figures / "model_trajectories.json").read_text())
+    assert numbers["curves"][0]["mi"] == analysis.mi(analysis.traces[0], HOOKS[0])
+    table = findings({"one/model": analysis, "other": analysis})
+    assert table.splitlines()[0].split() == ["one/model", "other"]
+    assert "accuracy" in table
+
+
+def test_command_line(config, analysis, tmp_path, capsys):
+    out = tmp_path / "run"
+    main(
+        ["generate", "--out", str(out), "--model", config.model, "--problems", config.problems,
+         "--limit", "2", "--max-new-tokens", "5", "--temperature", "0.7", "--device", "cpu"]
+    )  # fmt: skip
+    assert "2 traces in" in capsys.readouterr().out
+    assert [len(t) for t in load_traces(out / "traces.jsonl")] == [5, 5]
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "--out", str(out), "--problems", "no/such.jsonl"])
+    assert stop.value.code == 2
+    assert "no/such.jsonl: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["analyze"], ["generate"], ["demo"]])
+def test_help_and_import_are_light(command):
+    program = (
+        "import sys, mi_lens\n"
+        "assert 'torch' not in sys.modules\n"
+        "from mi_lens.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules and 'transformer_lens' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command, "--help"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "usage: mi-lens" in result.stdout
+
+
+def test_gsm8k_on_a_random_llama(shared_data, checkpoint, tmp_path):
+    found = analyze(
+        AnalyzeConfig(
+            model=str(checkpoint("llama")),
+            problems=str(shared_data / "bench" / "gsm8k_test.jsonl"),
+            limit=1,
+            out=tmp_path / "run",
+            max_new_tokens=8,
+            style="raw",
+            site="answer_last",
+            device="cpu",
+        )
+    )
+    assert len(found.analysed) == 1
+    assert found.hook_names == ("blocks.2.hook_resid_post",)
