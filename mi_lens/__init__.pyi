@@ -1,9 +1,9 @@
-from .analysis import Analysis as Analysis
-from .analysis import analyze as analyze
 from .activations import answer_state as answer_state
 from .activations import capture as capture
 from .activations import load_activations as load_activations
 from .activations import save_activations as save_activations
+from .analysis import Analysis as Analysis
+from .analysis import analyze as analyze
 from .config import AnalyzeConfig as AnalyzeConfig
 from .config import GenerateConfig as GenerateConfig
 from .fingerprint import model_fingerprint as model_fingerprint

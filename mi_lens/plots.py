@@ -17,7 +17,7 @@ from mi_lens.tokens import ThinkingTokens
 
 COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # After Okabe and Ito.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 200,
     "font.size": 8,
@@ -111,7 +111,7 @@ def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
     axes.plot(peaks, mi[peaks], "o", color=ORANGE, markersize=3, label="peak")
     span = float(mi.max() - mi.min()) or 1.0
     room: list[int] = []
-    for step in sorted(peaks, key=lambda step: -mi[step])[:labelled]:
+    for step in sorted(peaks.tolist(), key=lambda step: -mi[step])[:labelled]:
         # A name needs room: about a fourteenth of the width.
         if all(abs(step - other) > len(mi) / 14 for other in room):
             room.append(step)

@@ -108,7 +108,7 @@ def test_answer_state_sites(model):
 
 def test_answer_state_under_the_template(model):
     name = "blocks.1.hook_resid_post"
-    trace = Trace.from_text(model.tokenizer, PROBLEM, PROBLEM.solution)
+    trace = Trace.from_text(model.tokenizer, PROBLEM, PROBLEM.solution or "")
     ids = [*trace.prompt_ids, *trace.token_ids]
     expected = read_states(model, [ids], [name], [1])[0][name][0]
     state = answer_state(model, PROBLEM, [name], template=True)[name]

@@ -76,6 +76,7 @@ def test_counts_by_hand(tiny_model, traces):
         assert row.step_rate == pytest.approx(everywhere.count(word) / len(everywhere))
         assert row.lift == pytest.approx(row.peak_rate / row.step_rate)
         assert row.lift_low is not None
+        assert row.lift_high is not None
         assert row.lift_low <= row.lift <= row.lift_high
         assert sum(row.variants.values()) == row.peak_count
         assert set(row.variants) == {vocabulary(tiny_model.tokenizer)[i] for i in row.token_ids}
