@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mi_lens.files import replacing, write_json
+from mi_lens.statistics import mean_interval
 from mi_lens.tokens import ThinkingTokens
 
 COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
@@ -134,16 +135,6 @@ def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
 def resampled(mi: Sequence[float], points: int = 50) -> Float[np.ndarray, "point"]:
     """A trajectory at evenly spaced fractions of its length."""
     return np.interp(np.linspace(0, 1, points), np.linspace(0, 1, len(mi)), mi)
-
-
-def mean_interval(
-    values: Float[np.ndarray, "trace *point"], confidence: float = 0.95, draws: int = 2000
-) -> Float[np.ndarray, "2 *point"]:
-    """Bootstrap interval over traces of the mean, low and high."""
-    n = len(values)
-    weights = np.random.default_rng(0).multinomial(n, [1 / n] * n, size=draws) / n
-    tail = (1 - confidence) / 2
-    return np.quantile(np.tensordot(weights, values, axes=1), [tail, 1 - tail], axis=0)
 
 
 def comparison_figure(

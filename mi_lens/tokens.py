@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_lens.backends import backend_of
 from mi_lens.files import write_json
+from mi_lens.statistics import resample
 from mi_lens.traces import Trace
 
 Readout = Literal["emitted", "consumed", "logit_lens"]
@@ -295,7 +296,7 @@ def _lift_intervals(
     n = len(at_steps)
     if n < 2 or not words:
         return [None] * len(words), [None] * len(words)
-    weights = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)
+    weights = resample(n, draws, seed)
 
     def rates(counts: list[Counter[str]]) -> Float[np.ndarray, "draw word"]:
         of_words = weights @ np.array([[c[word] for word in words] for c in counts])

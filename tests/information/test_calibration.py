@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kstest
+
+from mi_lens.information.calibration import (
+    correlates,
+    covariates,
+    massive_coordinates,
+    mismatched_gold,
+    permuted_coordinates,
+    scale_sweep,
+    sigma_sweep,
+    without_massive,
+)
+from mi_lens.information.hsic import hsic_mi
+
+
+def normal(*shape, seed=0, scale=20.0):
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def test_mismatched_gold_by_hand():
+    states, answer, others = normal(7, 24), normal(24, seed=1), normal(5, 24, seed=2)
+    states[3] = answer
+    found = mismatched_gold(states, answer, others)
+    for t in range(7):
+        raw = hsic_mi(states[t], answer).item()
+        wrong = [hsic_mi(states[t], other).item() for other in others]
+        assert found.raw[t] == pytest.approx(raw, rel=1e-10)
+        assert found.mean[t] == pytest.approx(np.mean(wrong), rel=1e-10)
+        assert found.std[t] == pytest.approx(np.std(wrong, ddof=1), rel=1e-9)
+        assert found.p_values[t] == (1 + sum(w >= raw for w in wrong)) / 6
+        assert found.specific[t] == pytest.approx((raw - np.mean(wrong)) / np.std(wrong, ddof=1))
+    assert found.p_values[3] == 1 / 6
+    assert found.specific.argmax() == 3
+    assert (found.q_values >= found.p_values).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_planted_answer_is_found(seed):
+    states, others = normal(40, 32, seed=seed), normal(60, 32, seed=100 + seed)
+    answer = normal(32, seed=200 + seed)
+    states[[5, 20]] = answer + normal(2, 32, seed=300 + seed, scale=5.0)
+    found = mismatched_gold(states, answer, others)
+    assert set(found.peaks().tolist()) >= {5, 20}
+    # Two peaks among 40 steps take 40 / (2 * .05) = 400 other answers to pass by rank alone.
+    assert found.q_values.min() > 0.05
+    many = mismatched_gold(states, answer, normal(420, 32, seed=400 + seed))
+    assert set(many.peaks(control="fdr").tolist()) >= {5, 20}
+
+
+def test_any_false_peak_is_as_rare_as_promised():
+    """Answers exchangeable by construction: one trace in ten has a peak at level 0.1."""
+    false = 0
+    for seed in range(100):
+        answers = normal(20, 12, seed=seed)
+        found = mismatched_gold(normal(15, 12, seed=1000 + seed), answers[0], answers[1:])
+        false += bool((found.family_p_values <= 0.1).any())
+    # Binomial(100, 0.1): 1 to 22 holds but for one time in a thousand each side.
+    assert 1 <= false <= 22
+
+
+def test_a_shared_massive_coordinate_makes_raw_values_but_no_specific_ones():
+    states, answer, others = normal(40, 64), normal(64, seed=1), normal(100, 64, seed=2)
+    bare = mismatched_gold(states, answer, others)
+    for vectors in (states, answer, others):
+        vectors[..., 9] = 3000.0
+    found = mismatched_gold(states, answer, others)
+    # The number rises by the shared coordinate, as much for the wrong answers as for the right.
+    assert found.raw.mean() > bare.raw.mean() + 0.5
+    assert abs(found.specific.mean()) < 1
+    assert found.peaks().tolist() == []
+    assert massive_coordinates(states, answer).nonzero().flatten().tolist() == [9]
+    cleaned = without_massive(states, answer)
+    keep = torch.arange(64) != 9
+    np.testing.assert_allclose(cleaned, hsic_mi(states[:, keep], answer[keep]).numpy())
+
+
+def test_p_values_are_uniform_under_exchangeability():
+    vectors = normal(120, 51, 12)
+    p = [mismatched_gold(v[:1], v[1], v[2:]).p_values[0] for v in vectors]
+    # Spread over (0, 1/50] ... by a uniform draw within each atom.
+    jittered = np.array(p) - np.random.default_rng(0).uniform(0, 1 / 50, len(p))
+    assert kstest(jittered, "uniform").pvalue > 1e-3
+
+
+def test_no_spread_is_no_evidence():
+    states, answer = normal(6, 16), normal(16, seed=1)
+    found = mismatched_gold(states, answer, answer.repeat(3, 1))
+    assert found.p_values.tolist() == [1.0] * 6
+    assert np.abs(found.raw - found.mean).max() < 1e-12
+
+
+def test_permuted_coordinates():
+    states, answer = normal(5, 32), normal(32, seed=1)
+    states[2] = answer
+    floor = permuted_coordinates(states, answer, permutations=20)
+    assert floor.shape == (20, 5)
+    assert hsic_mi(states[2], answer).item() > floor[:, 2].max()
+    np.testing.assert_array_equal(floor, permuted_coordinates(states, answer, permutations=20))
+    assert not np.array_equal(floor, permuted_coordinates(states, answer, permutations=20, seed=1))
+    # Permuting both alike changes nothing, so permuting the states is the same control.
+    constant = torch.ones(32, dtype=torch.float64)
+    np.testing.assert_allclose(permuted_coordinates(states, constant, permutations=3), 0, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.01, 100), st.floats(5, 200))
+def test_scaling_activations_is_dividing_sigma(scale, sigma):
+    states, answer = normal(4, 20), normal(20, seed=1)
+    swept = scale_sweep(states, answer, [scale], sigma=sigma)
+    direct = hsic_mi(states * scale, answer * scale, sigma=sigma).numpy()
+    np.testing.assert_allclose(swept[0], direct, rtol=1e-8, atol=1e-12)
+
+
+def test_sigma_sweep():
+    states, answer = normal(4, 20), normal(20, seed=1)
+    swept = sigma_sweep(states, answer, [10.0, 50.0])
+    np.testing.assert_allclose(swept[1], hsic_mi(states, answer).numpy())
+    assert swept.shape == (2, 4)
+
+
+def test_correlates():
+    rng = np.random.default_rng(0)
+    explanations = [
+        covariates(
+            normal(50, 8, seed=i),
+            {"entropy": rng.random(50), "surprisal": np.zeros(50)},
+        )
+        for i in range(30)
+    ]
+    trajectories = [np.exp(e["entropy"]) for e in explanations]
+    found = correlates(trajectories, explanations)
+    assert list(found) == ["entropy", "surprisal", "norm", "position"]
+    assert found["entropy"].mean == pytest.approx(1)
+    assert (found["surprisal"].mean, found["surprisal"].n) == (None, 0)
+    for name in ("norm", "position"):
+        low, high = found[name].low, found[name].high
+        assert low is not None
+        assert high is not None
+        assert -0.15 < low < 0 < high < 0.15
+    single = correlates(trajectories[:1], explanations[:1])["entropy"]
+    assert (single.low, single.high, single.n) == (None, None, 1)
+    assert explanations[0]["norm"][3] == pytest.approx(normal(50, 8)[3].norm().item())
+    assert explanations[0]["position"].tolist() == list(range(50))
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="1 other answers: a spread takes at least 2"):
+        mismatched_gold(normal(5, 8), normal(8), normal(1, 8))
+    with pytest.raises(ValueError, match="1 trajectories and 0 sets"):
+        correlates([np.zeros(4)], [])
+    with pytest.raises(ValueError, match="trace 0 has 4 steps of MI and 3 of entropy"):
+        correlates([np.arange(4.0)], [{"entropy": np.arange(3.0)}])

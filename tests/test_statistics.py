@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from mi_lens.statistics import estimate_mean, mean_interval, resample
+
+
+def test_draws_are_bootstrap_draws():
+    counts = resample(7, draws=50)
+    assert counts.shape == (50, 7)
+    assert (counts.sum(1) == 7).all()
+    assert np.array_equal(counts, resample(7, draws=50))
+    assert not np.array_equal(counts, resample(7, draws=50, seed=1))
+
+
+def test_intervals_cover_the_mean_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    values = rng.exponential(size=(400, 60))
+    covered = 0
+    for row in values:
+        found = estimate_mean(row.tolist())
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 1 <= found.high
+    # Percentile intervals of a skewed mean fall a little short of 95 %.
+    assert 0.89 < covered / 400 < 0.98
+
+
+def test_an_interval_for_every_point():
+    values = np.random.default_rng(0).normal(size=(30, 4, 2))
+    intervals = mean_interval(values)
+    assert intervals.shape == (2, 4, 2)
+    np.testing.assert_allclose(intervals[:, 3, 1], mean_interval(values[:, 3, 1]))
+
+
+def test_few_units():
+    assert estimate_mean([]).mean is None
+    one = estimate_mean([3.0])
+    assert (one.mean, one.low, one.high, one.n) == (3.0, None, None, 1)
+    assert estimate_mean([2.0, 2.0]).low == pytest.approx(2.0)
