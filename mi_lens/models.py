@@ -71,7 +71,6 @@ def load(
         ValueError: The name, backend, dtype, device or architecture is not supported.
         FileNotFoundError: The folder or one of its files is missing.
         OSError: The Hugging Face hub cannot be reached, or does not give the model.
-
     """
     engine = get_backend(available()[0] if backend == "auto" else backend)
     where = _parse_device(device)
@@ -91,7 +90,6 @@ def require_unprocessed(model: Any) -> None:
 
     Raises:
         ValueError: The weights were processed.
-
     """
     kind = model.cfg.normalization_type
     if kind in ("LNPre", "RMSPre") or getattr(model, "_weights_processed", False):
@@ -125,12 +123,12 @@ def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
 
 
 def _find_folder(name: str | Path) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
     from mi_lens.pocket import CHECKPOINTS
 
-    if str(name) in CHECKPOINTS:
+    if name in CHECKPOINTS:
         return CHECKPOINTS[str(name)]
+    if Path(name).is_dir():
+        return Path(name)
     if isinstance(name, Path) or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"there is no folder {str(name)!r} to load a model from")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):

@@ -22,7 +22,7 @@ NewCheckpoint = Callable[..., Path]
 def built_in(checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for the built-in models: these tests are not about theirs."""
     folders = {"pocket-base": checkpoint("llama"), "pocket-reasoner": checkpoint("qwen2")}
-    monkeypatch.setattr("mi_lens.pocket.CHECKPOINTS", folders, raising=False)
+    monkeypatch.setattr("mi_lens.pocket.CHECKPOINTS", folders)
 
 
 @pytest.fixture(params=NAMES)
@@ -64,6 +64,16 @@ def test_a_built_in_model_goes_by_its_name(
     checkpoint: Callable[[str], Path], name: str, folder: str
 ) -> None:
     assert load(name, device="cpu").cfg.model_name == str(checkpoint(folder))
+
+
+def test_a_folder_is_not_mistaken_for_a_built_in_model(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket-base").symlink_to(checkpoint("gpt2"))
+    assert load("pocket-base", device="cpu").cfg.model_name == str(checkpoint("llama"))
+    assert load("./pocket-base", device="cpu").cfg.model_name == "pocket-base"
+    assert load(Path("pocket-base"), device="cpu").cfg.model_name == "pocket-base"
 
 
 def test_the_tokenizer_is_the_checkpoints(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
 from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
@@ -26,6 +27,7 @@ from transformer_lens.pretrained.weight_conversions.qwen3 import convert_qwen3_w
 from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.backends.context import require_context
+from mi_lens.backends.grouped_attention import GroupedAttention
 
 name = "hooked"
 
@@ -56,6 +58,9 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
     if architecture == "Gemma2ForCausalLM":
         weights |= _gemma_norms(hf_model)
     _take_weights(model, {key: value.detach().to(cfg.dtype) for key, value in weights.items()})
+    for block in model.blocks:
+        if isinstance(block.attn, GroupedQueryAttention):
+            block.attn.__class__ = GroupedAttention
     model.to(hf_model.device, print_details=False)
     if tokenizer is not None:
         # set_tokenizer would load it a second time, with a BOS token that its maker did not want.

@@ -124,3 +124,18 @@ def test_the_model_is_named_after_its_source(new_checkpoint: NewCheckpoint) -> N
     config = json.loads((folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert load_hooked(folder).cfg.model_name.endswith("llama")
+
+
+def test_key_heads_may_be_repeated_for_every_query_head(checkpoint: Callable[[str], Path]) -> None:
+    """TransformerLens's switch for patching the keys of single heads goes on working."""
+    model = load_hooked(checkpoint("qwen2"))
+    tokens = torch.tensor([[6, 9, 12, 300]])
+    mask = torch.ones_like(tokens)
+    expected = model(tokens, attention_mask=mask)
+    model.set_ungroup_grouped_query_attention(True)
+    shapes = []
+    hook = ("blocks.1.attn.hook_k", lambda keys, hook: shapes.append(tuple(keys.shape)))
+    with model.hooks(fwd_hooks=[hook]):
+        logits = model(tokens, attention_mask=mask)
+    assert shapes == [(1, 4, 4, 8)]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
