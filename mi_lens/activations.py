@@ -48,7 +48,6 @@ def read_states(
     Raises:
         ValueError: If a hook name does not exist or holds no (batch, pos, d) activation, or a
             sequence is empty or longer than the model's context.
-
     """
     backend = backend_of(model)
     names = resolve_hook_names(model, hook_names)
@@ -105,7 +104,6 @@ def capture(
     Raises:
         ValueError: If there are no traces or hook names, a hook name does not exist, or a trace is
             empty, longer than the context or holds a token this model does not have.
-
     """
     if not traces:
         raise ValueError("no traces to capture; expected at least one")
@@ -155,7 +153,6 @@ def answer_state(
 
     Raises:
         ValueError: If the site is unknown, or asks for a solution that the problem lacks.
-
     """
     if site not in get_args(AnswerSite):
         raise ValueError(f"site={site!r}: expected one of {get_args(AnswerSite)}")
@@ -222,7 +219,6 @@ def load_activations(path: str | Path) -> States:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is not whole safetensors.
-
     """
     path = Path(path)
     if not path.is_file():

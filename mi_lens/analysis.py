@@ -7,24 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from mi_lens.activations import States, answer_state, capture, load_activations, save_activations
+from mi_lens.activations import load_activations
 from mi_lens.backends import resolve_hook_names
 from mi_lens.config import AnalyzeConfig, GenerateConfig
-from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl, write_json
+from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import Request, Sampling
 from mi_lens.grading import is_correct
-from mi_lens.information.hsic import mi_trajectories
+from mi_lens.information.readings import ControlSummary, Reading, summarize
+from mi_lens.measurement import Readings, activations_path, measure_into
 from mi_lens.models import load
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems import Problem, load_problems
 from mi_lens.runs import generate_into, open_run
 from mi_lens.tokens import ThinkingTokens, thinking_tokens
 from mi_lens.traces import Trace
-
-Trajectories = dict[str, list[float]]  # Hook name to one MI value a step.
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Analysis:
         traces: One a problem, in order.
         token_strings: For every trace, its generated tokens as text.
         hook_names: What was read.
-        trajectories: Trace id to its trajectories; a trace too short for peaks has none.
+        readings: Trace id to what was read from it; a trace too short for peaks has none.
         tokens: Hook name to the table of words at its peaks.
     """
 
@@ -44,21 +42,35 @@ class Analysis:
     traces: tuple[Trace, ...]
     token_strings: tuple[list[str], ...]
     hook_names: tuple[str, ...]
-    trajectories: dict[str, Trajectories]
+    readings: dict[str, Readings]
     tokens: dict[str, ThinkingTokens]
 
     @cached_property
     def analysed(self) -> tuple[Trace, ...]:
-        """The traces that have trajectories."""
-        return tuple(trace for trace in self.traces if trace.id in self.trajectories)
+        """The traces that have readings."""
+        return tuple(trace for trace in self.traces if trace.id in self.readings)
+
+    def reading(self, trace: Trace, hook_name: str) -> Reading:
+        """What was read from a trace at a hook name."""
+        return self.readings[trace.id][hook_name]
 
     def mi(self, trace: Trace, hook_name: str) -> list[float]:
         """The trajectory of a trace at a hook name."""
-        return self.trajectories[trace.id][hook_name]
+        return self.reading(trace, hook_name).mi.tolist()
 
     def peaks(self, trace: Trace, hook_name: str) -> list[int]:
-        """The peaks of a trace at a hook name."""
-        return find_peaks(self.mi(trace, hook_name), self.config.tau).tolist()
+        """The raw peaks of a trace at a hook name."""
+        return find_peaks(self.reading(trace, hook_name).mi, self.config.tau).tolist()
+
+    def specific_peaks(self, trace: Trace, hook_name: str) -> list[int] | None:
+        """The significant peaks of the specific part; None where there is no calibration."""
+        calibration = self.reading(trace, hook_name).calibration
+        return None if calibration is None else calibration.peaks(self.config.tau).tolist()
+
+    def controls(self, hook_name: str) -> ControlSummary:
+        """What the controls say at a hook name, over traces."""
+        readings = [self.reading(trace, hook_name) for trace in self.analysed]
+        return summarize(readings, tau=self.config.tau)
 
     def statistics(self, trace: Trace, hook_name: str) -> PeakStatistics:
         """The numbers of a trace's peaks at a hook name."""
@@ -99,8 +111,8 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     """Generates traces, reads their states, and finds peaks and the words they decode to.
 
     Writes to `config.out`, each result before the next begins: run.json, traces.jsonl,
-    activations/ (a safetensors file a trace), trajectories.jsonl, peaks.json,
-    thinking_tokens.json. A run that was killed continues where it was.
+    activations/ (a safetensors file a trace), readings.jsonl, peaks.json,
+    controls.json, thinking_tokens.json. A run that was killed continues where it was.
 
     Raises:
         ValueError: If there are no problems, a problem lacks what `config.site` reads, a hook name
@@ -115,22 +127,21 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     # From here on the folder exists: what can be refused was refused.
     folder = open_run(config, model_fingerprint(model))
     traces = _generate(config, model, problems, folder)
-    trajectories = _trajectories(config, model, traces, hook_names, folder)
-    if not trajectories:
+    readings = measure_into(folder, config, model, traces, hook_names)
+    if not readings:
         raise ValueError(
             f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
             "max_new_tokens, or look at traces.jsonl for why the model stops at once"
         )
-    analysed = [trace for trace in traces if trace.id in trajectories]
+    analysed = [trace for trace in traces if trace.id in readings]
     analysis = Analysis(
         config=config,
         traces=tuple(traces),
         token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
         hook_names=hook_names,
-        trajectories=trajectories,
+        readings=readings,
         tokens={
-            name: _tokens(config, model, analysed, trajectories, name, folder)
-            for name in hook_names
+            name: _tokens(config, model, analysed, readings, name, folder) for name in hook_names
         },
     )
     _write_findings(analysis, folder)
@@ -164,58 +175,21 @@ def _generate(config: GenerateConfig, model, problems: list[Problem], folder: Pa
     return generate_into(folder, model, requests, batch_size=config.batch_size)
 
 
-def _activations(folder: Path, trace: Trace) -> Path:
-    return folder / "activations" / f"{trace.id}.safetensors"
-
-
-def _trajectories(
-    config: AnalyzeConfig,
-    model,
-    traces: Sequence[Trace],
-    hook_names: Sequence[str],
-    folder: Path,
-) -> dict[str, Trajectories]:
-    """Trajectories of all traces that are long enough, each on disk before the next is read."""
-    path = folder / "trajectories.jsonl"
-    drop_torn_line(path)
-    done = {row["trace"]: row["mi"] for row in read_jsonl(path)} if path.exists() else {}
-    answers: dict[str, States] = {}
-    long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
-    for trace in tqdm(long_enough, desc="read", unit="trace"):
-        if trace.id in done and _activations(folder, trace).exists():
-            continue
-        assert trace.problem is not None  # Requests were made of problems.
-        if trace.problem.id not in answers:
-            answers[trace.problem.id] = answer_state(
-                model, trace.problem, hook_names, site=config.site, template=config.template
-            )
-        (states,) = capture(model, [trace], hook_names)
-        try:
-            mi = mi_trajectories(states, answers[trace.problem.id], sigma=config.sigma)
-        except ValueError as error:
-            raise ValueError(f"trace {trace.id}: {error}") from error
-        save_activations(states, _activations(folder, trace), trace=trace.id, model=trace.model)
-        row = dict(zip(hook_names, mi.tolist(), strict=True))
-        append_jsonl(path, {"trace": trace.id, "mi": row})
-        done[trace.id] = row
-    return {trace.id: done[trace.id] for trace in long_enough}
-
-
 def _tokens(
     config: AnalyzeConfig,
     model,
     traces: Sequence[Trace],
-    trajectories: dict[str, Trajectories],
+    readings: dict[str, Readings],
     hook_name: str,
     folder: Path,
 ) -> ThinkingTokens:
     states = None
     if config.readout == "logit_lens":
-        states = [load_activations(_activations(folder, trace))[hook_name] for trace in traces]
+        states = [load_activations(activations_path(folder, trace))[hook_name] for trace in traces]
     return thinking_tokens(
         model,
         traces,
-        [find_peaks(trajectories[trace.id][hook_name], config.tau).tolist() for trace in traces],
+        [find_peaks(readings[trace.id][hook_name].mi, config.tau).tolist() for trace in traces],
         readout=config.readout,
         states=states,
         seed=config.seed,
@@ -227,18 +201,23 @@ def _write_findings(analysis: Analysis, folder: Path) -> None:
         folder / "peaks.json",
         {
             "summaries": [analysis.summary(name) for name in analysis.hook_names],
-            "too_short": [t.id for t in analysis.traces if t.id not in analysis.trajectories],
+            "too_short": [t.id for t in analysis.traces if t.id not in analysis.readings],
             "peaks": [
                 {
                     "trace": trace.id,
                     "hook_name": name,
                     "peaks": analysis.peaks(trace, name),
+                    "specific_peaks": analysis.specific_peaks(trace, name),
                     **asdict(analysis.statistics(trace, name)),
                 }
                 for trace in analysis.analysed
                 for name in analysis.hook_names
             ],
         },
+    )
+    write_json(
+        folder / "controls.json",
+        {name: asdict(analysis.controls(name)) for name in analysis.hook_names},
     )
     write_json(
         folder / "thinking_tokens.json",

@@ -25,7 +25,6 @@ class GenerateConfig:
         backend: HookedTransformer or TransformerBridge; auto takes the first that exists.
         dtype: As float32, bfloat16 or float64; None takes float32 on a CPU, else the checkpoint's.
         device: As cpu or cuda; None takes cuda where there is one.
-
     """
 
     out: Path
@@ -56,8 +55,8 @@ class AnalyzeConfig(GenerateConfig):
         template: Read the answer as the reply to the question under the chat template.
         sigma: Kernel width, in units of the activations.
         tau: A peak lies tau interquartile ranges above the third quartile.
+        mismatched: Other problems' answers that every trace is compared with, at most.
         readout: What a peak decodes to: the token it emits, the token it reads, or its logit lens.
-
     """
 
     hook_names: tuple[str, ...] | None = None
@@ -65,6 +64,7 @@ class AnalyzeConfig(GenerateConfig):
     template: bool = False
     sigma: float = 50.0
     tau: float = 1.5
+    mismatched: int = 64
     readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
 
 
@@ -76,7 +76,6 @@ class DemoConfig:
         out: Folder to write to: new or empty, or one that the same command began.
         limit: Number of problems.
         seed: Of the problems and of bootstrap intervals.
-
     """
 
     out: Path = Path("demo")

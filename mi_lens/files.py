@@ -75,7 +75,6 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: Naming the first line that is not a JSON object.
-
     """
     path = Path(path)
     if not path.is_file():

@@ -29,7 +29,6 @@ class Sampling:
         temperature: 0 takes the likeliest token (greedy); else logits are divided by it.
         top_p: Keeps the fewest likeliest tokens whose probability reaches this.
         top_k: Keeps this many likeliest tokens; None keeps all.
-
     """
 
     temperature: float = 0.0
@@ -55,7 +54,6 @@ class Request:
         sampling: How tokens are chosen.
         seed: Of the sampling. Equal requests with equal seeds give equal tokens.
         max_new_tokens: Budget.
-
     """
 
     problem: Problem | str
@@ -100,7 +98,6 @@ def generate(
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
             tokenizer, or a prompt leaves no room in the model's context.
-
     """
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
     full = [

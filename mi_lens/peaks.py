@@ -39,7 +39,6 @@ def find_peaks(mi: ArrayLike, tau: float = 1.5) -> Int[np.ndarray, "peak"]:
 
     Raises:
         ValueError: If the trajectory is shorter than four steps or not finite, or tau < 0.
-
     """
     if not tau >= 0:
         raise ValueError(f"tau={tau}: expected a number of interquartile ranges, at least 0")
@@ -74,7 +73,6 @@ class PeakStatistics:
             or with an IQR of zero.
         mean: Of the trajectory.
         std: Of the trajectory (population).
-
     """
 
     steps: int
@@ -99,7 +97,6 @@ def peak_statistics(
 
     Raises:
         ValueError: If the trajectory is too short or not finite, or a peak lies outside it.
-
     """
     values = _trajectory(mi)
     steps = np.unique(np.asarray(peaks, dtype=np.int64))

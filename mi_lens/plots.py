@@ -56,7 +56,6 @@ def save_figure(figure: Figure, stem: str | Path, numbers: Mapping[str, Any]) ->
 
     Returns:
         The three paths.
-
     """
     paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg", "json")]
     for path in paths[:2]:
@@ -77,26 +76,34 @@ class Curve:
         mi: One value a step.
         peaks: Its peaks.
         labels: For every step the text to write there if it is a peak.
-
+        mismatched: Low and high of the same states with other problems' answers, a value a step.
+        specific_peaks: The peaks that are above those by more than chance.
     """
 
     title: str
     mi: Sequence[float]
     peaks: Sequence[int]
     labels: Sequence[str]
+    mismatched: tuple[Sequence[float], Sequence[float]] | None = None
+    specific_peaks: Sequence[int] = ()
 
 
 def trajectories_figure(curves: Sequence[Curve], tau: float = 1.5, labelled: int = 8) -> Figure:
-    """MI against step, a panel a trace, peaks marked and the highest of them named."""
+    """MI against step, a panel a trace, peaks marked and the highest of them named.
+
+    Raw peaks are dots; rings are the significant peaks of the specific part; the band is where the
+    same states lie with other problems' answers.
+    """
     if not curves:
         raise ValueError("no trajectories to draw; expected at least one")
     with style():
         figure, panels = plt.subplots(
-            len(curves), 1, figsize=(PAGE, 1.5 * len(curves) + 0.3), squeeze=False
+            len(curves), 1, figsize=(PAGE, 1.4 * len(curves) + 0.5), squeeze=False
         )
         for axes, curve in zip(panels[:, 0], curves, strict=True):
             _draw_curve(axes, curve, tau, labelled)
-        panels[0, 0].legend(loc="upper left", bbox_to_anchor=(0.0, 1.02), ncols=3)
+        handles, names = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper center", ncols=len(names))
         panels[-1, 0].set_xlabel("step $t$ (generated tokens)")
         figure.supylabel(MI_LABEL, fontsize=8)
     return figure
@@ -106,11 +113,25 @@ def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
     mi = np.asarray(curve.mi)
     peaks = np.asarray(curve.peaks, dtype=int)
     q1, q3 = np.quantile(mi, [0.25, 0.75])
-    axes.plot(mi, color=BLUE, linewidth=0.8, label="trajectory")
+    top = float(mi.max())
+    if curve.mismatched is not None:
+        low, high = (np.asarray(bound) for bound in curve.mismatched)
+        axes.fill_between(
+            range(len(mi)), low, high, color=GREY, alpha=0.25, linewidth=0,
+            label="other answers (95 %)",
+        )  # fmt: skip
+        top = max(top, float(high.max()))
+    axes.plot(mi, color=BLUE, linewidth=0.8, label="gold answer")
     threshold = q3 + tau * (q3 - q1)
     axes.axhline(threshold, color=GREY, linewidth=0.7, linestyle="--", label="Q3 + τ·IQR")
-    axes.plot(peaks, mi[peaks], "o", color=ORANGE, markersize=3, label="peak")
-    span = float(mi.max() - mi.min()) or 1.0
+    axes.plot(peaks, mi[peaks], "o", color=ORANGE, markersize=3, label="raw peak")
+    if curve.mismatched is not None:
+        specific = np.asarray(curve.specific_peaks, dtype=int)
+        axes.plot(
+            specific, mi[specific], "o", color=GREEN, markersize=6, fillstyle="none",
+            label="specific peak",
+        )  # fmt: skip
+    span = top - float(mi.min()) or 1.0
     room: list[int] = []
     for step in sorted(peaks.tolist(), key=lambda step: -mi[step])[:labelled]:
         # A name needs room: about a fourteenth of the width.
@@ -126,8 +147,8 @@ def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
                 parse_math=False,
             )
             text.set_in_layout(False)
-    # Headroom for names, and for the legend above them.
-    axes.set_ylim(float(mi.min()) - 0.05 * span, float(mi.max()) + 0.45 * span)
+    # Headroom for names.
+    axes.set_ylim(float(mi.min()) - 0.05 * span, top + 0.25 * span)
     axes.set_xlim(-0.01 * len(mi), len(mi) * 1.01)
     axes.set_title(curve.title, parse_math=False)
 
@@ -146,7 +167,6 @@ def comparison_figure(
     Args:
         trajectories: Model name to its traces' trajectories, at least one each.
         aoms: Model name to the AOM of every trace that has peaks.
-
     """
     with style():
         figure, (left, right) = plt.subplots(
@@ -191,7 +211,7 @@ def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
     """How often each word stands at peaks, beside what its frequency alone would give."""
     rows = table.rows[:top]
     with style():
-        figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * max(len(rows), 4) + 0.8))
+        figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * max(len(rows), 4) + 0.9))
         y = np.arange(len(rows))
         axes.barh(y, [row.peak_count for row in rows], color=BLUE, height=0.7, label="at peaks")
         axes.plot(
@@ -205,8 +225,7 @@ def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
         axes.set_yticks(y, [row.word for row in rows], parse_math=False)
         axes.invert_yaxis()
         axes.set_xlabel(f"peaks (of {table.peaks}; {table.filtered} not words)")
-        if rows:
-            axes.legend(loc="lower right")
-        else:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        if not rows:
             axes.text(0.5, 0.5, "no word stands at a peak", ha="center", transform=axes.transAxes)
     return figure

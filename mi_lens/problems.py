@@ -32,7 +32,6 @@ class Problem:
         source: The benchmark or file it came from.
         split: "train", "validation" or "test".
         level: Difficulty, in the source's own words.
-
     """
 
     id: str
@@ -59,7 +58,6 @@ def load_problems(
 
     Raises:
         ValueError: If there are no problems, or a row lacks a question or an answer.
-
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: expected at least 1 problem")

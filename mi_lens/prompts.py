@@ -22,7 +22,6 @@ def prompt_text(tokenizer, question: str, style: PromptStyle = "chat") -> str:
     Raises:
         ValueError: If the style is unknown, the question empty, or a template is asked of a
             tokenizer that has none.
-
     """
     if style not in get_args(PromptStyle):
         raise ValueError(f"prompt style {style!r}: expected one of {get_args(PromptStyle)}")

@@ -33,7 +33,6 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
 
     Raises:
         FileExistsError: If the folder holds something else; nothing in it is touched.
-
     """
     folder = config.out
     described = asdict(config)
@@ -83,7 +82,6 @@ def generate_into(
 
     Returns:
         A trace for every request, in their order.
-
     """
     path = folder / "traces.jsonl"
     drop_torn_line(path)

@@ -52,7 +52,6 @@ class TokenSet:
 
     Attributes:
         words: Word to its token ids.
-
     """
 
     words: dict[str, tuple[int, ...]]
@@ -63,7 +62,6 @@ class TokenSet:
 
         Raises:
             ValueError: If no single token writes a word.
-
         """
         variants = defaultdict(list)
         for token, string in enumerate(vocabulary(tokenizer)):
@@ -100,7 +98,6 @@ class TokenRow:
         lift: peak_rate / step_rate; 1 where the word peaks as often as it occurs.
         lift_low: Lower end of the lift's interval, from resampling traces.
         lift_high: Upper end.
-
     """
 
     word: str
@@ -127,7 +124,6 @@ class ThinkingTokens:
         steps: Number of steps.
         traces: Number of traces.
         confidence: Of the intervals.
-
     """
 
     readout: Readout
@@ -158,7 +154,6 @@ def decode_steps(
         readout: "emitted", the token that the state emits; "consumed", the token read at its
             position; "logit_lens", the likeliest token under the unembedding of `states`.
         states: For "logit_lens": the residual states of the trace, shape (n, d).
-
     """
     if readout not in get_args(Readout):
         raise ValueError(f"readout={readout!r}: expected one of {get_args(Readout)}")
@@ -211,7 +206,6 @@ def thinking_tokens(
 
     Raises:
         ValueError: If traces, peaks and states do not go together, or a peak lies outside a trace.
-
     """
     if not traces:
         raise ValueError("no traces; expected at least one")

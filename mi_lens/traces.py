@@ -35,7 +35,6 @@ class Trace:
         seed: The request's seed.
         condition: Sampling settings, as a JSON-able mapping.
         problem: The problem that the prompt puts, where there is one.
-
     """
 
     id: str
@@ -92,7 +91,6 @@ class Trace:
 
         Raises:
             ValueError: If the text is empty.
-
         """
         if isinstance(problem, str):
             problem = Problem(id=content_hash(problem), question=problem, answer="")
@@ -125,7 +123,6 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
 
     Raises:
         ValueError: Naming the fields that are missing or unknown.
-
     """
     fields = dict(row)
     try:

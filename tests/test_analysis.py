@@ -72,8 +72,9 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
     traces = load_traces(config.out / "traces.jsonl")
     assert {t.id for t in traces} == {t.id for t in analysis.traces}
     assert [t.problem.id for t in analysis.traces] == [p["id"] for p in PROBLEMS]
-    rows = read_jsonl(config.out / "trajectories.jsonl")
-    assert {row["trace"]: row["mi"] for row in rows} == analysis.trajectories
+    rows = read_jsonl(config.out / "readings.jsonl")
+    assert {row["trace"] for row in rows} == {t.id for t in traces} == set(analysis.readings)
+    read = {row["trace"]: row["readings"] for row in rows}
     model = load(config.model, dtype="float64", device="cpu")
     for trace in analysis.traces:
         states = load_activations(config.out / "activations" / f"{trace.id}.safetensors")
@@ -82,6 +83,7 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
             assert states[name].shape == (len(trace), 32)
             mi = hsic_mi(states[name], answer[name])
             np.testing.assert_allclose(analysis.mi(trace, name), mi.numpy(), rtol=1e-12)
+            assert read[trace.id][name]["mi"] == analysis.mi(trace, name)
             assert analysis.peaks(trace, name) == find_peaks(mi).tolist()
     peaks = json.loads((config.out / "peaks.json").read_text())
     assert len(peaks["peaks"]) == 2 * len(PROBLEMS)
@@ -96,8 +98,9 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
 def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.runs.stream", None)
-    monkeypatch.setattr("mi_lens.analysis.capture", None)
-    assert analyze(config).trajectories == analysis.trajectories
+    monkeypatch.setattr("mi_lens.measurement.capture", None)
+    again = analyze(config)
+    assert again.tokens == analysis.tokens
     assert contents(config.out) == before
 
 
@@ -147,7 +150,7 @@ def test_a_torn_line_is_no_result(config, analysis, tmp_path):
     out = tmp_path / "run"
     analyze(replace(config, out=out))
     whole = contents(out)
-    for name in ("traces.jsonl", "trajectories.jsonl"):
+    for name in ("traces.jsonl", "readings.jsonl"):
         data = (out / name).read_bytes()
         (out / name).write_bytes(data[:-20])
     analyze(replace(config, out=out))

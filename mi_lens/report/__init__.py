@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mi_lens.analysis import Analysis
 from mi_lens.files import write_text
 from mi_lens.grading import is_correct
+from mi_lens.information.readings import Reading
 from mi_lens.plots import (
     Curve,
     comparison_figure,
@@ -29,7 +30,9 @@ FINDINGS = (  # Field of a summary, its label, digits.
     ("accuracy", "accuracy", 3),
     ("tokens", "tokens per trace", 0),
     ("mi", "mean MI", 4),
+    ("mismatched", "with other answers", 4),
     ("peaks", "peaks per trace", 1),
+    ("specific_peaks", "specific peaks", 2),
     ("interval", "steps between peaks", 1),
     ("aom", "AOM", 2),
 )
@@ -83,7 +86,7 @@ def findings(analyses: Mapping[str, Analysis]) -> str:
     columns = [["", *(label for _, label, _ in FINDINGS), "words at peaks (lift)"]]
     for name, analysis in analyses.items():
         summary = _summary(name, analysis)
-        values = (summary[field] for field, _, _ in FINDINGS)
+        values = [summary[field] for field, _, _ in FINDINGS]
         numbers = [
             "–" if value is None else f"{value:.{digits}f}"
             for value, (_, _, digits) in zip(values, FINDINGS, strict=True)
@@ -101,8 +104,15 @@ def findings(analyses: Mapping[str, Analysis]) -> str:
 
 
 def _summary(name: str, analysis: Analysis) -> dict[str, Any]:
-    summary = analysis.summary(analysis.hook_names[0])
-    return {"name": name, "fingerprint": analysis.traces[0].model, **summary}
+    hook_name = analysis.hook_names[0]
+    mismatch = analysis.controls(hook_name).mismatch
+    return {
+        "name": name,
+        "fingerprint": analysis.traces[0].model,
+        **analysis.summary(hook_name),
+        "mismatched": None if mismatch is None else mismatch.mi,
+        "specific_peaks": None if mismatch is None else mismatch.peaks,
+    }
 
 
 def _section(name: str, analysis: Analysis, figures: Path) -> dict[str, Any]:
@@ -114,6 +124,7 @@ def _section(name: str, analysis: Analysis, figures: Path) -> dict[str, Any]:
         "name": name,
         "hook_name": hook_name,
         "table": table,
+        "controls": analysis.controls(hook_name),
         "trajectories": _image(
             trajectories_figure(curves, analysis.config.tau),
             figures / f"{stem}_trajectories",
@@ -154,7 +165,17 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
         mi=analysis.mi(trace, hook_name),
         peaks=analysis.peaks(trace, hook_name),
         labels=_strings(analysis, trace),
+        mismatched=_band(analysis.reading(trace, hook_name)),
+        specific_peaks=analysis.specific_peaks(trace, hook_name) or (),
     )
+
+
+def _band(reading: Reading) -> tuple[list[float], list[float]] | None:
+    """Where 95 % of other answers lie, by their mean and spread."""
+    if reading.calibration is None:
+        return None
+    mean, half = reading.calibration.mean, 1.96 * reading.calibration.std
+    return (mean - half).tolist(), (mean + half).tolist()
 
 
 def _strings(analysis: Analysis, trace: Trace) -> list[str]:

@@ -1,0 +1,113 @@
+"""Measuring a run's traces: states against answers, each trace on disk before the next begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from mi_lens.activations import answer_state, capture, next_token_uncertainty, save_activations
+from mi_lens.config import AnalyzeConfig
+from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl
+from mi_lens.information.readings import Reading, read, reading_from_row, reading_to_row
+from mi_lens.peaks import MINIMUM_STEPS
+from mi_lens.traces import Trace
+
+Readings = dict[str, Reading]  # By hook name.
+
+
+def activations_path(folder: Path, trace: Trace) -> Path:
+    """Where a run keeps a trace's states."""
+    return folder / "activations" / f"{trace.id}.safetensors"
+
+
+def measure_into(
+    folder: Path, config: AnalyzeConfig, model, traces: Sequence[Trace], hook_names: Sequence[str]
+) -> dict[str, Readings]:
+    """Reads traces into a folder's activations/ and readings.jsonl; what is there stays.
+
+    Returns:
+        For every trace that is long enough to have peaks, by its id, what was read at each hook
+        name.
+
+    Raises:
+        ValueError: If the states of a trace are not finite; earlier traces are on disk.
+    """
+    path = folder / "readings.jsonl"
+    drop_torn_line(path)
+    rows = read_jsonl(path) if path.exists() else []
+    done = {row["trace"]: _readings_from_row(row["readings"]) for row in rows}
+    long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
+    waiting = [
+        t for t in long_enough if t.id not in done or not activations_path(folder, t).exists()
+    ]
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    answers = _answers(config, model, traces, hook_names) if waiting else {}
+    for trace in tqdm(waiting, desc="read", unit="trace"):
+        (states,) = capture(model, [trace], list(dict.fromkeys([*hook_names, last])))
+        uncertainty = next_token_uncertainty(model, trace, states[last])
+        states = {name: states[name] for name in hook_names}
+        try:
+            readings = {
+                name: read(
+                    states[name],
+                    answers[trace.id].gold[name],
+                    answers[trace.id].others[name],
+                    uncertainty,
+                    sigma=config.sigma,
+                    seed=config.seed,
+                )
+                for name in hook_names
+            }
+        except ValueError as error:
+            raise ValueError(f"trace {trace.id}: {error}") from error
+        save_activations(states, activations_path(folder, trace), trace=trace.id, model=trace.model)
+        if trace.id not in done:
+            row = {name: reading_to_row(reading) for name, reading in readings.items()}
+            append_jsonl(path, {"trace": trace.id, "readings": row})
+        done[trace.id] = readings
+    return {trace.id: done[trace.id] for trace in long_enough}
+
+
+def _readings_from_row(row: dict[str, Any]) -> Readings:
+    return {name: reading_from_row(reading) for name, reading in row.items()}
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answer states that a trace is compared with, by hook name."""
+
+    gold: dict[str, Float[Tensor, " d"]]
+    others: dict[str, Float[Tensor, "other d"]]
+
+
+def _answers(
+    config: AnalyzeConfig, model, traces: Sequence[Trace], hook_names: Sequence[str]
+) -> dict[str, _Answers]:
+    """For every trace its gold answer state, and those of problems with another gold answer."""
+    problems = {trace.id: trace.problem for trace in traces if trace.problem is not None}
+    states = {
+        problem: answer_state(
+            model, problem, hook_names, site=config.site, template=config.template
+        )
+        for problem in tqdm(dict.fromkeys(problems.values()), desc="answers", unit="problem")
+    }
+    found = {}
+    for trace_id, own in problems.items():
+        different = [problem for problem in states if problem.answer != own.answer]
+        chosen = Random(f"{config.seed}/{own.id}").sample(
+            different, min(len(different), config.mismatched)
+        )
+        found[trace_id] = _Answers(
+            gold=states[own],
+            others={
+                name: torch.stack([states[own][name], *(states[p][name] for p in chosen)])[1:]
+                for name in hook_names
+            },
+        )
+    return found
