@@ -69,7 +69,6 @@ class Backend(Protocol):
             logits_to_keep: At how many last positions logits are computed: None for all, 0 for
                 none (hooks still fire at every position). At a vocabulary of 150,000 the logits
                 of a long batch are larger than the model.
-
         """
         ...
 
@@ -100,7 +99,6 @@ class Backend(Protocol):
             attention_mask: Over cached and new positions together.
             cache: From `new_cache`.
             logits_to_keep: As in `forward`.
-
         """
         ...
 
@@ -133,7 +131,6 @@ def get_backend(name: str) -> Backend:
 
     Raises:
         ValueError: There is no such backend, or the installed TransformerLens does not have it.
-
     """
     if name not in NAMES:
         raise ValueError(f"backend {name!r} does not exist; choose 'auto' or one of {list(NAMES)}")
@@ -157,7 +154,6 @@ def backend_of(model: Any) -> Backend:
 
     Raises:
         TypeError: The model is neither a HookedTransformer nor a TransformerBridge.
-
     """
     classes = {base.__name__ for base in type(model).__mro__}
     if "HookedTransformer" in classes:
@@ -183,7 +179,6 @@ def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
     Raises:
         ValueError: A name does not exist on this model; the message tells the range of layers or
             the nearest names.
-
     """
     names = [names] if isinstance(names, str) else list(names)
     known = backend_of(model).hook_names(model)

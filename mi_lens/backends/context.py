@@ -11,7 +11,6 @@ def require_context(model: Any, attention_mask: Int[Tensor, "batch total"]) -> N
 
     Raises:
         ValueError: A row has more tokens than `model.cfg.n_ctx`.
-
     """
     if attention_mask.shape[1] <= model.cfg.n_ctx:  # no need to read the mask, which may be on GPU
         return

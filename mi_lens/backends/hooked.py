@@ -104,7 +104,6 @@ def convert_config(
 
     Raises:
         ValueError: The config asks for something HookedTransformer cannot do.
-
     """
     shape = _gpt2_shape(hf) if architecture == "GPT2LMHeadModel" else _rotary_shape(hf)
     return HookedTransformerConfig(
