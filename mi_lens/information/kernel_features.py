@@ -11,8 +11,8 @@ over the bulk and the far values themselves,
 up to the interpolation error, which `order_for` keeps below 1e-15. Three things make it accurate:
 
 - k(a, b) is replaced by k(a, b) - k(a, c) - k(c, b) + 1. Both give the same HKH; the second is
-  positive definite too, small where the bulk is narrow, and made of expm1, so that a bulk much
-  narrower than sigma keeps its relative precision.
+  positive definite too, small where the bulk is narrow, and has a form without cancellation, so
+  that a bulk much narrower than sigma keeps its relative precision.
 - k(z, z) = L L' is factored with a jitter of a few units in the last place. Interpolation weights
   are bounded, so an error in k(z, z) reaches K at its own size: nothing is ever inverted.
 - The bulk's weights are Chebyshev polynomials T_k(s) times a constant matrix, and
@@ -22,7 +22,7 @@ With no bulk (n = 0, every coordinate far) this is the dense kernel itself.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int
@@ -30,7 +30,6 @@ from torch import Tensor
 
 INTERPOLATION_ERROR = 1e-15
 NARROW_ORDER = 24  # up to this many nodes, looking for far coordinates costs more than it saves
-MOST_FAR = 256
 
 
 @dataclass(frozen=True)
@@ -39,11 +38,12 @@ class Layout:
 
     sigma: Float[Tensor, "rows"]
     centre: Float[Tensor, "rows"]
+    width: Float[Tensor, "rows"]  # half the bulk's, in sigmas
     order: Int[Tensor, "rows"]  # Chebyshev nodes of the bulk; 0: no bulk
     far: Int[Tensor, "rows"]  # how many coordinates, farthest first, stand for themselves
 
     def __getitem__(self, rows: Int[Tensor, "some"]) -> "Layout":
-        return Layout(self.sigma[rows], self.centre[rows], self.order[rows], self.far[rows])
+        return Layout(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def order_for(half_width: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -66,7 +66,8 @@ def lay_out(x: Float[Tensor, "rows d"], sigma: Float[Tensor, "rows"]) -> Layout:
     d = x.shape[-1]
     low, high = x.amin(-1).double() / 2, x.amax(-1).double() / 2
     centre = low + high
-    order = order_for((high - low) / sigma)
+    width = (high - low) / sigma
+    order = order_for(width)
     far = torch.zeros_like(order)
 
     wide = (order > NARROW_ORDER).nonzero().squeeze(-1)
@@ -74,15 +75,16 @@ def lay_out(x: Float[Tensor, "rows d"], sigma: Float[Tensor, "rows"]) -> Layout:
         rows = x[wide].double()
         centre[wide] = rows[:, :: max(1, d // 256)].median(-1).values
         distance = (rows - centre[wide, None]).abs() / sigma[wide, None]
-        counts = torch.tensor([0] + [2**i for i in range(9) if 2**i < min(d, MOST_FAR + 1)])
-        counts = counts.to(x.device)
-        farthest = distance.topk(int(counts[-1]) + 1, dim=-1).values
-        orders = order_for(farthest[:, counts])
+        candidates = [0] + [2**i for i in range(9) if 2**i < d]
+        counts = torch.tensor(candidates, device=x.device)
+        widths = distance.topk(candidates[-1] + 1, dim=-1).values[:, counts]
+        orders = order_for(widths)
         best = (orders + counts).argmin(-1, keepdim=True)
-        order[wide], far[wide] = orders.gather(-1, best).squeeze(-1), counts[best.squeeze(-1)]
+        far[wide] = counts[best.squeeze(-1)]
+        width[wide], order[wide] = (of.gather(-1, best).squeeze(-1) for of in (widths, orders))
 
     full = order + far >= d
-    return Layout(sigma, centre, order.masked_fill(full, 0), far.masked_fill(full, d))
+    return Layout(sigma, centre, width, order.masked_fill(full, 0), far.masked_fill(full, d))
 
 
 @dataclass(frozen=True)
@@ -98,18 +100,17 @@ class KernelFeatures:
         """Features of vectors that share one far count; the largest order serves all."""
         order, n_far = int(layout.order.max()), int(layout.far.max())
         x = x.double()
-        u = (x - layout.centre[:, None]) / layout.sigma[:, None]
-        if n_far == 0:
-            far = torch.empty(len(x), 0, dtype=torch.long, device=x.device)
-            width, bulk = u.abs().amax(-1, keepdim=True), torch.ones_like(u)
-        else:
-            distances, ranked = u.abs().topk(min(n_far + 1, x.shape[-1]), dim=-1)
-            far, width = ranked[:, :n_far], distances[:, -1:]
+        u = x.sub(layout.centre[:, None]).div_(layout.sigma[:, None])
+        width = layout.width[:, None].clamp(min=1e-12)
+        if n_far:
+            far = u.abs().topk(n_far, dim=-1).indices
             bulk = torch.ones_like(u).scatter_(-1, far, 0.0)
-        width = width.clamp(min=1e-12)
-        far_values = x.gather(-1, far) / layout.sigma[:, None]
+        else:
+            far, bulk = u.new_empty(len(x), 0, dtype=torch.long), u.new_ones(())
+        nodes_beyond = u.gather(-1, far)
+        values_beyond = x.gather(-1, far) / layout.sigma[:, None]
+        factor = node_factor(order, width, nodes_beyond, values_beyond)
         planes = chebyshev(order, u.div_(width), bulk)
-        factor = node_factor(order, width, u_far(x, far, layout), far_values)
         return cls(planes, far, factor)
 
     def gram(self) -> Float[Tensor, "rows rank rank"]:
@@ -120,7 +121,7 @@ class KernelFeatures:
         overlap = torch.diag_embed(weights)
         if order:
             sums = self.planes.sum(-1).mT
-            last = (self.planes.transpose(0, 1) @ self.planes[-1][..., None]).squeeze(-1)
+            last = (self.planes[-1][:, None] @ self.planes.permute(1, 2, 0)).squeeze(1)
             moments = torch.cat([sums, 2 * last[:, 1:] - sums.flip(-1)[:, 1:]], dim=-1)
             k = torch.arange(order, device=sums.device)
             bulk = moments[:, k[:, None] + k] + moments[:, (k[:, None] - k).abs()]
@@ -145,26 +146,18 @@ class KernelFeatures:
         return phi.scatter(1, index, self.factor[:, order:])
 
 
-def u_far(
-    x: Float[Tensor, "rows d"], far: Int[Tensor, "rows far"], layout: Layout
-) -> Float[Tensor, "rows far"]:
-    """Far coordinates' distances from the centre, in sigmas."""
-    return (x.gather(-1, far) - layout.centre[:, None]) / layout.sigma[:, None]
-
-
 def chebyshev(
-    order: int, s: Float[Tensor, "rows d"], first: Float[Tensor, "rows d"]
+    order: int, s: Float[Tensor, "rows d"], first: Float[Tensor, "*rows_d"]
 ) -> Float[Tensor, "order rows d"]:
     """T_0 = first, T_1 = s first, T_{k+1} = 2 s T_k - T_{k-1}: zero wherever `first` is zero."""
-    planes = torch.empty(order, *s.shape, dtype=s.dtype, device=s.device)
+    planes = s.new_empty(order, *s.shape)
     if order:
         planes[0] = first
     if order > 1:
         torch.mul(s, first, out=planes[1])
-    # One fused pass a plane: the recurrence runs on signed T_k, signs + - - + + - - +...
+    twice = 2 * s
     for k in range(2, order):
-        torch.mul(s, planes[k - 1], out=planes[k])
-        planes[k].mul_(2).sub_(planes[k - 2])
+        torch.mul(twice, planes[k - 1], out=planes[k]).sub_(planes[k - 2])
     return planes
 
 
@@ -181,14 +174,14 @@ def node_factor(
     gaps = nodes[:, :, None] - nodes[:, None]
     # Far values may be large and close together: their own differences are the exact ones.
     gaps[:, order:, order:] = far_values[:, :, None] - far_values[:, None]
-    to_centre = torch.expm1(-nodes.square() / 2)
-    kernel = torch.expm1(-gaps.square() / 2) - to_centre[:, :, None] - to_centre[:, None]
-
-    scale = (-2 * to_centre).clamp(min=1e-30)
-    for part in (scale[:, :order], scale[:, order:]):
-        if part.shape[-1]:
-            part.copy_(part.amax(-1, keepdim=True).expand_as(part))
-    factor = semidefinite_cholesky(kernel, scale)
+    # k(a, b) - k(a, 0) - k(0, b) + 1 = (1 - k_a)(1 - k_b) + k_a k_b (exp(ab) - 1).
+    lost = torch.expm1(-nodes.square() / 2)
+    kept = 1 + lost
+    outer = kept[:, :, None] * kept[:, None]
+    product = nodes[:, :, None] * nodes[:, None]
+    near = outer * torch.expm1(product)
+    kernel = torch.where(product < 1, near, torch.exp(-gaps.square() / 2) - outer)
+    factor = semidefinite_cholesky(kernel + lost[:, :, None] * lost[:, None])
 
     to_polynomials = (degree[:, None] * angle).cos() * (2 / max(order, 1))
     to_polynomials[:1] /= 2
@@ -196,13 +189,12 @@ def node_factor(
     return factor
 
 
-def semidefinite_cholesky(
-    matrix: Float[Tensor, "rows n n"], scale: Float[Tensor, "rows n"]
-) -> Float[Tensor, "rows n n"]:
-    """Cholesky factor of the matrix plus as few units in the last place of `scale` as it takes."""
-    jitter = torch.full_like(scale[:, :1], torch.finfo(scale.dtype).eps)
+def semidefinite_cholesky(matrix: Float[Tensor, "rows n n"]) -> Float[Tensor, "rows n n"]:
+    """Cholesky factor with the diagonal raised by as few units in its last place as it takes."""
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=1e-30)
+    jitter = torch.full_like(diagonal[:, :1], torch.finfo(matrix.dtype).eps)
     while True:
-        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(jitter * scale))
+        factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(jitter * diagonal))
         if not failed.any():
             return factor
         jitter = torch.where(failed[:, None] > 0, 4 * jitter, jitter)
