@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-tl4 check format clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+# The bridge on TransformerLens 4, which has no HookedTransformer; tests of the latter skip.
+test-tl4:
+	$(PYTHON) -m venv .venv-tl4
+	sed 's/^transformer-lens==.*/transformer-lens==4.3.0/' constraints.txt > .venv-tl4/constraints.txt
+	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt torch
+	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
+	.venv-tl4/bin/pytest
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -244,9 +244,9 @@ def left_pad(
 
 
 def end_of_text_ids(model) -> set[int]:
-    """The tokens that end a generation."""
-    eos = model.tokenizer.eos_token_id
-    return set() if eos is None else {eos}
+    """The tokens that end a generation: the tokenizer's, and the checkpoint's where it has more."""
+    ends = {model.tokenizer.eos_token_id, *getattr(model, "eos_token_ids", ())}
+    return ends - {None}
 
 
 def choose_token(

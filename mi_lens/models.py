@@ -65,7 +65,8 @@ def load(
 
     Returns:
         The model in evaluation mode, its parameters without gradients, with its tokenizer (padding
-        on the left) as `model.tokenizer`; None where the checkpoint has no tokenizer files.
+        on the left) as `model.tokenizer`; None where the checkpoint has no tokenizer files. The
+        tokens that end a generation are `model.eos_token_ids`.
 
     Raises:
         ValueError: The name, backend, dtype, device or architecture is not supported.
@@ -79,7 +80,11 @@ def load(
     config = _check_checkpoint(folder)
     tokenizer = _load_tokenizer(folder)
     weights = _load_weights(folder, asked or _default_dtype(config, where))
-    return engine.build(weights.to(where), tokenizer)
+    # Chat models end their turns with other tokens than the tokenizer's end of text.
+    ends = weights.generation_config.eos_token_id
+    model = engine.build(weights.to(where), tokenizer)
+    model.eos_token_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
+    return model
 
 
 def require_unprocessed(model: Any) -> None:

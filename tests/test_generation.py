@@ -10,6 +10,7 @@ from mi_lens.generation import (
     Request,
     Sampling,
     choose_token,
+    end_of_text_ids,
     generate,
     left_pad,
     request_id,
@@ -99,6 +100,18 @@ def test_stops(tiny_model, monkeypatch):
     (ended,) = generate(tiny_model, QUESTIONS[:1], max_new_tokens=8, progress=False)
     first = free.token_ids.index(free.token_ids[2])
     assert (ended.stop_reason, ended.token_ids) == ("eos", free.token_ids[: first + 1])
+
+
+def test_the_checkpoint_may_end_turns_with_more_tokens(new_checkpoint, model):
+    import json
+
+    folder = new_checkpoint("qwen2")
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": [1, 7]}))
+    backend = "bridge" if "Bridge" in type(model).__name__ else "hooked"
+    loaded = load(str(folder), backend=backend, device="cpu")
+    assert end_of_text_ids(loaded) == {1, 7}
+    assert end_of_text_ids(model) == {1}
 
 
 def test_hooks_fire_at_every_step(model):
