@@ -1,0 +1,244 @@
+r"""Aligned steps: one step a trace, found by the same rule in every trace.
+
+The state of step t *emits* token t: it has read the tokens before t, not token t itself. So of a
+token emitted at step t, offset 0 is the step that emits it, the token still unread; offset 1 is the
+step that has just read it; offset -1 is the step before. A trace without such a step is left out,
+and the result says so.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import log
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.grading import boxed_answer
+from mi_lens.traces import Trace
+
+BOXED = "\\boxed{"
+
+
+@dataclass(frozen=True)
+class AlignedSteps:
+    """One step a trace.
+
+    Attributes:
+        name: The rule, such as "thinking token 1 +1".
+        steps: For every trace its step, or None where the rule finds none.
+
+    """
+
+    name: str
+    steps: tuple[int | None, ...]
+
+    @property
+    def present(self) -> tuple[int, ...]:
+        """The traces that have the step, by their number."""
+        return tuple(i for i, step in enumerate(self.steps) if step is not None)
+
+    def states(self, activations: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "present d"]:
+        """The states at the step, one row for every trace that has it.
+
+        Args:
+            activations: For every trace its states at one hook name, shape (step, d).
+
+        Raises:
+            ValueError: If there is not one for every trace, a trace is shorter than its step, or
+                no trace has the step.
+
+        """
+        if not self.present:
+            raise ValueError(f"{self.name}: none of {len(self.steps)} traces has this step")
+        return torch.stack([activations[i][step] for i, step in self._found(activations)])
+
+    def values(self, trajectories: Sequence[Sequence[float]]) -> Float[np.ndarray, "present"]:
+        """Every trace's number at the step, as the MI of `trajectories[trace][step]`."""
+        return np.array([float(trajectories[i][step]) for i, step in self._found(trajectories)])
+
+    def _found(self, sequences: Sequence) -> list[tuple[int, int]]:
+        if len(sequences) != len(self.steps):
+            raise ValueError(
+                f"{self.name}: {len(sequences)} sequences for {len(self.steps)} traces; expected "
+                "one for every trace, those without the step included"
+            )
+        found = [(i, step) for i, step in enumerate(self.steps) if step is not None]
+        for i, step in found:
+            if step >= len(sequences[i]):
+                raise ValueError(
+                    f"{self.name}: step {step} of trace {i}, which has {len(sequences[i])}; pass "
+                    "what belongs to the traces that were aligned"
+                )
+        return found
+
+
+def at_fraction(traces: Sequence[Trace], fraction: float) -> AlignedSteps:
+    """The step at a fraction of each trace: 0 its first step, 1 its last.
+
+    Raises:
+        ValueError: If the fraction is outside 0 to 1.
+
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction={fraction}: expected 0 (first step) to 1 (last step)")
+    steps = [round(fraction * (len(trace) - 1)) if len(trace) else None for trace in traces]
+    return AlignedSteps(f"fraction {fraction:g}", tuple(steps))
+
+
+def at_boundary(tokenizer, traces: Sequence[Trace], number: int, offset: int = 0) -> AlignedSteps:
+    r"""The step of each trace's number-th boundary, a token whose string contains "\n\n".
+
+    Args:
+        tokenizer: The traces' tokenizer.
+        traces: The traces.
+        number: 1 is the first boundary.
+        offset: 0, the step that emits it; 1, the step that has read it and opens the next thought.
+
+    Raises:
+        ValueError: If number is below 1.
+
+    """
+    boundaries = [
+        [step for step, string in enumerate(trace.token_strings(tokenizer)) if "\n\n" in string]
+        for trace in traces
+    ]
+    return _at_occurrence("boundary", traces, boundaries, number, offset)
+
+
+def at_token(
+    traces: Sequence[Trace],
+    token_ids: Collection[int],
+    number: int,
+    offset: int = 0,
+    name: str = "thinking token",
+) -> AlignedSteps:
+    """The step of the number-th token of a set in each trace.
+
+    Args:
+        traces: The traces.
+        token_ids: The set: `TokenSet.ids`, or the values of `matched_tokens` for a control.
+        number: 1 is the first such token.
+        offset: 0, the step that emits it, before it is read; 1, the step that has just read it.
+        name: Of the set.
+
+    Raises:
+        ValueError: If number is below 1, or no trace emits any of the tokens.
+
+    """
+    wanted = frozenset(token_ids)
+    occurrences = [
+        [step for step, token in enumerate(trace.token_ids) if token in wanted] for trace in traces
+    ]
+    if not any(occurrences):
+        raise ValueError(
+            f"none of {len(traces)} traces emits a {name} (token ids {sorted(wanted)[:8]}); make "
+            "the set with the tokenizer of these traces"
+        )
+    return _at_occurrence(name, traces, occurrences, number, offset)
+
+
+def _at_occurrence(
+    name: str,
+    traces: Sequence[Trace],
+    occurrences: Sequence[Sequence[int]],
+    number: int,
+    offset: int,
+) -> AlignedSteps:
+    if number < 1:
+        raise ValueError(f"number={number}: expected 1 for the first {name}, 2 for the second, ...")
+    steps = [found[number - 1] + offset if len(found) >= number else None for found in occurrences]
+    inside = [
+        step if step is not None and 0 <= step < len(trace) else None
+        for step, trace in zip(steps, traces, strict=True)
+    ]
+    return AlignedSteps(
+        f"{name} {number} {offset:+d}" if offset else f"{name} {number}", tuple(inside)
+    )
+
+
+def at_answer(tokenizer, traces: Sequence[Trace], offset: int = 0) -> AlignedSteps:
+    r"""The last step before the answer: it emits the first token of the boxed answer's content.
+
+    Of "\boxed{79}" that is the step that emits "7": it has read "\boxed{" and nothing of the
+    answer. A trace that boxes nothing, or is cut off inside the box, has no such step.
+
+    Args:
+        tokenizer: The traces' tokenizer.
+        traces: The traces.
+        offset: Steps after (or, negative, before) that one.
+
+    """
+    steps = []
+    for trace in traces:
+        strings = trace.token_strings(tokenizer)
+        text = "".join(strings)
+        if not boxed_answer(text):
+            steps.append(None)
+            continue
+        content = text.rfind(BOXED) + len(BOXED)
+        content += len(text[content:]) - len(text[content:].lstrip())
+        ends = accumulate(map(len, strings))
+        step = next(i for i, end in enumerate(ends) if end > content) + offset
+        steps.append(step if 0 <= step < len(trace) else None)
+    return AlignedSteps(f"answer {offset:+d}" if offset else "answer", tuple(steps))
+
+
+def matched_tokens(
+    tokenizer, traces: Sequence[Trace], token_ids: Collection[int], *, seed: int = 0
+) -> dict[int, int]:
+    """An ordinary token for each token of a set that the traces emit, about equally often emitted.
+
+    A control for "before, at and after a thinking token": the same offsets around tokens that are
+    as frequent. Ordinary tokens contain a letter (a digit would be part of a result) and are not
+    in the set. From the set's most to its least frequent token, one of the five ordinary tokens
+    nearest in count is drawn, each at most once.
+
+    Args:
+        tokenizer: The traces' tokenizer.
+        traces: Emissions are counted over all of them.
+        token_ids: The set, such as `TokenSet.ids`.
+        seed: Of the draw.
+
+    Returns:
+        Token id to its ordinary counterpart; ids that the traces never emit are left out.
+
+    Raises:
+        ValueError: If no token of the set is emitted, or one has no ordinary token left within a
+            factor of two of its count.
+
+    """
+    counts = Counter(token for trace in traces for token in trace.token_ids)
+    wanted = frozenset(token_ids)
+    emitted = sorted((token for token in counts if token in wanted), key=lambda t: (-counts[t], t))
+    if not emitted:
+        raise ValueError(f"none of {len(traces)} traces emits a token of the set to match")
+    others = sorted(counts.keys() - wanted)
+    strings = tokenizer.batch_decode([[token] for token in others])
+    markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
+    ordinary = {
+        token
+        for token, string in zip(others, strings, strict=True)
+        if token not in markup and any(c.isalpha() for c in string)
+    }
+    rng = np.random.default_rng(seed)
+    matched: dict[int, int] = {}
+    for token in emitted:
+
+        def distance(other: int, count: int = counts[token]) -> float:
+            return abs(log(counts[other] / count))
+
+        near = sorted(ordinary, key=lambda t: (distance(t), t))[:5]
+        near = [other for other in near if distance(other) <= log(2)]
+        if not near:
+            raise ValueError(
+                f"token {token} ({tokenizer.decode([token])!r}) is emitted {counts[token]} times, "
+                "and no ordinary token is left that is emitted half to twice as often; give more "
+                "traces, or leave it out of the set"
+            )
+        matched[token] = near[int(rng.integers(len(near)))]
+        ordinary.remove(matched[token])
+    return matched

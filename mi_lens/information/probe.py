@@ -1,0 +1,296 @@
+"""Usable information: how many bits of a label a linear probe reads from a state, across problems.
+
+V-information (Xu et al. 2020) of a family of predictors V that can ignore the state:
+
+    I_V(h -> y) = H_V(y) - H_V(y | h)
+
+H_V(y | h) is the held-out cross-entropy of the family's best predictor, here multinomial logistic
+regression with an L2 penalty; H_V(y) that of its best constant, the label frequencies. Both are
+fitted on the same problems and tested on the same others, so that a probe that only overfits, or a
+fold whose labels are unusual, gains nothing. Up to chance the estimate lies *below* the mutual
+information: it misses what a linear probe cannot read and what so few problems do not teach.
+
+scikit-learn fits one regression at a time. Here a call fits tens of thousands: labels are shuffled,
+and penalties chosen, in every fold. All of them share their states, and so one eigendecomposition.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from math import log
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_lens.information.resampling import (
+    bootstrap_counts,
+    percentiles,
+    problem_index,
+    require_finite,
+    shuffled_rows,
+    split_into_folds,
+)
+
+# On weights of states whose squared norm is 1 on average; beside them stands the constant
+# predictor, an infinite penalty.
+PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01)
+ITERATIONS = 20  # for each penalty, going on from the one before
+SHUFFLES_AT_ONCE = 2**23  # rows x classes x shuffles in memory together
+
+
+@dataclass(frozen=True)
+class UsableInformation:
+    """What a probe reads of a label, in bits, on held-out problems.
+
+    Attributes:
+        gains: For every row the bits that the probe's guess saves over the constant guess,
+            log2 q(y | h) - log2 q(y).
+        correct: For every row whether the probe's likeliest label is the right one.
+        entropy: H(y) as the constant guess pays for it, held out, in bits.
+        shuffled: The bits found, by the same procedure, with labels shuffled between problems.
+        problem: For every row the number of its problem.
+
+    """
+
+    gains: tuple[float, ...]
+    correct: tuple[bool, ...]
+    entropy: float
+    shuffled: tuple[float, ...]
+    problem: tuple[int, ...]
+
+    @property
+    def bits(self) -> float:
+        """Usable information. May be negative: then the probe is worse than not looking."""
+        return float(np.mean(self.gains))
+
+    @property
+    def cross_entropy(self) -> float:
+        """Bits that the probe pays for a label: entropy - bits."""
+        return self.entropy - self.bits
+
+    @property
+    def error(self) -> float:
+        """Share of held-out rows for which the probe's likeliest label is wrong."""
+        return 1 - float(np.mean(self.correct))
+
+    @property
+    def problems(self) -> int:
+        """Number of problems."""
+        return len(set(self.problem))
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % percentile interval of the bits, resampling held-out problems 2000 times.
+
+        It covers which problems the probe was tested on, not which it was trained on: the bias of
+        a probe trained on few problems is not in it.
+        """
+        counts = bootstrap_counts(np.array(self.problem), 2000, seed=0)
+        return percentiles(counts @ np.array(self.gains) / counts.sum(1), 0.95)
+
+    @property
+    def floor(self) -> float:
+        """Mean bits with shuffled labels: what the procedure finds where there is nothing."""
+        return float(np.mean(self.shuffled)) if self.shuffled else float("nan")
+
+    @property
+    def floor_high(self) -> float:
+        """The 95 % quantile of the bits with shuffled labels."""
+        return float(np.quantile(self.shuffled, 0.95)) if self.shuffled else float("nan")
+
+    @property
+    def p_value(self) -> float:
+        """Share of shuffles with as many bits or more, the true labels counted among them."""
+        reached = sum(bits >= self.bits for bits in self.shuffled)
+        return (1 + reached) / (1 + len(self.shuffled))
+
+
+def usable_information(
+    states: Float[Tensor, "row d"],
+    labels: Sequence[Hashable] | Int[Tensor, "row"] | Int[np.ndarray, "row"],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    folds: int = 5,
+    shuffles: int = 20,
+    seed: int = 0,
+) -> UsableInformation:
+    """Bits of a label that a cross-validated linear probe reads from states across problems.
+
+    States are standardised with the means and deviations of the problems the probe is trained on.
+    Its penalty is chosen there too, by cross-validation over the remaining folds; no penalty wins
+    where the constant guess is better. Probabilities are then mixed with the training frequencies
+    as if these were one more example, q = (m probe + frequencies) / (m + 1) with m training rows,
+    and frequencies count each label once more than it was seen: a label that training lacks costs
+    finitely many bits, the same for both guesses up to log2(m + 1).
+
+    Args:
+        states: One row a problem, or a trace.
+        labels: What is to be read, such as the answer's last digit: one a row, hashable.
+        groups: The problem of each row, where problems repeat; rows of one stay together.
+        folds: 3 or more. Each penalty is tried on every pair of left-out folds.
+        shuffles: Of the labels, for the floor; 0 for none.
+        seed: Of folds and shuffles.
+
+    Raises:
+        ValueError: If lengths differ, a state is not finite, there are fewer than two different
+            labels, more folds than problems, or a problem with two labels.
+
+    """
+    if states.ndim != 2 or not states.numel():
+        raise ValueError(f"states have shape {tuple(states.shape)}; expected (rows, d), not empty")
+    if len(labels) != len(states):
+        raise ValueError(f"{len(labels)} labels for {len(states)} rows of states; expected as many")
+    x = states.detach().to("cpu", torch.float64)
+    require_finite(x.isfinite().all(1).numpy(), "states")
+    label = label_index(labels)
+    problem = problem_index(groups, len(x))
+    rng = np.random.default_rng(seed)
+    fold = torch.from_numpy(split_into_folds(problem, folds, rng))
+    # The first labelling is the true one.
+    rows = np.vstack([np.arange(len(x)), shuffled_rows(problem, label, shuffles, rng)])
+    labelled = torch.from_numpy(label[rows])
+
+    at_once = max(1, SHUFFLES_AT_ONCE // (len(x) * (int(label.max()) + 1)))
+    parts = [_cross_validate(x, some, fold) for some in labelled.split(at_once)]
+    gains = torch.cat([gain for gain, _, _ in parts])
+    _, correct, paid = parts[0]
+    return UsableInformation(
+        gains=tuple(gains[0].tolist()),
+        correct=tuple(correct[0].tolist()),
+        entropy=float(paid[0].mean()),
+        shuffled=tuple(gains[1:].mean(1).tolist()),
+        problem=tuple(problem.tolist()),
+    )
+
+
+def label_index(labels: Sequence[Hashable] | Tensor | np.ndarray) -> Int[np.ndarray, "row"]:
+    """Labels as 0, 1, ... in order of appearance.
+
+    Raises:
+        ValueError: If all labels are equal.
+
+    """
+    values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
+    numbers: dict[Hashable, int] = {}
+    index = np.array([numbers.setdefault(value, len(numbers)) for value in values])
+    if len(numbers) < 2:
+        raise ValueError(
+            f"all {len(index)} labels are {next(iter(numbers), None)!r}; expected at least two "
+            "different ones: information about a constant is 0"
+        )
+    return index
+
+
+def _cross_validate(
+    x: Float[Tensor, "row d"], labels: Int[Tensor, "labelling row"], fold: Int[Tensor, "row"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gains in bits, hits and the constant guess's bits, each [labelling, row], held out.
+
+    The penalty for fold f is the one with the least loss when every other fold g is predicted by
+    a probe fitted without f and g. That fit serves f and g alike, so that nesting costs
+    folds x (folds - 1) / 2 fits instead of twice as many.
+    """
+    folds = int(fold.max()) + 1
+    classes = int(labels.max()) + 1
+    losses = x.new_zeros(folds, len(PENALTIES) + 1, len(labels))
+    for f, g in combinations(range(folds), 2):
+        left_out = (fold == f) | (fold == g)
+        inner = _predictions(x, labels, ~left_out, left_out, classes)
+        truth = labels[:, left_out]
+        for i, log_q in enumerate(inner):
+            bits = -_of_truth(log_q, truth)
+            losses[f, i] += bits[:, fold[left_out] == g].sum(1)
+            losses[g, i] += bits[:, fold[left_out] == f].sum(1)
+
+    gains = x.new_zeros(labels.shape)
+    constant = x.new_zeros(labels.shape)
+    correct = torch.zeros(labels.shape, dtype=torch.bool)
+    for f, best in enumerate(losses.argmin(1)):
+        held_out = fold == f
+        truth = labels[:, held_out]
+        guesses = list(_predictions(x, labels, ~held_out, held_out, classes))
+        constant[:, held_out] = -_of_truth(guesses[0], truth)
+        for i, log_q in enumerate(guesses):
+            chosen = (best == i).nonzero()
+            gain = _of_truth(log_q, truth) + constant[:, held_out]
+            hit = log_q.argmax(0) == truth
+            gains[chosen, held_out] = gain[chosen[:, 0]]
+            correct[chosen, held_out] = hit[chosen[:, 0]]
+    return gains, correct, constant
+
+
+def _of_truth(
+    log_q: Float[Tensor, "label labelling test"], truth: Int[Tensor, "labelling test"]
+) -> Float[Tensor, "labelling test"]:
+    """Log probability of the true labels, in bits."""
+    return log_q.gather(0, truth[None])[0].double() / log(2)
+
+
+def _predictions(
+    x: Float[Tensor, "row d"],
+    labels: Int[Tensor, "labelling row"],
+    train: Bool[Tensor, "row"],
+    test: Bool[Tensor, "row"],
+    classes: int,
+) -> Iterator[Float[Tensor, "label labelling test"]]:
+    """Log probabilities of labels: by the constant guess, then by the probe for each penalty."""
+    is_label = labels[None, :, train] == torch.arange(classes)[:, None, None]
+    m = is_label.shape[-1]
+    frequencies = ((is_label.sum(-1) + 1) / (m + classes))[..., None]
+    yield frequencies.log().expand(-1, -1, int(test.sum()))
+    features, strength, test_features = _principal_features(x[train], x[test])
+    for weights, intercept in _regression_path(features, strength, is_label, frequencies):
+        probe = (weights @ test_features.T + intercept).softmax(0)
+        yield ((m * probe + frequencies) / (m + 1)).log()
+
+
+def _principal_features(
+    train: Float[Tensor, "train d"], test: Float[Tensor, "test d"]
+) -> tuple[Float[Tensor, "train rank"], Float[Tensor, "rank"], Float[Tensor, "test rank"]]:
+    """Standardised states in the coordinates that training spans, and their squared lengths.
+
+    A rotation: a penalised probe of these is the penalised probe of all d coordinates. In float32,
+    which what is left out keeps apart from the penalties by orders of magnitude.
+    """
+    mean, deviation = train.mean(0), train.std(0, correction=0)
+    # What does not vary in training (but for rounding) says nothing there.
+    varies = deviation > 1e-10 * train.abs().amax(0)
+    scale = varies / torch.where(varies, deviation, 1.0) / max(int(varies.sum()), 1) ** 0.5
+    train, test = ((train - mean) * scale).float(), ((test - mean) * scale).float()
+    m, d = train.shape
+    strength, vectors = torch.linalg.eigh(train @ train.T if m < d else train.T @ train)
+    kept = strength > 1e-6 * m
+    strength, vectors = strength[kept], vectors[:, kept]
+    directions = train.T @ (vectors / strength.sqrt()) if m < d else vectors
+    return train @ directions, strength, test @ directions
+
+
+def _regression_path(
+    features: Float[Tensor, "train rank"],
+    strength: Float[Tensor, "rank"],
+    is_label: Bool[Tensor, "label labelling train"],
+    frequencies: Float[Tensor, "label labelling 1"],
+) -> Iterator[tuple[Float[Tensor, "label labelling rank"], Float[Tensor, "label labelling 1"]]]:
+    """Weights and intercepts for each penalty, strongest first, for all labellings together.
+
+    The Hessian of the log loss is at most half that of least squares (Boehning 1992), which is
+    diagonal here: every step divides the gradient by that bound, with Nesterov's momentum, each
+    penalty going on from the one before. Strong penalties converge; where a weak one would not,
+    stopping is part of what keeps weights small.
+    """
+    weights = ahead = features.new_zeros(*is_label.shape[:2], len(strength))
+    intercept = ahead_intercept = frequencies.log()
+    for i, penalty in enumerate(np.repeat(PENALTIES, ITERATIONS)):
+        surplus = (ahead @ features.T + ahead_intercept).softmax(0) - is_label.float()
+        slope = surplus @ features + penalty * ahead
+        before, before_intercept = weights, intercept
+        weights = ahead - slope / (strength / 2 + penalty)
+        intercept = ahead_intercept - 2 * surplus.mean(-1, keepdim=True)
+        momentum = i / (i + 3)
+        ahead = weights + momentum * (weights - before)
+        ahead_intercept = intercept + momentum * (intercept - before_intercept)
+        if (i + 1) % ITERATIONS == 0:
+            yield weights, intercept
