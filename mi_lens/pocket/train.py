@@ -1,0 +1,368 @@
+"""Train a pocket model: `python -m mi_lens.pocket.train --model pocket-reasoner --out DIR`.
+
+The two models differ in one thing, whether the traces they read reflect. A run is seeded and may
+be killed at any time: started again with the same command it goes on from its last saved state
+and ends in the same weights, as long as the number of threads is the same.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from time import process_time
+from typing import Any, Literal
+
+import torch
+import tyro
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+
+from mi_lens.pocket.reasoning import write_drill, write_trace
+from mi_lens.pocket.task import draw_exercise
+from mi_lens.pocket.tokenization import (
+    CONTEXT_LENGTH,
+    END_OF_TEXT,
+    THINK_START,
+    TURN_END,
+    build_tokenizer,
+    encode,
+    prompt_of,
+    token_id,
+)
+
+IGNORED = -100
+STATE_FILE, LOG_FILE = "state.safetensors", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of the model."""
+
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    key_value_heads: int = 2
+    mlp_width: int = 384
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What to train and how.
+
+    Attributes:
+        model: "pocket-reasoner" reads traces that reflect, "pocket-base" traces that do not.
+        out: Folder for the state to resume from, the loss log and the finished checkpoint.
+        seed: Of the initial weights and the text.
+        tokens: Budget, counting every token read, prompts included.
+        shape: The size of the model.
+        batch_tokens: Most tokens in a batch, padding included.
+        block_texts: Texts written, sorted by length and cut into batches at a time.
+        blocks_per_save: Blocks between two saves of the state.
+        drill_share: Share of bare equations among the texts of the first third.
+        late_drill_share: Their share from then on.
+        matrix_rate: Peak learning rate of Muon, for the matrices inside the layers.
+        other_rate: Peak learning rate of AdamW, for everything else.
+        matrix_decay: Weight decay of the matrices; it keeps residual norms moderate.
+        warm_up: Share of the budget over which the rates rise.
+        cool_down: Share of the budget over which they fall to zero, at the end.
+        device: Where to train.
+        threads: CPU threads; a run is the same again only with the same number.
+    """
+
+    model: Literal["pocket-reasoner", "pocket-base"]
+    out: Path
+    seed: int = 0
+    tokens: int = 10_000_000
+    shape: Shape = field(default_factory=Shape)
+    batch_tokens: int = 1536
+    block_texts: int = 512
+    blocks_per_save: int = 10
+    drill_share: float = 0.4
+    late_drill_share: float = 0.1
+    matrix_rate: float = 0.02
+    other_rate: float = 3e-3
+    matrix_decay: float = 0.1
+    warm_up: float = 0.02
+    cool_down: float = 0.5
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    block: int = 0
+    step: int = 0
+    tokens: int = 0
+
+
+def build_model(
+    shape: Shape, tokenizer: PreTrainedTokenizerBase, device: str = "cpu"
+) -> Qwen2ForCausalLM:
+    """A model with fresh weights, drawn from torch's generator."""
+    config = Qwen2Config(
+        vocab_size=math.ceil(len(tokenizer) / 64) * 64,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp_width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.key_value_heads,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=token_id(TURN_END, tokenizer),
+        pad_token_id=token_id(END_OF_TEXT, tokenizer),
+    )
+    with torch.device(device):
+        model = Qwen2ForCausalLM(config)
+    model.set_attn_implementation("eager")  # the fastest to train on a CPU at these lengths
+    return model
+
+
+def write_texts(
+    config: TrainConfig, progress: Progress, tokenizer: PreTrainedTokenizerBase
+) -> list[list[int]]:
+    """Token ids of one block of texts; they depend on seed, block and tokens read so far."""
+    rng = Random(f"train/{config.seed}/{progress.block}")
+    early = progress.tokens < config.tokens / 3
+    drill_share = config.drill_share if early else config.late_drill_share
+    texts = []
+    for _ in range(config.block_texts):
+        if rng.random() < drill_share:
+            text = write_drill(rng)
+        else:
+            exercise = draw_exercise(rng, "train")
+            trace = write_trace(exercise, rng, reflect=config.model == "pocket-reasoner")
+            text = prompt_of(exercise.question, tokenizer) + trace
+        texts.append(encode(text + TURN_END, tokenizer))
+    return texts
+
+
+def cut_batches(
+    texts: list[list[int]], batch_tokens: int, pad: int, rng: Random
+) -> list[Int[Tensor, "batch pos"]]:
+    """Right-padded batches of texts of like length, in random order."""
+    rows: list[list[list[int]]] = [[]]
+    for text in sorted(texts, key=len):
+        if rows[-1] and (len(rows[-1]) + 1) * len(text) > batch_tokens:
+            rows.append([])
+        rows[-1].append(text)
+    rng.shuffle(rows)
+    return [
+        torch.tensor([text + [pad] * (max(map(len, row)) - len(text)) for text in row])
+        for row in rows
+    ]
+
+
+def make_targets(
+    ids: Int[Tensor, "batch pos"], think_start: int, pad: int
+) -> Int[Tensor, "batch pos"]:
+    """The next token; nothing is asked of prompts (drills have none) or of padding."""
+    targets = torch.full_like(ids, IGNORED)
+    targets[:, :-1] = ids[:, 1:]
+    opened = (ids == think_start).cumsum(1) > 0
+    has_prompt = opened.any(1, keepdim=True)
+    targets[has_prompt & ~opened] = IGNORED
+    targets[targets == pad] = IGNORED
+    return targets
+
+
+def loss_of(
+    model: Qwen2ForCausalLM, ids: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats; matrix products in bfloat16, the rest in float32."""
+    with torch.autocast(ids.device.type, torch.bfloat16):
+        logits = model(input_ids=ids, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+    )
+
+
+def build_optimizers(
+    model: Qwen2ForCausalLM, config: TrainConfig
+) -> dict[str, torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings, norms and biases."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    inside = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in inside]
+    return {
+        "muon": torch.optim.Muon(
+            matrices, lr=config.matrix_rate, weight_decay=config.matrix_decay, momentum=0.95
+        ),
+        "adamw": torch.optim.AdamW(
+            others, lr=config.other_rate, weight_decay=0.0, betas=(0.9, 0.98)
+        ),
+    }
+
+
+def rate_factor(config: TrainConfig, tokens: int) -> float:
+    """Rise, stay, fall to zero."""
+    done = tokens / config.tokens
+    return max(0.0, min(1.0, (done + 2e-3) / config.warm_up, (1 - done) / config.cool_down))
+
+
+def _state_tensors(
+    model: Qwen2ForCausalLM, optimizers: dict[str, torch.optim.Optimizer]
+) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": p for name, p in model.state_dict().items()}
+    for kind, optimizer in optimizers.items():
+        for index, entries in optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                tensors[f"{kind}.{index}.{name}"] = value
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _fingerprint(config: TrainConfig) -> str:
+    """The settings that a resumed run must share with the one it resumes."""
+    settings = asdict(config)
+    for name in ("out", "device"):
+        settings.pop(name)
+    return json.dumps(settings, sort_keys=True)
+
+
+def save_state(
+    config: TrainConfig,
+    progress: Progress,
+    model: Qwen2ForCausalLM,
+    optimizers: dict[str, torch.optim.Optimizer],
+) -> None:
+    """Write everything a later process needs to go on, in one step that cannot be half done."""
+    partial = config.out / f"{STATE_FILE}.partial"
+    metadata = {"config": _fingerprint(config), "progress": json.dumps(asdict(progress))}
+    save_file(_state_tensors(model, optimizers), partial, metadata=metadata)
+    os.replace(partial, config.out / STATE_FILE)
+
+
+def load_state(
+    config: TrainConfig, model: Qwen2ForCausalLM, optimizers: dict[str, torch.optim.Optimizer]
+) -> Progress:
+    """Put a saved state in place; a fresh start where there is none.
+
+    Raises:
+        ValueError: If the state in the folder comes from other settings.
+    """
+    path = config.out / STATE_FILE
+    if not path.exists():
+        return Progress()
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata["config"] != _fingerprint(config):
+        raise ValueError(
+            f"{path} was saved by a run with settings {metadata['config']}, this run has "
+            f"{_fingerprint(config)}; use the same settings or another folder"
+        )
+    model.load_state_dict(
+        {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    )
+    for kind, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        for key in (n for n in tensors if n.startswith(f"{kind}.")):
+            _, index, name = key.split(".")
+            state["state"].setdefault(int(index), {})[name] = tensors[key]
+        optimizer.load_state_dict(state)
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def _trim_log(path: Path, blocks: int) -> None:
+    """Drop what a killed run logged after its last saved state."""
+    lines = path.read_text().splitlines()[:blocks] if path.exists() else []
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    os.replace(partial, path)
+
+
+def train_block(
+    config: TrainConfig,
+    progress: Progress,
+    model: Qwen2ForCausalLM,
+    optimizers: dict[str, torch.optim.Optimizer],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[tuple[int, float]]:
+    """One pass over a block; yields the tokens and the loss of each batch."""
+    pad, think_start = token_id(END_OF_TEXT, tokenizer), token_id(THINK_START, tokenizer)
+    texts = write_texts(config, progress, tokenizer)
+    order = Random(f"order/{config.seed}/{progress.block}")
+    for batch in cut_batches(texts, config.batch_tokens, pad, order):
+        ids = batch.to(config.device)
+        for optimizer in optimizers.values():
+            factor = rate_factor(config, progress.tokens)
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * factor
+        loss = loss_of(model, ids, make_targets(ids, think_start, pad))
+        loss.backward()
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+        read = int(ids.ne(pad).sum())
+        progress.tokens += read
+        progress.step += 1
+        yield read, loss.item()
+    progress.block += 1
+
+
+def train(config: TrainConfig) -> None:
+    """Train to the end of the budget, from wherever the folder's state stands, and export."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    config.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer()
+    model = build_model(config.shape, tokenizer, config.device)
+    optimizers = build_optimizers(model, config)
+    progress = load_state(config, model, optimizers)
+    _trim_log(config.out / LOG_FILE, progress.block)
+    bar = tqdm(total=config.tokens, initial=progress.tokens, unit="tok", unit_scale=True)
+    with open(config.out / LOG_FILE, "a") as log, bar:
+        while progress.tokens < config.tokens:
+            started, losses = process_time(), []
+            for read, loss in train_block(config, progress, model, optimizers, tokenizer):
+                losses.append(loss)
+                bar.update(read)
+            mean = sum(losses) / len(losses)
+            bar.set_postfix(loss=f"{mean:.3f}")
+            entry = {**asdict(progress), "loss": mean, "cpu_seconds": process_time() - started}
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            if progress.block % config.blocks_per_save == 0 or progress.tokens >= config.tokens:
+                save_state(config, progress, model, optimizers)
+    checkpoint = config.out / "checkpoint"
+    export(model, tokenizer, checkpoint)
+    summary = summarize(config, config.out / LOG_FILE)
+    (checkpoint / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def summarize(config: TrainConfig, log: Path) -> dict[str, Any]:
+    """Settings, budget, loss curve and CPU time of a finished run."""
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    return {
+        "settings": json.loads(_fingerprint(config)),
+        "steps": entries[-1]["step"],
+        "tokens": entries[-1]["tokens"],
+        "loss": entries[-1]["loss"],
+        "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in entries)),
+        "curve": [[entry["tokens"], round(entry["loss"], 4)] for entry in entries],
+    }
+
+
+def export(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the Hugging Face checkpoint, in float16."""
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=512,
+        eos_token_id=model.config.eos_token_id,
+        pad_token_id=model.config.pad_token_id,
+    )
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    train(tyro.cli(TrainConfig))
