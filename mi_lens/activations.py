@@ -96,7 +96,7 @@ def capture(
         traces: Finished traces, generated or imported.
         hook_names: Such as "blocks.20.hook_resid_post".
         batch_size: Traces read together; changes speed and memory, not states.
-        progress: Shows a bar on stderr.
+        progress: Shows a bar on a terminal's stderr.
 
     Returns:
         For every trace, hook name to states of shape (step, d), on the CPU in the model's dtype.
@@ -118,7 +118,9 @@ def capture(
                 f"{model.cfg.d_vocab}; import its text with Trace.from_text and this tokenizer"
             )
     states: list[States] = []
-    with tqdm(total=len(traces), desc="capture", unit="trace", disable=not progress) as bar:
+    with tqdm(
+        total=len(traces), desc="capture", unit="trace", disable=None if progress else True
+    ) as bar:
         for start in range(0, len(traces), batch_size):
             batch = traces[start : start + batch_size]
             states += read_states(

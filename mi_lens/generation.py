@@ -93,7 +93,7 @@ def generate(
         top_k: See `Sampling`.
         seed: See `Request`.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on stderr.
+        progress: Shows a bar on a terminal's stderr.
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
@@ -120,7 +120,9 @@ def stream(
         raise ValueError("the model has no tokenizer; load it with mi_lens.load")
     name = model_fingerprint(model)
     rows = [_Row.of(model, name, index, request) for index, request in enumerate(requests)]
-    with tqdm(total=len(rows), desc="generate", unit="trace", disable=not progress) as bar:
+    with tqdm(
+        total=len(rows), desc="generate", unit="trace", disable=None if progress else True
+    ) as bar:
         for start in range(0, len(rows), batch_size):
             for row in _decode(model, rows[start : start + batch_size]):
                 bar.update()

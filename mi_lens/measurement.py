@@ -48,7 +48,7 @@ def measure_into(
     ]
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     answers = _answers(config, model, traces, hook_names) if waiting else {}
-    for trace in tqdm(waiting, desc="read", unit="trace"):
+    for trace in tqdm(waiting, desc="read", unit="trace", disable=None):
         (states,) = capture(model, [trace], list(dict.fromkeys([*hook_names, last])))
         uncertainty = next_token_uncertainty(model, trace, states[last])
         states = {name: states[name] for name in hook_names}
@@ -95,7 +95,9 @@ def _answers(
         problem: answer_state(
             model, problem, hook_names, site=config.site, template=config.template
         )
-        for problem in tqdm(dict.fromkeys(problems.values()), desc="answers", unit="problem")
+        for problem in tqdm(
+            dict.fromkeys(problems.values()), desc="answers", unit="problem", disable=None
+        )
     }
     found = {}
     for trace_id, own in problems.items():

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mi_lens.files import replacing, write_json
 from mi_lens.statistics import mean_interval
@@ -224,6 +225,7 @@ def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
         )
         axes.set_yticks(y, [row.word for row in rows], parse_math=False)
         axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(f"peaks (of {table.peaks}; {table.filtered} not words)")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
         if not rows:
