@@ -202,7 +202,8 @@ def correlate_with_trajectory(
         seed: Of the bootstrap.
 
     Raises:
-        ValueError: If there are fewer than three steps, or the traces do not match.
+        ValueError: If there are fewer than three steps, the traces do not match, or one of the
+            two numbers is the same at all steps.
 
     """
     if len(informations) < 3:
@@ -213,15 +214,21 @@ def correlate_with_trajectory(
     counts = np.vstack([np.ones_like(problem), bootstrap_counts(problem, draws, seed)])
     mi, bits = [], []
     for information in informations:
+        values = information.at.values(trajectories)
         weights = counts[:, list(information.at.present)]
         # A draw may hold none of the problems that have a step; then it defines no correlation.
         with np.errstate(invalid="ignore"):
             weights = weights / weights.sum(1, keepdims=True)
-        mi.append(weights @ information.at.values(trajectories))
+        mi.append(weights @ values)
         bits.append(weights @ np.array(information.usable.gains))
     rho = np.array(
-        [_spearman(*pair) for pair in zip(np.stack(mi, 1), np.stack(bits, 1), strict=True)]
+        [_spearman(a, b) for a, b in zip(np.stack(mi, 1), np.stack(bits, 1), strict=True)]
     )
+    if np.isnan(rho[0]):
+        raise ValueError(
+            "the per-trace MI or the usable information is the same at all aligned steps; a "
+            "correlation over steps needs both to vary"
+        )
     low, high = percentiles(rho[1:], 0.95)
     return TrajectoryCorrelation(
         rho=float(rho[0]),
