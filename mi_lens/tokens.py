@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.backends import backend_of
@@ -179,10 +179,10 @@ def decode_steps(
 def thinking_tokens(
     model,
     traces: Sequence[Trace],
-    peaks: Sequence[Sequence[int]],
+    peaks: Sequence[Sequence[int] | Int[np.ndarray, "_"]],
     *,
     readout: Readout = "emitted",
-    states: Sequence[Float[Tensor, "step d"]] | None = None,
+    states: Sequence[Float[Tensor, "_ d"]] | None = None,
     min_characters: int = 2,
     confidence: float = 0.95,
     draws: int = 2000,

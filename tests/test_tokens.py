@@ -1,10 +1,11 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from mi_lens.activations import capture
-from mi_lens.generation import generate
+from mi_lens.generation import Request, generate
 from mi_lens.tokens import (
     SCALING_WORDS,
     TokenSet,
@@ -98,7 +99,8 @@ def test_single_characters_are_kept_on_request(tiny_model, traces):
 
 
 def test_readouts(tiny_model):
-    traces = generate(tiny_model, ["Hi", "What is 2?"], max_new_tokens=9, progress=False)
+    requests = [Request("Hi", max_new_tokens=9), Request("What is 2?", max_new_tokens=6)]
+    traces = generate(tiny_model, requests, progress=False)
     states = [s[LAST] for s in capture(tiny_model, traces, [LAST])]
     for trace, last in zip(traces, states, strict=True):
         # Greedy: the last layer's lens reads what was emitted.
@@ -106,7 +108,7 @@ def test_readouts(tiny_model):
         assert decode_steps(tiny_model, trace, "emitted") == list(trace.token_ids)
         consumed = decode_steps(tiny_model, trace, "consumed")
         assert consumed == [trace.prompt_ids[-1], *trace.token_ids[:-1]]
-    peaks = [range(9), range(9)]
+    peaks = [np.arange(9), range(6)]
     emitted = thinking_tokens(tiny_model, traces, peaks)
     lens = thinking_tokens(tiny_model, traces, peaks, readout="logit_lens", states=states)
     assert lens.rows == emitted.rows

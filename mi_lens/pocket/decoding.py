@@ -68,7 +68,7 @@ def reply_to(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     banned_words: Iterable[str] = (),
-    batch_size: int = 125,
+    batch_size: int = 250,
     max_new_tokens: int = 512,
 ) -> list[Reply]:
     """Continue each prompt greedily.

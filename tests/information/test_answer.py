@@ -114,7 +114,7 @@ def test_traces_of_one_problem_are_resampled_together():
         information_at(AlignedSteps(f"step {k}", (k,) * 90), states, y, shuffles=0)
         for k in range(4)
     ]
-    slopes = np.repeat(np.random.default_rng(0).standard_normal(10) + 0.6, 9)
+    slopes = np.repeat(np.random.default_rng(0).standard_normal(10) + 0.25, 9)
     mi = [(slope * np.arange(4)).tolist() for slope in slopes]
     apart = correlate_with_trajectory(informations, mi, draws=400)
     together = correlate_with_trajectory(

@@ -1,5 +1,6 @@
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -44,7 +45,9 @@ def test_the_prompt_opens_the_think_block(tokenizer: PreTrainedTokenizerBase) ->
     assert prompt.endswith("assistant\n<think>\n")
     assert tokenizer.tokenize(prompt)[-2:] == ["<think>", "Ċ"]
     assert tokenizer.eos_token == TURN_END
-    ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "What is 2 * 3 + 4?"}], add_generation_prompt=True
+    ids: Any = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is 2 * 3 + 4?"}],
+        add_generation_prompt=True,
+        return_dict=False,
     )
-    assert tokenizer.decode(ids["input_ids"]) == prompt
+    assert ids == encode(prompt, tokenizer)
