@@ -22,13 +22,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.information.kernel_features import KernelFeatures, Layout, lay_out
+from mi_lens.information.kernel_features import KernelFeatures, Layout, lay_out, rows_at_once
 
 Estimator = Literal["normalized", "hsic"]
 
-# Float64 values of polynomials held at once. On a CPU 8 MB: they stay in cache, and the allocator
-# hands the same pages out again. Elsewhere 512 MB, to keep the device busy.
-WORKSPACE = {"cpu": 2**20}
 NEGLIGIBLE = 1e-13  # a direction of the answer that carries less than this is left out
 
 
@@ -69,11 +66,10 @@ def hsic_mi(
 
     result = torch.empty(len(rows), len(answers), dtype=torch.float64, device=states.device)
     for some, columns, owner in _answer_columns(answers, answer_plan, ridge):
-        for chunk in _chunks(plan, d):
+        for chunk in _chunks(plan, d, len(columns)):
             features = KernelFeatures.of(rows[chunk], plan[chunk])
-            products = features.project(columns)
+            gram, products = features.gram_and_products(columns)
             if ridge is not None:
-                gram = features.gram()
                 gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
                 factor = torch.linalg.cholesky(gram)
                 products = torch.linalg.solve_triangular(factor, products, upper=False)
@@ -159,16 +155,19 @@ def _plan(x: Float[Tensor, "rows d"], sigma, name: str, batch: torch.Size) -> La
         index = tuple(int(i) for i in torch.unravel_index(bad[0, 0], batch)) if batch else ()
         at = f"{name}[{', '.join(map(str, index))}]" if index else name
         raise ValueError(f"{at} holds NaN or infinity; {len(bad)} of {len(x)} vectors do")
-    if sigma == "median":
-        widths = torch.cat([median_distance(chunk) for chunk in x.split(64)])
-        if (widths == 0).any():
-            raise ValueError(
-                f"{name}: half of a vector's coordinates are equal, so their median distance is 0;"
-                " give sigma as a number"
-            )
-    else:
-        widths = torch.full((len(x),), float(sigma), dtype=torch.float64, device=x.device)
-    return lay_out(x, widths)
+    parts = []
+    for chunk in x.split(rows_at_once(x.shape[-1], x.device)):
+        if sigma == "median":
+            widths = median_distance(chunk)
+            if (widths == 0).any():
+                raise ValueError(
+                    f"{name}: half of a vector's coordinates are equal, so their median distance"
+                    " is 0; give sigma as a number"
+                )
+        else:
+            widths = torch.full_like(chunk[:, 0], float(sigma), dtype=torch.float64)
+        parts.append(lay_out(chunk, widths))
+    return Layout.join(parts)
 
 
 def median_distance(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows"]:
@@ -193,15 +192,15 @@ def median_distance(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows"]:
     return above
 
 
-def _chunks(plan: Layout, d: int) -> Iterator[Int[Tensor, "chunk"]]:
-    """Rows of like layout together, few enough for their planes to stay in cache."""
-    budget = WORKSPACE.get(plan.order.device.type, 2**26)
+def _chunks(plan: Layout, d: int, n_columns: int) -> Iterator[Int[Tensor, "chunk"]]:
+    """Rows of like layout together, as many as the working memory holds."""
     kind = torch.stack([plan.far, plan.order.clamp(min=1).log2().ceil().long()], dim=-1)
     for group in kind.unique(dim=0):
         rows = (kind == group).all(-1).nonzero().squeeze(-1)
         rows = rows[plan.order[rows].argsort()]
         rank = int((plan.order[rows] + plan.far[rows]).max())
-        yield from rows.split(max(1, budget // (rank * d)))
+        numbers_a_row = max(d, rank * max(4 * rank, n_columns))
+        yield from rows.split(rows_at_once(numbers_a_row, rows.device))
 
 
 def _answer_columns(

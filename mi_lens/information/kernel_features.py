@@ -22,6 +22,7 @@ With no bulk (n = 0, every coordinate far) this is the dense kernel itself.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -29,6 +30,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 INTERPOLATION_ERROR = 1e-15
+# Float64 numbers of working memory. On a CPU 8 MB: they stay in cache, and the allocator hands the
+# same pages out again. Elsewhere 512 MB, to keep the device busy.
+WORKSPACE = {"cpu": 2**20}
 NARROW_ORDER = 24  # up to this many nodes, looking for far coordinates costs more than it saves
 
 
@@ -44,6 +48,12 @@ class Layout:
 
     def __getitem__(self, rows: Int[Tensor, "some"]) -> "Layout":
         return Layout(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @staticmethod
+    def join(parts: "list[Layout]") -> "Layout":
+        """One layout of all the parts' rows."""
+        names = [field.name for field in fields(Layout)]
+        return Layout(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 def order_for(half_width: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -84,93 +94,125 @@ def lay_out(x: Float[Tensor, "rows d"], sigma: Float[Tensor, "rows"]) -> Layout:
         width[wide], order[wide] = (of.gather(-1, best).squeeze(-1) for of in (widths, orders))
 
     full = order + far >= d
+    width = width.clamp(min=1e-12)
     return Layout(sigma, centre, width, order.masked_fill(full, 0), far.masked_fill(full, d))
 
 
 @dataclass(frozen=True)
 class KernelFeatures:
-    """Features Phi = A L of a batch of vectors: H Phi Phi' H = H K H. A is kept in two parts."""
+    """Features Phi = A L of a batch of vectors: H Phi Phi' H = H K H."""
 
-    planes: Float[Tensor, "order rows d"]  # T_k at the bulk's coordinates, 0 at the far ones
+    x: Float[Tensor, "rows d"]
+    layout: Layout
+    order: int
     far: Int[Tensor, "rows far"]  # which coordinates are far
-    factor: Float[Tensor, "rows rank rank"]  # L, in terms of planes and far coordinates
+    factor: Float[Tensor, "rows rank rank"]  # L, its rows: the bulk's T_k, then the far coordinates
 
     @classmethod
     def of(cls, x: Float[Tensor, "rows d"], layout: Layout) -> "KernelFeatures":
         """Features of vectors that share one far count; the largest order serves all."""
         order, n_far = int(layout.order.max()), int(layout.far.max())
-        x = x.double()
-        u = x.sub(layout.centre[:, None]).div_(layout.sigma[:, None])
-        width = layout.width[:, None].clamp(min=1e-12)
+        far = torch.empty(len(x), n_far, dtype=torch.long, device=x.device)
         if n_far:
-            far = u.abs().topk(n_far, dim=-1).indices
-            bulk = torch.ones_like(u).scatter_(-1, far, 0.0)
-        else:
-            far, bulk = u.new_empty(len(x), 0, dtype=torch.long), u.new_ones(())
-        nodes_beyond = u.gather(-1, far)
-        values_beyond = x.gather(-1, far) / layout.sigma[:, None]
-        factor = node_factor(order, width, nodes_beyond, values_beyond)
-        planes = chebyshev(order, u.div_(width), bulk)
-        return cls(planes, far, factor)
+            far = (x - layout.centre[:, None]).abs().topk(n_far, dim=-1).indices
+        values = x.gather(-1, far).double()
+        beyond = (values - layout.centre[:, None]) / layout.sigma[:, None]
+        factor = node_factor(order, layout.width, beyond, values / layout.sigma[:, None])
+        return cls(x, layout, order, far, factor)
 
-    def gram(self) -> Float[Tensor, "rows rank rank"]:
-        """Phi' H Phi."""
-        order, n_rows, d = self.planes.shape
-        n_far = self.far.shape[-1]
-        weights = self.planes.new_ones(n_rows, order + n_far)
+    def gram_and_products(
+        self, columns: Float[Tensor, "columns d"]
+    ) -> tuple[Float[Tensor, "rows rank rank"], Float[Tensor, "rows rank columns"]]:
+        """Phi' H Phi and Phi' Y (the columns of Y given as rows), in one pass over x."""
+        d = self.x.shape[-1]
+        weights = self.factor.new_ones(self.factor.shape[:2])
         overlap = torch.diag_embed(weights)
-        if order:
-            sums = self.planes.sum(-1).mT
-            last = (self.planes[-1][:, None] @ self.planes.permute(1, 2, 0)).squeeze(1)
+        products = columns.mT[self.far]
+        if self.order:
+            sums, last, bulk = self._bulk_sums(columns)
+            # 2 T_{n-1} T_k = T_{n-1+k} + T_{n-1-k}: the sums of the degrees n to 2n - 2.
             moments = torch.cat([sums, 2 * last[:, 1:] - sums.flip(-1)[:, 1:]], dim=-1)
-            k = torch.arange(order, device=sums.device)
-            bulk = moments[:, k[:, None] + k] + moments[:, (k[:, None] - k).abs()]
-            overlap[:, :order, :order] = bulk / 2
-            weights[:, :order] = sums
+            k = torch.arange(self.order, device=sums.device)
+            overlap[:, : self.order, : self.order] = (
+                moments[:, k[:, None] + k] + moments[:, (k[:, None] - k).abs()]
+            ) / 2
+            weights[:, : self.order] = sums
+            products = torch.cat([bulk, products], dim=1)
         overlap -= weights[:, :, None] * weights[:, None] / d
-        return self.factor.mT @ overlap @ self.factor
-
-    def project(self, columns: Float[Tensor, "columns d"]) -> Float[Tensor, "rows rank columns"]:
-        """Phi' Y, the columns of Y given as rows."""
-        order, n_rows, d = self.planes.shape
-        bulk = columns @ self.planes.reshape(order * n_rows, d).mT
-        bulk = bulk.reshape(len(columns), order, n_rows).permute(2, 1, 0)
-        far = columns.mT[self.far]
-        return self.factor.mT @ torch.cat([bulk, far], dim=1)
+        return self.factor.mT @ overlap @ self.factor, self.factor.mT @ products
 
     def expand(self) -> Float[Tensor, "rows d rank"]:
         """Phi itself."""
-        order = len(self.planes)
-        phi = self.planes.permute(1, 2, 0) @ self.factor[:, :order]
+        phi = torch.cat([planes.permute(1, 2, 0) for planes in self._planes()])
+        phi = phi @ (signs(self.order, phi)[:, None] * self.factor[:, : self.order])
         index = self.far[..., None].expand(-1, -1, phi.shape[-1])
-        return phi.scatter(1, index, self.factor[:, order:])
+        return phi.scatter(1, index, self.factor[:, self.order :])
+
+    def _bulk_sums(
+        self, columns: Float[Tensor, "columns d"]
+    ) -> tuple[
+        Float[Tensor, "rows order"],
+        Float[Tensor, "rows order"],
+        Float[Tensor, "rows order columns"],
+    ]:
+        """Over the bulk, for every k: the sums of T_k, of T_{n-1} T_k and of T_k Y."""
+        sums, last, products = [], [], []
+        for planes in self._planes():
+            sums.append(planes.sum(-1).mT)
+            last.append((planes[-1][:, None] @ planes.permute(1, 2, 0)).squeeze(1))
+            flat = columns @ planes.reshape(-1, planes.shape[-1]).mT
+            products.append(flat.reshape(len(columns), *planes.shape[:2]).permute(2, 1, 0))
+        sign = signs(self.order, self.factor)
+        return (
+            torch.cat(sums) * sign,
+            torch.cat(last) * sign * sign[-1],
+            torch.cat(products) * sign[:, None],
+        )
+
+    def _planes(self) -> Iterator[Float[Tensor, "order some d"]]:
+        """Signed T_k at the bulk's coordinates, 0 at the far ones; each block reuses the last's.
+
+        With signs + + - - the recurrence is P_k = P_{k-2} +- 2 s P_{k-1}: one pass over memory.
+        """
+        n_rows, d = self.x.shape
+        size = rows_at_once(max(self.order, 1) * d, self.x.device)
+        buffer = self.factor.new_empty(self.order * min(size, n_rows) * d)
+        unit = (self.layout.sigma * self.layout.width)[:, None]
+        for rows in torch.arange(n_rows, device=self.x.device).split(size):
+            some = slice(int(rows[0]), int(rows[-1]) + 1)
+            x = self.x[some]
+            planes = buffer[: self.order * x.numel()].view(self.order, *x.shape)
+            if self.order:  # then at least 2
+                torch.sub(x, self.layout.centre[some, None], out=planes[1]).div_(unit[some])
+                planes[0] = 1
+                planes[:2].scatter_(-1, self.far[some].expand(2, -1, -1), 0.0)
+            for k in range(2, self.order):
+                sign = 2 if k % 2 else -2
+                torch.addcmul(planes[k - 2], planes[1], planes[k - 1], value=sign, out=planes[k])
+            yield planes
 
 
-def chebyshev(
-    order: int, s: Float[Tensor, "rows d"], first: Float[Tensor, "*rows_d"]
-) -> Float[Tensor, "order rows d"]:
-    """T_0 = first, T_1 = s first, T_{k+1} = 2 s T_k - T_{k-1}: zero wherever `first` is zero."""
-    planes = s.new_empty(order, *s.shape)
-    if order:
-        planes[0] = first
-    if order > 1:
-        torch.mul(s, first, out=planes[1])
-    twice = 2 * s
-    for k in range(2, order):
-        torch.mul(twice, planes[k - 1], out=planes[k]).sub_(planes[k - 2])
-    return planes
+def signs(order: int, like: Tensor) -> Float[Tensor, "order"]:
+    """+ + - - + + - - ..."""
+    k = torch.arange(order, device=like.device)
+    return (1 - 2 * (k % 4 // 2)).to(like.dtype)
+
+
+def rows_at_once(numbers_a_row: int, device: torch.device) -> int:
+    """How many rows fit the workspace, at least one."""
+    return max(1, WORKSPACE.get(device.type, 2**26) // numbers_a_row)
 
 
 def node_factor(
     order: int,
-    width: Float[Tensor, "rows 1"],
+    width: Float[Tensor, "rows"],
     far: Float[Tensor, "rows far"],
     far_values: Float[Tensor, "rows far"],
 ) -> Float[Tensor, "rows rank rank"]:
     """L with L L' = the kernel between nodes, its bulk rows turned from nodes to polynomials."""
     degree = torch.arange(order, dtype=far.dtype, device=far.device)
     angle = (degree + 0.5) * (math.pi / max(order, 1))
-    nodes = torch.cat([width * angle.cos(), far], dim=-1)
+    nodes = torch.cat([width[:, None] * angle.cos(), far], dim=-1)
     gaps = nodes[:, :, None] - nodes[:, None]
     # Far values may be large and close together: their own differences are the exact ones.
     gaps[:, order:, order:] = far_values[:, :, None] - far_values[:, None]

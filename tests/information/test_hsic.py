@@ -193,7 +193,7 @@ def test_many_answers_equal_one_by_one(vectors):
 def test_many_chunks_equal_one(vectors, monkeypatch):
     many = vectors.repeat(50, 1)
     whole = hsic_mi(many, vectors)
-    monkeypatch.setattr("mi_lens.information.hsic.WORKSPACE", {"cpu": 4096})
+    monkeypatch.setattr("mi_lens.information.kernel_features.WORKSPACE", {"cpu": 4096})
     assert_exact(hsic_mi(many, vectors), whole)
 
 
