@@ -148,7 +148,11 @@ def information(
             )
         )
         test = independence_test(
-            present, [float(answers[i]) for i in at.present], permutations=199, seed=config.seed
+            present,
+            [float(answers[i]) for i in at.present],
+            numeric=True,
+            permutations=199,
+            seed=config.seed,
         )
         row["independence"] = {k: v for k, v in asdict(test).items() if isinstance(v, int | float)}
         rows.append(row)
