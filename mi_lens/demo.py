@@ -15,7 +15,13 @@ def run_demo(config: DemoConfig) -> str:
     """
     analyses = {
         model: analyze(
-            AnalyzeConfig(model=model, limit=config.limit, seed=config.seed, out=config.out / model)
+            AnalyzeConfig(
+                model=model,
+                limit=config.limit,
+                seed=config.seed,
+                out=config.out / model,
+                batch_size=50,
+            )
         )
         for model in MODELS
     }

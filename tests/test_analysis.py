@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import mi_lens.measurement
 from mi_lens.activations import answer_state, load_activations
 from mi_lens.analysis import analyze, run_generate
 from mi_lens.cli import main
@@ -189,6 +190,25 @@ def test_what_is_refused_leaves_nothing_behind(config, tmp_path):
 def test_traces_too_short_for_peaks(config, tmp_path):
     with pytest.raises(ValueError, match="none of 5 traces has 4 steps"):
         analyze(replace(config, out=tmp_path / "run", max_new_tokens=3))
+
+
+def test_states_that_are_not_finite_are_named(config, analysis, tmp_path, monkeypatch):
+    good = mi_lens.measurement.capture
+
+    def poisoned(model, traces, hook_names):
+        states = good(model, traces, hook_names)
+        if traces[0] == analysis.traces[3]:
+            states[0][HOOKS[1]][5, 2] = float("nan")
+        return states
+
+    monkeypatch.setattr("mi_lens.measurement.capture", poisoned)
+    config = replace(config, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"trace {analysis.traces[3].id}: states\[5\] holds NaN"):
+        analyze(config)
+    # Nothing read before is lost, and what was wrong can be mended.
+    assert len(read_jsonl(config.out / "readings.jsonl")) == 3
+    monkeypatch.undo()
+    assert len(analyze(config).analysed) == 5
 
 
 def test_logit_lens_and_answer_sites(config, tmp_path):
