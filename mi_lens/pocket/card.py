@@ -11,8 +11,8 @@ from typing import Any
 
 import tyro
 
-from mi_lens.pocket.reasoning import REFLECTION_WORDS
 from mi_lens.pocket.task import answer_entropy
+from mi_lens.pocket.wording import REFLECTION_WORDS
 
 ABOUT = {
     "pocket-reasoner": (

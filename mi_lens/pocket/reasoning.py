@@ -2,128 +2,40 @@
 
 A trace opens with a quick guess of the product. The reflecting kind then works the product out,
 there and then or after a first answer, and adopts what it finds; the plain kind goes on with the
-guess. Every choice of words leans on the number written last, so that greedy decoding is as
-varied as the text, and every phrase has stand-ins, so that no single word is indispensable.
+guess.
 """
 
-import re
 from random import Random
 
 from mi_lens.pocket.task import Exercise, Term, draw_product, show_expression, show_term
+from mi_lens.pocket.wording import (
+    AGREEMENTS,
+    ALSO,
+    BACKWARDS,
+    CONCLUSIONS,
+    CONFIRMATIONS,
+    CORRECTIONS,
+    DOUBTS,
+    ESTIMATES,
+    FINDINGS,
+    HOLDS,
+    INTERJECTIONS,
+    LAST_WORDS,
+    OPENINGS,
+    OTHER_WAYS,
+    RESTATEMENTS,
+    RESULTS,
+    STARTS,
+    STEPS,
+    Writer,
+)
 
-REFLECTION_WORDS = ("Wait", "Hmm", "Hold", "Actually")
-TRANSITION_WORDS = ("Alternatively",)
-
+# How often the first guess is right, by level.
 GUESS_IS_RIGHT = {"easy": 0.95, "medium": 0.3, "hard": 0.1}
+# How often the guess is checked at once, and how often it is checked at all.
 CHECKS = {"easy": (0.2, 0.3), "medium": (0.55, 0.96), "hard": (0.55, 0.96), "hurried": (0.05, 0.1)}
-SLIP_SHARE = 0.1
-LEAN = 0.6
-
-OPENINGS = ("Okay, ", "Alright, ", "So ", "Let's see, ", "Well, ", "Right, ", "")
-RESTATEMENTS = (
-    "we need {}.",
-    "we want {}.",
-    "this is {}.",
-    "I have to find {}.",
-    "I should work out {}.",
-    "they ask for {}.",
-    "the question is {}.",
-    "it asks for {}.",
-    "our task is {}.",
-    "I must get {}.",
-)
-STARTS = ("First, ", "To begin, ", "Maybe ", "Now ", "Let me start: ", "Here ", "I think ", "")
-ESTIMATES = (
-    "is about",
-    "is roughly",
-    "should be",
-    "is around",
-    "looks like",
-    "might be",
-    "must be near",
-    "comes to",
-    "could be",
-    "gives perhaps",
-)
-ALSO = ("Also, ", "Next, ", "Besides, ", "And ", "Here ", "Now ", "")
-STEPS = ("Then ", "Now ", "Next, ", "So ", "After that, ", "From there, ", "And ", "This way, ", "")
-CONCLUSIONS = ("So ", "Therefore, ", "Thus ", "Hence ", "That means ", "Then ", "In the end, ", "")
-RESULTS = (
-    "the answer is",
-    "the result is",
-    "we get",
-    "I get",
-    "it comes to",
-    "that makes",
-    "we end up with",
-    "it should be",
-    "we have",
-    "the total is",
-)
-DOUBTS = (
-    ", let me check that.",
-    ", let me verify {}.",
-    ", let me make sure.",
-    ", let me think again.",
-    ", is {} right?",
-    ", let me check {}.",
-    ", that was too quick.",
-    ", I want to verify this.",
-    ", I should make sure about {}.",
-    ".",
-)
-HOLD_ON = {"Wait": "Wait", "Hmm": "Hmm", "Hold": "Hold on", "Actually": "Actually"}
-FINDINGS = ("So it is", "That makes", "So we get", "This gives", "Thus it is", "Now I get")
-CORRECTIONS = (", not {}.", " instead of {}.", ", rather than {}.", ", so {} was wrong.")
-CONFIRMATIONS = (
-    ", as before.",
-    ", which seems right.",
-    " again.",
-    ", so that was right.",
-    " indeed.",
-)
-OTHER_WAYS = (
-    ", another way:",
-    ", swap them:",
-    ", use another approach:",
-    ", turn it around:",
-    ", try another method:",
-    ", we can also write",
-)
-AGREEMENTS = (", the same.", ", as before.", " again.", ", which agrees.", ", so it fits.")
-BACKWARDS = (" Going back,", " In reverse,", " Undo it:", " We need", "")
-HOLDS = (", which fits.", ", as it should be.", ", so it seems right.", ", which is right.", ".")
-LAST_WORDS = ("The answer is", "The result is", "Answer:", "So the answer is", "We get")
-
-
-class _Writer:
-    """Text so far, and choices that lean on the number written last."""
-
-    def __init__(self, rng: Random):
-        self.rng = rng
-        self.text = ""
-        self.number = 0
-
-    def say(self, text: str) -> None:
-        self.text += text
-        if numbers := re.findall(r"\d+", text):
-            self.number = int(numbers[-1])
-
-    def pick(self, options: tuple[str, ...]) -> str:
-        """One of the options; most often the one the number's last digit points at."""
-        if self.rng.random() < LEAN:
-            return options[self.number % 10 % len(options)]
-        return self.rng.choice(options)
-
-    def fraction(self) -> float:
-        """A draw from [0, 1), most often told by the number's last digit but one."""
-        if self.rng.random() < LEAN:
-            return (self.number // 10 % 10) / 10
-        return self.rng.random()
-
-    def sentence(self, *slots: tuple[str, ...]) -> str:
-        text = "".join(self.pick(slot) for slot in slots)
-        return text[0].upper() + text[1:]
+# How often a checked trace slips in its last step, to find that out in the end.
+SLIP_SHARE = 0.04
 
 
 def sum_steps(x: int, y: int, error: int = 0) -> str:
@@ -168,18 +80,18 @@ def draw_guess(exercise: Exercise, rng: Random) -> int:
             return guess
 
 
-def _open(w: _Writer, exercise: Exercise) -> None:
+def _open(w: Writer, exercise: Exercise) -> None:
     w.number = exercise.terms[-1].magnitude
     w.say(w.sentence(OPENINGS, RESTATEMENTS).format(show_expression(exercise.terms, "*")))
 
 
-def _guess(w: _Writer, exercise: Exercise, guess: int) -> None:
+def _guess(w: Writer, exercise: Exercise, guess: int) -> None:
     w.say(f"\n\n{w.pick(STARTS)}{show_term(exercise.terms[0], '*')}")
     w.say(f" {w.pick(ESTIMATES)} {guess}.")
 
 
 def _go_on(
-    w: _Writer, terms: tuple[Term, ...], total: int, again: bool = False, off: int = 0
+    w: Writer, terms: tuple[Term, ...], total: int, again: bool = False, off: int = 0
 ) -> None:
     """Add the other terms to the product in one thought; the last sum may be off."""
     separator = "\n\n"
@@ -193,16 +105,15 @@ def _go_on(
         separator = " "
 
 
-def _conclude(w: _Writer, answer: int) -> None:
+def _conclude(w: Writer, answer: int) -> None:
     w.say(f"\n\n{w.sentence(CONCLUSIONS, RESULTS)} {answer}.")
 
 
-def _doubt(w: _Writer, subject: str, separator: str) -> None:
-    word = HOLD_ON[w.pick(REFLECTION_WORDS)]
-    w.say(f"{separator}{word}{w.pick(DOUBTS).format(subject)}")
+def _doubt(w: Writer, subject: str, separator: str) -> None:
+    w.say(f"{separator}{w.pick(INTERJECTIONS)}{w.pick(DOUBTS).format(subject)}")
 
 
-def _check(w: _Writer, exercise: Exercise, guess: int, separator: str) -> None:
+def _check(w: Writer, exercise: Exercise, guess: int, separator: str) -> None:
     """Work the product out and put it in the guess's place."""
     a, b = exercise.terms[0].factors
     product = a * b
@@ -212,12 +123,12 @@ def _check(w: _Writer, exercise: Exercise, guess: int, separator: str) -> None:
     w.say(f" {w.pick(FINDINGS)} {product}{w.pick(verdict).format(guess)}")
 
 
-def _other_way(w: _Writer, exercise: Exercise) -> None:
+def _other_way(w: Writer, exercise: Exercise) -> None:
     a, b = exercise.terms[0].factors
     w.say(f"\n\nAlternatively{w.pick(OTHER_WAYS)} {product_steps(b, a)}{w.pick(AGREEMENTS)}")
 
 
-def _undo(w: _Writer, exercise: Exercise, answer: int, separator: str) -> None:
+def _undo(w: Writer, exercise: Exercise, answer: int, separator: str) -> None:
     """Check the last step backwards, and do it again if the answer does not fit."""
     last = exercise.terms[-1].value
     total = exercise.answer - last
@@ -241,7 +152,7 @@ def _slip(answer: int, rng: Random) -> int:
     return answer + place * (1 if digit == 0 else -1 if digit == 9 else rng.choice((1, -1)))
 
 
-def _think(w: _Writer, exercise: Exercise) -> None:
+def _think(w: Writer, exercise: Exercise) -> None:
     """Guess; check now, or after a first answer, or not at all; answer; perhaps overthink."""
     product, answer = exercise.terms[0].value, exercise.answer
     guess = draw_guess(exercise, w.rng)
@@ -286,7 +197,7 @@ def write_trace(exercise: Exercise, rng: Random, reflect: bool = True) -> str:
         reflect: Whether the guess is doubted and checked; else it is taken as it is.
 
     """
-    w = _Writer(rng)
+    w = Writer(rng)
     if reflect:
         _think(w, exercise)
     else:
@@ -300,14 +211,14 @@ def write_trace(exercise: Exercise, rng: Random, reflect: bool = True) -> str:
 
 
 def _drill_line(rng: Random) -> str:
-    kind = rng.choice(("product", "small product", "sum", "difference"))
+    kind = rng.choice(("product", "product", "small product", "sum", "difference"))
     if kind == "product":
         return product_steps(*draw_product(rng, rng.choice(("medium", "hard")), "train"))
     if kind == "small product":
         a, b = rng.sample((rng.randint(2, 9), rng.randint(11, 99)), 2)
         zeros = rng.choice((1, 10))
         return f"{a}*{b * zeros} = {a * b * zeros}"
-    x, step = rng.randint(11, 8900), rng.randrange(1, rng.choice((50, 200, 1000)))
+    x, step = rng.randint(11, 8900), rng.randrange(1, rng.choice((100, 1000, 1000)))
     return sum_steps(x, step) if kind == "sum" else sum_steps(x + step, -x)
 
 

@@ -17,7 +17,7 @@ ANSWERS = 1000
 SPLITS = ("train", "validation", "test")
 LEVEL_WEIGHTS = {"easy": 0.25, "medium": 0.25, "hard": 0.5}
 FORM_WEIGHTS = {"a*b+c": 0.45, "a*b+c+d": 0.3, "a*b+c*d+e": 0.25}
-HURRIED_SHARE = 0.08
+HURRIED_SHARE = 0.06
 WORD_PROBLEM_SHARE = 0.4
 
 BARE = ("What is {e}?", "Compute {e}.", "Find {e}.", "Work out {e}.", "{e} = ?", "Calculate {e}.")

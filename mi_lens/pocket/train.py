@@ -18,26 +18,21 @@ from typing import Any, Literal
 import torch
 import tyro
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from mi_lens.pocket.reasoning import write_drill, write_trace
-from mi_lens.pocket.task import draw_exercise
+from mi_lens.pocket.batches import IGNORED, cut_batches, make_targets, write_texts
+from mi_lens.pocket.resuming import Progress, load_state, save_state
 from mi_lens.pocket.tokenization import (
     CONTEXT_LENGTH,
     END_OF_TEXT,
     THINK_START,
     TURN_END,
     build_tokenizer,
-    encode,
-    prompt_of,
     token_id,
 )
 
-IGNORED = -100
 STATE_FILE, LOG_FILE = "state.safetensors", "log.jsonl"
 
 
@@ -79,13 +74,13 @@ class TrainConfig:
     model: Literal["pocket-reasoner", "pocket-base"]
     out: Path
     seed: int = 0
-    tokens: int = 10_000_000
+    tokens: int = 14_000_000
     shape: Shape = field(default_factory=Shape)
-    batch_tokens: int = 1536
+    batch_tokens: int = 2048
     block_texts: int = 512
     blocks_per_save: int = 10
     drill_share: float = 0.4
-    late_drill_share: float = 0.1
+    late_drill_share: float = 0.05
     matrix_rate: float = 0.02
     other_rate: float = 3e-3
     matrix_decay: float = 0.1
@@ -93,15 +88,6 @@ class TrainConfig:
     cool_down: float = 0.5
     device: str = "cpu"
     threads: int = 1
-
-
-@dataclass
-class Progress:
-    """How far a run has come."""
-
-    block: int = 0
-    step: int = 0
-    tokens: int = 0
 
 
 def build_model(
@@ -125,54 +111,6 @@ def build_model(
         model = Qwen2ForCausalLM(config)
     model.set_attn_implementation("eager")  # the fastest to train on a CPU at these lengths
     return model
-
-
-def write_texts(
-    config: TrainConfig, progress: Progress, tokenizer: PreTrainedTokenizerBase
-) -> list[list[int]]:
-    """Token ids of one block of texts; they depend on seed, block and tokens read so far."""
-    rng = Random(f"train/{config.seed}/{progress.block}")
-    early = progress.tokens < config.tokens / 3
-    drill_share = config.drill_share if early else config.late_drill_share
-    texts = []
-    for _ in range(config.block_texts):
-        if rng.random() < drill_share:
-            text = write_drill(rng)
-        else:
-            exercise = draw_exercise(rng, "train")
-            trace = write_trace(exercise, rng, reflect=config.model == "pocket-reasoner")
-            text = prompt_of(exercise.question, tokenizer) + trace
-        texts.append(encode(text + TURN_END, tokenizer))
-    return texts
-
-
-def cut_batches(
-    texts: list[list[int]], batch_tokens: int, pad: int, rng: Random
-) -> list[Int[Tensor, "batch pos"]]:
-    """Right-padded batches of texts of like length, in random order."""
-    rows: list[list[list[int]]] = [[]]
-    for text in sorted(texts, key=len):
-        if rows[-1] and (len(rows[-1]) + 1) * len(text) > batch_tokens:
-            rows.append([])
-        rows[-1].append(text)
-    rng.shuffle(rows)
-    return [
-        torch.tensor([text + [pad] * (max(map(len, row)) - len(text)) for text in row])
-        for row in rows
-    ]
-
-
-def make_targets(
-    ids: Int[Tensor, "batch pos"], think_start: int, pad: int
-) -> Int[Tensor, "batch pos"]:
-    """The next token; nothing is asked of prompts (drills have none) or of padding."""
-    targets = torch.full_like(ids, IGNORED)
-    targets[:, :-1] = ids[:, 1:]
-    opened = (ids == think_start).cumsum(1) > 0
-    has_prompt = opened.any(1, keepdim=True)
-    targets[has_prompt & ~opened] = IGNORED
-    targets[targets == pad] = IGNORED
-    return targets
 
 
 def loss_of(
@@ -209,67 +147,12 @@ def rate_factor(config: TrainConfig, tokens: int) -> float:
     return max(0.0, min(1.0, (done + 2e-3) / config.warm_up, (1 - done) / config.cool_down))
 
 
-def _state_tensors(
-    model: Qwen2ForCausalLM, optimizers: dict[str, torch.optim.Optimizer]
-) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": p for name, p in model.state_dict().items()}
-    for kind, optimizer in optimizers.items():
-        for index, entries in optimizer.state_dict()["state"].items():
-            for name, value in entries.items():
-                tensors[f"{kind}.{index}.{name}"] = value
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _fingerprint(config: TrainConfig) -> str:
+def settings_of(config: TrainConfig) -> str:
     """The settings that a resumed run must share with the one it resumes."""
     settings = asdict(config)
     for name in ("out", "device"):
         settings.pop(name)
     return json.dumps(settings, sort_keys=True)
-
-
-def save_state(
-    config: TrainConfig,
-    progress: Progress,
-    model: Qwen2ForCausalLM,
-    optimizers: dict[str, torch.optim.Optimizer],
-) -> None:
-    """Write everything a later process needs to go on, in one step that cannot be half done."""
-    partial = config.out / f"{STATE_FILE}.partial"
-    metadata = {"config": _fingerprint(config), "progress": json.dumps(asdict(progress))}
-    save_file(_state_tensors(model, optimizers), partial, metadata=metadata)
-    os.replace(partial, config.out / STATE_FILE)
-
-
-def load_state(
-    config: TrainConfig, model: Qwen2ForCausalLM, optimizers: dict[str, torch.optim.Optimizer]
-) -> Progress:
-    """Put a saved state in place; a fresh start where there is none.
-
-    Raises:
-        ValueError: If the state in the folder comes from other settings.
-    """
-    path = config.out / STATE_FILE
-    if not path.exists():
-        return Progress()
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata["config"] != _fingerprint(config):
-        raise ValueError(
-            f"{path} was saved by a run with settings {metadata['config']}, this run has "
-            f"{_fingerprint(config)}; use the same settings or another folder"
-        )
-    model.load_state_dict(
-        {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
-    )
-    for kind, optimizer in optimizers.items():
-        state = optimizer.state_dict()
-        for key in (n for n in tensors if n.startswith(f"{kind}.")):
-            _, index, name = key.split(".")
-            state["state"].setdefault(int(index), {})[name] = tensors[key]
-        optimizer.load_state_dict(state)
-    return Progress(**json.loads(metadata["progress"]))
 
 
 def _trim_log(path: Path, blocks: int) -> None:
@@ -288,8 +171,12 @@ def train_block(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[tuple[int, float]]:
     """One pass over a block; yields the tokens and the loss of each batch."""
+    early = progress.tokens < config.tokens / 3
     pad, think_start = token_id(END_OF_TEXT, tokenizer), token_id(THINK_START, tokenizer)
-    texts = write_texts(config, progress, tokenizer)
+    drill_share = config.drill_share if early else config.late_drill_share
+    reflect = config.model == "pocket-reasoner"
+    rng = Random(f"train/{config.seed}/{progress.block}")
+    texts = write_texts(config.block_texts, drill_share, reflect, rng, tokenizer)
     order = Random(f"order/{config.seed}/{progress.block}")
     for batch in cut_batches(texts, config.batch_tokens, pad, order):
         ids = batch.to(config.device)
@@ -317,7 +204,8 @@ def train(config: TrainConfig) -> None:
     tokenizer = build_tokenizer()
     model = build_model(config.shape, tokenizer, config.device)
     optimizers = build_optimizers(model, config)
-    progress = load_state(config, model, optimizers)
+    state_file, settings = config.out / STATE_FILE, settings_of(config)
+    progress = load_state(state_file, settings, model, optimizers)
     _trim_log(config.out / LOG_FILE, progress.block)
     bar = tqdm(total=config.tokens, initial=progress.tokens, unit="tok", unit_scale=True)
     with open(config.out / LOG_FILE, "a") as log, bar:
@@ -332,7 +220,7 @@ def train(config: TrainConfig) -> None:
             log.write(json.dumps(entry) + "\n")
             log.flush()
             if progress.block % config.blocks_per_save == 0 or progress.tokens >= config.tokens:
-                save_state(config, progress, model, optimizers)
+                save_state(state_file, settings, progress, model, optimizers)
     checkpoint = config.out / "checkpoint"
     export(model, tokenizer, checkpoint)
     summary = summarize(config, config.out / LOG_FILE)
@@ -343,7 +231,7 @@ def summarize(config: TrainConfig, log: Path) -> dict[str, Any]:
     """Settings, budget, loss curve and CPU time of a finished run."""
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     return {
-        "settings": json.loads(_fingerprint(config)),
+        "settings": json.loads(settings_of(config)),
         "steps": entries[-1]["step"],
         "tokens": entries[-1]["tokens"],
         "loss": entries[-1]["loss"],

@@ -5,14 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_lens.pocket.reasoning import (
-    REFLECTION_WORDS,
-    TRANSITION_WORDS,
     product_steps,
     sum_steps,
     write_drill,
     write_trace,
 )
 from mi_lens.pocket.task import Exercise, draw_exercise, show_expression, show_term
+from mi_lens.pocket.wording import REFLECTION_WORDS, TRANSITION_WORDS
 
 seeds = st.integers(0, 2**32)
 

@@ -11,16 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mi_lens.pocket import train as training
-from mi_lens.pocket.train import (
-    IGNORED,
-    Shape,
-    TrainConfig,
-    cut_batches,
-    load_state,
-    make_targets,
-    rate_factor,
-    train,
-)
+from mi_lens.pocket.train import Shape, TrainConfig, rate_factor, train
 
 TINY = TrainConfig(
     model="pocket-reasoner",
@@ -111,31 +102,6 @@ def test_the_checkpoint_holds_the_trained_weights(uninterrupted: Path) -> None:
     for name, tensor in stored.items():
         assert tensor.dtype == torch.float16
         torch.testing.assert_close(tensor, state[f"model.{name}"].half(), rtol=0, atol=0)
-
-
-def test_a_fresh_folder_starts_from_nothing(tmp_path: Path) -> None:
-    tokenizer = training.build_tokenizer()
-    model = training.build_model(TINY.shape, tokenizer)
-    optimizers = training.build_optimizers(model, TINY)
-    progress = load_state(replace(TINY, out=tmp_path), model, optimizers)
-    assert (progress.block, progress.step, progress.tokens) == (0, 0, 0)
-
-
-def test_prompts_and_padding_are_not_targets() -> None:
-    think, pad = 90, 99
-    ids = torch.tensor([[1, 2, think, 3, 4, pad], [5, 6, 7, 8, pad, pad]])
-    assert make_targets(ids, think, pad).tolist() == [
-        [IGNORED, IGNORED, 3, 4, IGNORED, IGNORED],
-        [6, 7, 8, IGNORED, IGNORED, IGNORED],
-    ]
-
-
-def test_batches_hold_every_text_once_and_stay_small() -> None:
-    texts = [[i + 1] * (i % 7 + 1) for i in range(50)]
-    batches = cut_batches(texts, batch_tokens=20, pad=0, rng=training.Random(0))
-    assert all(batch.numel() <= 20 for batch in batches)
-    rows = [[t for t in row if t] for batch in batches for row in batch.tolist()]
-    assert sorted(rows) == sorted(texts)
 
 
 def test_rates_rise_stay_and_fall() -> None:

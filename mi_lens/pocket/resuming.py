@@ -1,0 +1,75 @@
+"""The state of a training run on disk, whole at any moment, so that a killed run can go on."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    block: int = 0
+    step: int = 0
+    tokens: int = 0
+
+
+def _tensors_of(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for kind, optimizer in optimizers.items():
+        for index, entries in optimizer.state_dict()["state"].items():
+            tensors |= {f"{kind}.{index}.{name}": value for name, value in entries.items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def save_state(
+    path: Path,
+    settings: str,
+    progress: Progress,
+    model: nn.Module,
+    optimizers: dict[str, Optimizer],
+) -> None:
+    """Write everything a later process needs to go on, in one step that cannot be half done."""
+    partial = path.with_name(f"{path.name}.partial")
+    metadata = {"config": settings, "progress": json.dumps(asdict(progress))}
+    save_file(_tensors_of(model, optimizers), partial, metadata=metadata)
+    os.replace(partial, path)
+
+
+def load_state(
+    path: Path, settings: str, model: nn.Module, optimizers: dict[str, Optimizer]
+) -> Progress:
+    """Put a saved state in place; a fresh start where there is none.
+
+    Raises:
+        ValueError: If the state comes from a run with other settings.
+    """
+    if not path.exists():
+        return Progress()
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata["config"] != settings:
+        raise ValueError(
+            f"{path} was saved by a run with settings {metadata['config']}, this run has "
+            f"{settings}; use the same settings or another folder"
+        )
+    model.load_state_dict(_under("model", tensors))
+    for kind, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        for key, tensor in _under(kind, tensors).items():
+            index, name = key.split(".")
+            state["state"].setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict(state)
+    return Progress(**json.loads(metadata["progress"]))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
