@@ -84,7 +84,7 @@ def lay_out(x: Float[Tensor, "rows d"], sigma: Float[Tensor, "rows"]) -> Layout:
     if len(wide):
         rows = x[wide].double()
         centre[wide] = rows[:, :: max(1, d // 256)].median(-1).values
-        distance = (rows - centre[wide, None]).abs() / sigma[wide, None]
+        distance = rows.sub_(centre[wide, None]).abs_().div_(sigma[wide, None])
         candidates = [0] + [2**i for i in range(9) if 2**i < d]
         counts = torch.tensor(candidates, device=x.device)
         widths = distance.topk(candidates[-1] + 1, dim=-1).values[:, counts]
@@ -114,7 +114,7 @@ class KernelFeatures:
         order, n_far = int(layout.order.max()), int(layout.far.max())
         far = torch.empty(len(x), n_far, dtype=torch.long, device=x.device)
         if n_far:
-            far = (x - layout.centre[:, None]).abs().topk(n_far, dim=-1).indices
+            far = (x - layout.centre[:, None]).abs_().topk(n_far, dim=-1).indices
         values = x.gather(-1, far).double()
         beyond = (values - layout.centre[:, None]) / layout.sigma[:, None]
         factor = node_factor(order, layout.width, beyond, values / layout.sigma[:, None])
@@ -234,11 +234,12 @@ def node_factor(
 def semidefinite_cholesky(matrix: Float[Tensor, "rows n n"]) -> Float[Tensor, "rows n n"]:
     """Cholesky factor with the diagonal raised by as few units in its last place as it takes."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=1e-30)
-    jitter = torch.full_like(diagonal[:, :1], torch.finfo(matrix.dtype).eps)
+    likely = matrix.shape[-1] / 2 * torch.finfo(matrix.dtype).eps
+    jitter = torch.full_like(diagonal[:, :1], likely)
     while True:
         factor, failed = torch.linalg.cholesky_ex(matrix + torch.diag_embed(jitter * diagonal))
         if not failed.any():
             return factor
         jitter = torch.where(failed[:, None] > 0, 4 * jitter, jitter)
-        if jitter.amax() > 1e-12:
+        if jitter.amax() > 1e3 * likely:
             raise ArithmeticError("the kernel between nodes is not positive semidefinite")
