@@ -8,7 +8,7 @@ over the bulk and the far values themselves,
 
     K = A k(z, z) A',   A_ip = the weight of node p in interpolating at x_i,
 
-up to the interpolation error, which `order_for` keeps below 1e-15. Three things make it accurate:
+up to the interpolation error, which `order_for` keeps near 1e-15. Three things make it accurate:
 
 - k(a, b) is replaced by k(a, b) - k(a, c) - k(c, b) + 1. Both give the same HKH; the second is
   positive definite too, small where the bulk is narrow, and has a form without cancellation, so
@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-INTERPOLATION_ERROR = 1e-15
+INTERPOLATION_ERROR = 1e-14  # as bounded below; in fact ten or more times less
 # Float64 numbers of working memory. On a CPU 8 MB: they stay in cache, and the allocator hands the
 # same pages out again. Elsewhere 512 MB, to keep the device busy.
 WORKSPACE = {"cpu": 2**20}
