@@ -27,7 +27,7 @@ SEGMENT = 512  # Positions read at once: bounds the attention scores that stand 
 States = dict[str, Float[Tensor, "step d"]]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # Not inference mode: what is returned is the caller's to change.
 def read_states(
     model, sequences: Sequence[Sequence[int]], hook_names: Sequence[str], lasts: Sequence[int]
 ) -> list[States]:

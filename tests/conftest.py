@@ -13,6 +13,8 @@ os.environ.setdefault(
     "HF_HUB_OFFLINE", "1"
 )  # before transformers is imported: tests use no network
 
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
+
 CORPUS = (
     "So let me think about this. First, 12 * 7 = 84 and 84 - 5 = 79.",
     "Wait, let me check that again. Alternatively, I can swap the factors.",

@@ -64,8 +64,10 @@ def contents(folder):
     for path in sorted(folder.rglob("*")):
         if path.suffix == ".jsonl":
             files[path.name] = sorted(path.read_text().splitlines())
-        elif path.is_file() and path.suffix in (".json", ".safetensors"):
-            files[str(path.relative_to(folder))] = path.read_bytes()
+        elif path.suffix == ".json":
+            files[path.name] = path.read_bytes()
+        elif path.suffix == ".safetensors":  # The order of their metadata is not fixed.
+            files[path.name] = {k: v.tolist() for k, v in load_activations(path).items()}
     return files
 
 
