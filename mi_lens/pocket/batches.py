@@ -15,13 +15,18 @@ IGNORED = -100
 
 
 def write_texts(
-    count: int, drill_share: float, reflect: bool, rng: Random, tokenizer: PreTrainedTokenizerBase
+    count: int,
+    drill_share: float,
+    polish: bool,
+    reflect: bool,
+    rng: Random,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
     """Token ids of drills and of training problems with their traces, as the generator falls."""
     texts = []
     for _ in range(count):
         if rng.random() < drill_share:
-            text = write_drill(rng)
+            text = write_drill(rng, close_differences=polish)
         else:
             exercise = draw_exercise(rng, "train")
             trace = write_trace(exercise, rng, reflect=reflect)

@@ -40,7 +40,7 @@ LIMITS = """\
 """
 
 
-def share(entry: dict[str, float]) -> str:
+def share(entry: dict[str, int | float]) -> str:
     """Read out as in "84.2 % (421 of 500; 95 % interval 80.7 to 87.1)"."""
     if not entry["of"]:
         return "none of 0"

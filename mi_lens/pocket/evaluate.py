@@ -84,7 +84,7 @@ def first_answer_before_check(exercise: Exercise, reply: Reply) -> int | None:
     return int(stated[-1]) if stated else None
 
 
-def rate(hits: Iterable[bool]) -> dict[str, float]:
+def rate(hits: Iterable[bool]) -> dict[str, int | float]:
     """A share with its 95 % Wilson interval."""
     hits = list(hits)
     if not hits:
@@ -171,7 +171,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     tested = list(islice(exercises("test", config.seed), config.problems))
     prompts = [prompt_of(exercise.question, tokenizer) for exercise in tested]
 
-    def share_right(replies: Sequence[Reply]) -> dict[str, float]:
+    def share_right(replies: Sequence[Reply]) -> dict[str, int | float]:
         pairs = zip(tested, replies, strict=True)
         return rate(boxed(reply.text) == exercise.answer for exercise, reply in pairs)
 

@@ -222,6 +222,21 @@ def _drill_line(rng: Random) -> str:
     return sum_steps(x, step) if kind == "sum" else sum_steps(x + step, -x)
 
 
-def write_drill(rng: Random, lines: int = 8) -> str:
-    """Bare equations, one a line: the arithmetic that the traces lean on."""
-    return "\n".join(_drill_line(rng) for _ in range(lines))
+def _close_difference(rng: Random) -> str:
+    """A difference much smaller than its terms: what the traces get wrong last."""
+    x = rng.randint(1, rng.choice((300, 1500, 9000)))
+    return sum_steps(x + rng.randrange(1, rng.choice((30, 100, 1000))), -x)
+
+
+def write_drill(rng: Random, lines: int = 8, close_differences: bool = False) -> str:
+    """Bare equations, one a line: the arithmetic that the traces lean on.
+
+    Args:
+        rng: Draws the numbers.
+        lines: How many equations.
+        close_differences: Whether three in four are differences of close numbers.
+    """
+    return "\n".join(
+        _close_difference(rng) if close_differences and rng.random() < 0.75 else _drill_line(rng)
+        for _ in range(lines)
+    )

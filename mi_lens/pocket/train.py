@@ -55,18 +55,21 @@ class TrainConfig:
         model: "pocket-reasoner" reads traces that reflect, "pocket-base" traces that do not.
         out: Folder for the state to resume from, the loss log and the finished checkpoint.
         seed: Of the initial weights and the text.
-        tokens: Budget, counting every token read, prompts included.
+        tokens: Budget of the main stage, counting every token read, prompts included.
+        polish_tokens: Budget of a second stage, with drills of what the model gets wrong last.
         shape: The size of the model.
         batch_tokens: Most tokens in a batch, padding included.
         block_texts: Texts written, sorted by length and cut into batches at a time.
         blocks_per_save: Blocks between two saves of the state.
         drill_share: Share of bare equations among the texts of the first third.
         late_drill_share: Their share from then on.
+        polish_drill_share: Their share in the second stage.
         matrix_rate: Peak learning rate of Muon, for the matrices inside the layers.
         other_rate: Peak learning rate of AdamW, for everything else.
         matrix_decay: Weight decay of the matrices; it keeps residual norms moderate.
-        warm_up: Share of the budget over which the rates rise.
-        cool_down: Share of the budget over which they fall to zero, at the end.
+        warm_up: Share of the main stage over which the rates rise.
+        cool_down: Share of the main stage over which they fall to zero, at its end.
+        polish_rate: Share of the peak rates from which they fall again in the second stage.
         device: Where to train.
         threads: CPU threads; a run is the same again only with the same number.
     """
@@ -75,17 +78,20 @@ class TrainConfig:
     out: Path
     seed: int = 0
     tokens: int = 14_000_000
+    polish_tokens: int = 4_000_000
     shape: Shape = field(default_factory=Shape)
     batch_tokens: int = 2048
     block_texts: int = 512
     blocks_per_save: int = 10
     drill_share: float = 0.4
     late_drill_share: float = 0.05
+    polish_drill_share: float = 0.25
     matrix_rate: float = 0.02
     other_rate: float = 3e-3
     matrix_decay: float = 0.1
     warm_up: float = 0.02
     cool_down: float = 0.5
+    polish_rate: float = 0.3
     device: str = "cpu"
     threads: int = 1
 
@@ -141,10 +147,20 @@ def build_optimizers(
     }
 
 
-def rate_factor(config: TrainConfig, tokens: int) -> float:
-    """Rise, stay, fall to zero."""
+def rate_factor(config: TrainConfig, tokens: int, polish: bool) -> float:
+    """Rise, stay, fall to zero; then fall once more from a lower height."""
+    if polish:
+        left = 1 - (tokens - config.tokens) / config.polish_tokens
+        return config.polish_rate * max(0.0, left)
     done = tokens / config.tokens
-    return max(0.0, min(1.0, (done + 2e-3) / config.warm_up, (1 - done) / config.cool_down))
+    rise, fall = (done + 2e-3) / config.warm_up, (1 - done) / config.cool_down
+    return max(0.0, min(1.0, rise, fall))
+
+
+def drill_share(config: TrainConfig, tokens: int) -> float:
+    if tokens < config.tokens / 3:
+        return config.drill_share
+    return config.late_drill_share if tokens < config.tokens else config.polish_drill_share
 
 
 def settings_of(config: TrainConfig) -> str:
@@ -171,17 +187,17 @@ def train_block(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[tuple[int, float]]:
     """One pass over a block; yields the tokens and the loss of each batch."""
-    early = progress.tokens < config.tokens / 3
+    polish = progress.tokens >= config.tokens
     pad, think_start = token_id(END_OF_TEXT, tokenizer), token_id(THINK_START, tokenizer)
-    drill_share = config.drill_share if early else config.late_drill_share
+    drills = drill_share(config, progress.tokens)
     reflect = config.model == "pocket-reasoner"
     rng = Random(f"train/{config.seed}/{progress.block}")
-    texts = write_texts(config.block_texts, drill_share, reflect, rng, tokenizer)
+    texts = write_texts(config.block_texts, drills, polish, reflect, rng, tokenizer)
     order = Random(f"order/{config.seed}/{progress.block}")
     for batch in cut_batches(texts, config.batch_tokens, pad, order):
         ids = batch.to(config.device)
         for optimizer in optimizers.values():
-            factor = rate_factor(config, progress.tokens)
+            factor = rate_factor(config, progress.tokens, polish)
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
         loss = loss_of(model, ids, make_targets(ids, think_start, pad))
@@ -207,9 +223,10 @@ def train(config: TrainConfig) -> None:
     state_file, settings = config.out / STATE_FILE, settings_of(config)
     progress = load_state(state_file, settings, model, optimizers)
     _trim_log(config.out / LOG_FILE, progress.block)
-    bar = tqdm(total=config.tokens, initial=progress.tokens, unit="tok", unit_scale=True)
+    budget = config.tokens + config.polish_tokens
+    bar = tqdm(total=budget, initial=progress.tokens, unit="tok", unit_scale=True)
     with open(config.out / LOG_FILE, "a") as log, bar:
-        while progress.tokens < config.tokens:
+        while progress.tokens < budget:
             started, losses = process_time(), []
             for read, loss in train_block(config, progress, model, optimizers, tokenizer):
                 losses.append(loss)
@@ -219,7 +236,7 @@ def train(config: TrainConfig) -> None:
             entry = {**asdict(progress), "loss": mean, "cpu_seconds": process_time() - started}
             log.write(json.dumps(entry) + "\n")
             log.flush()
-            if progress.block % config.blocks_per_save == 0 or progress.tokens >= config.tokens:
+            if progress.block % config.blocks_per_save == 0 or progress.tokens >= budget:
                 save_state(state_file, settings, progress, model, optimizers)
     checkpoint = config.out / "checkpoint"
     export(model, tokenizer, checkpoint)

@@ -16,7 +16,8 @@ from mi_lens.pocket.train import Shape, TrainConfig, rate_factor, train
 TINY = TrainConfig(
     model="pocket-reasoner",
     out=Path(),
-    tokens=30_000,
+    tokens=24_000,
+    polish_tokens=6_000,
     shape=Shape(layers=1, width=16, heads=2, key_value_heads=1, mlp_width=32),
     batch_tokens=1024,
     block_texts=16,
@@ -74,6 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted: Path, tmp_path:
     command = [
         *(sys.executable, "-m", "mi_lens.pocket.train"),
         *("--model", TINY.model, "--out", str(tmp_path), "--tokens", str(TINY.tokens)),
+        *("--polish-tokens", str(TINY.polish_tokens)),
         *("--shape.layers", str(shape.layers), "--shape.width", str(shape.width)),
         *("--shape.heads", str(shape.heads), "--shape.mlp-width", str(shape.mlp_width)),
         *("--shape.key-value-heads", str(shape.key_value_heads)),
@@ -105,6 +107,8 @@ def test_the_checkpoint_holds_the_trained_weights(uninterrupted: Path) -> None:
 
 
 def test_rates_rise_stay_and_fall() -> None:
-    factors = [rate_factor(TINY, tokens) for tokens in (0, 10_000, 22_500, 30_000)]
+    factors = [rate_factor(TINY, tokens, polish=False) for tokens in (0, 8_000, 18_000, 24_000)]
     assert 0 < factors[0] < 1
     assert factors[1:] == [1, pytest.approx(0.5), 0]
+    again = [rate_factor(TINY, tokens, polish=True) for tokens in (24_000, 27_000, 30_000)]
+    assert again == [0.3, pytest.approx(0.15), 0]
