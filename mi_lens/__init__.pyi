@@ -48,3 +48,6 @@ from .tokens import thinking_tokens as thinking_tokens
 from .traces import Trace as Trace
 from .traces import load_traces as load_traces
 from .traces import save_traces as save_traces
+
+__version__: str
+__all__: list[str]

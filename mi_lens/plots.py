@@ -138,8 +138,9 @@ def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
         # A name needs room: about a fourteenth of the width.
         if all(abs(step - other) > len(mi) / 14 for other in room):
             room.append(step)
+            label = str(curve.labels[int(step)])
             text = axes.annotate(
-                curve.labels[step].strip() or repr(curve.labels[step])[1:-1],
+                label.strip() or repr(label)[1:-1],
                 (step, mi[step]),
                 xytext=(0, 3),
                 textcoords="offset points",

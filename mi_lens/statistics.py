@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import rankdata
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ def mean_interval(
     weights = resample(len(values), draws, seed) / len(values)
     tail = (1 - confidence) / 2
     return np.quantile(np.tensordot(weights, values, axes=1), [tail, 1 - tail], axis=0)
+
+
+def spearman(a: Float[np.ndarray, " step"], b: Float[np.ndarray, " step"]) -> float:
+    """Rank correlation; equal values share their mean rank. Neither may be constant."""
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def estimate_mean(values: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Estimate:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
-from mi_lens.statistics import estimate_mean, mean_interval, resample
+from mi_lens.statistics import estimate_mean, mean_interval, resample, spearman
 
 
 def test_draws_are_bootstrap_draws():
@@ -30,6 +31,13 @@ def test_an_interval_for_every_point():
     intervals = mean_interval(values)
     assert intervals.shape == (2, 4, 2)
     np.testing.assert_allclose(intervals[:, 3, 1], mean_interval(values[:, 3, 1]))
+
+
+def test_spearman():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
+    assert spearman(a, b) == pytest.approx(float(spearmanr(a, b)[0]))  # type: ignore[arg-type]
+    assert spearman(b, np.exp(b)) == pytest.approx(1)
 
 
 def test_few_units():

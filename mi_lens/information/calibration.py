@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.stats import false_discovery_control, spearmanr
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.peaks import find_peaks
-from mi_lens.statistics import Estimate, estimate_mean
+from mi_lens.statistics import Estimate, estimate_mean, spearman
 
 
 @dataclass(frozen=True)
@@ -249,6 +249,6 @@ def correlates(
                     f"trace {trace} has {len(mi)} steps of MI and {len(other)} of {name}"
                 )
             if np.ptp(mi) > 0 and np.ptp(other) > 0:
-                values.append(float(spearmanr(mi, other).statistic))
+                values.append(spearman(mi, other))
         found[name] = estimate_mean(values)
     return found

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from mi_lens.information.calibration import (
@@ -21,7 +20,7 @@ from mi_lens.information.calibration import (
 )
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.peaks import find_peaks
-from mi_lens.statistics import Estimate, estimate_mean
+from mi_lens.statistics import Estimate, estimate_mean, spearman
 
 FACTORS = (0.25, 0.5, 2.0, 4.0)  # Of sigma; one over these, of the scale of the activations.
 Trajectory = Float[np.ndarray, "_"]
@@ -229,7 +228,7 @@ def _variant(raw: list[Trajectory], treated: list[Trajectory], tau: float) -> Va
     correlations, overlaps = [], []
     for a, b in zip(raw, treated, strict=True):
         if np.ptp(a) > 0 and np.ptp(b) > 0:
-            correlations.append(float(spearmanr(a, b).statistic))
+            correlations.append(spearman(a, b))
         peaks, others = set(find_peaks(a, tau).tolist()), set(find_peaks(b, tau).tolist())
         if peaks | others:
             overlaps.append(len(peaks & others) / len(peaks | others))
