@@ -106,16 +106,17 @@ def _suppression(measured: dict[str, Any]) -> str:
 
 def _training(trained: dict[str, Any]) -> str:
     settings = trained["settings"]
-    shape = settings["shape"]
-    polish, minutes = settings["polish_tokens"] / 1e6, trained["cpu_seconds"] / 60
+    shape, minutes = settings["shape"], trained["cpu_seconds"] / 60
     return (
         f"Qwen2 architecture, {shape['layers']} layers, width {shape['width']}, "
         f"{shape['heads']} heads, {shape['key_value_heads']} key/value heads, MLP "
         f"{shape['mlp_width']}. Trained on {trained['tokens'] / 1e6:.1f} million tokens in "
         f"{trained['steps']} steps (Muon for the matrices, AdamW for the rest, seed "
-        f"{settings['seed']}; the last {polish:.0f} million with more drills of differences of close "
-        f"numbers), {minutes:.0f} minutes of CPU time on {settings['threads']} thread. Final training loss {trained['loss']:.3f} nats a token; "
-        f"most of it is the choice of words and the guesses, which are drawn at random.\n\n"
+        f"{settings['seed']}), the last {settings['polish_tokens'] / 1e6:.0f} million with more "
+        f"drills of differences of close numbers. {minutes:.0f} minutes of CPU time on "
+        f"{settings['threads']} thread. Final training loss {trained['loss']:.3f} nats a token; "
+        f"most of it is the choice of words, the guesses and the terms of the drills, which are "
+        f"drawn at random.\n\n"
         f"    python -m mi_lens.pocket.train --model {settings['model']} --out DIR"
     )
 
