@@ -133,9 +133,13 @@ def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
     for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
         command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
     command += ["--hook-names", *HOOKS]
+    # Sums split over another number of threads than this process's differ in their last bits.
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     # Killed when the first trace is there, then when the first states are, then left alone.
     for sign in ("traces.jsonl", "activations/*.safetensors", None):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        )
         while sign and process.poll() is None and not any(out.glob(sign)):
             time.sleep(0.002)
         if sign:
