@@ -274,7 +274,7 @@ def draw_bounds(found: dict[str, Any]) -> Figure:
             )
             panel.set_title(title)
             panel.set_xlabel("fraction of the trace")
-            panel.set_ylim(0, 1)
+            panel.set_ylim(-0.03, 1)
         panels[0].set_ylabel("error of the last digit")
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -183,7 +183,7 @@ def comparison_figure(
             left.fill_between(x, low, high, color=colours[name], alpha=0.2, linewidth=0)
         left.set_xlabel("fraction of the trace")
         left.set_ylabel(f"mean {MI_LABEL}")
-        left.set_ylim(bottom=0)
+        left.set_ylim(0, 1.3 * left.get_ylim()[1])  # room for the legend
         left.legend(title="model (traces), 95 % interval of the mean", title_fontsize=7)
         rng = np.random.default_rng(0)
         for i, name in enumerate(trajectories):
