@@ -284,9 +284,12 @@ def _counts(thoughts: Sequence[Thought]) -> TraceCounts:
 def _by_class(counts: Sequence[TraceCounts]) -> dict[ThoughtClass, ClassStatistics]:
     statistics = {}
     for thought_class in THOUGHT_CLASSES:
-        numbers = [number[thought_class] for number, _ in counts]
-        tokens = [token[thought_class] for _, token in counts]
+        numbers = [float(number[thought_class]) for number, _ in counts]
+        tokens = [float(token[thought_class]) for _, token in counts]
         statistics[thought_class] = ClassStatistics(
-            sum(numbers), sum(tokens), estimate_mean(numbers), estimate_mean(tokens)
+            thoughts=int(sum(numbers)),
+            tokens=int(sum(tokens)),
+            thoughts_per_trace=estimate_mean(numbers),
+            tokens_per_trace=estimate_mean(tokens),
         )
     return statistics

@@ -1,0 +1,277 @@
+import json
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mi_lens.activations import capture
+from mi_lens.generation import generate
+from mi_lens.models import load
+from mi_lens.problems import Problem, load_problems
+from mi_lens.thoughts import (
+    EASYSTEER,
+    SEAL,
+    ThoughtRule,
+    boundary_ids,
+    classify,
+    split_thoughts,
+    think_ids,
+    thought_statistics,
+)
+from mi_lens.tokens import vocabulary
+from mi_lens.traces import Trace
+
+PROBLEM = Problem("p", "What is 12 * 7?", "84", level="easy")
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load("pocket-reasoner")
+
+
+def imported(tokenizer, text: str, problem: Problem = PROBLEM) -> Trace:
+    return Trace.from_text(tokenizer, problem, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seal", "easysteer"),
+    [
+        ("So 12 * 7 = 84.", "execution", "execution"),
+        ("Wait, is that so?", "reflection", "reflection"),
+        (" \nWAIT a moment", "reflection", "reflection"),
+        ("I'll wait and see.", "execution", "reflection"),
+        ("Let me Check this.", "reflection", "reflection"),
+        ("That's incorrect.", "reflection", "reflection"),
+        ("Alternatively, swap them.", "transition", "transition"),
+        ("Or, alternatively, swap them.", "execution", "transition"),
+        ("There is Another Way to do it.", "transition", "transition"),
+        # Both classes claim it: the precedences differ.
+        ("Wait, another approach would do.", "reflection", "transition"),
+        ("", "execution", "execution"),
+    ],
+)
+def test_published_rules(text, seal, easysteer):
+    assert classify(text) == seal
+    assert classify(text, EASYSTEER) == easysteer
+
+
+def test_every_published_keyword_decides():
+    for rule in (SEAL, EASYSTEER):
+        for thought_class, words in rule.substrings.items():
+            for word in words:
+                assert classify(f"we see {word.upper()} here", rule) == thought_class
+        for thought_class, words in rule.prefixes.items():
+            for word in words:
+                assert classify(f"{word.upper()} here", rule) == thought_class
+                assert classify(f"we see {word} here", rule) == "execution"
+
+
+def test_own_rule():
+    rule = ThoughtRule(
+        "own", {"execution": ["So"]}, {"reflection": ["hmm"]}, ("execution", "reflection")
+    )
+    assert classify("so, hmm", rule) == "execution"
+    assert classify("now, hmm", rule) == "reflection"
+    assert classify("Wait", rule) == "execution"
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "substrings", "precedence", "message"),
+    [
+        ({"doubt": ["Hmm"]}, {}, ("reflection",), "'doubt'; expected some of"),
+        ({}, {}, ("doubt",), "'doubt'; expected some of"),
+        ({"transition": ["Or"]}, {}, ("reflection",), "keywords for 'transition', which its"),
+        ({}, {"reflection": ["", "hmm"]}, ("reflection",), "not empty"),
+        ({}, {"reflection": "hmm"}, ("reflection",), "expected a list"),
+    ],
+)
+def test_bad_rules(prefixes, substrings, precedence, message):
+    rule = object.__new__(ThoughtRule)  # Past the type checks, which run under pytest only.
+    fields = {"prefixes": prefixes, "substrings": substrings, "precedence": precedence}
+    vars(rule).update({"name": "bad"} | fields)
+    with pytest.raises(ValueError, match=message):
+        rule.__post_init__()
+
+
+def test_boundaries_and_think_tokens(tokenizer):
+    strings = vocabulary(tokenizer)
+    assert {strings[i] for i in boundary_ids(tokenizer)} == {"\n\n"}
+    assert all(("\n\n" in s) == (i in boundary_ids(tokenizer)) for i, s in enumerate(strings))
+    assert think_ids(tokenizer) == tuple(tokenizer.encode("<think></think>"))
+
+
+def test_tokenizer_without_them():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"So": 0, "\n": 1, "?": 2}, unk_token="?"))
+    plain = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    assert think_ids(plain) is None
+    with pytest.raises(ValueError, match="no token of this tokenizer contains"):
+        boundary_ids(plain)
+
+
+def test_split_by_hand(tokenizer):
+    trace = imported(
+        tokenizer,
+        "dropped\n\nSo 84.\n\n\n\nWait, no.\n\n</think>\n\nout\n\nside"
+        "<think>dropped\n\nAlternatively, swap.",
+    )
+    thoughts = split_thoughts(tokenizer, trace)
+    assert [(t.thought_class, t.text) for t in thoughts] == [
+        ("execution", "So 84."),
+        ("reflection", "Wait, no."),
+        ("transition", "Alternatively, swap."),
+    ]
+    assert thoughts[-1].stop == len(trace)
+    for thought in thoughts:
+        tokens = trace.token_ids[thought.start : thought.stop]
+        assert tokenizer.decode(tokens).strip() == thought.text
+        assert trace.consumed_ids[thought.boundary_step] in boundary_ids(tokenizer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no boundary",
+        "one, at the end\n\n",
+        "closed.</think>\n\nWait, outside",
+        "a\n\n \n\n</think>",
+    ],
+)
+def test_no_thoughts(tokenizer, text):
+    assert split_thoughts(tokenizer, imported(tokenizer, text)) == []
+
+
+pieces = st.lists(
+    st.sampled_from(["\n\n", "<think>", "</think>", "Wait", " 84", ".", " ", "\n", "verify"]),
+    max_size=30,
+)
+
+
+@given(pieces)
+def test_agrees_with_splitting_the_text(tokenizer, parts):
+    """Splitting token by token finds what splitting the text finds."""
+    ids = [i for part in parts for i in tokenizer.encode(part, add_special_tokens=False)]
+    trace = Trace("t", "m", "x", (1,), tuple(ids), tokenizer.decode(ids), "imported")
+    text = "".join("|" if part == "\n\n" else part for part in parts)
+    expected = []
+    # What follows a "</think>" up to the next "<think>" is outside.
+    for block in re.sub(r"</think>.*?(<think>|$)", "<think>", text, flags=re.DOTALL).split(
+        "<think>"
+    ):
+        expected += [part.strip() for part in block.split("|")[1:] if part.strip()]
+    thoughts = split_thoughts(tokenizer, trace)
+    assert [t.text for t in thoughts] == expected
+    for thought in thoughts:
+        assert thought.thought_class == classify(thought.text)
+        assert ids[thought.start - 1] in boundary_ids(tokenizer)
+        assert not boundary_ids(tokenizer) & set(ids[thought.start : thought.stop])
+    assert all(a.stop < b.start for a, b in pairwise(thoughts))
+
+
+def test_the_state_at_a_boundary(tiny_model, tokenizer):
+    """Row b + 1 of capture is the residual at the position of generated boundary token b."""
+    trace = imported(tokenizer, "First.\n\nSo 84.\n\nWait, no.")
+    name = "blocks.1.hook_resid_post"
+    (states,) = capture(tiny_model, [trace], [name])
+    tokens = torch.tensor([[*trace.prompt_ids, *trace.token_ids]])
+    _, cache = tiny_model.run_with_cache(tokens, names_filter=name)
+    thoughts = split_thoughts(tokenizer, trace)
+    boundaries = [b for b, i in enumerate(trace.token_ids) if i in boundary_ids(tokenizer)]
+    assert [t.boundary_step for t in thoughts] == [b + 1 for b in boundaries]
+    for b, thought in zip(boundaries, thoughts, strict=True):
+        position = len(trace.prompt_ids) + b
+        assert int(tokens[0, position]) in boundary_ids(tokenizer)
+        torch.testing.assert_close(states[name][thought.boundary_step], cache[name][0, position])
+
+
+def test_the_state_as_a_hook_sees_it_while_decoding(pocket):
+    """Where a hook in the decode loop sees the boundary read, SEAL's state is the one it sees."""
+    name = "blocks.2.hook_resid_post"
+    problem = load_problems("pocket", split="train", limit=1)[0]
+    seen = []
+    with pocket.hooks(fwd_hooks=[(name, lambda state, hook: seen.append(state[0, -1].clone()))]):
+        (trace,) = generate(pocket, [problem], progress=False)
+    (states,) = capture(pocket, [trace], [name])
+    thoughts = split_thoughts(pocket.tokenizer, trace)
+    assert len(thoughts) >= 2
+    boundaries = boundary_ids(pocket.tokenizer)
+    for thought in thoughts:
+        step = thought.boundary_step
+        assert trace.token_ids[step - 1] in boundaries  # Read in the decode loop's pass `step`,
+        assert trace.token_ids[step] == trace.token_ids[thought.start]  # which emits this.
+        torch.testing.assert_close(states[name][step], seen[step], rtol=1e-4, atol=1e-3)
+        assert (states[name][step] - seen[step - 1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "seal", "easysteer"),
+    [
+        ("aime25_DeepSeek-R1-Distill-Qwen-1.5B", (4092, 1142, 175), (3949, 1249, 211)),
+        ("cvenhoff_deepseek-r1-distill-llama-8b", (399, 108, 49), (373, 116, 67)),
+    ],
+)
+def test_real_traces(shared_data, tokenizer, name, seal, easysteer):
+    path = shared_data / "traces" / f"{name}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    traces = [
+        imported(tokenizer, row["response"], Problem(row["id"], row["question"], row["gold"] or ""))
+        for row in rows
+    ]
+    for rule, expected in ((SEAL, seal), (EASYSTEER, easysteer)):
+        everything, *groups = thought_statistics(tokenizer, traces, rule)
+        classes = everything.classes
+        assert tuple(counts.thoughts for counts in classes.values()) == expected
+        assert everything.traces == len(rows)
+    # The same number, from the text alone: paragraphs of the think block but the first.
+    blocks = [row["response"].split("</think>")[0] for row in rows]
+    paragraphs = [p for block in blocks for p in re.split(r"\n{2,}", block)[1:] if p.strip()]
+    assert len(paragraphs) == sum(seal) == sum(easysteer)
+    if rows[0]["gold"]:
+        right = sum(row["is_correct"] for row in rows)
+        assert [(g.correct, g.traces) for g in groups] == [
+            (True, right),
+            (False, len(rows) - right),
+        ]
+    else:
+        assert groups == []
+
+
+def test_statistics_by_hand(tokenizer):
+    hard = Problem("q", "What is 12 * 8?", "96", level="hard")
+    unknown = Problem("r", "What?", "")
+    traces = [
+        imported(tokenizer, "a\n\nb c\n\nWait</think>\\boxed{84}"),
+        imported(tokenizer, "a\n\nd</think>\\boxed{83}"),
+        imported(tokenizer, "a\n\nAlternatively</think>\\boxed{96}", hard),
+        imported(tokenizer, "a", unknown),
+    ]
+    groups = {(g.correct, g.level): g for g in thought_statistics(tokenizer, traces)}
+    assert list(groups) == [
+        (None, None), (True, None), (False, None),
+        (None, "easy"), (True, "easy"), (False, "easy"),
+        (None, "hard"), (True, "hard"),
+    ]  # fmt: skip
+    counts = {
+        key: tuple(c.thoughts for c in group.classes.values()) for key, group in groups.items()
+    }
+    assert counts[None, None] == (2, 1, 1)
+    assert counts[True, None] == (1, 1, 1)
+    assert counts[False, None] == counts[False, "easy"] == (1, 0, 0)
+    assert counts[None, "easy"] == (2, 1, 0)
+    execution = groups[None, None].classes["execution"]
+    assert groups[None, None].traces == 4
+    assert execution.tokens == len(tokenizer.encode("b c")) + len(tokenizer.encode("d"))
+    assert execution.thoughts_per_trace.mean == 0.5
+    assert execution.tokens_per_trace.mean == execution.tokens / 4
+    low, high = execution.thoughts_per_trace.low, execution.thoughts_per_trace.high
+    assert low is not None
+    assert high is not None
+    assert 0 <= low < 0.5 < high <= 1
+    assert groups[None, None].share("execution") == 0.5
+    assert thought_statistics(tokenizer, traces[3:])[0].share("execution") is None
+    assert thought_statistics(tokenizer, []) == []
