@@ -13,13 +13,15 @@ from mi_lens.backends import resolve_hook_names
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
-from mi_lens.generation import Request, Sampling
+from mi_lens.conditions import Condition, parse_intervention
+from mi_lens.generation import Request
 from mi_lens.grading import is_correct
 from mi_lens.information.readings import ControlSummary, Reading, summarize
 from mi_lens.measurement import Readings, activations_path, measure_into
 from mi_lens.models import load
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems import Problem, load_problems
+from mi_lens.sampling import Sampling
 from mi_lens.runs import generate_into, open_run
 from mi_lens.tokens import ThinkingTokens, thinking_tokens
 from mi_lens.traces import Trace
@@ -167,12 +169,20 @@ def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> No
 
 
 def _generate(config: GenerateConfig, model, problems: list[Problem], folder: Path) -> list[Trace]:
-    sampling = Sampling(temperature=config.temperature, top_p=config.top_p, top_k=config.top_k)
+    condition = _condition(config)
     requests = [
-        Request(problem, config.style, sampling, config.seed, config.max_new_tokens)
+        Request(problem, condition, config.style, config.seed, config.max_new_tokens,
+                config.stop)
         for problem in problems
-    ]
+    ]  # fmt: skip
     return generate_into(folder, model, requests, batch_size=config.batch_size)
+
+
+def _condition(config: GenerateConfig) -> Condition:
+    return Condition(
+        tuple(map(parse_intervention, config.intervene)),
+        Sampling(config.temperature, config.top_p, config.top_k, config.min_p),
+    )
 
 
 def _tokens(

@@ -20,6 +20,11 @@ class GenerateConfig:
         temperature: 0 is greedy.
         top_p: Keep the fewest likeliest tokens whose probability reaches this.
         top_k: Keep this many likeliest tokens.
+        min_p: Keep tokens at least this many times as likely as the likeliest.
+        stop: Texts that end a generation once written.
+        intervene: Interventions in the order in which they act, each as it would be written in
+            Python: "Suppress(['Wait', 'Hmm'])", "Recycle(2, ['Wait'])",
+            "Steer('vectors.safetensors', 'blocks.2.hook_resid_post', alpha=1.0)".
         seed: Of pocket problems, sampling, and bootstrap intervals.
         batch_size: Rows decoded together; does not change results.
         backend: HookedTransformer or TransformerBridge; auto takes the first that exists.
@@ -37,6 +42,9 @@ class GenerateConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int | None = None
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    intervene: tuple[str, ...] = ()
     seed: int = 0
     batch_size: int = 16
     backend: Literal["auto", "hooked", "bridge"] = "auto"

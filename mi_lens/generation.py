@@ -1,47 +1,20 @@
-"""The decode loop: batched, left-padded, cached; a row's tokens depend on that row alone.
-
-Hooks attached to the model (`with model.hooks(...)`) fire at every step. What this does not cover
-yet: interventions, and filling the places of finished rows with waiting requests.
-"""
+"""Traces for problems under conditions."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens import __version__
-from mi_lens.backends import backend_of
+from mi_lens.conditions import Condition, to_json
+from mi_lens.decoding import Decoder, Job
 from mi_lens.fingerprint import model_fingerprint
+from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
-from mi_lens.traces import StopReason, Trace, content_hash
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen from next-token probabilities.
-
-    Attributes:
-        temperature: 0 takes the likeliest token (greedy); else logits are divided by it.
-        top_p: Keeps the fewest likeliest tokens whose probability reaches this.
-        top_k: Keeps this many likeliest tokens; None keeps all.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-
-    def __post_init__(self):
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature}: expected 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: expected a probability above 0, at most 1")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k={self.top_k}: expected at least 1 token, or None for all")
+from mi_lens.sampling import Sampling
+from mi_lens.traces import Trace, content_hash
 
 
 @dataclass(frozen=True)
@@ -50,33 +23,60 @@ class Request:
 
     Attributes:
         problem: A problem, or a bare question.
+        condition: What is done to it, and how tokens are drawn.
         style: How the question becomes a prompt.
-        sampling: How tokens are chosen.
         seed: Of the sampling. Equal requests with equal seeds give equal tokens.
-        max_new_tokens: Budget.
+        max_new_tokens: Budget, a prefix included.
+        stop: Texts and token ids that end the generation once written; they stay in the trace.
+        prefix: Token ids that the generation begins with. They are read like a prompt, with
+            `Steer` at work and `Recycle` not.
     """
 
     problem: Problem | str
+    condition: Condition = field(default_factory=Condition)
     style: PromptStyle = "chat"
-    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     max_new_tokens: int = 512
+    stop: tuple[str | int, ...] = ()
+    prefix: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens}: expected at least 1")
+        if len(self.prefix) >= self.max_new_tokens:
+            raise ValueError(
+                f"a prefix of {len(self.prefix)} tokens leaves none of max_new_tokens="
+                f"{self.max_new_tokens}; raise the budget"
+            )
+        if "" in self.stop:
+            raise ValueError("stop holds an empty text, which stands everywhere; leave it out")
+
+
+class GenerationInterrupted(KeyboardInterrupt):
+    """Ctrl-C while generating; what was done is in `traces`.
+
+    Attributes:
+        traces: Index of the request to its trace, for those that had finished.
+    """
+
+    def __init__(self, traces: dict[int, Trace], asked: int):
+        super().__init__(f"stopped; {len(traces)} of {asked} traces are in this error's .traces")
+        self.traces = traces
 
 
 def generate(
     model,
     requests: Iterable[Request | Problem | str],
+    condition: Condition | Sequence[Intervention] | Intervention = (),
     *,
     style: PromptStyle = "chat",
     max_new_tokens: int = 512,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int | None = None,
+    min_p: float = 0.0,
     seed: int = 0,
+    stop: Sequence[str | int] = (),
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[Trace]:
@@ -84,27 +84,45 @@ def generate(
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer. Hooks on it fire.
-        requests: Requests; or problems or bare questions, for which the arguments `style` to
-            `seed` make the request.
+        requests: Requests, whose conditions may differ; or problems or bare questions, for which
+            the arguments `condition` to `stop` make the request.
+        condition: A condition, which then has the sampling settings too; or interventions, which
+            act in this order; none is the baseline.
         style: See `mi_lens.prompts.prompt_text`.
         max_new_tokens: Budget of each.
         temperature: See `Sampling`.
         top_p: See `Sampling`.
         top_k: See `Sampling`.
+        min_p: See `Sampling`.
         seed: See `Request`.
+        stop: See `Request`.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
-            tokenizer, or a prompt leaves no room in the model's context.
+            tokenizer, a prompt leaves no room in the model's context, or an intervention does not
+            fit the model or must not be tried on a problem.
+        GenerationInterrupted: On Ctrl-C, with the traces that were done.
     """
-    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k)
+    if not isinstance(condition, Condition):
+        several = condition if isinstance(condition, Sequence) else (condition,)
+        sampling = Sampling(temperature, top_p, top_k, min_p)
+        condition = Condition(tuple(several), sampling)
+    elif (temperature, top_p, top_k, min_p) != (0.0, 1.0, None, 0.0):
+        raise ValueError("sampling settings are given twice: put them into the condition")
     full = [
-        item if isinstance(item, Request) else Request(item, style, sampling, seed, max_new_tokens)
+        item
+        if isinstance(item, Request)
+        else Request(item, condition, style, seed, max_new_tokens, tuple(stop))
         for item in requests
     ]
-    traces = dict(stream(model, full, batch_size=batch_size, progress=progress))
+    traces: dict[int, Trace] = {}
+    try:
+        for index, trace in stream(model, full, batch_size=batch_size, progress=progress):
+            traces[index] = trace
+    except KeyboardInterrupt:
+        raise GenerationInterrupted(traces, len(full)) from None
     return [traces[index] for index in range(len(full))]
 
 
@@ -118,131 +136,120 @@ def stream(
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
     if model.tokenizer is None:
         raise ValueError("the model has no tokenizer; load it with mi_lens.load")
-    name = model_fingerprint(model)
-    rows = [_Row.of(model, name, index, request) for index, request in enumerate(requests)]
+    plan = Plan(model)
+    jobs = [plan.job(index, request) for index, request in enumerate(requests)]
+    decoder = Decoder(model, frozenset(end_of_text_ids(model)), batch_size)
     with tqdm(
-        total=len(rows), desc="generate", unit="trace", disable=None if progress else True
+        total=len(jobs), desc="generate", unit="trace", disable=None if progress else True
     ) as bar:
-        for start in range(0, len(rows), batch_size):
-            for row in _decode(model, rows[start : start + batch_size]):
-                bar.update()
-                yield row.index, row.trace(model.tokenizer)
+        for job in decoder.run(jobs):
+            bar.update()
+            yield job.index, plan.trace(job, requests[job.index])
 
 
-def request_id(model, model_name: str, request: Request) -> str:
-    """The id of the trace that a request gives: a hash of all that decides its tokens."""
-    return _Row.of(model, model_name, 0, request).trace_id
+class Plan:
+    """Requests made ready for one model: prompts read, interventions bound, ids made."""
 
+    def __init__(self, model: Any):
+        self.model = model
+        self.fingerprint = model_fingerprint(model)
+        self._actions: dict[int, tuple[Intervention, Action]] = {}
+        self._described: dict[int, tuple[Condition, dict[str, Any]]] = {}
 
-@dataclass
-class _Row:
-    """A request under way."""
+    def job(self, index: int, request: Request) -> Job:
+        """A request ready to decode.
 
-    index: int
-    request: Request
-    model_name: str
-    prompt: str
-    prompt_ids: tuple[int, ...]
-    context: int
-    token_ids: list[int] = field(default_factory=list)
-    stop_reason: StopReason | None = None
-
-    @classmethod
-    def of(cls, model, model_name: str, index: int, request: Request) -> "_Row":
-        problem = request.problem
-        question = problem if isinstance(problem, str) else problem.question
-        prompt = prompt_text(model.tokenizer, question, request.style)
-        ids = encode(model.tokenizer, prompt, templated=request.style != "raw")
-        context = model.cfg.n_ctx
-        if len(ids) >= context:
+        Raises:
+            ValueError: See `generate`.
+        """
+        prompt_ids = self.prompt(request)[1]
+        context = self.model.cfg.n_ctx
+        if len(prompt_ids) + len(request.prefix) >= context:
             raise ValueError(
-                f"request {index} ({prompt[:40]!r}...): its prompt has {len(ids)} tokens and the "
-                f"model's context {context}; shorten the prompt or leave the problem out"
+                f"request {index} ({_question(request)[:40]!r}...): its prompt has "
+                f"{len(prompt_ids) + len(request.prefix)} tokens and the model's context "
+                f"{context}; shorten the prompt or leave the problem out"
             )
-        return cls(index, request, model_name, prompt, tuple(ids), context)
+        for intervention in request.condition.interventions:
+            if isinstance(request.problem, Problem):
+                intervention.check(request.problem)
+        row = Row(self.model.tokenizer, prompt_ids, request.seed, request.max_new_tokens,
+                  list(request.prefix))  # fmt: skip
+        actions = tuple(map(self._action, request.condition.interventions))
+        return Job(index, row, request.condition.sampling, actions, request.stop, context)
 
-    @property
-    def trace_id(self) -> str:
-        request = self.request
+    def prompt(self, request: Request) -> tuple[str, tuple[int, ...]]:
+        """A request's prompt as text and as token ids."""
+        tokenizer = self.model.tokenizer
+        text = prompt_text(tokenizer, _question(request), request.style)
+        return text, tuple(encode(tokenizer, text, templated=request.style != "raw"))
+
+    def trace_id(self, request: Request) -> str:
+        """The id of the trace that a request gives: a hash of all that decides its tokens."""
+        described = self._describe(request.condition)
         what = [
             __version__,
-            self.model_name,
-            self.prompt_ids,
-            asdict(request.sampling),
+            self.fingerprint,
+            self.prompt(request)[1],
+            {key: described[key] for key in ("sampling", "interventions")},
             request.seed,
             request.max_new_tokens,
+            request.stop,
+            request.prefix,
         ]
         return content_hash(what)
 
-    def accept(self, token: int, eos_ids: set[int]) -> None:
-        self.token_ids.append(token)
-        if token in eos_ids:
-            self.stop_reason = "eos"
-        elif len(self.token_ids) >= self.request.max_new_tokens:
-            self.stop_reason = "length"
-        elif len(self.prompt_ids) + len(self.token_ids) >= self.context:
-            self.stop_reason = "context"
-
-    def trace(self, tokenizer) -> Trace:
-        assert self.stop_reason is not None
-        request = self.request
+    def trace(self, job: Job, request: Request) -> Trace:
+        """The trace of a job that has ended."""
+        assert job.stop_reason is not None
+        row = job.row
         return Trace(
-            id=self.trace_id,
-            model=self.model_name,
-            prompt=self.prompt,
-            prompt_ids=self.prompt_ids,
-            token_ids=tuple(self.token_ids),
-            text=tokenizer.decode(self.token_ids, skip_special_tokens=True),
-            stop_reason=self.stop_reason,
-            seed=request.seed,
+            id=self.trace_id(request),
+            model=self.fingerprint,
+            prompt=self.prompt(request)[0],
+            prompt_ids=row.prompt_ids,
+            token_ids=tuple(row.token_ids),
+            text=row.tokenizer.decode(row.token_ids, skip_special_tokens=True),
+            stop_reason=job.stop_reason,
+            seed=row.seed,
             condition={
-                **asdict(request.sampling),
+                **self._describe(request.condition),
                 "max_new_tokens": request.max_new_tokens,
                 "style": request.style,
+                "stop": list(request.stop),
+                "prefix": len(request.prefix),
             },
             problem=request.problem if isinstance(request.problem, Problem) else None,
+            events=tuple(row.events),
         )
 
+    def _action(self, intervention: Intervention) -> Action:
+        if id(intervention) not in self._actions:
+            self._actions[id(intervention)] = intervention, intervention.bind(self.model)
+        return self._actions[id(intervention)][1]
 
-@torch.inference_mode()
-def _decode(model, rows: list[_Row]) -> Iterator[_Row]:
-    """Decodes a batch and yields its rows as they finish."""
-    backend = backend_of(model)
-    eos_ids = end_of_text_ids(model)
-    tokens, mask = left_pad([row.prompt_ids for row in rows], device=model.cfg.device)
-    cache = backend.new_cache(model, len(rows))
-    while rows:
-        logits = backend.step(model, tokens, mask, cache, logits_to_keep=1)[:, -1]
-        for row, row_logits in zip(rows, logits, strict=True):
-            row.accept(
-                choose_token(row_logits, row.request, row.prompt_ids, len(row.token_ids)), eos_ids
-            )
-        going = [i for i, row in enumerate(rows) if row.stop_reason is None]
-        yield from (row for row in rows if row.stop_reason is not None)
-        if not going:
-            return
-        if len(going) < len(rows):
-            rows = [rows[i] for i in going]
-            mask = mask[going]
-            backend.keep_rows(cache, torch.tensor(going, device=mask.device))
-        tokens = torch.tensor([[row.token_ids[-1]] for row in rows], device=mask.device)
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    def _describe(self, condition: Condition) -> dict[str, Any]:
+        """A condition as JSON, with a hash in the place of any long list of numbers."""
+        if id(condition) not in self._described:
+            settings = condition.to_json()
+            settings["interventions"] = [
+                {key: _short(value) for key, value in to_json(one).items()}
+                for one in condition.interventions
+            ]
+            self._described[id(condition)] = condition, settings
+        return self._described[id(condition)][1]
 
 
-def left_pad(
-    sequences: Sequence[Sequence[int]], device=None
-) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Token ids padded on the left, and the mask that is 1 at real tokens.
 
-    The pad token is 0, whatever the tokenizer's: masked positions are never read.
-    """
-    width = max(map(len, sequences))
-    tokens = torch.zeros(len(sequences), width, dtype=torch.long)
-    mask = torch.zeros(len(sequences), width, dtype=torch.long)
-    for row, ids in enumerate(sequences):
-        tokens[row, width - len(ids) :] = torch.tensor(ids)
-        mask[row, width - len(ids) :] = 1
-    return tokens.to(device), mask.to(device)
+
+def _question(request: Request) -> str:
+    return request.problem if isinstance(request.problem, str) else request.problem.question
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) > 64:
+        return {"length": len(value), "hash": content_hash(list(value))}
+    return value
 
 
 def end_of_text_ids(model) -> set[int]:
@@ -250,36 +257,3 @@ def end_of_text_ids(model) -> set[int]:
     ends = {model.tokenizer.eos_token_id, *getattr(model, "eos_token_ids", ())}
     return ends - {None}
 
-
-def choose_token(
-    logits: Float[Tensor, "d_vocab"], request: Request, prompt_ids: Sequence[int], step: int
-) -> int:
-    """The next token of a request, a function of its logits, prompt, seed and step alone."""
-    sampling = request.sampling
-    if not torch.isfinite(logits.max()):
-        raise ValueError(
-            f"the logits at step {step} hold {logits.max().item()}; check hooks and dtype"
-        )
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    # Shifted by the maximum before division: a tiny temperature must not overflow.
-    scaled = (logits.double() - logits.max().double()) / sampling.temperature
-    probabilities, order = scaled.softmax(-1).sort(descending=True, stable=True)
-    keep = torch.ones_like(order, dtype=torch.bool)
-    # A token stays if the ones before it have not yet reached top_p; the first always does.
-    keep[1:] = probabilities.cumsum(-1)[:-1] < sampling.top_p
-    if sampling.top_k is not None:
-        keep[sampling.top_k :] = False
-    cumulative = (probabilities * keep).cumsum(-1)
-    target = uniform(request.seed, prompt_ids, step) * cumulative[-1]
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    return int(order[min(index, int(keep.sum()) - 1)])
-
-
-def uniform(seed: int, prompt_ids: Sequence[int], step: int) -> float:
-    """A number in [0, 1) from a counter-based generator: keyed by request, counted by step.
-
-    The prompt is part of the key, so that problems sampled with one seed are independent.
-    """
-    key = int(content_hash([seed, list(prompt_ids)]), 16)
-    return float(np.random.Generator(np.random.Philox(key=key, counter=step)).random())

@@ -10,8 +10,7 @@ from typing import Any
 
 from mi_lens.config import GenerateConfig
 from mi_lens.files import append_jsonl, drop_torn_line, write_json
-from mi_lens.fingerprint import model_fingerprint
-from mi_lens.generation import Request, request_id, stream
+from mi_lens.generation import Plan, Request, stream
 from mi_lens.traces import Trace, load_traces, trace_to_row
 
 # These change where and how fast results come, not what they are.
@@ -85,8 +84,7 @@ def generate_into(
     """
     path = folder / "traces.jsonl"
     drop_torn_line(path)
-    name = model_fingerprint(model)
-    ids = [request_id(model, name, request) for request in requests]
+    ids = list(map(Plan(model).trace_id, requests))
     done = {trace.id: trace for trace in load_traces(path)} if path.exists() else {}
     # Of equal requests one is generated.
     waiting = {id_: r for id_, r in zip(ids, requests, strict=True) if id_ not in done}

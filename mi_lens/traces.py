@@ -11,7 +11,7 @@ from mi_lens.files import read_jsonl, write_jsonl
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
 
-StopReason = Literal["eos", "length", "context", "imported"]
+StopReason = Literal["eos", "stop", "length", "context", "imported"]
 
 
 def content_hash(value: Any) -> str:
@@ -31,10 +31,12 @@ class Trace:
         prompt_ids: Its token ids, without padding.
         token_ids: The generated token ids, an ending end-of-text token included.
         text: The generated tokens as text, special tokens left out.
-        stop_reason: "eos", "length" (budget spent), "context" (model's window full), "imported".
+        stop_reason: "eos", "stop" (a stop text or token), "length" (budget spent), "context"
+            (model's window full), "imported".
         seed: The request's seed.
-        condition: Sampling settings, as a JSON-able mapping.
+        condition: Interventions, sampling and other settings, as a JSON-able mapping.
         problem: The problem that the prompt puts, where there is one.
+        events: What interventions did: a mapping each, with "step" and "what".
     """
 
     id: str
@@ -47,6 +49,7 @@ class Trace:
     seed: int = 0
     condition: dict[str, Any] = field(default_factory=dict)
     problem: Problem | None = None
+    events: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self):
         if not self.prompt_ids:
@@ -128,6 +131,7 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
     try:
         for name in ("prompt_ids", "token_ids"):
             fields[name] = tuple(fields[name])
+        fields["events"] = tuple(fields.get("events", ()))
         if fields.get("problem") is not None:
             fields["problem"] = Problem(**fields["problem"])
         return Trace(**fields)

@@ -1,0 +1,130 @@
+"""A condition: what is done to a generation, under a name, as JSON and back."""
+
+import ast
+import importlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mi_lens.interventions.protocol import Intervention
+from mi_lens.interventions.recycle import Recycle
+from mi_lens.sampling import Sampling
+
+KINDS = {
+    "Continue": "mi_lens.interventions.extend",
+    "LogitPenalty": "mi_lens.interventions.suppress",
+    "RaiseTemperature": "mi_lens.interventions.temperature",
+    "Recycle": "mi_lens.interventions.recycle",
+    "Steer": "mi_lens.interventions.steer",
+    "Suppress": "mi_lens.interventions.suppress",
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Interventions, in the order in which they act, and how tokens are drawn.
+
+    Attributes:
+        interventions: None is the baseline.
+        sampling: How tokens are drawn.
+        name: For tables and figures; decides nothing. Empty gives a name made of the settings.
+    """
+
+    interventions: tuple[Intervention, ...] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "interventions", tuple(self.interventions))
+        recycled = [one for one in self.interventions if isinstance(one, Recycle)]
+        if len(recycled) > 1 and (
+            any(one.trigger == "candidate" for one in recycled)
+            or len({one.layer for one in recycled}) < len(recycled)
+        ):
+            raise ValueError(
+                "a condition may recycle several layers at consumed tokens, each once; with "
+                "trigger='candidate' only one Recycle: the second would act on half a state"
+            )
+        if not self.name:
+            names = " + ".join(map(repr, self.interventions))
+            object.__setattr__(self, "name", names or "baseline")
+
+    def to_json(self) -> dict[str, Any]:
+        """All settings, JSON-able; `from_json` turns them back."""
+        return {
+            "name": self.name,
+            "sampling": asdict(self.sampling),
+            "interventions": [to_json(one) for one in self.interventions],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Condition":
+        """A condition from what `to_json` gave.
+
+        Raises:
+            ValueError: Naming a key or a kind that is unknown, or a setting that is impossible.
+        """
+        unknown = value.keys() - {"name", "sampling", "interventions"}
+        if unknown:
+            raise ValueError(f"condition: unknown {sorted(unknown)}; expected name, sampling, "
+                             "interventions")  # fmt: skip
+        return cls(
+            tuple(from_json(one) for one in value.get("interventions", ())),
+            _build(Sampling, value.get("sampling", {})),
+            value.get("name", ""),
+        )
+
+
+def to_json(intervention: Intervention) -> dict[str, Any]:
+    """An intervention's settings under the name of its class."""
+    settings = json.loads(json.dumps(intervention.to_json(), allow_nan=False))
+    return {"kind": type(intervention).__name__, **settings}
+
+
+def from_json(value: dict[str, Any]) -> Intervention:
+    """An intervention from what `to_json` gave."""
+    settings = dict(value)
+    return _build(_kind(settings.pop("kind", None)), settings)
+
+
+def parse_intervention(text: str) -> Intervention:
+    """An intervention from a call as one would write it: "Suppress(['Wait', 'Hmm'])".
+
+    Only literal arguments are read; nothing is run.
+
+    Raises:
+        ValueError: Saying what is wrong with the text.
+    """
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        args = [ast.literal_eval(arg) for arg in call.args]
+        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise ValueError(
+            f"intervention {text!r}: expected a call with literal arguments, as "
+            "\"Suppress(['Wait', 'Hmm'])\""
+        ) from None
+    kind = _kind(call.func.id)
+    names = [f.name for f in fields(kind) if f.init]
+    if len(args) > len(names):
+        raise ValueError(f"intervention {text!r}: at most {len(names)} arguments: {names}")
+    return _build(kind, dict(zip(names, args, strict=False)) | settings)
+
+
+def _kind(name: Any) -> Any:
+    if name not in KINDS:
+        raise ValueError(f"intervention {name!r}: expected one of {sorted(KINDS)}")
+    return getattr(importlib.import_module(KINDS[name]), name)
+
+
+def _build(kind: Any, settings: dict[str, Any]) -> Any:
+    known = [f.name for f in fields(kind) if f.init]
+    unknown = settings.keys() - set(known)
+    if unknown:
+        raise ValueError(f"{kind.__name__}: unknown {sorted(unknown)}; expected some of {known}")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ValueError(f"{kind.__name__}: {error}; settings: {known}") from None

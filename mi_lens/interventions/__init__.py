@@ -1,0 +1,1 @@
+"""What changes a generation: one small file each, behind one protocol (`protocol`)."""

@@ -1,0 +1,70 @@
+"""Reasoning that goes on: a word put where a generation would have ended its thinking.
+
+Thinking-token test-time scaling (TTTS, paper 1, section 5.3) continues from a thinking token while
+budget is left; s1's budget forcing continues from "Wait".
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.words import Worded, Words
+from mi_lens.thoughts import think_ids
+
+
+@dataclass(frozen=True)
+class Continue(Worded, Intervention):
+    r"""Puts a word in the place of the token that would end the thinking, and goes on from there.
+
+    That token is "</think>" while the think block is open, and a token that ends the generation
+    at any time. Nothing is forced once fewer than `reserve` tokens of the budget are left.
+
+    Attributes:
+        words: Texts to go on from, one after the other and then from the first again.
+        times: How often at most; None while the budget lasts.
+        before: Put before the word.
+        reserve: Tokens of the budget kept for the answer.
+    """
+
+    words: Words
+    times: int | None = None
+    before: str = "\n\n"
+    reserve: int = 64
+
+    def __post_init__(self):
+        super().__post_init__()
+        if any(not isinstance(word, str) for word in self.words):
+            raise ValueError(f"words={self.words!r}: expected texts to go on from, not token ids")
+        if self.times is not None and self.times < 1:
+            raise ValueError(f"times={self.times}: expected at least 1, or None for no limit")
+        if self.reserve < 1:
+            raise ValueError(f"reserve={self.reserve}: expected at least 1 token")
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        encode = model.tokenizer.encode
+        texts = [encode(self.before + str(w), add_special_tokens=False) for w in self.words]
+        return _Continue(texts, self.times, self.reserve)
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+class _Continue(Action):
+    def __init__(self, texts: Sequence[Sequence[int]], times: int | None, reserve: int):
+        self.texts, self.times, self.reserve = texts, times, reserve
+
+    def replace(self, row: Row, candidate: int, end_ids: frozenset[int]) -> int:
+        """See `Action.replace`."""
+        marks = think_ids(row.tokenizer)
+        closes = marks is not None and candidate == marks[1] and row.thinking()
+        if not closes and candidate not in end_ids:
+            return candidate
+        done = sum(event["what"] == "continue" for event in row.events)
+        text = self.texts[done % len(self.texts)]
+        if done == self.times or row.limit - row.step - len(text) < self.reserve:
+            return candidate
+        row.note("continue", wanted=candidate, emitted=text[0])
+        row.forced.extend(text[1:])
+        return text[0]

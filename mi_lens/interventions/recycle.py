@@ -1,0 +1,99 @@
+"""Representation recycling: a block run again on its own output at thinking tokens.
+
+Paper 1, section 5.2: h' = block_l(h_{l-1}), then h_l = block_l(h'), the other layers as usual.
+Which position is recycled, the text and the released code answer differently:
+
+    candidate  the code: once the logits propose a thinking token, the position that emits it runs
+               block l again, the layers above and the logits are computed anew, and the token is
+               drawn from those; it may be another.
+    consumed   the text: the position that reads a thinking token runs block l again, in passing.
+
+The state h' is the block's output after other hooks. No hook fires in the further runs of the
+block; in the candidate reading, hooks of the layers above fire for the position again.
+"""
+
+from collections.abc import Set
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from mi_lens.interventions.protocol import Action, Intervention, Recycling, Row, Trigger
+from mi_lens.interventions.words import Worded, Words, word_ids
+
+OUTPUT = "hook_resid_post"
+
+
+@dataclass(frozen=True)
+class Recycle(Worded, Intervention):
+    """Runs a layer again at words (RR, paper 1, section 5.2).
+
+    Attributes:
+        layer: The hook name of its output, as "blocks.23.hook_resid_post"; a layer number is
+            turned into it.
+        words: Words, each with every surface form that is one token; or token ids.
+        passes: Further runs of the block.
+        trigger: "candidate" (the released code) or "consumed" (the text), as above. Tokens of
+            prompts and prefixes trigger nothing.
+        kv: What later tokens attend to in this layer: "replace", keys and values of the last run
+            (the released code), or "keep", those of the first.
+        probability: Of recycling where the words ask for it; the released code throws a coin of
+            0.5. Drawn from the request's seed.
+    """
+
+    layer: str | int
+    words: Words
+    passes: int = 1
+    trigger: Trigger = "candidate"
+    kv: Literal["replace", "keep"] = "replace"
+    probability: float = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.layer, int):
+            object.__setattr__(self, "layer", f"blocks.{self.layer}.{OUTPUT}")
+        parts = str(self.layer).split(".")
+        if len(parts) != 3 or parts[0] != "blocks" or parts[2] != OUTPUT or not parts[1].isdigit():
+            raise ValueError(
+                f"layer={self.layer!r}: expected a layer number or the hook name of a block's "
+                f"output, as 'blocks.12.{OUTPUT}'"
+            )
+        if self.passes < 1:
+            raise ValueError(f"passes={self.passes}: expected at least 1 further run of the block")
+        if self.trigger not in ("candidate", "consumed"):
+            raise ValueError(f"trigger={self.trigger!r}: expected 'candidate' or 'consumed'")
+        if self.kv not in ("replace", "keep"):
+            raise ValueError(f"kv={self.kv!r}: expected 'replace' or 'keep'")
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"probability={self.probability}: expected above 0, at most 1")
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        layer = int(str(self.layer).split(".")[1])
+        if layer >= model.cfg.n_layers:
+            raise ValueError(
+                f"layer={self.layer!r}: the model has {model.cfg.n_layers} layers, blocks.0 to "
+                f"blocks.{model.cfg.n_layers - 1}"
+            )
+        return _Recycle(self, layer, word_ids(model, self.words))
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+class _Recycle(Action):
+    def __init__(self, settings: Recycle, layer: int, ids: Set[int]):
+        self.recycled_layer, self.recycled_when = layer, settings.trigger
+        self.order = Recycling(settings.passes, settings.kv == "keep")
+        self.probability, self.ids = settings.probability, ids
+
+    def recycling(self, row: Row) -> Recycling | None:
+        """See `Action.recycling`."""
+        if self.recycled_when == "candidate":
+            token = row.candidate
+        else:
+            token = row.token_ids[-1] if row.token_ids else None
+        if token not in self.ids:
+            return None
+        if self.probability < 1 and row.uniform("recycle") >= self.probability:
+            return None
+        return self.order

@@ -1,0 +1,156 @@
+r"""A vector added to states while the model writes (SEAL, arXiv 2504.07986, section 3).
+
+SEAL adds alpha times S at the tokens that contain "\n\n", inside the think block. Its layer 20 is
+the input of block 20, which is the output of block 19: "blocks.19.hook_resid_post".
+"""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.backends import resolve_hook_names
+from mi_lens.interventions.protocol import Action, Intervention, Row, positions
+from mi_lens.interventions.words import as_words, word_ids
+from mi_lens.problems import Problem
+from mi_lens.thoughts import boundary_ids
+from mi_lens.traces import content_hash
+from mi_lens.vectors import SteeringVector
+
+Variant = Literal["add", "project", "random"]
+
+
+@dataclass(frozen=True, eq=False)
+class Steer(Intervention):
+    r"""Adds `alpha` times a vector to a hook name's states at chosen positions.
+
+    Attributes:
+        vector: A `SteeringVector`, or numbers of shape (d_model,).
+        hook_name: Where; None takes the vector's own.
+        alpha: How much of it.
+        at: "boundary", tokens that contain "\n\n"; "all"; or words, each with every surface form.
+        inside_think: Only while the think block is open.
+        prompt: Also at the prompt's positions (which count as outside of the think block).
+        variant: "add"; "project", which takes alpha times the state's component along the vector
+            away; or "random", which adds a random direction of the same norm (a control).
+        seed: Of the random direction.
+        problem_ids: Problems that the vector was made from (a `SteeringVector` brings them).
+        allow_overlap: Lets those problems be generated for all the same.
+    """
+
+    vector: Any = field(repr=False)
+    hook_name: str | None = None
+    alpha: float = 1.0
+    at: Literal["boundary", "all"] | tuple[str | int, ...] = "boundary"
+    inside_think: bool = True
+    prompt: bool = False
+    variant: Variant = "add"
+    seed: int = 0
+    problem_ids: tuple[str, ...] = field(default=(), repr=False)
+    allow_overlap: bool = False
+
+    def __post_init__(self):
+        set_field = object.__setattr__.__get__(self)
+        if isinstance(self.vector, SteeringVector):
+            set_field("hook_name", self.hook_name or self.vector.hook_name)
+            set_field("problem_ids", self.problem_ids or tuple(self.vector.problem_ids))
+            set_field("vector", self.vector.vector)
+        vector = torch.as_tensor(self.vector, dtype=torch.float64).detach().cpu().clone()
+        set_field("vector", vector)
+        set_field("problem_ids", tuple(self.problem_ids))
+        if not isinstance(self.at, str):
+            set_field("at", as_words(self.at))
+        elif self.at not in ("boundary", "all"):
+            raise ValueError(f"at={self.at!r}: expected 'boundary', 'all' or a list of words")
+        if vector.ndim != 1 or not len(vector):
+            raise ValueError(f"vector has shape {list(vector.shape)}, expected [d_model]")
+        if not vector.isfinite().all() or not vector.norm():
+            raise ValueError("vector holds NaN or infinity, or is zero; expected a direction")
+        if self.hook_name is None:
+            raise ValueError("hook_name is None: only a SteeringVector brings its own")
+        if not isfinite(self.alpha):
+            raise ValueError(f"alpha={self.alpha}: expected a finite number")
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"variant={self.variant!r}: expected one of {get_args(Variant)}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Steer) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(content_hash(self.to_json()))
+
+    def check(self, problem: Problem) -> None:
+        """See `Intervention.check`."""
+        if problem.id in self.problem_ids and not self.allow_overlap:
+            raise ValueError(
+                f"problem {problem.id} is one of those that the steering vector was made from; "
+                "evaluate on others, or say Steer(..., allow_overlap=True)"
+            )
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        assert self.hook_name is not None
+        resolve_hook_names(model, self.hook_name)
+        d_model = model.cfg.d_model
+        if len(self.vector) != d_model:
+            raise ValueError(
+                f"vector has {len(self.vector)} numbers and the model's residual stream {d_model}"
+            )
+        if self.at == "boundary":
+            ids: Set[int] | None = boundary_ids(model.tokenizer)
+        elif self.at == "all":
+            ids = None
+        else:
+            ids = word_ids(model, self.at)  # pyright: ignore[reportArgumentType]
+        return _Steer(self, ids, model.cfg.device, model.cfg.dtype)
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        return settings | {
+            "vector": self.vector.tolist(),
+            "at": self.at if isinstance(self.at, str) else list(self.at),
+            "problem_ids": list(self.problem_ids),
+        }
+
+
+def random_like(vector: Float[Tensor, "d"], seed: int) -> Float[Tensor, "d"]:
+    """A random direction with the norm of a vector."""
+    drawn = torch.randn(len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return drawn * (vector.double().norm() / drawn.norm())
+
+
+class _Steer(Action):
+    def __init__(self, settings: Steer, ids: Set[int] | None, device, dtype: torch.dtype):
+        self.settings, self.ids = settings, ids
+        self.hook_names = (str(settings.hook_name),)
+        vector = settings.vector
+        if settings.variant == "random":
+            vector = random_like(vector, settings.seed)
+        self.unit = (vector / vector.norm()).to(device, dtype)
+        self.added = (settings.alpha * vector).to(device, dtype)
+
+    def wanted(self, row: Row, token: int, generated: int) -> bool:
+        """Whether the position of a token is steered."""
+        if self.ids is not None and token not in self.ids:
+            return False
+        if generated < 1:
+            return self.settings.prompt
+        return not self.settings.inside_think or row.thinking(generated)
+
+    def edit(
+        self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
+    ) -> Float[Tensor, "rows pos d"]:
+        """See `Action.edit`."""
+        chosen = positions(rows, states.shape[1], self.wanted)
+        if not chosen.any():
+            return states
+        if self.settings.variant == "project":
+            change = -self.settings.alpha * (states @ self.unit)[..., None] * self.unit
+        else:
+            change = self.added
+        return torch.where(chosen[..., None].to(states.device), states + change, states)

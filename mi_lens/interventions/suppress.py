@@ -1,0 +1,116 @@
+"""Words that are never written: probability zero, every surface form of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.words import Worded, Words, as_words, word_ids
+from mi_lens.tokens import TokenSet, word_of
+from mi_lens.traces import Trace
+
+
+@dataclass(frozen=True)
+class LogitPenalty(Worded, Intervention):
+    """Adds a number to the logits of words: SEAL's baseline adds -3 (section 5 of paper 2).
+
+    Attributes:
+        words: Words, each with every surface form that is one token; or token ids.
+        penalty: What is added; negative makes the words rarer.
+        containing: Also every token that contains a word as a part, case-insensitively (SEAL's
+            rule for "wait" and "alternatively").
+    """
+
+    words: Words
+    penalty: float = -3.0
+    containing: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not isfinite(self.penalty):
+            raise ValueError(
+                f"penalty={self.penalty}: expected a finite number; Suppress forbids words"
+            )
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        ids = word_ids(model, self.words, containing=self.containing)
+        return _Penalty(torch.tensor(sorted(ids)), self.penalty)
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Suppress(Worded, Intervention):
+    """Gives words the probability zero (paper 1, section 5.1).
+
+    Attributes:
+        words: Words, each with every surface form that is one token; or token ids.
+    """
+
+    words: Words
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        return _Penalty(torch.tensor(sorted(word_ids(model, self.words))), float("-inf"))
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+class _Penalty(Action):
+    def __init__(self, ids: Tensor, penalty: float):
+        self.ids, self.penalty = ids, penalty
+
+    def logits(
+        self, logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """See `Action.logits`."""
+        ids = self.ids.to(logits.device)
+        return logits.index_add(1, ids, logits.new_full((len(logits), len(ids)), self.penalty))
+
+
+@dataclass(frozen=True)
+class Evasion:
+    """What a model wrote where it would have written a suppressed word.
+
+    Attributes:
+        prevented: How often a suppressed word would have been written.
+        instead: Word, or punctuation as it stands, to how often it was written instead.
+        respelled: Suppressed word to how often it stands in the text all the same, out of pieces.
+    """
+
+    prevented: int
+    instead: dict[str, int]
+    respelled: dict[str, int]
+
+
+def evasion(tokenizer, traces: Iterable[Trace], words: Words) -> Evasion:
+    """How traces made under `Suppress(words)` went around it (paper 1 saw "But wait").
+
+    Args:
+        tokenizer: The model's.
+        traces: Their events tell what was wanted and what was written.
+        words: The suppressed words.
+    """
+    names = [w if isinstance(w, str) else tokenizer.decode([w]) for w in as_words(words)]
+    suppressed = TokenSet.of(tokenizer, names)
+    instead: Counter[str] = Counter()
+    respelled: Counter[str] = Counter()
+    for trace in traces:
+        for event in trace.events:
+            if event["what"] == "logits" and event["wanted"] in suppressed.ids:
+                written = tokenizer.decode([event["emitted"]])
+                instead[word_of(written) or written] += 1
+        for piece in trace.text.split():
+            if word_of(piece) in suppressed.words:
+                respelled[word_of(piece)] += 1
+    return Evasion(instead.total(), dict(instead.most_common()), dict(respelled))

@@ -1,0 +1,44 @@
+"""More randomness right after thinking tokens."""
+
+from collections.abc import Set
+from dataclasses import asdict, dataclass, replace
+
+from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.words import Worded, Words, word_ids
+from mi_lens.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class RaiseTemperature(Worded, Intervention):
+    """Samples the token after a word at another temperature.
+
+    Attributes:
+        words: Words, each with every surface form that is one token; or token ids.
+        temperature: Of the next token's distribution; 0 is greedy.
+    """
+
+    words: Words
+    temperature: float
+
+    def __post_init__(self):
+        super().__post_init__()
+        Sampling(temperature=self.temperature)  # refuses what is no temperature
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        return _Temperature(word_ids(model, self.words), self.temperature)
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+class _Temperature(Action):
+    def __init__(self, ids: Set[int], temperature: float):
+        self.ids, self.temperature = ids, temperature
+
+    def sampling(self, row: Row, sampling: Sampling) -> Sampling:
+        """See `Action.sampling`."""
+        if row.token_ids and row.consumed in self.ids:
+            return replace(sampling, temperature=self.temperature)
+        return sampling

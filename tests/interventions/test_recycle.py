@@ -1,0 +1,191 @@
+import pytest
+import torch
+
+from mi_lens.conditions import Condition
+from mi_lens.decoding import Decoder
+from mi_lens.generation import Request, generate
+from mi_lens.interventions.recycle import Recycle
+
+PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?"]
+EVERY_THIRD = tuple(range(0, 384, 3))
+
+
+@pytest.fixture(params=["tiny_model", "tiny_bridge"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+class ByHand:
+    """Decodes without a cache, position by position, block by block.
+
+    A block attends to what it would make of `seen[layer]`, the inputs at earlier positions, and a
+    recycled position leaves there what the choice of kv says.
+    """
+
+    def __init__(self, model, settings: Recycle):
+        self.model, self.settings = model, settings
+        self.layer = int(str(settings.layer).split(".")[1])
+        self.seen = [[] for _ in model.blocks]
+        self.recycled = []
+
+    def block(self, layer, state):
+        whole = torch.stack([*self.seen[layer], state])[None]
+        return self.model.blocks[layer](whole)[0, -1]
+
+    def through(self, state, start, stop):
+        for layer in range(start, stop):
+            output = self.block(layer, state)
+            self.seen[layer].append(state)
+            state = output
+        return state
+
+    def recycle(self, state):
+        """The state at the position last read, its block run again on it."""
+        first = self.seen[self.layer].pop()
+        for _ in range(self.settings.passes):
+            inside, state = state, self.block(self.layer, state)
+        self.seen[self.layer].append(inside if self.settings.kv == "replace" else first)
+        return state
+
+    def logits(self, state):
+        return self.model.unembed(self.model.ln_final(state[None, None]))[0, 0]
+
+    def decode(self, prompt_ids, n):
+        tokens, generated = list(prompt_ids), []
+        for position in range(len(prompt_ids) + n - 1):
+            end = len(self.seen)
+            state = self.model.W_E[tokens[position]]
+            state = self.through(state, 0, self.layer + 1)
+            made = position - len(prompt_ids)
+            if self.settings.trigger == "consumed" and made >= 0:
+                if tokens[position] in self.settings.words:
+                    state = self.recycle(state)
+                    self.recycled.append(made + 1)
+            output = self.through(state, self.layer + 1, end)
+            if made < -1:
+                continue
+            token = int(self.logits(output).argmax())
+            if self.settings.trigger == "candidate" and token in self.settings.words:
+                for seen in self.seen[self.layer + 1 :]:
+                    seen.pop()
+                output = self.through(self.recycle(state), self.layer + 1, end)
+                token = int(self.logits(output).argmax())
+                self.recycled.append(made + 1)
+            generated.append(token)
+            tokens.append(token)
+        return generated
+
+
+@pytest.mark.parametrize("kv", ["replace", "keep"])
+@pytest.mark.parametrize("trigger", ["candidate", "consumed"])
+@pytest.mark.parametrize(("layer", "passes"), [(0, 1), (1, 2), (2, 1), (1, 4)])
+def test_decoding_equals_an_evaluation_by_hand(tiny_model, layer, passes, trigger, kv):
+    settings = Recycle(layer, EVERY_THIRD, passes, trigger, kv)
+    traces = generate(tiny_model, PROMPTS, settings, max_new_tokens=14, progress=False)
+    plain = generate(tiny_model, PROMPTS, max_new_tokens=14, progress=False)
+    assert [t.token_ids for t in traces] != [t.token_ids for t in plain]
+    for trace in traces:
+        by_hand = ByHand(tiny_model, settings)
+        assert by_hand.decode(trace.prompt_ids, len(trace)) == list(trace.token_ids)
+        assert by_hand.recycled == [event["step"] for event in trace.events]
+        assert by_hand.recycled
+
+
+@pytest.mark.parametrize("trigger", ["candidate", "consumed"])
+def test_the_bridge_does_the_same(tiny_model, tiny_bridge, trigger):
+    settings = Recycle(1, EVERY_THIRD, trigger=trigger)
+    ours, theirs = (
+        generate(m, PROMPTS, settings, max_new_tokens=10, progress=False)
+        for m in (tiny_model, tiny_bridge)
+    )
+    assert [t.token_ids for t in ours] == [t.token_ids for t in theirs]
+    assert [t.events for t in ours] == [t.events for t in theirs]
+
+
+@pytest.mark.parametrize("trigger", ["candidate", "consumed"])
+def test_other_rows_are_not_touched_by_a_bit(model, trigger):
+    def logits_beside(condition, monkeypatch):
+        seen = []
+        drawn = Decoder._draw
+
+        def spy(self, view, logits):
+            if view is self.batch.view:
+                seen.append(logits[0].clone())
+            drawn(self, view, logits)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Decoder, "_draw", spy)
+            requests = [Request(PROMPTS[0], max_new_tokens=9)]
+            requests += [Request(p, condition, max_new_tokens=9) for p in PROMPTS[1:]]
+            traces = generate(model, requests, progress=False)
+        return traces, torch.stack(seen)
+
+    monkeypatch = pytest.MonkeyPatch()
+    alone, plain = logits_beside(Condition(), monkeypatch)
+    beside, recycled = logits_beside(
+        Condition((Recycle(1, EVERY_THIRD, trigger=trigger),)), monkeypatch
+    )
+    assert any(trace.events for trace in beside[1:])
+    assert torch.equal(plain, recycled)
+    assert alone[0] == beside[0]
+
+
+@pytest.mark.parametrize("trigger", ["candidate", "consumed"])
+def test_hooks_fire_once_where_nothing_is_computed_anew(model, trigger):
+    layer = 1
+    counts: dict[str, int] = {}
+
+    def counter(name):
+        def count(activation, hook):
+            counts[name] = counts.get(name, 0) + 1
+
+        return count
+
+    names = [f"blocks.{i}.{part}" for i in range(3)
+             for part in ("hook_resid_pre", "attn.hook_v", "hook_mlp_out", "hook_resid_post")]  # fmt: skip
+    with model.hooks(fwd_hooks=[(name, counter(name)) for name in names]):
+        (trace,) = generate(
+            model, PROMPTS[:1], Recycle(layer, EVERY_THIRD, trigger=trigger), max_new_tokens=10,
+            progress=False,
+        )  # fmt: skip
+    for name in names:
+        above = int(name.split(".")[1]) > layer
+        again = len(trace.events) if above and trigger == "candidate" else 0
+        assert counts[name] == len(trace) + again, name
+    assert trace.events
+
+
+def test_the_coin_is_the_requests_own(tiny_model):
+    settings = Recycle(1, tuple(range(384)), trigger="consumed", probability=0.5)
+    requests = [
+        Request(p, Condition((settings,)), seed=s, max_new_tokens=40)
+        for p in PROMPTS for s in range(3)
+    ]  # fmt: skip
+    together = generate(tiny_model, requests, progress=False)
+    assert together == [generate(tiny_model, [r], progress=False)[0] for r in requests]
+    steps = [tuple(event["step"] for event in trace.events) for trace in together]
+    assert len(set(steps)) > 6
+    share = sum(map(len, steps)) / sum(len(trace) - 1 for trace in together)
+    assert 0.4 < share < 0.6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layer": "blocks.1.hook_resid_pre"}, "layer='blocks.1.hook_resid_pre'"),
+        ({"layer": -1}, "layer='blocks.-1.hook_resid_post'"),
+        ({"passes": 0}, "passes=0"),
+        ({"probability": 0.0}, "probability=0.0"),
+        ({"words": ()}, "no words given"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Recycle(**({"layer": 1, "words": ("so",)} | settings))
+
+
+def test_a_layer_that_the_model_lacks(tiny_model):
+    with pytest.raises(ValueError, match=r"the model has 3 layers, blocks.0 to blocks.2"):
+        generate(tiny_model, ["q"], Recycle(3, ["so"]))
+    with pytest.raises(ValueError, match="only one Recycle"):
+        Condition((Recycle(1, ["so"]), Recycle(2, ["so"], trigger="consumed")))
