@@ -102,12 +102,81 @@ class Backend(Protocol):
         """
         ...
 
+    def again(
+        self,
+        model: Any,
+        layer: int,
+        residual: Float[Tensor, "rows 1 d_model"],
+        attention_mask: Int[Tensor, "rows total"],
+        cache: Any,
+        rows: Int[Tensor, " rows"],
+        *,
+        keep_kv: bool = False,
+    ) -> Float[Tensor, "rows 1 d_model"]:
+        """Run one block once more, at the position its cache took up last.
+
+        May be called after a step, and within one from a hook at `blocks.{layer}.hook_resid_post`:
+        the caches of later layers are not looked at. No hook fires, and what other rows have in
+        the cache stays as it is, bit for bit.
+
+        Args:
+            model: The model.
+            layer: Which block.
+            residual: The block's new input at that position.
+            attention_mask: Of these rows, over the positions in the block's cache.
+            cache: The cache of the step.
+            rows: Different rows of the cache.
+            keep_kv: Whether the position keeps its first keys and values in the cache, for later
+                positions to read. Otherwise those of the new input replace them. The run itself
+                reads its own in either case.
+
+        Returns:
+            The block's output, as at `hook_resid_post`.
+        """
+        ...
+
+    def onward(
+        self,
+        model: Any,
+        layer: int,
+        residual: Float[Tensor, "rows 1 d_model"],
+        attention_mask: Int[Tensor, "rows total"],
+        cache: Any,
+        rows: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """Run from one block to the end once more, at the last position in the cache.
+
+        Hooks of these blocks, the last norm and the unembedding fire, on these rows only. The keys
+        and values of the position in these blocks are replaced.
+
+        Args:
+            model: The model.
+            layer: The first block to run; `n_layers` for the unembedding alone.
+            residual: The new input of that block.
+            attention_mask: Of these rows, over all positions in the cache.
+            cache: The cache, after a step.
+            rows: Different rows of the cache.
+        """
+        ...
+
     def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
-        """Keep these rows of the cache, in this order."""
+        """Keep these rows of the cache, in this order. A row may be taken several times."""
+        ...
+
+    def join(self, cache: Any, other: Any) -> None:
+        """Append the rows of another cache of the same model, which is of no further use.
+
+        The shorter of the two is padded on the left, and the caller pads the masks alike. Both
+        have been through a step.
+        """
         ...
 
     def crop(self, cache: Any, length: int) -> None:
         """Keep the first `length` positions of the cache."""
+        ...
+
+    def trim(self, cache: Any, columns: int) -> None:
+        """Drop the first `columns` positions of the cache, which are padding in every row."""
         ...
 
     def unembed(

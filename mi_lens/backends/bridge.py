@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from mi_lens.backends.context import require_context
+from mi_lens.backends.silence import silenced
 
 name = "bridge"
 
@@ -109,6 +112,87 @@ def _run(
     )
 
 
+def again(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: DynamicCache,
+    rows: Int[Tensor, " rows"],
+    *,
+    keep_kv: bool = False,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """See `Backend.again`."""
+    with silenced(model):
+        return _rerun(model, layer, residual, attention_mask, cache, rows, keep_kv)
+
+
+def onward(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: DynamicCache,
+    rows: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows d_vocab"]:
+    """See `Backend.onward`."""
+    for index in range(layer, model.cfg.n_layers):
+        residual = _rerun(model, index, residual, attention_mask, cache, rows, keep_kv=False)
+    return _logits(model, residual)[:, 0]
+
+
+def _rerun(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: DynamicCache,
+    rows: Int[Tensor, " rows"],
+    keep_kv: bool,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """Run a block on a copy of these rows of its cache without their last position."""
+    held = cache.layers[layer]
+    before = DynamicCache()
+    for _ in range(layer):  # the block finds its own layer by number
+        before.layers.append(DynamicLayer())
+    before.update(held.keys[rows, :, :-1], held.values[rows, :, :-1], layer)
+    output = model.blocks[layer](
+        residual, **_surroundings(model, layer, residual, attention_mask), past_key_values=before
+    )
+    if not keep_kv:
+        held.keys[rows, :, -1] = before.layers[layer].keys[:, :, -1]
+        held.values[rows, :, -1] = before.layers[layer].values[:, :, -1]
+    return output
+
+
+def _surroundings(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+) -> dict[str, Any]:
+    """What Hugging Face's model would tell this block when it runs at the last position."""
+    visible = attention_mask.to(model.cfg.device).bool()
+    positions = visible.sum(dim=1, keepdim=True) - 1
+    window = _window(model.original_model.config, layer)
+    if window is not None:
+        visible = visible.clone()
+        visible[:, :-window] = False
+    told = {"attention_mask": visible[:, None, None], "position_ids": positions}
+    rotary = getattr(model.original_model.base_model, "rotary_emb", None)
+    if rotary is not None:
+        told["position_embeddings"] = rotary(residual, positions)
+    return told
+
+
+def _window(config: Any, layer: int) -> int | None:
+    """How many positions the layer sees, itself included; None for all."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and kinds[layer] != "sliding_attention":
+        return None
+    return getattr(config, "sliding_window", None)
+
+
 def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
     """See `Backend.new_cache`. All positions are kept, also in layers with a window."""
     return DynamicCache()
@@ -124,6 +208,21 @@ def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
     cache.batch_select_indices(rows)
 
 
+def join(cache: DynamicCache, other: DynamicCache) -> None:
+    """See `Backend.join`."""
+    for mine, theirs in zip(cache.layers, other.layers, strict=True):
+        mine.keys = _stack(mine.keys, theirs.keys)
+        mine.values = _stack(mine.values, theirs.values)
+
+
+def _stack(
+    upper: Float[Tensor, "batch heads pos d_head"], lower: Float[Tensor, "more heads other d_head"]
+) -> Float[Tensor, "rows heads longer d_head"]:
+    """All rows, the shorter ones with zeros on the left."""
+    length = max(upper.shape[2], lower.shape[2])
+    return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in (upper, lower)])
+
+
 def crop(cache: DynamicCache, length: int) -> None:
     """See `Backend.crop`."""
     surplus = cache.get_seq_length() - length
@@ -131,13 +230,26 @@ def crop(cache: DynamicCache, length: int) -> None:
         cache.crop(-surplus)
 
 
+def trim(cache: DynamicCache, columns: int) -> None:
+    """See `Backend.trim`."""
+    for layer in cache.layers:
+        layer.keys = layer.keys[:, :, columns:]
+        layer.values = layer.values[:, :, columns:]
+
+
 def unembed(
     model: TransformerBridge, residual: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_vocab"]:
     """See `Backend.unembed`."""
     states = residual.to(model.cfg.device, model.cfg.dtype).reshape(1, -1, residual.shape[-1])
-    logits = model.unembed(model.ln_final(states))
+    return _logits(model, states).reshape(*residual.shape[:-1], -1)
+
+
+def _logits(
+    model: TransformerBridge, residual: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    logits = model.unembed(model.ln_final(residual))
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
     if cap is not None and cap > 0:
         logits = cap * (logits / cap).tanh()
-    return logits.reshape(*residual.shape[:-1], -1)
+    return logits

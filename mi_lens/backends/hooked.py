@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
 from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
@@ -28,6 +30,7 @@ from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.backends.context import require_context
 from mi_lens.backends.grouped_attention import GroupedAttention
+from mi_lens.backends.silence import silenced
 
 name = "hooked"
 
@@ -247,6 +250,60 @@ def step(
     return _last_logits(model, residual, logits_to_keep)
 
 
+def again(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: TransformerLensKeyValueCache,
+    rows: Int[Tensor, " rows"],
+    *,
+    keep_kv: bool = False,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """See `Backend.again`."""
+    with silenced(model.blocks[layer]):
+        return _rerun(model, layer, residual, attention_mask, cache, rows, keep_kv)
+
+
+def onward(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: TransformerLensKeyValueCache,
+    rows: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows d_vocab"]:
+    """See `Backend.onward`."""
+    for index in range(layer, model.cfg.n_layers):
+        residual = _rerun(model, index, residual, attention_mask, cache, rows, keep_kv=False)
+    return _last_logits(model, residual, None)[:, 0]
+
+
+def _rerun(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: TransformerLensKeyValueCache,
+    rows: Int[Tensor, " rows"],
+    keep_kv: bool,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """Run a block on a copy of these rows of its cache without their last position."""
+    held = cache[layer]
+    before = TransformerLensKeyValueCacheEntry(
+        held.past_keys[rows, :-1], held.past_values[rows, :-1]
+    )
+    output = model.blocks[layer](
+        residual,
+        past_kv_cache_entry=before,
+        attention_mask=attention_mask.to(model.cfg.device),
+    )
+    if not keep_kv:
+        held.past_keys[rows, -1] = before.past_keys[:, -1]
+        held.past_values[rows, -1] = before.past_values[:, -1]
+    return output
+
+
 def _last_logits(
     model: HookedTransformer, residual: Float[Tensor, "batch pos d_model"], keep: int | None
 ) -> Float[Tensor, "batch kept d_vocab"]:
@@ -274,12 +331,36 @@ def keep_rows(cache: TransformerLensKeyValueCache, rows: Int[Tensor, " kept"]) -
     cache.previous_attention_mask = cache.previous_attention_mask[rows]
 
 
+def join(cache: TransformerLensKeyValueCache, other: TransformerLensKeyValueCache) -> None:
+    """See `Backend.join`."""
+    for mine, theirs in zip(cache.entries, other.entries, strict=True):
+        mine.past_keys = _stack(mine.past_keys, theirs.past_keys)
+        mine.past_values = _stack(mine.past_values, theirs.past_values)
+
+
+def _stack(
+    upper: Float[Tensor, "batch pos heads d_head"], lower: Float[Tensor, "more other heads d_head"]
+) -> Float[Tensor, "rows longer heads d_head"]:
+    """All rows, the shorter ones with zeros on the left."""
+    length = max(upper.shape[1], lower.shape[1])
+    return torch.cat(
+        [pad(part, (0, 0, 0, 0, length - part.shape[1], 0)) for part in (upper, lower)]
+    )
+
+
 def crop(cache: TransformerLensKeyValueCache, length: int) -> None:
     """See `Backend.crop`."""
     for entry in cache.entries:
         entry.past_keys = entry.past_keys[:, :length]
         entry.past_values = entry.past_values[:, :length]
     cache.previous_attention_mask = cache.previous_attention_mask[:, :length]
+
+
+def trim(cache: TransformerLensKeyValueCache, columns: int) -> None:
+    """See `Backend.trim`."""
+    for entry in cache.entries:
+        entry.past_keys = entry.past_keys[:, columns:]
+        entry.past_values = entry.past_values[:, columns:]
 
 
 def unembed(

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mi_lens.backends import NAMES, available, backend_of, get_backend, resolve_hook_names
+from mi_lens.backends import backend_of, resolve_hook_names
 
 EXACT = {"rtol": 0, "atol": 1e-9}  # logits here have a standard deviation of 0.6 to 3
 LENGTH = 26
@@ -19,32 +19,7 @@ property_test = settings(
 )
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def backend(request: pytest.FixtureRequest) -> Any:
-    if request.param not in available():
-        pytest.skip(f"this TransformerLens has no backend {request.param!r}")
-    return get_backend(request.param)
-
-
-@pytest.fixture(scope="module")
-def source(architecture: str, checkpoint: Any, reference: Any) -> Any:
-    """Hugging Face's own model."""
-    return reference(checkpoint(architecture))
-
-
-@pytest.fixture(scope="module")
-def model(
-    backend: Any, architecture: str, checkpoint: Any, reference: Any, float64_throughout: Any
-) -> Any:
-    hf_model = reference(checkpoint(architecture))
-    with float64_throughout():
-        return backend.build(hf_model, None)
-
-
-@pytest.fixture(autouse=True)
-def exactly(float64_throughout: Any) -> Any:
-    with float64_throughout():
-        yield
+pytestmark = pytest.mark.usefixtures("exactly")
 
 
 def batch(padding: tuple[int, ...] = PADDING, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -116,6 +91,55 @@ def test_kept_rows_go_on_as_before(backend: Any, model: Any) -> None:
     for end in range(21, LENGTH + 1):
         logits = backend.step(model, tokens[rows, end - 1 : end], mask[rows, :end], cache)
         torch.testing.assert_close(logits, whole[rows, end - 1 : end], **EXACT)
+
+
+def test_a_row_may_go_on_in_several_ways(backend: Any, model: Any) -> None:
+    tokens, mask = batch()
+    cache = backend.new_cache(model, len(tokens))
+    backend.step(model, tokens[:, :20], mask[:, :20], cache)
+    rows = torch.tensor([2, 1, 2, 2])
+    backend.keep_rows(cache, rows)
+    several = tokens[rows]
+    several[:, 20:] = torch.randint(6, 384, (4, LENGTH - 20))
+    logits = backend.step(model, several[:, 20:], mask[rows], cache)
+    whole = backend.forward(model, several, mask[rows])[:, 20:]
+    torch.testing.assert_close(logits, whole, **EXACT)
+
+
+@pytest.mark.parametrize("lengths", [(20, 12), (12, 20), (16, 16)])
+def test_joined_rows_go_on_as_before(backend: Any, model: Any, lengths: tuple[int, int]) -> None:
+    """Two batches, with `lengths` positions so far, go on as one."""
+    width = max(lengths)
+    caches, starts, masks = [], [], []
+    for seed, length in enumerate(lengths):
+        tokens, mask = batch((0, 5), seed)
+        tokens, mask = tokens[:, :length], mask[:, :length]
+        caches.append(backend.new_cache(model, 2))
+        backend.step(model, tokens, mask, caches[-1])
+        starts.append(torch.nn.functional.pad(tokens, (width - length, 0)))
+        masks.append(torch.nn.functional.pad(mask, (width - length, 0)))
+    cache = caches[0]
+    backend.join(cache, caches[1])
+    assert backend.cache_length(cache) == width
+    tokens, mask = torch.cat(starts), torch.cat(masks)
+    for end in range(width + 1, width + 4):
+        tokens = torch.cat([tokens, torch.randint(6, 384, (4, 1))], dim=1)
+        mask = torch.cat([mask, mask.new_ones(4, 1)], dim=1)
+        logits = backend.step(model, tokens[:, end - 1 :], mask, cache)
+        whole = backend.forward(model, tokens, mask)
+        torch.testing.assert_close(logits, whole[:, -1:], **EXACT)
+
+
+def test_padding_may_be_trimmed(backend: Any, model: Any) -> None:
+    tokens, mask = batch((4, 9, 6))
+    whole = backend.forward(model, tokens, mask)
+    cache = backend.new_cache(model, len(tokens))
+    backend.step(model, tokens[:, :20], mask[:, :20], cache)
+    backend.trim(cache, 4)
+    assert backend.cache_length(cache) == 16
+    for end in range(21, LENGTH + 1):
+        logits = backend.step(model, tokens[:, end - 1 : end], mask[:, 4:end], cache)
+        torch.testing.assert_close(logits, whole[:, end - 1 : end], **EXACT)
 
 
 def test_a_cropped_cache_takes_another_continuation(backend: Any, model: Any) -> None:
