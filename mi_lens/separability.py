@@ -1,0 +1,231 @@
+"""How well a linear probe tells execution from other thoughts, layer by layer, and a map to draw.
+
+SEAL shows by t-SNE that the classes come apart in the deeper layers (its section 3). Here problems
+are held out. At `blocks.0.hook_resid_pre` stands what the boundary token by itself tells (and the
+position, where that is embedded): the level to compare deeper layers with.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_lens.information.resampling import (
+    percentiles,
+    problem_index,
+    require_finite,
+    split_into_folds,
+)
+from mi_lens.seal import read_thoughts
+from mi_lens.statistics import resample
+from mi_lens.thoughts import SEAL, ThoughtRule
+from mi_lens.traces import Trace
+from mi_lens.vectors import question_key
+
+Method = Literal["pca", "tsne"]
+PERPLEXITY = 30  # of t-SNE, as is usual; a third of the neighbours where there are fewer thoughts
+
+
+@dataclass(frozen=True)
+class Separability:
+    """A probe's cross-validated AUC: how often an execution thought scores above another one.
+
+    Attributes:
+        auc: Over pairs of an execution and another thought in the same fold; .5 is chance.
+        low: Lower end of its 95 % interval, resampling held-out problems.
+        high: Upper end.
+        execution: Number of execution thoughts.
+        others: Number of reflection and transition thoughts.
+        problems: Number of problems.
+    """
+
+    auc: float
+    low: float
+    high: float
+    execution: int
+    others: int
+    problems: int
+
+
+def separability(
+    model,
+    traces: Sequence[Trace],
+    hook_names: Sequence[str],
+    *,
+    rule: ThoughtRule = SEAL,
+    folds: int = 5,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> dict[str, Separability]:
+    """How well boundary states tell the coming thought's class, at every hook name.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        traces: Finished traces with their problems.
+        hook_names: All are read in one pass; the thoughts' states stand in memory together.
+        rule: Tells thoughts apart.
+        folds: 3 or more. All thoughts of a problem are in one.
+        seed: Of the folds.
+        batch_size: See `mi_lens.seal.read_thoughts`.
+
+    Raises:
+        ValueError: If there are fewer problems than folds, or the thoughts outside a fold are all
+            execution or all others.
+    """
+    parts = list(read_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size))
+    if not parts:
+        raise ValueError(
+            f"no thoughts in {len(traces)} traces; expected reasoning with blank lines between "
+            "thoughts inside the think block"
+        )
+    execution = np.array([t.thought_class == "execution" for part in parts for t in part.thoughts])
+    problems = [question_key(part.problem) for part in parts for _ in part.thoughts]
+    return {
+        name: probe_auc(
+            torch.cat([part.states[name] for part in parts]),
+            execution,
+            problems,
+            folds=folds,
+            seed=seed,
+        )
+        for name in hook_names
+    }
+
+
+def probe_auc(
+    states: Float[Tensor, "thought d"],
+    execution: Bool[np.ndarray, "thought"],
+    problems: Sequence[str],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> Separability:
+    """The held-out AUC of logistic regression on standardised states.
+
+    Its L2 penalty is that of standardised states scaled to a mean squared norm of 1, with weight
+    1. Only thoughts of the same fold, scored by the same probe, are compared. The interval covers
+    which problems the probes were tested on, not which they were trained on.
+
+    Args:
+        states: One row a thought.
+        execution: Whether it is one.
+        problems: The problem of each; those of one are held out together.
+        folds: 3 or more.
+        seed: Of the folds.
+
+    Raises:
+        ValueError: As `separability`, or if a state is not finite.
+    """
+    x = _finite(states)
+    problem = problem_index(problems, len(x))
+    fold = split_into_folds(problem, folds, np.random.default_rng(seed))
+    score = np.empty(len(x))
+    for held_out in (fold == f for f in range(folds)):
+        score[held_out] = _probe_scores(x, execution, ~held_out)[held_out]
+    wins, pairs = _pairs_by_problem(score, execution, problem, fold)
+    if not pairs.sum():
+        raise ValueError(
+            "no fold holds both an execution and another thought; expected more problems, or "
+            "fewer folds"
+        )
+    weights = resample(len(wins), seed=seed).astype(float)
+    with np.errstate(invalid="ignore"):  # A draw without pairs says nothing.
+        draws = ((weights @ wins) * weights).sum(1) / ((weights @ pairs) * weights).sum(1)
+    low, high = percentiles(draws, 0.95)
+    return Separability(
+        auc=float(wins.sum() / pairs.sum()),
+        low=low,
+        high=high,
+        execution=int(execution.sum()),
+        others=int((~execution).sum()),
+        problems=len(wins),
+    )
+
+
+def _finite(states: Float[Tensor, "thought d"]) -> Float[np.ndarray, "thought d"]:
+    x = states.detach().to("cpu", torch.float64)
+    require_finite(x.isfinite().all(1).numpy(), "boundary states")
+    return x.numpy()
+
+
+def _probe_scores(
+    x: Float[np.ndarray, "thought d"],
+    execution: Bool[np.ndarray, "thought"],
+    train: Bool[np.ndarray, "thought"],
+) -> Float[np.ndarray, "thought"]:
+    """Log odds of execution by a probe fitted on the training thoughts."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if len(np.unique(execution[train])) < 2:
+        only = "execution" if execution[train].any() else "reflection or transition"
+        raise ValueError(
+            f"the {int(train.sum())} thoughts to train a probe on are all {only}; expected both "
+            "kinds: add traces, or take another rule"
+        )
+    probe = make_pipeline(
+        StandardScaler(), LogisticRegression(C=1 / x.shape[1], max_iter=1000, tol=1e-6)
+    )
+    return probe.fit(x[train], execution[train]).decision_function(x)
+
+
+def _pairs_by_problem(
+    score: Float[np.ndarray, "thought"],
+    execution: Bool[np.ndarray, "thought"],
+    problem: Int[np.ndarray, "thought"],
+    fold: Int[np.ndarray, "thought"],
+) -> tuple[Float[np.ndarray, "problem problem"], Float[np.ndarray, "problem problem"]]:
+    """For execution thoughts of one problem and others of another: pairs won, and pairs.
+
+    A tie is half won. Problems of different folds make no pairs. Drawing problems anew then only
+    weighs these counts: sorting happens once.
+    """
+    n = int(problem.max()) + 1
+    wins, pairs = np.zeros((n, n)), np.zeros((n, n))
+    for other in range(n):
+        its = problem == other
+        against = np.sort(score[its & ~execution])
+        rivals = execution & (fold == fold[its][0])
+        below, up_to = (np.searchsorted(against, score[rivals], side) for side in ("left", "right"))
+        wins[:, other] = np.bincount(problem[rivals], (below + up_to) / 2, minlength=n)
+        pairs[:, other] = np.bincount(problem[rivals], minlength=n) * len(against)
+    return wins, pairs
+
+
+def coordinates(
+    states: Float[Tensor, "thought d"], *, method: Method = "pca", seed: int = 0
+) -> Float[np.ndarray, "thought 2"]:
+    """Places states on a plane, to be drawn.
+
+    Args:
+        states: One row a thought, at least three.
+        method: "pca", the two directions of greatest variance; "tsne", neighbours kept together
+            (van der Maaten and Hinton 2008), begun from those; its distances between groups mean
+            little.
+        seed: Of t-SNE.
+
+    Raises:
+        ValueError: If the method is unknown, there are fewer than three states, or one is not
+            finite.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"method {method!r}: expected one of {get_args(Method)}")
+    x = _finite(states)
+    if len(x) < 3 or x.shape[1] < 2:
+        raise ValueError(
+            f"states of shape {x.shape}: expected at least 3 thoughts in 2 dimensions or more"
+        )
+    if method == "pca":
+        from sklearn.decomposition import PCA
+
+        return PCA(2, svd_solver="full").fit_transform(x)
+    from sklearn.manifold import TSNE
+
+    perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
+    placed = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(x)
+    return placed.astype(np.float64)
