@@ -5,10 +5,10 @@ from .activations import next_token_uncertainty as next_token_uncertainty
 from .activations import save_activations as save_activations
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
-from .config import AnalyzeConfig as AnalyzeConfig
-from .config import GenerateConfig as GenerateConfig
 from .conditions import Condition as Condition
 from .conditions import parse_intervention as parse_intervention
+from .config import AnalyzeConfig as AnalyzeConfig
+from .config import GenerateConfig as GenerateConfig
 from .fingerprint import model_fingerprint as model_fingerprint
 from .generation import GenerationInterrupted as GenerationInterrupted
 from .generation import Request as Request

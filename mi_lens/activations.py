@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.backends import backend_of, resolve_hook_names
-from mi_lens.files import replacing
 from mi_lens.decoding import left_pad
+from mi_lens.files import replacing
 from mi_lens.problems import Problem
 from mi_lens.prompts import encode, prompt_text
 from mi_lens.traces import Trace

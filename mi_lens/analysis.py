@@ -10,10 +10,10 @@ import numpy as np
 
 from mi_lens.activations import load_activations
 from mi_lens.backends import resolve_hook_names
+from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
-from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.generation import Request
 from mi_lens.grading import is_correct
 from mi_lens.information.readings import ControlSummary, Reading, summarize
@@ -21,8 +21,8 @@ from mi_lens.measurement import Readings, activations_path, measure_into
 from mi_lens.models import load
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems import Problem, load_problems
-from mi_lens.sampling import Sampling
 from mi_lens.runs import generate_into, open_run
+from mi_lens.sampling import Sampling
 from mi_lens.tokens import ThinkingTokens, thinking_tokens
 from mi_lens.traces import Trace
 

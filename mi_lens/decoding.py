@@ -86,9 +86,7 @@ class View:
     def _plans(self) -> dict[str, list[tuple[Action, list[int]]]]:
         return {}
 
-    def acting(
-        self, what: str, acts: Callable[[Action], bool]
-    ) -> list[tuple[Action, list[int]]]:
+    def acting(self, what: str, acts: Callable[[Action], bool]) -> list[tuple[Action, list[int]]]:
         """Actions in the order in which they act, each with its jobs' places in this view."""
         if what not in self._plans:
             plan: list[tuple[Action, list[int]]] = []
@@ -154,7 +152,9 @@ class Decoder:
                 while not finished and (waiting or batch):
                     free = self.batch_size - (len(batch.view.jobs) if batch else 0)
                     if free and waiting:
-                        new = self._read([waiting.popleft() for _ in range(min(free, len(waiting)))])
+                        new = self._read(
+                            [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                        )
                         new, finished = self._without_finished(new)
                         batch = self._joined(batch, new)
                     elif batch:

@@ -240,8 +240,6 @@ class Plan:
         return self._described[id(condition)][1]
 
 
-
-
 def _question(request: Request) -> str:
     return request.problem if isinstance(request.problem, str) else request.problem.question
 
@@ -256,4 +254,3 @@ def end_of_text_ids(model) -> set[int]:
     """The tokens that end a generation: the tokenizer's, and the checkpoint's where it has more."""
     ends = {model.tokenizer.eos_token_id, *getattr(model, "eos_token_ids", ())}
     return ends - {None}
-

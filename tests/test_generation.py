@@ -7,7 +7,6 @@ from mi_lens.conditions import Condition
 from mi_lens.decoding import left_pad
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import (
-    GenerationInterrupted,
     Plan,
     Request,
     end_of_text_ids,

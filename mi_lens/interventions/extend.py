@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
-from mi_lens.interventions.words import Worded, Words
+from mi_lens.interventions.words import Worded, Words, as_words
 from mi_lens.thoughts import think_ids
 
 
@@ -33,7 +33,7 @@ class Continue(Worded, Intervention):
 
     def __post_init__(self):
         super().__post_init__()
-        if any(not isinstance(word, str) for word in self.words):
+        if any(not isinstance(word, str) for word in as_words(self.words)):
             raise ValueError(f"words={self.words!r}: expected texts to go on from, not token ids")
         if self.times is not None and self.times < 1:
             raise ValueError(f"times={self.times}: expected at least 1, or None for no limit")
@@ -43,7 +43,10 @@ class Continue(Worded, Intervention):
     def bind(self, model) -> Action:
         """See `Intervention.bind`."""
         encode = model.tokenizer.encode
-        texts = [encode(self.before + str(w), add_special_tokens=False) for w in self.words]
+        texts = [
+            encode(f"{self.before}{word}", add_special_tokens=False)
+            for word in as_words(self.words)
+        ]
         return _Continue(texts, self.times, self.reserve)
 
     def to_json(self):

@@ -26,7 +26,6 @@ from mi_lens.problems import Problem
 from mi_lens.sampling import Sampling, uniform
 from mi_lens.thoughts import ThoughtClass, boundary_ids, classify, think_ids
 
-
 Trigger = Literal["candidate", "consumed"]
 
 

@@ -7,6 +7,7 @@ the input of block 20, which is the output of block 19: "blocks.19.hook_resid_po
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, fields
 from math import isfinite
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,7 +20,7 @@ from mi_lens.interventions.words import as_words, word_ids
 from mi_lens.problems import Problem
 from mi_lens.thoughts import boundary_ids
 from mi_lens.traces import content_hash
-from mi_lens.vectors import SteeringVector
+from mi_lens.vectors import SteeringVector, load_vectors, question_key
 
 Variant = Literal["add", "project", "random"]
 
@@ -29,7 +30,7 @@ class Steer(Intervention):
     r"""Adds `alpha` times a vector to a hook name's states at chosen positions.
 
     Attributes:
-        vector: A `SteeringVector`, or numbers of shape (d_model,).
+        vector: A `SteeringVector`, the path of a file of them, or numbers of shape (d_model,).
         hook_name: Where; None takes the vector's own.
         alpha: How much of it.
         at: "boundary", tokens that contain "\n\n"; "all"; or words, each with every surface form.
@@ -38,7 +39,8 @@ class Steer(Intervention):
         variant: "add"; "project", which takes alpha times the state's component along the vector
             away; or "random", which adds a random direction of the same norm (a control).
         seed: Of the random direction.
-        problem_ids: Problems that the vector was made from (a `SteeringVector` brings them).
+        made_from: Keys (`vectors.question_key`) of the problems that the vector was made from; a
+            `SteeringVector` brings them.
         allow_overlap: Lets those problems be generated for all the same.
     """
 
@@ -50,18 +52,20 @@ class Steer(Intervention):
     prompt: bool = False
     variant: Variant = "add"
     seed: int = 0
-    problem_ids: tuple[str, ...] = field(default=(), repr=False)
+    made_from: tuple[str, ...] = field(default=(), repr=False)
     allow_overlap: bool = False
 
     def __post_init__(self):
         set_field = object.__setattr__.__get__(self)
+        if isinstance(self.vector, str | Path):
+            set_field("vector", _from_file(self.vector, self.hook_name))
         if isinstance(self.vector, SteeringVector):
             set_field("hook_name", self.hook_name or self.vector.hook_name)
-            set_field("problem_ids", self.problem_ids or tuple(self.vector.problem_ids))
+            set_field("made_from", self.made_from or tuple(self.vector.problems))
             set_field("vector", self.vector.vector)
         vector = torch.as_tensor(self.vector, dtype=torch.float64).detach().cpu().clone()
         set_field("vector", vector)
-        set_field("problem_ids", tuple(self.problem_ids))
+        set_field("made_from", tuple(self.made_from))
         if not isinstance(self.at, str):
             set_field("at", as_words(self.at))
         elif self.at not in ("boundary", "all"):
@@ -85,7 +89,7 @@ class Steer(Intervention):
 
     def check(self, problem: Problem) -> None:
         """See `Intervention.check`."""
-        if problem.id in self.problem_ids and not self.allow_overlap:
+        if question_key(problem) in self.made_from and not self.allow_overlap:
             raise ValueError(
                 f"problem {problem.id} is one of those that the steering vector was made from; "
                 "evaluate on others, or say Steer(..., allow_overlap=True)"
@@ -114,13 +118,23 @@ class Steer(Intervention):
         return settings | {
             "vector": self.vector.tolist(),
             "at": self.at if isinstance(self.at, str) else list(self.at),
-            "problem_ids": list(self.problem_ids),
+            "made_from": list(self.made_from),
         }
+
+
+def _from_file(path: str | Path, hook_name: str | None) -> SteeringVector:
+    vectors = load_vectors(path)
+    if hook_name is None and len(vectors) == 1:
+        return next(iter(vectors.values()))
+    if hook_name not in vectors:
+        raise ValueError(f"{path} has no vector for hook_name={hook_name!r}; has {sorted(vectors)}")
+    return vectors[hook_name]
 
 
 def random_like(vector: Float[Tensor, "d"], seed: int) -> Float[Tensor, "d"]:
     """A random direction with the norm of a vector."""
-    drawn = torch.randn(len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(len(vector), dtype=torch.float64, generator=generator)
     return drawn * (vector.double().norm() / drawn.norm())
 
 

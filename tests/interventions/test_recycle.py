@@ -41,7 +41,7 @@ class ByHand:
 
     def recycle(self, state):
         """The state at the position last read, its block run again on it."""
-        first = self.seen[self.layer].pop()
+        inside = first = self.seen[self.layer].pop()
         for _ in range(self.settings.passes):
             inside, state = state, self.block(self.layer, state)
         self.seen[self.layer].append(inside if self.settings.kv == "replace" else first)
@@ -57,15 +57,15 @@ class ByHand:
             state = self.model.W_E[tokens[position]]
             state = self.through(state, 0, self.layer + 1)
             made = position - len(prompt_ids)
-            if self.settings.trigger == "consumed" and made >= 0:
-                if tokens[position] in self.settings.words:
-                    state = self.recycle(state)
-                    self.recycled.append(made + 1)
+            consumed = self.settings.trigger == "consumed" and made >= 0
+            if consumed and tokens[position] in EVERY_THIRD:
+                state = self.recycle(state)
+                self.recycled.append(made + 1)
             output = self.through(state, self.layer + 1, end)
             if made < -1:
                 continue
             token = int(self.logits(output).argmax())
-            if self.settings.trigger == "candidate" and token in self.settings.words:
+            if self.settings.trigger == "candidate" and token in EVERY_THIRD:
                 for seen in self.seen[self.layer + 1 :]:
                     seen.pop()
                 output = self.through(self.recycle(state), self.layer + 1, end)
@@ -141,8 +141,8 @@ def test_hooks_fire_once_where_nothing_is_computed_anew(model, trigger):
 
         return count
 
-    names = [f"blocks.{i}.{part}" for i in range(3)
-             for part in ("hook_resid_pre", "attn.hook_v", "hook_mlp_out", "hook_resid_post")]  # fmt: skip
+    parts = ("hook_resid_pre", "attn.hook_v", "hook_mlp_out", "hook_resid_post")
+    names = [f"blocks.{i}.{part}" for i in range(3) for part in parts]
     with model.hooks(fwd_hooks=[(name, counter(name)) for name in names]):
         (trace,) = generate(
             model, PROMPTS[:1], Recycle(layer, EVERY_THIRD, trigger=trigger), max_new_tokens=10,
