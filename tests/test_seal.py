@@ -110,9 +110,10 @@ def test_layers_are_counted_as_seal_does(
     checkpoint, reference, float64_throughout, tiny_model, traces
 ):
     """SEAL's layer n, hidden_states[n], is the output of block n - 1, at the boundary itself."""
+    theirs = reference(checkpoint("qwen2"))
     with float64_throughout():
         tokens = torch.tensor([[*traces[0].prompt_ids, *traces[0].token_ids]])
-        hidden = reference(checkpoint("qwen2"))(tokens, output_hidden_states=True).hidden_states
+        hidden = theirs(tokens, output_hidden_states=True).hidden_states
     (part,) = read_thoughts(tiny_model, traces[:1], NAMES)
     boundaries = [len(traces[0].prompt_ids) + thought.start - 1 for thought in part.thoughts]
     for layer, name in ((0, NAMES[0]), (2, NAMES[1])):
