@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mi_lens.backends import resolve_hook_names
 from mi_lens.interventions.protocol import Action, Intervention, Row, positions
-from mi_lens.interventions.words import as_words, word_ids
+from mi_lens.interventions.words import Words, as_words, word_ids
 from mi_lens.problems import Problem
 from mi_lens.thoughts import boundary_ids
 from mi_lens.traces import content_hash
@@ -47,12 +47,12 @@ class Steer(Intervention):
     vector: Any = field(repr=False)
     hook_name: str | None = None
     alpha: float = 1.0
-    at: Literal["boundary", "all"] | tuple[str | int, ...] = "boundary"
+    at: Literal["boundary", "all"] | Words = "boundary"
     inside_think: bool = True
     prompt: bool = False
     variant: Variant = "add"
     seed: int = 0
-    made_from: tuple[str, ...] = field(default=(), repr=False)
+    made_from: Sequence[str] = field(default=(), repr=False)
     allow_overlap: bool = False
 
     def __post_init__(self):
@@ -109,7 +109,7 @@ class Steer(Intervention):
         elif self.at == "all":
             ids = None
         else:
-            ids = word_ids(model, self.at)  # pyright: ignore[reportArgumentType]
+            ids = word_ids(model, self.at)
         return _Steer(self, ids, model.cfg.device, model.cfg.dtype)
 
     def to_json(self):
@@ -117,7 +117,7 @@ class Steer(Intervention):
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
         return settings | {
             "vector": self.vector.tolist(),
-            "at": self.at if isinstance(self.at, str) else list(self.at),
+            "at": self.at if isinstance(self.at, str) else list(as_words(self.at)),
             "made_from": list(self.made_from),
         }
 

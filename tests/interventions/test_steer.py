@@ -1,0 +1,146 @@
+import pytest
+import torch
+
+from mi_lens.activations import capture
+from mi_lens.conditions import Condition
+from mi_lens.generation import Request, generate
+from mi_lens.interventions.protocol import Row
+from mi_lens.interventions.steer import Steer, random_like
+from mi_lens.problems import Problem
+from mi_lens.thoughts import boundary_ids
+from mi_lens.vectors import SteeringVector, question_key
+
+PROMPTS = ["What is 12 * 7 - 5?", "Hi"]
+VECTOR = torch.linspace(-1, 2, 32, dtype=torch.float64)
+HOOK = "blocks.1.hook_resid_post"
+
+
+@pytest.fixture(params=["tiny_model", "tiny_bridge"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def by_hand(model, trace, steer, wanted):
+    """Next-token logits of a trace, steered at wanted positions of the whole sequence."""
+    ids = [*trace.prompt_ids, *trace.token_ids]
+    places = torch.tensor([wanted(i - len(trace.prompt_ids) + 1, t) for i, t in enumerate(ids)])
+
+    def act(states, hook):
+        if steer.variant == "project":
+            unit = VECTOR / VECTOR.norm()
+            change = -steer.alpha * (states @ unit)[..., None] * unit
+        elif steer.variant == "random":
+            change = steer.alpha * random_like(VECTOR, steer.seed)
+        else:
+            change = steer.alpha * VECTOR
+        return torch.where(places[None, :, None], states + change, states)
+
+    with torch.no_grad(), model.hooks(fwd_hooks=[(HOOK, act)]):
+        logits = model(torch.tensor([ids]))[0]
+    return logits[len(trace.prompt_ids) - 1 : -1].argmax(-1).tolist()
+
+
+@pytest.mark.parametrize("variant", ["add", "project", "random"])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_steering_equals_a_hook_on_the_whole_sequence(tiny_model, variant, prompt):
+    words = tuple(range(0, 384, 4))
+    steer = Steer(VECTOR, HOOK, 2.0, at=words, prompt=prompt, variant=variant, seed=3)
+    plain = generate(tiny_model, PROMPTS, max_new_tokens=16, progress=False)
+    traces = generate(tiny_model, PROMPTS, steer, max_new_tokens=16, progress=False)
+    assert [t.token_ids for t in traces] != [t.token_ids for t in plain]
+    for trace in traces:
+
+        def wanted(generated, token):
+            return token in words and (generated > 0 or prompt)
+
+        assert by_hand(tiny_model, trace, steer, wanted) == list(trace.token_ids)
+
+
+def test_boundaries_inside_the_think_block(model):
+    encode = model.tokenizer.encode
+    (boundary,) = encode("\n\n")
+    assert boundary in boundary_ids(model.tokenizer)
+    end = encode("</think>")[0]
+    prefix = (40, boundary, 41, end, boundary, 42)
+
+    def read(condition):
+        seen = []
+        request = Request(PROMPTS[0], condition, max_new_tokens=7, prefix=prefix)
+        hooks = [("blocks.2.hook_resid_pre", lambda states, hook: seen.append(states[0].clone()))]
+        with model.hooks(fwd_hooks=hooks):
+            (trace,) = generate(model, [request], progress=False)
+        return seen[0], len(trace.prompt_ids)
+
+    for inside_think, steered in ((True, {2}), (False, {2, 5})):
+        steer = Steer(VECTOR, HOOK, 5.0, inside_think=inside_think)
+        plain, start = read(Condition())
+        changed, _ = read(Condition((steer,)))
+        moved = (plain - changed).norm(dim=-1) > 1e-9
+        # The first steered position and the ones that attend to it.
+        assert not moved[: start + 1].any()
+        exactly = (changed - plain - 5.0 * VECTOR).norm(dim=-1) < 1e-6
+        assert {i - start + 1 for i in exactly.nonzero()[:, 0].tolist()} >= {min(steered)}
+        assert {i - start + 1 for i in exactly.nonzero()[:, 0].tolist()} <= steered
+
+
+def test_projection_leaves_no_component(tiny_model):
+    states = capture(
+        tiny_model, generate(tiny_model, PROMPTS, max_new_tokens=4, progress=False), [HOOK]
+    )
+    action = Steer(VECTOR, HOOK, at="all", prompt=True, variant="project").bind(tiny_model)
+
+    rows = [Row(tiny_model.tokenizer, (1,), 0, 9, [1, 2, 3, 4], reading=4) for _ in states]
+    edited = action.edit(HOOK, torch.stack([s[HOOK] for s in states]), rows)
+    torch.testing.assert_close(edited @ VECTOR, torch.zeros(2, 4, dtype=torch.float64))
+
+
+def test_a_random_direction_has_the_norm_of_the_vector():
+    draws = [random_like(VECTOR, seed) for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    for draw in draws:
+        assert abs(float(draw.norm() / VECTOR.norm()) - 1) < 1e-12
+
+
+def made(problem):
+    counts = {"execution": 3, "reflection": 2, "transition": 1}
+    return SteeringVector(HOOK, VECTOR, "m", "E-RT", "seal", counts,
+                          {question_key(problem): problem.id}, 0.9)  # fmt: skip
+
+
+def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
+    used, fresh = Problem("1", "What is 2?", "2"), Problem("2", "What is 3?", "3")
+    made(used).save(tmp_path / "v.safetensors")
+    for source in (made(used), str(tmp_path / "v.safetensors")):
+        steer = Steer(source)
+        assert steer.hook_name == HOOK
+        generate(tiny_model, [fresh], steer, max_new_tokens=2, progress=False)
+        with pytest.raises(ValueError, match="problem 1 is one of those"):
+            generate(tiny_model, [fresh, used], steer, max_new_tokens=2, progress=False)
+        allowed = Steer(source, allow_overlap=True)
+        generate(tiny_model, [used], allowed, max_new_tokens=2, progress=False)
+    with pytest.raises(ValueError, match="no vector for hook_name="):
+        Steer(str(tmp_path / "v.safetensors"), "blocks.0.hook_resid_post")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vector": [[1.0]]}, r"vector has shape \[1, 1\]"),
+        ({"vector": [0.0, 0.0]}, "is zero"),
+        ({"vector": [float("nan"), 1.0]}, "NaN"),
+        ({"hook_name": None}, "hook_name is None"),
+        ({"alpha": float("inf")}, "alpha=inf"),
+        ({"at": ()}, "no words given"),
+    ],
+)
+def test_impossible_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Steer(**({"vector": [1.0, 2.0], "hook_name": HOOK} | settings))
+
+
+def test_what_does_not_fit_the_model(tiny_model):
+    with pytest.raises(ValueError, match="vector has 3 numbers and the model's residual stream 32"):
+        Steer([1.0, 2.0, 3.0], HOOK).bind(tiny_model)
+    with pytest.raises(ValueError, match="the model has 3 layers"):
+        Steer(VECTOR, "blocks.9.hook_resid_post").bind(tiny_model)
