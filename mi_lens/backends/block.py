@@ -1,0 +1,54 @@
+"""TransformerLens's block and its RMS norm, with less to do between the matrix products."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformer_lens.components import RMSNorm, TransformerBlock
+from transformer_lens.hook_points import HookPoint
+
+
+def is_watched(*points: HookPoint) -> bool:
+    """Whether a hook is attached at one of these points."""
+    return any(point._forward_hooks or point._backward_hooks for point in points)
+
+
+class FastBlock(TransformerBlock):
+    """Normalises the attention's input once; TransformerLens does it for Q, K and V each.
+
+    So do hooks in that norm fire once, with what they return read by all three.
+    """
+
+    def forward(
+        self,
+        resid_pre: Float[Tensor, "batch new d_model"],
+        shortformer_pos_embed: Tensor | None = None,
+        past_kv_cache_entry: Any = None,
+        attention_mask: Int[Tensor, "batch total"] | None = None,
+    ) -> Float[Tensor, "batch new d_model"]:
+        """As in TransformerLens."""
+        cfg = self.cfg
+        if cfg.use_attn_in or cfg.use_split_qkv_input or cfg.use_hook_mlp_in:
+            return super().forward(
+                resid_pre, shortformer_pos_embed, past_kv_cache_entry, attention_mask
+            )
+        resid_pre = self.hook_resid_pre(resid_pre)
+        read = self.ln1(resid_pre)
+        written = self.attn(read, read, read, past_kv_cache_entry, attention_mask=attention_mask)
+        if cfg.use_normalization_before_and_after:
+            written = self.ln1_post(written)
+        resid_mid = self.hook_resid_mid(resid_pre + self.hook_attn_out(written))
+        return self.hook_resid_post(resid_mid + self.apply_mlp(self.ln2(resid_mid)))
+
+
+class FastRMSNorm(RMSNorm):
+    """One fused operation where nobody watches its parts."""
+
+    def forward(self, x: Float[Tensor, "*batch length"]) -> Float[Tensor, "*batch length"]:
+        """As in TransformerLens, whose order of rounding below float32 is kept."""
+        exact = self.w.dtype in (torch.float32, torch.float64)
+        if not exact or is_watched(self.hook_scale, self.hook_normalized):
+            return super().forward(x)
+        return functional.rms_norm(x, (self.length,), self.w, self.eps)

@@ -1,0 +1,158 @@
+"""The config and the weights of a HookedTransformer, from a Hugging Face checkpoint.
+
+TransformerLens 3.9 finds a model's shape by its *name*: it knows no R1 distillation, takes a
+folder called "my-llama-tests" for a Llama, has Gemma's shapes by heart, and cuts Mistral and Qwen3
+at 2,048 positions. Here the shape is read from the checkpoint's own config, and only the
+conversion of the weights is TransformerLens's.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformer_lens import HookedTransformerConfig
+from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
+from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformer_lens.pretrained.weight_conversions.mistral import convert_mistral_weights
+from transformer_lens.pretrained.weight_conversions.qwen2 import convert_qwen2_weights
+from transformer_lens.pretrained.weight_conversions.qwen3 import convert_qwen3_weights
+
+CONVERTERS = {
+    "GPT2LMHeadModel": convert_gpt2_weights,
+    "Gemma2ForCausalLM": convert_gemma_weights,
+    "LlamaForCausalLM": convert_llama_weights,
+    "MistralForCausalLM": convert_mistral_weights,
+    "Qwen2ForCausalLM": convert_qwen2_weights,
+    "Qwen3ForCausalLM": convert_qwen3_weights,
+}
+
+
+def convert_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
+    """The weights by TransformerLens's names, as trained: nothing folded, nothing centred.
+
+    Matrices are transposed views of Hugging Face's, which is also the layout in which the forward
+    pass needs no copy of them.
+    """
+    architecture = type(hf_model).__name__
+    weights = CONVERTERS[architecture](hf_model, cfg)
+    if architecture == "Gemma2ForCausalLM":
+        weights |= _gemma_norms(hf_model)
+    return {key: value.detach().to(cfg.dtype) for key, value in weights.items()}
+
+
+def _gemma_norms(hf_model: Any) -> dict[str, Tensor]:
+    """Gemma's norms multiply by 1 + w; the converter adds the 1 in float32, whatever w is in."""
+    ours = {
+        "input_layernorm": "ln1",
+        "post_attention_layernorm": "ln1_post",
+        "pre_feedforward_layernorm": "ln2",
+        "post_feedforward_layernorm": "ln2_post",
+    }
+    norms = {"ln_final.w": 1 + hf_model.model.norm.weight}
+    for index, layer in enumerate(hf_model.model.layers):
+        for theirs, mine in ours.items():
+            norms[f"blocks.{index}.{mine}.w"] = 1 + getattr(layer, theirs).weight
+    return norms
+
+
+def convert_config(hf_model: Any) -> HookedTransformerConfig:
+    """A HookedTransformer's config from a Hugging Face model's.
+
+    Raises:
+        ValueError: The config asks for something HookedTransformer cannot do.
+    """
+    hf, architecture = hf_model.config, type(hf_model).__name__
+    shape = _gpt2_shape(hf) if architecture == "GPT2LMHeadModel" else _rotary_shape(hf)
+    return HookedTransformerConfig(
+        **shape,
+        d_vocab=hf.vocab_size,
+        n_ctx=hf.max_position_embeddings,
+        original_architecture=architecture,
+        model_name=hf.name_or_path or architecture,
+        init_weights=False,
+        dtype=hf_model.dtype,
+        device=str(hf_model.device),
+    )
+
+
+def _gpt2_shape(hf: Any) -> dict[str, Any]:
+    return {
+        "n_layers": hf.n_layer,
+        "d_model": hf.n_embd,
+        "n_heads": hf.n_head,
+        "d_head": hf.n_embd // hf.n_head,
+        "d_mlp": hf.n_inner or 4 * hf.n_embd,
+        "act_fn": hf.activation_function,
+        "eps": hf.layer_norm_epsilon,
+        "normalization_type": "LN",
+        "use_attn_scale": hf.scale_attn_weights,
+        "scale_attn_by_inverse_layer_idx": hf.scale_attn_by_inverse_layer_idx,
+    }
+
+
+def _rotary_shape(hf: Any) -> dict[str, Any]:
+    """The family of Llama: RMS norms, rotary positions, grouped heads, a gated MLP."""
+    if getattr(hf, "attention_bias", False) or getattr(hf, "mlp_bias", False):
+        raise ValueError(
+            f"{hf.model_type} with attention_bias or mlp_bias: HookedTransformer would drop these "
+            "biases; use backend='bridge'"
+        )
+    d_head = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
+    shape = {
+        "n_layers": hf.num_hidden_layers,
+        "d_model": hf.hidden_size,
+        "n_heads": hf.num_attention_heads,
+        "n_key_value_heads": hf.num_key_value_heads,
+        "d_head": d_head,
+        "d_mlp": hf.intermediate_size,
+        "act_fn": hf.hidden_activation if hf.model_type == "gemma2" else hf.hidden_act,
+        "gated_mlp": True,
+        "eps": hf.rms_norm_eps,
+        "normalization_type": "RMS",
+        "final_rms": True,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": d_head,
+        "use_qk_norm": hf.model_type == "qwen3",
+    }
+    shape |= _rope(hf) | _windows(hf)
+    if hf.model_type == "gemma2":
+        shape |= {
+            "attn_scale": hf.query_pre_attn_scalar**0.5,
+            "attn_scores_soft_cap": hf.attn_logit_softcapping or -1.0,
+            "output_logits_soft_cap": hf.final_logit_softcapping or -1.0,
+            "use_normalization_before_and_after": True,
+        }
+    return shape
+
+
+def _rope(hf: Any) -> dict[str, Any]:
+    rope = hf.rope_parameters
+    if rope["rope_type"] == "default":
+        return {"rotary_base": rope["rope_theta"]}
+    if rope["rope_type"] == "llama3":
+        return {
+            "rotary_base": rope["rope_theta"],
+            "use_NTK_by_parts_rope": True,
+            "NTK_by_parts_factor": rope["factor"],
+            "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
+            "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
+            "NTK_original_ctx_len": rope["original_max_position_embeddings"],
+        }
+    raise ValueError(
+        f"rope type {rope['rope_type']!r} is not supported by backend 'hooked', which knows "
+        "'default' and 'llama3'; use backend='bridge'"
+    )
+
+
+def _windows(hf: Any) -> dict[str, Any]:
+    """Which layers see only the last `sliding_window` positions."""
+    window = getattr(hf, "sliding_window", None)
+    kinds = getattr(hf, "layer_types", None) or ["sliding_attention"] * hf.num_hidden_layers
+    if window is None or "sliding_attention" not in kinds:
+        return {}
+    local = {"sliding_attention": "local", "full_attention": "global"}
+    return {
+        "use_local_attn": True,
+        "window_size": window,
+        "attn_types": [local[kind] for kind in kinds],
+    }
