@@ -5,12 +5,17 @@ from .activations import next_token_uncertainty as next_token_uncertainty
 from .activations import save_activations as save_activations
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
+from .budget import BudgetCurve as BudgetCurve
+from .budget import budget_curve as budget_curve
+from .budget import continue_traces as continue_traces
+from .budget import vote_curve as vote_curve
 from .conditions import Condition as Condition
 from .conditions import parse_intervention as parse_intervention
 from .config import AnalyzeConfig as AnalyzeConfig
 from .config import GenerateConfig as GenerateConfig
 from .fingerprint import model_fingerprint as model_fingerprint
 from .generation import GenerationInterrupted as GenerationInterrupted
+from .generation import Plan as Plan
 from .generation import Request as Request
 from .generation import generate as generate
 from .information.alignment import at_answer as at_answer
@@ -56,12 +61,25 @@ from .problems import Problem as Problem
 from .problems import load_problems as load_problems
 from .report import write_report as write_report
 from .sampling import Sampling as Sampling
+from .seal import extract_steering_vectors as extract_steering_vectors
+from .separability import coordinates as coordinates
+from .separability import separability as separability
+from .thoughts import Thought as Thought
+from .thoughts import ThoughtRule as ThoughtRule
+from .thoughts import classify as classify
+from .thoughts import split_thoughts as split_thoughts
+from .thoughts import thought_statistics as thought_statistics
 from .tokens import ThinkingTokens as ThinkingTokens
 from .tokens import TokenSet as TokenSet
 from .tokens import thinking_tokens as thinking_tokens
 from .traces import Trace as Trace
 from .traces import load_traces as load_traces
 from .traces import save_traces as save_traces
+from .vectors import SteeringVector as SteeringVector
+from .vectors import load_gguf as load_gguf
+from .vectors import load_vectors as load_vectors
+from .vectors import save_gguf as save_gguf
+from .vectors import save_vectors as save_vectors
 
 __version__: str
 __all__: list[str]

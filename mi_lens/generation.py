@@ -186,7 +186,7 @@ class Plan:
 
     def trace_id(self, request: Request) -> str:
         """The id of the trace that a request gives: a hash of all that decides its tokens."""
-        described = self._describe(request.condition)
+        described = self.describe(request.condition)
         what = [
             __version__,
             self.fingerprint,
@@ -213,7 +213,7 @@ class Plan:
             stop_reason=job.stop_reason,
             seed=row.seed,
             condition={
-                **self._describe(request.condition),
+                **self.describe(request.condition),
                 "max_new_tokens": request.max_new_tokens,
                 "style": request.style,
                 "stop": list(request.stop),
@@ -228,7 +228,7 @@ class Plan:
             self._actions[id(intervention)] = intervention, intervention.bind(self.model)
         return self._actions[id(intervention)][1]
 
-    def _describe(self, condition: Condition) -> dict[str, Any]:
+    def describe(self, condition: Condition) -> dict[str, Any]:
         """A condition as JSON, with a hash in the place of any long list of numbers."""
         if id(condition) not in self._described:
             settings = condition.to_json()
