@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class Job:
         stops: Texts and token ids that end it once generated.
         context: Most tokens, prompt and generated.
         wanted: The candidate that the logits would have given without interventions on them.
+        seconds: Its share of the time that its batches took.
         stop_reason: Why it ended; None while under way.
     """
 
@@ -45,6 +47,7 @@ class Job:
     stops: tuple[str | int, ...]
     context: int
     wanted: int | None = None
+    seconds: float = 0.0
     stop_reason: StopReason | None = None
 
     def accept(self, token: int, end_ids: frozenset[int]) -> None:
@@ -182,12 +185,16 @@ class Decoder:
         self._step(batch, torch.tensor(last, device=self.device))
 
     def _step(self, batch: Batch, tokens: Int[Tensor, "rows new"]) -> None:
+        start = perf_counter()
         self.batch, self.view = batch, batch.view
         logits = self.backend.step(self.model, tokens, batch.mask, batch.cache, logits_to_keep=1)
         self._draw(batch.view, logits[:, -1])
         self._recycle_candidates(batch)
         for job in batch.view.jobs:
             self._accept(job)
+        share = (perf_counter() - start) / len(batch.view.jobs)
+        for job in batch.view.jobs:
+            job.seconds += share
 
     def _draw(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Gives every row its candidate."""

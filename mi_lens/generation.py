@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -119,17 +119,31 @@ def generate(
     ]
     traces: dict[int, Trace] = {}
     try:
-        for index, trace in stream(model, full, batch_size=batch_size, progress=progress):
-            traces[index] = trace
+        for done in stream(model, full, batch_size=batch_size, progress=progress):
+            traces[done.index] = done.trace
     except KeyboardInterrupt:
         raise GenerationInterrupted(traces, len(full)) from None
     return [traces[index] for index in range(len(full))]
 
 
+class Finished(NamedTuple):
+    """A generation that has ended.
+
+    Attributes:
+        index: Of its request.
+        trace: What was generated.
+        seconds: Its share of the time that its batches took.
+    """
+
+    index: int
+    trace: Trace
+    seconds: float
+
+
 def stream(
     model, requests: Sequence[Request], *, batch_size: int = 16, progress: bool = False
-) -> Iterator[tuple[int, Trace]]:
-    """Yields (index of the request, trace) as each finishes, for callers that save as they go."""
+) -> Iterator[Finished]:
+    """Yields traces as they finish, for callers that save as they go."""
     if not requests:
         raise ValueError("no problems to generate for; expected at least one")
     if batch_size < 1:
@@ -144,7 +158,7 @@ def stream(
     ) as bar:
         for job in decoder.run(jobs):
             bar.update()
-            yield job.index, plan.trace(job, requests[job.index])
+            yield Finished(job.index, plan.trace(job, requests[job.index]), job.seconds)
 
 
 class Plan:

@@ -309,3 +309,23 @@ def test_gsm8k_on_a_random_llama(shared_data, checkpoint, tmp_path):
     )
     assert len(found.analysed) == 1
     assert found.hook_names == ("blocks.2.hook_resid_post",)
+
+
+def test_interventions_on_the_command_line(config, tmp_path, capsys):
+    command = ["generate", "--model", config.model, "--problems", config.problems, "--limit", "2",
+               "--max-new-tokens", "6", "--dtype", "float64", "--device", "cpu"]  # fmt: skip
+    out = tmp_path / "quiet"
+    acts = ["--intervene", "Suppress(['so', 'the'])", "Recycle(1, ['is'], trigger='consumed')"]
+    main([*command, "--out", str(out), *acts])
+    for trace in load_traces(out / "traces.jsonl"):
+        assert [one["kind"] for one in trace.condition["interventions"]] == ["Suppress", "Recycle"]
+    capsys.readouterr()
+    for wrong, message in (
+        ("Supress(['so'])", "'Supress': expected one of"),
+        ("Suppress(['Zebra'])", "no single token of this tokenizer writes 'Zebra'"),
+        ("Recycle(7, ['so'])", "the model has 3 layers"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--out", str(tmp_path / "wrong"), "--intervene", wrong])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err

@@ -70,7 +70,7 @@ def test_a_waiting_row_takes_a_finished_ones_place(tiny_model, monkeypatch):
         return step(model, tokens, mask, cache, logits_to_keep)
 
     monkeypatch.setattr(hooked, "step", spy)
-    order = [index for index, _ in stream(tiny_model, requests, batch_size=2)]
+    order = [done.index for done in stream(tiny_model, requests, batch_size=2)]
     assert order == [1, 2, 3, 0]
     assert sum(new > 1 for _, new in widths) == 3  # two prompts together, then one at a time
     assert sum(new == 1 for _, new in widths) == 11  # as many as the longest row needs
