@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
-from transformer_lens.components import AbstractAttention, Attention, GroupedQueryAttention
+from transformer_lens.components.abstract_attention import AbstractAttention
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.utilities.activation_functions import apply_softcap, softcap_enabled
 
 from mi_lens.backends.block import is_watched
@@ -46,37 +48,38 @@ class Positions:
     _angles: Angles | None = None
 
     @cached_property
-    def is_padded(self) -> bool:
-        """Whether a row has padding."""
-        return self.mask is not None and not bool(self.mask.all())
+    def padding(self) -> Int[Tensor, "batch total"] | None:
+        """The mask where a row has padding, None where none has."""
+        return None if self.mask is None or bool(self.mask.all()) else self.mask
 
     def sees_all(self, window: int | None) -> bool:
         """Whether every new position sees every position up to itself."""
         total = self.past + self.new
-        return not self.is_padded and (window is None or total <= window)
+        return self.padding is None and (window is None or total <= window)
 
     def seen(self, window: int | None) -> Bool[Tensor, "rows 1 new total"]:
         """Which positions each new one sees: itself and before, unpadded, in the window."""
         if window not in self._seen:
             total = self.past + self.new
             seen = torch.ones(self.new, total, dtype=torch.bool, device=self.device)
-            seen = seen.tril(self.past)
+            seen = seen.tril(self.past)[None, None]
             if window is not None:
                 seen = seen.triu(self.past - window + 1)
-            seen = seen[None, None]
-            self._seen[window] = seen & self.mask[:, None, None].bool() if self.is_padded else seen
+            if self.padding is not None:
+                seen = seen & self.padding[:, None, None].bool()
+            self._seen[window] = seen
         return self._seen[window]
 
     def angles(self, attention: AbstractAttention) -> Angles:
         """Cosines and sines of the new positions; the sines with the sign that `rotate` wants."""
         if self._angles is None:
             total = self.past + self.new
-            if total > len(attention.rotary_cos):
+            if min(total, attention.cfg.n_ctx) > len(attention.rotary_cos):
                 size = max(total, 2 * len(attention.rotary_cos))
                 attention._extend_rotary_embeddings(min(size, attention.cfg.n_ctx))
             where = torch.arange(self.past, total, device=self.device)[None]
-            if self.is_padded:
-                where = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :]
+            if self.padding is not None:
+                where = (self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :]
             sine, half = attention.rotary_sin[where], attention.rotary_sin.shape[1] // 2
             signed = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
             self._angles = attention.rotary_cos[where][:, :, None], signed[:, :, None]
@@ -144,17 +147,15 @@ class _Fast(AbstractAttention):
         if query_input.ndim == 4:  # an input for each head
             return super().calculate_qkv_matrices(query_input, key_input, value_input)
         q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
-        k = self.hook_k(project(key_input, *self._key_weights()))
-        v = self.hook_v(project(value_input, *self._value_weights()))
+        key_weights, value_weights = self._weights_of_keys_and_values()
+        k = self.hook_k(project(key_input, *key_weights))
+        v = self.hook_v(project(value_input, *value_weights))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self._apply_qk_norm(q, self.q_norm), self._apply_qk_norm(k, self.k_norm)
         return q, k, v
 
-    def _key_weights(self) -> tuple[Tensor, Tensor]:
-        return self.W_K, self.b_K
-
-    def _value_weights(self) -> tuple[Tensor, Tensor]:
-        return self.W_V, self.b_V
+    def _weights_of_keys_and_values(self) -> Any:
+        return (self.W_K, self.b_K), (self.W_V, self.b_V)
 
     @property
     def _window(self) -> int | None:
@@ -233,10 +234,7 @@ class FastAttention(_Fast, Attention):
 class FastGroupedAttention(_Fast, GroupedQueryAttention):
     """Query heads in groups, each with one key head."""
 
-    def _key_weights(self) -> tuple[Tensor, Tensor]:
-        ungrouped = self.cfg.ungroup_grouped_query_attention
-        return (self.W_K, self.b_K) if ungrouped else (self._W_K, self._b_K)
-
-    def _value_weights(self) -> tuple[Tensor, Tensor]:
-        ungrouped = self.cfg.ungroup_grouped_query_attention
-        return (self.W_V, self.b_V) if ungrouped else (self._W_V, self._b_V)
+    def _weights_of_keys_and_values(self) -> Any:
+        if self.cfg.ungroup_grouped_query_attention:
+            return super()._weights_of_keys_and_values()
+        return (self._W_K, self._b_K), (self._W_V, self._b_V)

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformer_lens.components import RMSNorm, TransformerBlock
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.hook_points import HookPoint
 
 

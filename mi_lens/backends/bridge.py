@@ -151,7 +151,7 @@ def _rerun(
     keep_kv: bool,
 ) -> Float[Tensor, "rows 1 d_model"]:
     """Run a block on a copy of these rows of its cache without their last position."""
-    held = cache.layers[layer]
+    held = _layers(cache)[layer]
     before = DynamicCache()
     for _ in range(layer):  # the block finds its own layer by number
         before.layers.append(DynamicLayer())
@@ -160,8 +160,9 @@ def _rerun(
         residual, **_surroundings(model, layer, residual, attention_mask), past_key_values=before
     )
     if not keep_kv:
-        held.keys[rows, :, -1] = before.layers[layer].keys[:, :, -1]
-        held.values[rows, :, -1] = before.layers[layer].values[:, :, -1]
+        new = _layers(before)[layer]
+        held.keys[rows, :, -1] = new.keys[:, :, -1]
+        held.values[rows, :, -1] = new.values[:, :, -1]
     return output
 
 
@@ -198,6 +199,11 @@ def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
     return DynamicCache()
 
 
+def _layers(cache: DynamicCache) -> list[Any]:
+    """Each holds `keys` and `values` `[batch, kv_heads, pos, d_head]`, by a class of its own."""
+    return list(cache.layers)
+
+
 def cache_length(cache: DynamicCache) -> int:
     """See `Backend.cache_length`."""
     return cache.get_seq_length()
@@ -210,7 +216,7 @@ def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
 
 def join(cache: DynamicCache, other: DynamicCache) -> None:
     """See `Backend.join`."""
-    for mine, theirs in zip(cache.layers, other.layers, strict=True):
+    for mine, theirs in zip(_layers(cache), _layers(other), strict=True):
         mine.keys = _stack(mine.keys, theirs.keys)
         mine.values = _stack(mine.values, theirs.values)
 
@@ -232,7 +238,7 @@ def crop(cache: DynamicCache, length: int) -> None:
 
 def trim(cache: DynamicCache, columns: int) -> None:
     """See `Backend.trim`."""
-    for layer in cache.layers:
+    for layer in _layers(cache):
         layer.keys = layer.keys[:, :, columns:]
         layer.values = layer.values[:, :, columns:]
 

@@ -11,12 +11,10 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.components import (
-    Attention,
-    GroupedQueryAttention,
-    RMSNorm,
-    TransformerBlock,
-)
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.backends.attention import FastAttention, FastGroupedAttention, Positions, Turn
@@ -125,13 +123,9 @@ def _embed(
     if model.cfg.use_hook_tokens:
         tokens = model.hook_tokens(tokens)
     embedded = model.hook_embed(model.embed(tokens))
-    return model.get_residual(
-        embedded,
-        positions.past,
-        attention_mask=positions.mask,
-        tokens=tokens,
-        return_shortformer_pos_embed=False,
-    )
+    if model.cfg.positional_embedding_type != "standard":
+        return embedded
+    return embedded + model.hook_pos_embed(model.pos_embed(tokens, positions.past, positions.mask))
 
 
 def again(
