@@ -14,7 +14,7 @@ from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
-from mi_lens.generation import Request
+from mi_lens.generation import Plan, Request
 from mi_lens.grading import is_correct
 from mi_lens.information.readings import ControlSummary, Reading, summarize
 from mi_lens.measurement import Readings, activations_path, measure_into
@@ -106,7 +106,9 @@ def run_generate(config: GenerateConfig) -> list[Trace]:
     """Generates traces into `config.out`/traces.jsonl; continues a run that was killed."""
     problems = _problems(config)
     model = _model(config)
-    return _generate(config, model, problems, open_run(config, model_fingerprint(model)))
+    requests = _requests(config, model, problems)
+    folder = open_run(config, model_fingerprint(model))
+    return generate_into(folder, model, requests, batch_size=config.batch_size)
 
 
 def analyze(config: AnalyzeConfig) -> Analysis:
@@ -126,9 +128,10 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     model = _model(config)
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     hook_names = tuple(resolve_hook_names(model, config.hook_names or (last,)))
+    requests = _requests(config, model, problems)
     # From here on the folder exists: what can be refused was refused.
     folder = open_run(config, model_fingerprint(model))
-    traces = _generate(config, model, problems, folder)
+    traces = generate_into(folder, model, requests, batch_size=config.batch_size)
     readings = measure_into(folder, config, model, traces, hook_names)
     if not readings:
         raise ValueError(
@@ -168,21 +171,19 @@ def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> No
         )
 
 
-def _generate(config: GenerateConfig, model, problems: list[Problem], folder: Path) -> list[Trace]:
-    condition = _condition(config)
-    requests = [
-        Request(problem, condition, config.style, config.seed, config.max_new_tokens,
-                config.stop)
-        for problem in problems
-    ]  # fmt: skip
-    return generate_into(folder, model, requests, batch_size=config.batch_size)
-
-
-def _condition(config: GenerateConfig) -> Condition:
-    return Condition(
+def _requests(config: GenerateConfig, model, problems: list[Problem]) -> list[Request]:
+    condition = Condition(
         tuple(map(parse_intervention, config.intervene)),
         Sampling(config.temperature, config.top_p, config.top_k, config.min_p),
     )
+    requests = [
+        Request(problem, condition, config.style, config.seed, config.max_new_tokens, config.stop)
+        for problem in problems
+    ]
+    plan = Plan(model)
+    for index, request in enumerate(requests):
+        plan.job(index, request)  # refuses what does not fit the model
+    return requests
 
 
 def _tokens(
