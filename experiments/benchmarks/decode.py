@@ -1,0 +1,205 @@
+"""Tokens per second while decoding: ours with a hook on, beside Hugging Face without any.
+
+    python -m experiments.benchmarks.decode --shape pocket --batch 8 --context 1024
+    python -m experiments.benchmarks.decode --shape 0.5b --batch 1 --context 32
+
+All engines run in this one process on one set of weights, in turn and several times over. A clock
+is read when a step enters the embedding and when it leaves the unembedding; a step's time is that
+between two ends, the loop around the model included, and the prompt's step is not counted. With one
+CPU thread the clock is the process's CPU time, which other work on the machine disturbs least.
+HookedTransformer's own generate has its weights in the layout that TransformerLens loads them in.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+import mi_lens
+from mi_lens.backends import available, get_backend
+from mi_lens.backends.conversion import convert_config, convert_weights
+from mi_lens.pocket import CHECKPOINTS
+
+HALF_BILLION = {
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+    "tie_word_embeddings": True,
+}
+FILLER = " is"
+
+
+@dataclass
+class Engine:
+    """One way to generate.
+
+    Attributes:
+        name: For the table.
+        generate: Generates so many tokens after the prompt.
+        embedding: The module that a step enters by.
+        unembedding: The module that it leaves by.
+        steps: Seconds from the end of one step to the end of the next.
+        inside: Seconds of these in the model.
+    """
+
+    name: str
+    generate: Callable[[int], Any]
+    embedding: torch.nn.Module
+    unembedding: torch.nn.Module
+    steps: list[float] = field(default_factory=list)
+    inside: list[float] = field(default_factory=list)
+
+    def run(self, new_tokens: int, clock: Callable[[], float]) -> None:
+        """Generates once and takes down the times of the steps after the prompt's."""
+        starts: list[float] = []
+        steps: list[tuple[float, float]] = []
+        handles = [
+            self.embedding.register_forward_pre_hook(lambda *_: starts.append(clock())),
+            self.unembedding.register_forward_hook(lambda *_: steps.append((starts[-1], clock()))),
+        ]
+        try:
+            self.generate(new_tokens)
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert len(steps) == new_tokens, f"{self.name} took {len(steps)} steps for {new_tokens}"
+        self.steps += [after[1] - before[1] for before, after in pairwise(steps)]
+        self.inside += [end - start for start, end in steps[1:]]
+
+
+def source_model(shape: str, device: str) -> Any:
+    """Hugging Face's model, in float32 on a CPU and bfloat16 on a GPU."""
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    if shape == "pocket":
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            CHECKPOINTS["pocket-reasoner"], dtype=dtype
+        )
+    else:
+        config = transformers.Qwen2Config(**HALF_BILLION)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def sharing_weights(model: Any) -> Any:
+    """A second model of its own modules on the same weights."""
+    return copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
+
+
+def engines(source: Any, prompt: str, batch: int) -> list[Engine]:
+    """The four engines, on one prompt in every row."""
+    tokenizer = mi_lens.load("pocket-reasoner", device="cpu").tokenizer
+    tokenizer.eos_token = None  # nothing ends before its budget
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([ids] * batch, device=source.device)
+    bridge = get_backend("bridge").build(sharing_weights(source), tokenizer)
+    made = [
+        Engine("transformers generate", hf_generate(source, tokens), source.model.embed_tokens,
+               source.lm_head),
+        Engine("TransformerBridge.generate", lens_generate(bridge, tokens), bridge.embed,
+               bridge.unembed),
+    ]  # fmt: skip
+    if "hooked" not in available():
+        return made
+    ours = get_backend("hooked").build(sharing_weights(source), tokenizer)
+    untouched = untouched_transformer(source, tokenizer)
+    return [
+        *made,
+        Engine("HookedTransformer.generate", lens_generate(untouched, tokens), untouched.embed,
+               untouched.unembed),
+        Engine("mi_lens.generate, hooked", our_generate(ours, prompt, batch), ours.embed,
+               ours.unembed),
+    ]  # fmt: skip
+
+
+def untouched_transformer(source: Any, tokenizer: Any) -> HookedTransformer:
+    """TransformerLens's own classes and its own memory layout."""
+    cfg = convert_config(source)
+    model = HookedTransformer(cfg, move_to_device=False)
+    weights = {key: value.contiguous() for key, value in convert_weights(source, cfg).items()}
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tokenizer = tokenizer
+    return model.to(source.device, print_details=False).eval().requires_grad_(False)
+
+
+def hf_generate(model: Any, tokens: Tensor) -> Callable[[int], Any]:
+    """Greedy, to the full length."""
+    mask = torch.ones_like(tokens)
+    settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    return lambda count: model.generate(
+        tokens, attention_mask=mask, max_new_tokens=count, **settings
+    )
+
+
+def lens_generate(model: Any, tokens: Tensor) -> Callable[[int], Any]:
+    """TransformerLens's generate of either class."""
+    settings = {"do_sample": False, "stop_at_eos": False, "verbose": False}
+    return lambda count: model.generate(tokens, max_new_tokens=count, **settings)
+
+
+def our_generate(model: Any, prompt: str, batch: int) -> Callable[[int], Any]:
+    """Ours, with a hook on the residual stream half way up."""
+    seen = []
+    name = f"blocks.{model.cfg.n_layers // 2}.hook_resid_post"
+
+    def run(count: int) -> None:
+        seen.clear()
+        with model.hooks(fwd_hooks=[(name, lambda state, hook: seen.append(state[:, -1]))]):
+            mi_lens.generate(
+                model, [prompt] * batch, style="raw", max_new_tokens=count, batch_size=batch,
+                progress=False,
+            )  # fmt: skip
+        assert len(seen) == count
+
+    return run
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description="Tokens per second while decoding.")
+    parser.add_argument("--shape", choices=("pocket", "0.5b"), default="pocket")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--context", type=int, default=32)
+    parser.add_argument("--new", type=int, help="tokens a run; default 64 (pocket), 8 (0.5b)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")  # TransformerLens says that HookedTransformer is deprecated
+    logging.disable(logging.WARNING)
+    new = args.new or (64 if args.shape == "pocket" else 8)
+    alone = args.device == "cpu" and args.threads == 1
+    clock = time.process_time if alone else time.perf_counter
+    raced = engines(source_model(args.shape, args.device), FILLER * args.context, args.batch)
+    with torch.inference_mode():
+        for _ in range(args.repeats):
+            for engine in raced:
+                engine.run(new, clock)
+    medians = [statistics.median(engine.steps) for engine in raced]
+    print(f"{args.shape}, batch {args.batch}, after {args.context} tokens, {args.device}")
+    print(f"{'':28}{'tokens/s':>10}{'to HF':>8}{'ms/step':>9}{'outside the model':>20}")
+    for engine, median in zip(raced, medians, strict=True):
+        outside = 1 - statistics.median(engine.inside) / median
+        print(
+            f"{engine.name:28}{args.batch / median:10.1f}{medians[0] / median:8.2f}"
+            f"{1000 * median:9.2f}{outside:20.0%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
