@@ -77,12 +77,13 @@ class Positions:
             if min(total, attention.cfg.n_ctx) > len(attention.rotary_cos):
                 size = max(total, 2 * len(attention.rotary_cos))
                 attention._extend_rotary_embeddings(min(size, attention.cfg.n_ctx))
-            where = torch.arange(self.past, total, device=self.device)[None]
-            if self.padding is not None:
-                where = (self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :]
+            if self.padding is None:
+                where = (None, slice(self.past, total), None)
+            else:
+                where = ((self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :, None],)
             sine, half = attention.rotary_sin[where], attention.rotary_sin.shape[1] // 2
             signed = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-            self._angles = attention.rotary_cos[where][:, :, None], signed[:, :, None]
+            self._angles = attention.rotary_cos[where], signed
         return self._angles
 
 

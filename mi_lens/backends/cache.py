@@ -23,12 +23,12 @@ class LayerCache:
     @property
     def keys(self) -> Float[Tensor, "batch kv_heads length d_head"]:
         """Rotated, where the model rotates keys."""
-        return self._held[0][:, :, : self.length]
+        return self._held[0].narrow(2, 0, self.length)
 
     @property
     def values(self) -> Float[Tensor, "batch kv_heads length d_head"]:
         """As the heads read them."""
-        return self._held[1][:, :, : self.length]
+        return self._held[1].narrow(2, 0, self.length)
 
     def append(
         self,
@@ -42,7 +42,7 @@ class LayerCache:
         if not self._held or self._held[0].shape[2] < self.length:
             self._make_room(keys, start)
         for held, new in zip(self._held, (keys, values), strict=True):
-            held[:, :, start : self.length] = new.transpose(1, 2)
+            held.narrow(2, start, new.shape[1]).copy_(new.transpose(1, 2))
         return self.keys, self.values
 
     def _make_room(self, like: Float[Tensor, "batch new kv_heads d_head"], filled: int) -> None:

@@ -15,10 +15,11 @@ from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.transformer_block import TransformerBlock
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.backends.attention import FastAttention, FastGroupedAttention, Positions, Turn
-from mi_lens.backends.block import FastBlock, FastRMSNorm
+from mi_lens.backends.block import FastBlock, FastHookPoint, FastRMSNorm
 from mi_lens.backends.cache import LayerCache
 from mi_lens.backends.context import require_context
 from mi_lens.backends.conversion import CONVERTERS, convert_config, convert_weights
@@ -64,6 +65,7 @@ def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
 FASTER = {
     Attention: FastAttention,
     GroupedQueryAttention: FastGroupedAttention,
+    HookPoint: FastHookPoint,
     RMSNorm: FastRMSNorm,
     TransformerBlock: FastBlock,
 }
@@ -73,6 +75,8 @@ def _speed_up(model: HookedTransformer) -> None:
     """Exchange the code of a model's parts for ours; weights and hooks stay."""
     for part in model.modules():
         part.__class__ = FASTER.get(type(part), type(part))
+        # An nn.Module looks its parts up in Python, unless they stand among its own attributes.
+        part.__dict__.update(part._modules)
 
 
 def hook_names(model: HookedTransformer) -> list[str]:
