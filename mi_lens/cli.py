@@ -4,9 +4,14 @@ import sys
 
 import tyro
 
-from mi_lens.config import AnalyzeConfig, DemoConfig, GenerateConfig
+from mi_lens.config import AnalyzeConfig, DemoConfig, EvaluateConfig, GenerateConfig
 
-COMMANDS = {"demo": DemoConfig, "generate": GenerateConfig, "analyze": AnalyzeConfig}
+COMMANDS = {
+    "demo": DemoConfig,
+    "generate": GenerateConfig,
+    "analyze": AnalyzeConfig,
+    "evaluate": EvaluateConfig,
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -43,6 +48,11 @@ def run(config: DemoConfig | GenerateConfig) -> None:
         analyses = {config.model: analyze(config)}
         page = write_report(analyses, config.out)
         print(f"{findings(analyses)}\n\nReport: {page}")
+    elif isinstance(config, EvaluateConfig):
+        from mi_lens.evaluation import run_evaluate
+
+        found = run_evaluate(config)
+        print(f"{found.report()}\n\nResults: {config.out / 'results.jsonl'}")
     else:
         from mi_lens.analysis import run_generate
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -111,6 +112,32 @@ def parse_intervention(text: str) -> Intervention:
     if len(args) > len(names):
         raise ValueError(f"intervention {text!r}: at most {len(names)} arguments: {names}")
     return _build(kind, dict(zip(names, args, strict=False)) | settings)
+
+
+def parse_condition(text: str) -> Condition:
+    """A condition as one would write it: "name=Suppress(['Wait']) + Recycle(2, ['So'])".
+
+    A name alone is a condition without interventions; interventions alone name themselves.
+
+    Raises:
+        ValueError: Saying what is wrong with the text.
+    """
+    found = re.fullmatch(r"\s*([\w.\- ]+?)\s*(?:=(?!=)\s*(.+))?", text, re.DOTALL)
+    name, acts = found.groups() if found else ("", text)
+    if acts is None:
+        return Condition(name=name)
+    try:
+        tree = ast.parse(acts.strip(), mode="eval").body
+    except SyntaxError:
+        raise ValueError(
+            f"condition {text!r}: expected \"name=Suppress(['Wait']) + Recycle(2, ['So'])\""
+        ) from None
+    calls = []
+    while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
+        calls.append(tree.right)
+        tree = tree.left
+    parts = [parse_intervention(ast.unparse(call)) for call in [tree, *reversed(calls)]]
+    return Condition(tuple(parts), name=name)
 
 
 def _kind(name: Any) -> Any:

@@ -77,6 +77,21 @@ class AnalyzeConfig(GenerateConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(GenerateConfig):
+    """Try conditions on the same problems and compare them pair by pair.
+
+    Attributes:
+        conditions: Each a name and what acts, "quiet=Suppress(['Wait']) + Recycle(2, ['So'])"; a
+            name alone has no intervention. The first is what the others are compared with.
+            `intervene` acts in all of them.
+        seeds: Of the sampling, each on every problem.
+    """
+
+    conditions: tuple[str, ...] = ("baseline", "quiet=Suppress(['Wait', 'Hmm'])")
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Analyze both pocket models on the same problems and write one report.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -126,7 +126,8 @@ def generate(
     return [traces[index] for index in range(len(full))]
 
 
-class Finished(NamedTuple):
+@dataclass(frozen=True)
+class Finished:
     """A generation that has ended.
 
     Attributes:

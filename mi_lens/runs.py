@@ -90,7 +90,7 @@ def generate_into(
     waiting = {id_: r for id_, r in zip(ids, requests, strict=True) if id_ not in done}
     if waiting:
         todo = list(waiting.values())
-        for _, trace, _ in stream(model, todo, batch_size=batch_size, progress=progress):
-            append_jsonl(path, trace_to_row(trace))
-            done[trace.id] = trace
+        for finished in stream(model, todo, batch_size=batch_size, progress=progress):
+            append_jsonl(path, trace_to_row(finished.trace))
+            done[finished.trace.id] = finished.trace
     return [done[id_] for id_ in ids]

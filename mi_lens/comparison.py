@@ -1,0 +1,306 @@
+"""A condition against another on the same problems: what changed, where, and what could be seen.
+
+Outcomes are paired by problem. A gain in accuracy is split into what was cut off before and what
+had ended by itself: much of SEAL's gain is truncation recovered, and a method that only shortens
+should say so.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mi_lens.statistics import (
+    Estimate,
+    estimate_mean,
+    holm,
+    mcnemar,
+    paired_power,
+    problems_needed,
+    sign_flip,
+)
+
+CAPPED = ("length", "context")
+
+
+@dataclass(frozen=True)
+class Result:
+    """One problem under one condition with one seed.
+
+    Attributes:
+        problem: Its id.
+        source: Where the problem came from.
+        level: Its difficulty, where the source has one.
+        condition: Name of the condition.
+        seed: Of the sampling.
+        trace: Id of the trace.
+        answer: As extracted from the text; None where there is none.
+        correct: Whether it is the gold answer.
+        tokens: Generated.
+        thoughts: By class, inside the think block; None for a tokenizer without blank-line tokens.
+        stop_reason: Why the generation ended.
+        seconds: Its share of the time that its batches took; None where it was not measured.
+    """
+
+    problem: str
+    source: str
+    level: str | None
+    condition: str
+    seed: int
+    trace: str
+    answer: str | None
+    correct: bool
+    tokens: int
+    thoughts: dict[str, int] | None
+    stop_reason: str
+    seconds: float | None
+
+    @property
+    def capped(self) -> bool:
+        """Whether the budget or the context cut it off."""
+        return self.stop_reason in CAPPED
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The results of one condition, and all else that may change a result.
+
+    Attributes:
+        name: Of the condition.
+        results: One a problem and seed.
+        setting: Model, engine, dtype, prompt style, budget, versions.
+    """
+
+    name: str
+    results: tuple[Result, ...]
+    setting: dict[str, Any]
+
+    def by_problem(self) -> dict[tuple[str, str], list[Result]]:
+        """Results of each problem, seeds in order."""
+        found: dict[tuple[str, str], list[Result]] = {}
+        for result in sorted(self.results, key=lambda r: r.seed):
+            found.setdefault((result.source, result.problem), []).append(result)
+        return found
+
+    def accuracy(self) -> Estimate:
+        """Share of right answers, with an interval over problems."""
+        return _mean(self.results, lambda r: float(r.correct))
+
+    def tokens(self) -> Estimate:
+        """Tokens a trace, with an interval over problems."""
+        return _mean(self.results, lambda r: float(r.tokens))
+
+    def accuracy_within(self, budgets: Sequence[int]) -> list[float]:
+        """Share answered rightly in at most so many tokens."""
+        return [
+            float(np.mean([r.correct and r.tokens <= budget for r in self.results]))
+            for budget in budgets
+        ]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A condition against another, on the same problems.
+
+    Attributes:
+        name: Of the condition.
+        against: Of the other.
+        problems: How many.
+        accuracy: Of the condition.
+        difference: In accuracy, paired by problem, with an interval over problems.
+        mended: Problems and seeds that only the condition answers rightly.
+        broken: Those that only the other does.
+        p_value: Exact McNemar test; with several seeds, signs of the problems' mean differences
+            drawn anew.
+        adjusted: The p-value after Holm's correction over the comparisons made together.
+        tokens: Difference in tokens, paired, with an interval.
+        within: Difference in accuracy when both are held to each of four budgets: an eighth, a
+            quarter, half and all of the cap.
+        split: The difference among the pairs that the other condition had capped, among those that
+            it had finished, and at each level.
+        power: Chance to find a gain of five points with so many problems and as many changes.
+        needed: Problems needed to find the gain that was seen, with probability .8.
+        settings_differ: Settings in which the two runs differ; none of a difference between these
+            can be told from the condition's.
+    """
+
+    name: str
+    against: str
+    problems: int
+    accuracy: float
+    difference: Estimate
+    mended: int
+    broken: int
+    p_value: float
+    adjusted: float
+    tokens: Estimate
+    within: dict[int, float]
+    split: dict[str, Estimate]
+    power: float
+    needed: int | None
+    settings_differ: tuple[str, ...]
+
+
+def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
+    """One condition against another; the two may come from different evaluations.
+
+    Raises:
+        ValueError: If they do not have the same problems and seeds.
+    """
+    mine, theirs = arm.by_problem(), against.by_problem()
+    pairs = _paired(arm, against)
+    changes = [float(a.correct) - float(b.correct) for a, b in pairs]
+    several = len(pairs) > len(mine)
+    if several:
+        by_problem = [
+            float(
+                np.mean([r.correct for r in mine[key]]) - np.mean([r.correct for r in theirs[key]])
+            )
+            for key in mine
+        ]
+        p_value = sign_flip(by_problem, seed=seed)
+    else:
+        p_value = mcnemar([b.correct for _, b in pairs], [a.correct for a, _ in pairs])
+    mended, broken = (sum(change == sign for change in changes) for sign in (1.0, -1.0))
+    changed = (mended + broken) / len(pairs)
+    gain = (mended - broken) / len(pairs)
+    cap = int(against.setting.get("max_new_tokens", max(r.tokens for r in against.results)))
+    budgets = [max(1, cap // 8), max(1, cap // 4), max(1, cap // 2), cap]
+    within = zip(arm.accuracy_within(budgets), against.accuracy_within(budgets), strict=True)
+    return Comparison(
+        name=arm.name,
+        against=against.name,
+        problems=len(mine),
+        accuracy=float(np.mean([a.correct for a, _ in pairs])),
+        difference=_paired_mean(pairs, lambda a, b: float(a.correct) - float(b.correct), seed),
+        mended=mended,
+        broken=broken,
+        p_value=p_value,
+        adjusted=p_value,
+        tokens=_paired_mean(pairs, lambda a, b: float(a.tokens - b.tokens), seed),
+        within={b: x - y for b, (x, y) in zip(budgets, within, strict=True)},
+        split=_split(pairs, seed),
+        power=paired_power(len(pairs), 0.05, max(changed, 0.05)),
+        needed=problems_needed(gain, changed) if gain else None,
+        settings_differ=settings_that_differ(arm.setting, against.setting),
+    )
+
+
+def compare_all(arms: Iterable[Arm], against: Arm, *, seed: int = 0) -> list[Comparison]:
+    """Several conditions against one, with Holm's correction over them."""
+    found = [compare(arm, against, seed=seed) for arm in arms]
+    adjusted = holm([one.p_value for one in found])
+    return [
+        Comparison(**{**vars(one), "adjusted": p}) for one, p in zip(found, adjusted, strict=True)
+    ]
+
+
+def settings_that_differ(a: dict[str, Any], b: dict[str, Any], path: str = "") -> tuple[str, ...]:
+    """Names of settings in which two runs differ, with both values."""
+    found: list[str] = []
+    for key in sorted(a.keys() | b.keys()):
+        x, y = a.get(key), b.get(key)
+        if isinstance(x, dict) and isinstance(y, dict):
+            found += settings_that_differ(x, y, f"{path}{key}.")
+        elif x != y:
+            found.append(f"{path}{key}: {x!r} against {y!r}")
+    return tuple(found)
+
+
+def _paired(arm: Arm, against: Arm) -> list[tuple[Result, Result]]:
+    def key(result: Result) -> tuple[str, str, int]:
+        return result.source, result.problem, result.seed
+
+    mine, theirs = ({key(r): r for r in some.results} for some in (arm, against))
+    alone = mine.keys() ^ theirs.keys()
+    if alone or len(mine) != len(arm.results):
+        raise ValueError(
+            f"{arm.name!r} and {against.name!r} do not have the same problems and seeds: "
+            f"{len(alone)} are in one only, as {min(alone) if alone else 'a repeated problem'}; "
+            "compare runs on one set of problems"
+        )
+    return [(mine[k], theirs[k]) for k in mine]
+
+
+Pair = tuple[Result, Result]
+
+
+def _mean(results: Iterable[Result], value: Callable[[Result], float]) -> Estimate:
+    by_problem: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        by_problem.setdefault((result.source, result.problem), []).append(value(result))
+    return estimate_mean([float(np.mean(values)) for values in by_problem.values()])
+
+
+def _paired_mean(
+    pairs: Sequence[Pair], value: Callable[[Result, Result], float], seed: int
+) -> Estimate:
+    by_problem: dict[tuple[str, str], list[float]] = {}
+    for a, b in pairs:
+        by_problem.setdefault((a.source, a.problem), []).append(value(a, b))
+    return estimate_mean([float(np.mean(values)) for values in by_problem.values()], seed=seed)
+
+
+def _split(pairs: Sequence[Pair], seed: int) -> dict[str, Estimate]:
+    parts: dict[str, list[Pair]] = {
+        "capped before": [pair for pair in pairs if pair[1].capped],
+        "finished before": [pair for pair in pairs if not pair[1].capped],
+    }
+    for level in sorted({a.level for a, _ in pairs if a.level is not None}):
+        parts[f"level {level}"] = [pair for pair in pairs if pair[0].level == level]
+    return {
+        name: _paired_mean(some, lambda a, b: float(a.correct) - float(b.correct), seed)
+        for name, some in parts.items()
+        if some
+    }
+
+
+def report(arms: Sequence[Arm], base: Arm) -> str:
+    """The paired table, the split of every difference, and what it can show at all, as text."""
+    found = compare_all(arms, base)
+    accuracy = base.accuracy()
+    width = max(24, len(base.name), *(len(arm.name) for arm in arms))
+    lines = [
+        f"{accuracy.n} problems, {len(base.results)} traces a condition; differences from "
+        f"{base.name!r}, paired by problem, 95 % intervals over problems",
+        "",
+        f"{'condition':<{width}} {'acc.':>6} {'difference':>22} {'+':>4}{'-':>4} {'p (Holm)':>9} "
+        f"{'tokens':>7} {'difference':>20} {'capped':>7}",
+    ]
+    capped = float(np.mean([r.capped for r in base.results]))
+    tokens = base.tokens().mean
+    assert accuracy.mean is not None
+    assert tokens is not None
+    lines.append(
+        f"{base.name:<{width}} {100 * accuracy.mean:>6.1f} {'':>22} {'':>8} {'':>9} "
+        f"{tokens:>7.0f} {'':>20} {100 * capped:>6.1f}%"
+    )
+    for arm, one in zip(arms, found, strict=True):
+        capped = float(np.mean([r.capped for r in arm.results]))
+        lines.append(
+            f"{one.name:<{width}} {100 * one.accuracy:>6.1f} "
+            f"{_interval(one.difference, 100.0):>22} "
+            f"{one.mended:>4}{one.broken:>4} {one.adjusted:>9.2g} {arm.tokens().mean:>7.0f} "
+            f"{_interval(one.tokens):>20} {100 * capped:>6.1f}%"
+        )
+    lines += ["", "Difference in accuracy (points) by part of the problems, and within a budget:"]
+    for one in found:
+        parts = [f"{name} {_interval(e, 100.0)} [{e.n}]" for name, e in one.split.items()]
+        parts += [f"within {b} tokens {100 * d:+.1f}" for b, d in one.within.items()]
+        lines.append(f"  {one.name}: " + "; ".join(parts))
+    lines += ["", "Power:"]
+    for one in found:
+        needed = f"{one.needed} problems would be needed" if one.needed else "no difference seen"
+        lines.append(
+            f"  {one.name}: a gain of 5 points would be found with probability {one.power:.2f}; "
+            f"to find the difference seen with probability .8, {needed}"
+        )
+    return "\n".join(lines)
+
+
+def _interval(estimate: Estimate, scale: float = 1.0) -> str:
+    if estimate.mean is None or estimate.low is None or estimate.high is None:
+        return "" if estimate.mean is None else f"{scale * estimate.mean:+.1f}"
+    low, high = scale * estimate.low, scale * estimate.high
+    return f"{scale * estimate.mean:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,237 @@
+"""Conditions tried on problems: one table, and what a reviewer asks of it.
+
+    table = evaluate(model, problems, conditions, seeds=[0, 1])
+    print(table.report())
+
+Every condition meets every problem, so conditions are compared pair by pair (`comparison`).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mi_lens.comparison import Arm, Comparison, Result, compare_all, report
+from mi_lens.conditions import Condition, parse_condition, parse_intervention
+from mi_lens.config import EvaluateConfig
+from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl, write_json
+from mi_lens.fingerprint import model_fingerprint
+from mi_lens.generation import Finished, Plan, Request, stream
+from mi_lens.grading import boxed_answer, is_correct
+from mi_lens.models import load
+from mi_lens.problems import Problem, load_problems
+from mi_lens.prompts import PromptStyle
+from mi_lens.runs import open_run, versions
+from mi_lens.sampling import Sampling
+from mi_lens.thoughts import THOUGHT_CLASSES, split_thoughts
+from mi_lens.traces import Trace, load_traces, trace_to_row
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results of several conditions on the same problems.
+
+    Attributes:
+        results: One a condition, problem and seed.
+        setting: As in `Arm`.
+        conditions: Name to settings.
+    """
+
+    results: tuple[Result, ...]
+    setting: dict[str, Any]
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the conditions, in order."""
+        return list(dict.fromkeys(result.condition for result in self.results))
+
+    def arm(self, name: str) -> Arm:
+        """The results of one condition.
+
+        Raises:
+            ValueError: If there is no such condition.
+        """
+        results = tuple(r for r in self.results if r.condition == name)
+        if not results:
+            raise ValueError(f"no condition {name!r} among {self.names}")
+        return Arm(name, results, self.setting)
+
+    def comparisons(self, against: str | None = None) -> list[Comparison]:
+        """Every other condition against one (the first, if None), Holm's correction over all."""
+        return compare_all(*self._arms(against))
+
+    def report(self, against: str | None = None) -> str:
+        """The paired table as text."""
+        return report(*self._arms(against))
+
+    def _arms(self, against: str | None) -> tuple[list[Arm], Arm]:
+        base = against or self.names[0]
+        return [self.arm(name) for name in self.names if name != base], self.arm(base)
+
+
+def evaluate(
+    model,
+    problems: Sequence[Problem],
+    conditions: Sequence[Condition],
+    seeds: Sequence[int] = (0,),
+    *,
+    style: PromptStyle = "chat",
+    max_new_tokens: int = 512,
+    stop: Sequence[str | int] = (),
+    batch_size: int = 16,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Tries every condition on every problem with every seed, in mixed batches.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        problems: With gold answers.
+        conditions: With names of their own; the first is what others are compared with.
+        seeds: Of the sampling; more than one is of use only where tokens are sampled.
+        style: See `mi_lens.prompts.prompt_text`.
+        max_new_tokens: Budget of each trace.
+        stop: See `Request`.
+        batch_size: Rows decoded together; changes speed and memory, not tokens.
+        folder: Where traces.jsonl and results.jsonl are written, each row before the next; what
+            is there of this evaluation is not made again.
+        progress: Shows a bar on a terminal's stderr.
+
+    Raises:
+        ValueError: If conditions share a name, or as `generate`.
+    """
+    names = [condition.name for condition in conditions]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        raise ValueError(f"conditions {names}: expected at least one, each with a name of its own")
+    requests = [
+        Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
+        for problem in problems
+        for condition in conditions
+        for seed in seeds
+    ]
+    plan = Plan(model)
+    ids = list(map(plan.trace_id, requests))
+    done = _Store(folder, model.tokenizer)
+    waiting = [request for i, request in zip(ids, requests, strict=True) if i not in done.traces]
+    if waiting:
+        for finished in stream(model, waiting, batch_size=batch_size, progress=progress):
+            done.add(finished)
+    results = [
+        done.result(trace_id, request.condition.name)
+        for trace_id, request in zip(ids, requests, strict=True)
+    ]
+    setting = {
+        "model": plan.fingerprint,
+        "engine": f"mi_lens, {type(model).__name__}",
+        "dtype": str(model.cfg.dtype).removeprefix("torch."),
+        "device": str(model.cfg.device).split(":", maxsplit=1)[0],
+        "max_new_tokens": max_new_tokens,
+        "style": style,
+        "stop": list(stop),
+        "versions": versions(),
+    }
+    return Evaluation(tuple(results), setting, {c.name: plan.describe(c) for c in conditions})
+
+
+def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
+    """A result from a trace with a problem, however it was made."""
+    if trace.problem is None:
+        raise ValueError(f"trace {trace.id} has no problem, so no gold answer to grade against")
+    problem = trace.problem
+    try:
+        kinds = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
+        thoughts = {name: kinds[name] for name in THOUGHT_CLASSES}
+    except ValueError:  # a tokenizer without a token for a blank line has no thoughts to count
+        thoughts = None
+    return Result(
+        problem=problem.id,
+        source=problem.source,
+        level=problem.level,
+        condition=trace.condition.get("name", "imported"),
+        seed=trace.seed,
+        trace=trace.id,
+        answer=boxed_answer(trace.text),
+        correct=is_correct(trace.text, problem.answer),
+        tokens=len(trace),
+        thoughts=thoughts,
+        stop_reason=trace.stop_reason,
+        seconds=seconds,
+    )
+
+
+class _Store:
+    """Traces and results, on disk where there is a folder."""
+
+    def __init__(self, folder: Path | None, tokenizer):
+        self.folder, self.tokenizer = folder, tokenizer
+        self.traces: dict[str, Trace] = {}
+        self.results: dict[str, Result] = {}
+        if folder is None:
+            return
+        for name in ("traces.jsonl", "results.jsonl"):
+            drop_torn_line(folder / name)
+        if (folder / "traces.jsonl").exists():
+            self.traces = {trace.id: trace for trace in load_traces(folder / "traces.jsonl")}
+        if (folder / "results.jsonl").exists():
+            rows = read_jsonl(folder / "results.jsonl")
+            self.results = {row["trace"]: Result(**row) for row in rows}
+
+    def add(self, finished: Finished) -> None:
+        trace = finished.trace
+        if self.folder is not None:
+            append_jsonl(self.folder / "traces.jsonl", trace_to_row(trace))
+        self.traces[trace.id] = trace
+        self._grade(trace, finished.seconds)
+
+    def result(self, trace_id: str, condition: str) -> Result:
+        """The result under the name that the condition has now."""
+        if trace_id not in self.results:  # killed between a trace and its result
+            self._grade(self.traces[trace_id], None)
+        return Result(**{**asdict(self.results[trace_id]), "condition": condition})
+
+    def _grade(self, trace: Trace, seconds: float | None) -> None:
+        result = grade_trace(trace, self.tokenizer, seconds)
+        if self.folder is not None:
+            append_jsonl(self.folder / "results.jsonl", asdict(result))
+        self.results[trace.id] = result
+
+
+def run_evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluates into `config.out`; a run that was killed continues where it was.
+
+    Raises:
+        ValueError: As `evaluate`.
+        FileExistsError: If the folder holds something else.
+    """
+    problems = load_problems(
+        config.problems, limit=config.limit, split=config.split, seed=config.seed
+    )
+    sampling = Sampling(config.temperature, config.top_p, config.top_k, config.min_p)
+    common = tuple(map(parse_intervention, config.intervene))
+    conditions = []
+    for text in config.conditions:
+        one = parse_condition(text)
+        conditions.append(Condition((*common, *one.interventions), sampling, one.name))
+    model = load(config.model, backend=config.backend, dtype=config.dtype, device=config.device)
+    for condition in conditions:
+        for intervention in condition.interventions:
+            intervention.bind(model)  # refuses what does not fit before there is a folder
+    folder = open_run(config, model_fingerprint(model))
+    found = evaluate(
+        model, problems, conditions, config.seeds, style=config.style,
+        max_new_tokens=config.max_new_tokens, stop=config.stop, batch_size=config.batch_size,
+        folder=folder,
+    )  # fmt: skip
+    write_json(
+        folder / "evaluation.json",
+        {
+            "setting": found.setting,
+            "conditions": found.conditions,
+            "accuracy": {name: asdict(found.arm(name).accuracy()) for name in found.names},
+            "comparisons": [asdict(one) for one in found.comparisons()],
+        },
+    )
+    return found

@@ -1,0 +1,243 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest
+
+from mi_lens.cli import main
+from mi_lens.comparison import Arm, Result, compare, compare_all, settings_that_differ
+from mi_lens.conditions import Condition, parse_condition
+from mi_lens.evaluation import evaluate
+from mi_lens.files import read_jsonl
+from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.suppress import Suppress
+from mi_lens.models import load
+from mi_lens.problems import Problem, load_problems
+from mi_lens.sampling import Sampling
+from mi_lens.statistics import holm, mcnemar, paired_power, problems_needed, sign_flip
+from mi_lens.traces import load_traces
+
+SETTING = {"model": "m", "dtype": "float32", "max_new_tokens": 100}
+
+
+def arm(name, correct, tokens: Any = 50, reasons: Any = "eos", seeds=1, **setting):
+    n = len(correct) // seeds
+    results = []
+    for i, right in enumerate(correct):
+        stop = reasons if isinstance(reasons, str) else reasons[i % n]
+        count = tokens if isinstance(tokens, int) else tokens[i % n]
+        results.append(
+            Result(str(i % n), "s", "12"[i % n % 2], name, i // n, f"{name}{i}", None, bool(right),
+                   count, None, stop, None)
+        )  # fmt: skip
+    return Arm(name, tuple(results), SETTING | setting)
+
+
+def test_a_comparison_in_full():
+    before = arm("before", [1, 0, 0, 0, 1, 1, 0, 0], 60, ["eos", "length"] * 4)
+    after = arm("after", [1, 1, 1, 1, 0, 1, 0, 1], [20, 40, 60, 80] * 2)
+    found = compare(after, before)
+    assert (found.mended, found.broken, found.problems) == (4, 1, 8)
+    assert found.p_value == binomtest(4, 5).pvalue
+    assert found.accuracy == 6 / 8
+    assert found.difference.mean == pytest.approx(3 / 8)
+    low, high = found.difference.low, found.difference.high
+    assert (low or 1) < 3 / 8 < (high or 0)
+    assert found.tokens.mean == -10
+    assert found.split["capped before"].mean == 3 / 4
+    assert found.split["finished before"].mean == 0
+    assert found.split["capped before"].n == 4
+    assert {"level 1", "level 2"} < found.split.keys()
+    assert list(found.within) == [12, 25, 50, 100]
+    assert found.within[50] == pytest.approx(3 / 8)  # 0, 1, 5 within 50 tokens; before: none
+    assert found.within[100] == pytest.approx(3 / 8)
+    assert found.settings_differ == ()
+    assert found.needed == problems_needed(3 / 8, 5 / 8)
+
+
+def test_settings_that_differ_are_said():
+    found = compare(arm("a", [1, 0], dtype="bfloat16", versions={"torch": "1"}),
+                    arm("b", [1, 0], versions={"torch": "2"}))  # fmt: skip
+    assert found.settings_differ == (
+        "dtype: 'bfloat16' against 'float32'",
+        "versions.torch: '1' against '2'",
+    )
+    assert settings_that_differ(SETTING, SETTING) == ()
+
+
+def test_several_seeds_count_as_one_problem_each():
+    before = arm("before", [0, 1, 0, 0] * 3, seeds=3)
+    after = arm("after", [1, 1, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0], seeds=3)
+    found = compare(after, before)
+    assert found.problems == found.difference.n == 4
+    assert found.difference.mean == pytest.approx((1 + 0 + 0 + 1 / 3) / 4)
+    assert found.p_value == sign_flip([1.0, 0.0, 0.0, 1 / 3])
+    assert before.accuracy().n == 4
+
+
+def test_only_pairs_are_compared():
+    with pytest.raises(ValueError, match="1 are in one only"):
+        compare(arm("a", [1, 0, 1]), arm("b", [1, 0]))
+
+
+def test_holm_over_the_comparisons():
+    base = arm("base", [0] * 12)
+    arms = [arm(f"a{k}", [1] * k + [0] * (12 - k)) for k in (12, 8, 1)]
+    found = compare_all(arms, base)
+    assert [one.p_value for one in found] == [2**-11, 2**-7, 1.0]
+    assert [one.adjusted for one in found] == [3 * 2**-11, 2 * 2**-7, 1.0]
+
+
+def test_holm_by_its_definition():
+    assert holm([]) == []
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_mcnemar_is_the_binomial_test_of_what_changed():
+    before, after = [True] * 3 + [False] * 7, [False] * 3 + [True] * 6 + [False]
+    assert mcnemar(before, after) == pytest.approx(binomtest(6, 9).pvalue)
+    assert mcnemar([True], [True]) == 1
+    with pytest.raises(ValueError, match="1 outcomes before and 2 after"):
+        mcnemar([True], [True, False])
+
+
+def test_sign_flip_of_few_problems_is_the_exact_count():
+    # 2 of the 2^6 sign patterns reach the sum of six equal differences.
+    assert sign_flip([1.0] * 6, draws=40_000) == pytest.approx(2 / 64, abs=0.004)
+    assert sign_flip([1.0, -1.0]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("n", "gain", "changed"), [(30, 0.1, 0.2), (30, -0.1, 0.3), (90, 0.1, 0.1)]
+)
+def test_power_by_enumeration(n, gain, changed):
+    up = (changed + gain) / (2 * changed)
+    total = 0.0
+    for pairs in range(1, n + 1):
+        for mended in range(pairs + 1):
+            if binomtest(mended, pairs).pvalue <= 0.05:
+                total += binom.pmf(pairs, n, changed) * binom.pmf(mended, pairs, up)
+    assert paired_power(n, gain, changed) == pytest.approx(total, abs=1e-12)
+
+
+def test_problems_needed_is_where_power_is_reached():
+    n = problems_needed(0.1, 0.2)
+    assert paired_power(n, 0.1, 0.2) >= 0.8 > paired_power(n - 1, 0.1, 0.2)
+    assert paired_power(30, 2.5 / 30, 0.2) < 0.1  # AIME's 30 items, two or three more right
+    with pytest.raises(ValueError, match="gain=0.0"):
+        problems_needed(0.0, 0.1)
+    with pytest.raises(ValueError, match=r"gain=0.2 with changed=0.1"):
+        paired_power(30, 0.2, 0.1)
+
+
+PROBLEMS = [Problem(f"p{i}", f"What is {i} + 12?", str(i + 12), source="sums") for i in range(4)]
+CONDITIONS = [
+    Condition(name="baseline"),
+    Condition((Suppress(["so", "the"]),), name="quiet"),
+    Condition((Recycle(1, ["is", "in"]),), Sampling(0.8), "warm"),
+]
+
+
+def test_every_condition_meets_every_problem(tiny_model, tmp_path):
+    found = evaluate(tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path,
+                     progress=False)  # fmt: skip
+    keys = [(r.problem, r.condition, r.seed) for r in found.results]
+    assert keys == [(p.id, c.name, s) for p in PROBLEMS for c in CONDITIONS for s in (0, 1)]
+    rows = {row["trace"]: row for row in read_jsonl(tmp_path / "results.jsonl")}
+    traces = {trace.id: trace for trace in load_traces(tmp_path / "traces.jsonl")}
+    for result in found.results:
+        assert rows[result.trace]["correct"] == result.correct
+        assert result.tokens == len(traces[result.trace])
+        assert (result.seconds or 0) > 0
+        assert set(result.thoughts or ()) == {"execution", "reflection", "transition"}
+    assert found.setting["dtype"] == "float64"
+    assert "versions" in found.setting
+    text = found.report()
+    assert "4 problems, 8 traces a condition" in text
+    assert "a gain of 5 points would be found with probability" in text
+    again = evaluate(tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path,
+                     progress=False)  # fmt: skip
+    assert again == found
+
+
+def test_a_trace_without_its_result_is_graded_again(tiny_model, tmp_path):
+    def run():
+        return evaluate(tiny_model, PROBLEMS, CONDITIONS[:2], max_new_tokens=5, folder=tmp_path,
+                        progress=False)  # fmt: skip
+
+    found = run()
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+    again = run()
+    assert [replace(r, seconds=None) for r in again.results] == [
+        replace(r, seconds=None) for r in found.results
+    ]
+    assert sum(r.seconds is None for r in again.results) == 1
+
+
+def test_conditions_need_names_of_their_own(tiny_model):
+    for conditions in ([], [Condition(), Condition()]):
+        with pytest.raises(ValueError, match="each with a name of its own"):
+            evaluate(tiny_model, PROBLEMS, conditions)
+
+
+@pytest.mark.slow
+def test_suppression_costs_the_pocket_reasoner():
+    problems = load_problems("pocket", limit=40, seed=3)
+    quiet = Condition((Suppress(["Wait", "Hmm", "Hold", "Actually"]),), name="quiet")
+    conditions = [Condition(name="baseline"), quiet]
+    found = evaluate(load("pocket-reasoner"), problems, conditions, batch_size=80, progress=False)
+    (comparison,) = found.comparisons()
+    assert (comparison.difference.high or 0) < -0.2
+    assert comparison.adjusted < 0.001
+    assert np.mean([(r.thoughts or {})["reflection"] for r in found.arm("baseline").results]) > 0.3
+    assert max((r.thoughts or {})["reflection"] for r in found.arm("quiet").results) <= 1
+
+
+def test_conditions_as_written():
+    assert parse_condition("baseline") == Condition()
+    assert parse_condition("baseline").name == "baseline"
+    both = parse_condition("both=Suppress(['a']) + Recycle(2, ['So'])")
+    assert both.interventions == (Suppress(["a"]), Recycle(2, ["So"]))
+    assert both.name == "both"
+    assert parse_condition("Suppress(['a'])").interventions == (Suppress(["a"]),)
+    for wrong in ("a=Suppress(['a'", "a=3", "Suppress(['a']) - Suppress(['b'])"):
+        with pytest.raises(ValueError, match="expected"):
+            parse_condition(wrong)
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_after_a_kill(checkpoint, tmp_path, capsys):
+    from mi_lens.files import write_jsonl
+
+    write_jsonl(tmp_path / "problems.jsonl", [
+        {"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS
+    ])  # fmt: skip
+    command = ["evaluate", "--model", str(checkpoint("llama")), "--problems",
+               str(tmp_path / "problems.jsonl"), "--max-new-tokens", "12", "--batch-size", "3",
+               "--conditions", "baseline", "quiet=Suppress(['so'])", "--device", "cpu",
+               "--dtype", "float64"]  # fmt: skip
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mi_lens.cli", *command, "--out", str(killed)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while process.poll() is None and not (killed / "traces.jsonl").exists():
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for out in (killed, whole):
+        main([*command, "--out", str(out)])
+        assert "quiet" in capsys.readouterr().out
+    tables = [json.loads((out / "evaluation.json").read_text()) for out in (killed, whole)]
+    assert tables[0] == tables[1]
+    traces = [sorted((out / "traces.jsonl").read_text().splitlines()) for out in (killed, whole)]
+    assert traces[0] == traces[1]
