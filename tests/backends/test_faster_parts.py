@@ -1,5 +1,6 @@
 """The exchanged parts of a HookedTransformer against TransformerLens's own, hook for hook."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -236,3 +237,18 @@ def test_a_cache_outgrows_its_room(ours: Any) -> None:
         held = cache.append(keys[:, start:end], values[:, start:end])
         assert torch.equal(held[0], keys[:, :end].transpose(1, 2))
         assert torch.equal(held[1], values[:, :end].transpose(1, 2))
+
+
+class Nothing(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2"], indirect=True)
+def test_a_part_may_be_replaced(ours: Any) -> None:
+    tokens = batch()[0]
+    without = ("blocks.1.hook_mlp_out", lambda out, hook: torch.zeros_like(out))
+    wanted = ours.run_with_hooks(tokens, fwd_hooks=[without])
+    model = copy.deepcopy(ours)
+    model.blocks[1].mlp = Nothing()
+    torch.testing.assert_close(model(tokens), wanted, **EXACT)
