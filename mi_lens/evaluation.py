@@ -7,7 +7,7 @@ Every condition meets every problem, so conditions are compared pair by pair (`c
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,3 +235,30 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
         },
     )
     return found
+
+
+def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]) -> Arm:
+    """Results of traces made elsewhere, to compare with an evaluation's.
+
+    Args:
+        traces: With problems, one a problem and seed: imported, or of another engine
+            (`mi_lens.engines`), whose name is taken into the setting.
+        tokenizer: Of the traces' token ids.
+        setting: What else may change a result, as dtype and device; see `Arm`.
+
+    Raises:
+        ValueError: If there are no traces, or they were made by several engines or conditions.
+    """
+    made = {
+        (t.condition.get("name", "imported"), t.condition.get("engine", "imported"), t.model)
+        for t in traces
+    }
+    if len(made) != 1:
+        raise ValueError(
+            f"traces of {sorted(made)}: expected one condition of one engine and model"
+        )
+    ((name, engine, model),) = made
+    first = traces[0].condition
+    known = {key: first[key] for key in ("max_new_tokens", "style", "stop") if key in first}
+    results = tuple(grade_trace(trace, tokenizer) for trace in traces)
+    return Arm(name, results, {"engine": engine, "model": model, **known, **setting})

@@ -132,7 +132,7 @@ def test_problems_needed_is_where_power_is_reached():
     n = problems_needed(0.1, 0.2)
     assert paired_power(n, 0.1, 0.2) >= 0.8 > paired_power(n - 1, 0.1, 0.2)
     assert paired_power(30, 2.5 / 30, 0.2) < 0.1  # AIME's 30 items, two or three more right
-    with pytest.raises(ValueError, match="gain=0.0"):
+    with pytest.raises(ValueError, match="gain=0: no number"):
         problems_needed(0.0, 0.1)
     with pytest.raises(ValueError, match=r"gain=0.2 with changed=0.1"):
         paired_power(30, 0.2, 0.1)
