@@ -55,10 +55,10 @@ class LayerCache:
         self._held = roomy
 
     def before_last(self, rows: Int[Tensor, " rows"]) -> "LayerCache":
-        """A copy of these rows without their last position."""
+        """A copy of these rows without their last position, and with room for it."""
         copy = LayerCache()
         copy.length = self.length - 1
-        copy._held = [held[rows, :, : copy.length] for held in self._held]
+        copy._held = [held[rows, :, : self.length] for held in self._held]
         return copy
 
     def replace_last(self, rows: Int[Tensor, " rows"], other: "LayerCache") -> None:

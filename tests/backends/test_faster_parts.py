@@ -27,6 +27,10 @@ def ours(architecture: str, checkpoint: Callable[[str], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def untouched(ours: Any) -> Any:
+    return without_our_classes(ours)
+
+
+def without_our_classes(ours: Any) -> Any:
     """TransformerLens's own classes with the same weights."""
     from transformer_lens import HookedTransformer
 
@@ -237,6 +241,21 @@ def test_a_cache_outgrows_its_room(ours: Any) -> None:
         held = cache.append(keys[:, start:end], values[:, start:end])
         assert torch.equal(held[0], keys[:, :end].transpose(1, 2))
         assert torch.equal(held[1], values[:, :end].transpose(1, 2))
+
+
+def test_bfloat16_is_no_worse_than_before(
+    ours: Any, architecture: str, checkpoint: Callable[[str], Any]
+) -> None:
+    backend = get_backend("hooked")
+    tokens, mask = batch()
+    model = load(checkpoint(architecture), backend="hooked", dtype="bfloat16", device="cpu")
+    usual = backend.forward(without_our_classes(model), tokens, mask, 1)
+    cache = backend.new_cache(model, len(tokens))
+    backend.step(model, tokens[:, :-1], mask[:, :-1], cache)
+    logits = backend.step(model, tokens[:, -1:], mask, cache)
+    assert logits.dtype == torch.bfloat16
+    exact = backend.forward(ours, tokens, mask, 1)
+    assert (logits - exact).std() < 1.5 * (usual - exact).std()
 
 
 class Nothing(torch.nn.Module):
