@@ -9,10 +9,15 @@ from .budget import BudgetCurve as BudgetCurve
 from .budget import budget_curve as budget_curve
 from .budget import continue_traces as continue_traces
 from .budget import vote_curve as vote_curve
+from .comparison import Comparison as Comparison
+from .comparison import compare as compare
 from .conditions import Condition as Condition
 from .conditions import parse_intervention as parse_intervention
 from .config import AnalyzeConfig as AnalyzeConfig
+from .config import EvaluateConfig as EvaluateConfig
 from .config import GenerateConfig as GenerateConfig
+from .evaluation import Evaluation as Evaluation
+from .evaluation import evaluate as evaluate
 from .fingerprint import model_fingerprint as model_fingerprint
 from .generation import GenerationInterrupted as GenerationInterrupted
 from .generation import Plan as Plan

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from mi_lens.backends import available
 from mi_lens.comparison import compare
 from mi_lens.conditions import Condition
 from mi_lens.engines import generate_with_transformers, generate_with_vllm
@@ -19,15 +20,18 @@ from mi_lens.sampling import Sampling
 PROBLEMS = [Problem(f"p{i}", q, "7") for i, q in enumerate(["What is 12 * 7?", "Hi", "So, 3?"])]
 
 
-def test_hugging_faces_generate_gives_the_same_greedy_tokens(checkpoint):
-    folder = checkpoint("llama")
-    requests = [Request(p, max_new_tokens=6 + i) for i, p in enumerate(PROBLEMS)]
+def test_hugging_faces_generate_gives_the_same_greedy_tokens(checkpoint, architecture):
+    folder = checkpoint(architecture)
+    requests = [Request(p, max_new_tokens=9 + i) for i, p in enumerate(PROBLEMS)]
     theirs = generate_with_transformers(folder, requests, batch_size=2, dtype=torch.float64)
-    ours = generate(load(str(folder), dtype="float64", device="cpu"), requests, progress=False)
-    assert [t.token_ids for t in theirs] == [t.token_ids for t in ours]
-    assert [t.stop_reason for t in theirs] == [t.stop_reason for t in ours]
+    for backend in available():
+        model = load(str(folder), backend=backend, dtype="float64", device="cpu")
+        for batch_size in (1, 3):
+            ours = generate(model, requests, batch_size=batch_size, progress=False)
+            assert [t.token_ids for t in theirs] == [t.token_ids for t in ours]
+            assert [t.stop_reason for t in theirs] == [t.stop_reason for t in ours]
+            assert not {t.id for t in theirs} & {t.id for t in ours}
     assert all(t.condition["engine"].startswith("transformers ") for t in theirs)
-    assert not {t.id for t in theirs} & {t.id for t in ours}
 
 
 def test_another_engine_is_named_when_compared(checkpoint):

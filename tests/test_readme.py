@@ -28,3 +28,11 @@ def test_the_guide_to_interventions(capsys):
     out = capsys.readouterr().out
     assert out.startswith("quiet eos ({'step': ")
     assert "Evasion(prevented=" in out
+
+
+@pytest.mark.slow
+def test_the_guide_to_evaluation(capsys):
+    run_examples(ROOT / "docs" / "evaluation.md")
+    out = capsys.readouterr().out
+    assert "20 problems, 20 traces a condition" in out
+    assert "0.0 ('engine: " in out
