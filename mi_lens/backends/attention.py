@@ -175,11 +175,14 @@ class _Fast(AbstractAttention):
         mask = None if everything and new in (1, keys.shape[2]) else positions.seen(self._window)
         scale = 1 / self.attn_scale
         if new == 1:  # the heads of a group are as many queries of one head
-            groups = q.view(batch, keys.shape[1], -1, d_head)
+            groups = q.reshape(batch, keys.shape[1], -1, d_head)
             z = functional.scaled_dot_product_attention(
                 groups, keys, values, attn_mask=mask, scale=scale
             )
             return z.reshape(batch, 1, heads, d_head)
+        if mask is not None:
+            # Padding sees nothing, of which some kernels make NaN: let it see itself.
+            mask = mask | torch.ones_like(mask[:1]).triu(positions.past).tril(positions.past)
         return functional.scaled_dot_product_attention(
             q.transpose(1, 2),
             keys,
