@@ -33,13 +33,17 @@ def generate_with_transformers(
         **load: To `AutoModelForCausalLM.from_pretrained`, as dtype or device_map.
 
     Raises:
-        ValueError: If a request asks for what this engine does not do.
+        ValueError: If a request asks for what this engine does not do, or for padding in float64.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _refuse(requests, greedy_only=True)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **load).eval()
+    if model.dtype == torch.float64 and batch_size > 1:
+        raise ValueError(
+            "in float64 Hugging Face's masks overflow at padding; use batch_size=1, or float32"
+        )
     ends = model.generation_config.eos_token_id
     end_ids = set(ends if isinstance(ends, list) else [ends]) - {None}
     engine = f"transformers {version('transformers')} generate, {model.dtype}"

@@ -23,7 +23,7 @@ PROBLEMS = [Problem(f"p{i}", q, "7") for i, q in enumerate(["What is 12 * 7?", "
 def test_hugging_faces_generate_gives_the_same_greedy_tokens(checkpoint, architecture):
     folder = checkpoint(architecture)
     requests = [Request(p, max_new_tokens=9 + i) for i, p in enumerate(PROBLEMS)]
-    theirs = generate_with_transformers(folder, requests, batch_size=2, dtype=torch.float64)
+    theirs = generate_with_transformers(folder, requests, batch_size=1, dtype=torch.float64)
     for backend in available():
         model = load(str(folder), backend=backend, dtype="float64", device="cpu")
         for batch_size in (1, 3):
@@ -34,12 +34,23 @@ def test_hugging_faces_generate_gives_the_same_greedy_tokens(checkpoint, archite
     assert all(t.condition["engine"].startswith("transformers ") for t in theirs)
 
 
+def test_padding_is_as_nothing_to_it(checkpoint):
+    requests = [Request(p, max_new_tokens=9 + i) for i, p in enumerate(PROBLEMS)]
+    single, padded = (
+        generate_with_transformers(checkpoint("qwen3"), requests, batch_size=n, dtype=torch.float32)
+        for n in (1, 3)
+    )
+    assert single == padded
+    with pytest.raises(ValueError, match="use batch_size=1"):
+        generate_with_transformers(checkpoint("qwen3"), requests, dtype=torch.float64)
+
+
 def test_another_engine_is_named_when_compared(checkpoint):
     folder = checkpoint("llama")
     model = load(str(folder), dtype="float64", device="cpu")
     ours = evaluate(model, PROBLEMS, [Condition()], max_new_tokens=5, progress=False)
     requests = [Request(p, max_new_tokens=5) for p in PROBLEMS]
-    theirs = generate_with_transformers(folder, requests, dtype=torch.float64)
+    theirs = generate_with_transformers(folder, requests, batch_size=1, dtype=torch.float64)
     setting = {k: v for k, v in ours.setting.items() if k not in ("engine", "model")}
     arm = arm_of_traces(theirs, model.tokenizer, setting)
     found = compare(arm, ours.arm("baseline"))
