@@ -35,4 +35,4 @@ def test_the_guide_to_evaluation(capsys):
     run_examples(ROOT / "docs" / "evaluation.md")
     out = capsys.readouterr().out
     assert "20 problems, 20 traces a condition" in out
-    assert "0.0 ('engine: " in out
+    assert '0.0 ("engine: ' in out
