@@ -24,11 +24,9 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 import mi_lens
 from mi_lens.backends import available, get_backend
-from mi_lens.backends.conversion import convert_config, convert_weights
 from mi_lens.pocket import CHECKPOINTS
 
 HALF_BILLION = {
@@ -125,8 +123,12 @@ def engines(source: Any, prompt: str, batch: int) -> list[Engine]:
     ]  # fmt: skip
 
 
-def untouched_transformer(source: Any, tokenizer: Any) -> HookedTransformer:
+def untouched_transformer(source: Any, tokenizer: Any) -> Any:
     """TransformerLens's own classes and its own memory layout."""
+    from transformer_lens import HookedTransformer  # not in TransformerLens 4
+
+    from mi_lens.backends.conversion import convert_config, convert_weights
+
     cfg = convert_config(source)
     model = HookedTransformer(cfg, move_to_device=False)
     weights = {key: value.contiguous() for key, value in convert_weights(source, cfg).items()}
