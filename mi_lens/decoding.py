@@ -2,14 +2,14 @@
 
 A finished row leaves the batch and a waiting one takes its place: its prompt is read apart, and its
 cache joined to the others'. Rows of one batch may have different interventions; each action is
-called with its own rows only. What this does not cover: prompts longer than one forward pass takes,
-and prefixes that several rows share (each row reads its own prompt).
+called with its own rows only. Conditions of one prompt are one row until they differ (`Batch`).
+What this does not cover: prompts longer than one forward pass takes.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from time import perf_counter
 from typing import Any
@@ -124,12 +124,39 @@ class View:
 
 @dataclass
 class Batch:
-    """Jobs that share a cache."""
+    """Jobs under way together.
 
-    view: View
-    mask: Int[Tensor, "rows pos"]
+    Jobs that have read the same tokens, and on whose states nothing has acted yet, share a strand:
+    one row of the cache. So a prompt is read once for all its conditions, and these go on together
+    until the first step at which they differ.
+
+    Attributes:
+        jobs: All of them.
+        strands: For each job, which row of the mask, of the cache and of activations is its.
+        mask: 1 at real tokens.
+        cache: The backend's.
+        kept: By layer, outputs at the last position that may yet be recycled.
+    """
+
+    jobs: list[Job]
+    strands: list[int]
+    mask: Int[Tensor, "strands pos"]
     cache: Any
-    kept: dict[int, Float[Tensor, "rows 1 d"]] = field(default_factory=dict)
+    kept: dict[int, Float[Tensor, "strands 1 d"]] = field(default_factory=dict)
+
+    @cached_property
+    def view(self) -> View:
+        """The jobs, for what is done to each of them."""
+        return View(self.jobs)
+
+    @cached_property
+    def states(self) -> View:
+        """The strands, for what is done to states; nothing is done where several jobs share."""
+        silent = replace(self.jobs[0], actions=())
+        rows = [silent] * len(self.mask)
+        for strand, job in zip(self.strands, self.jobs, strict=True):
+            rows[strand] = job if self.strands.count(strand) == 1 else silent
+        return View(rows)
 
 
 def _overrides(method: str) -> Callable[[Action], bool]:
@@ -148,53 +175,69 @@ class Decoder:
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Yields jobs as they finish. No hook of ours is on the model between two of them."""
         hooks = [(name, partial(self._fire, name)) for name in _hook_names(jobs)]
-        waiting, batch = deque(jobs), None
+        waiting, batch = deque(_same_prompts_together(jobs)), None
         while waiting or batch:
             finished: list[Job] = []
             with self.model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
                 while not finished and (waiting or batch):
-                    free = self.batch_size - (len(batch.view.jobs) if batch else 0)
-                    if free and waiting:
-                        new = self._read(
-                            [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                        )
-                        new, finished = self._without_finished(new)
+                    free = self.batch_size - (len(batch.jobs) if batch else 0)
+                    # Rows come and go by the eighth of a batch: either way the cache is copied.
+                    if waiting and (batch is None or free > self.batch_size // 8):
+                        taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                        new, finished = self._read(taken)
                         batch = self._joined(batch, new)
                     elif batch:
-                        self._advance(batch)
-                        batch, finished = self._without_finished(batch)
+                        batch, finished = self._advance(batch)
             yield from finished
 
-    def _read(self, jobs: list[Job]) -> Batch:
+    def _read(self, jobs: list[Job]) -> tuple[Batch | None, list[Job]]:
         """A batch of new jobs, their prompts read and a first token accepted."""
-        sequences = []
-        for job in jobs:
-            sequences.append([*job.row.prompt_ids, *job.row.token_ids])
-            job.row.reading = len(sequences[-1])
-        tokens, mask = left_pad(sequences, device=self.device)
-        batch = Batch(View(jobs), mask, self.backend.new_cache(self.model, len(jobs)))
-        self._step(batch, tokens)
-        return batch
+        sequences: dict[Any, list[int]] = {}
+        strands = []
+        for index, job in enumerate(jobs):
+            tokens = [*job.row.prompt_ids, *job.row.token_ids]
+            job.row.reading = len(tokens)
+            key = (tuple(tokens), index if _will_edit(job) else None)
+            sequences.setdefault(key, tokens)
+            strands.append(list(sequences).index(key))
+        tokens, mask = left_pad(list(sequences.values()), device=self.device)
+        cache = self.backend.new_cache(self.model, len(mask))
+        return self._step(Batch(jobs, strands, mask, cache), tokens)
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, batch: Batch) -> tuple[Batch | None, list[Job]]:
         """Every row reads its last token and accepts another."""
-        for row in batch.view.rows:
-            row.reading = 1
+        for job in batch.jobs:
+            job.row.reading = 1
+        acting = [i if _will_edit(job) else None for i, job in enumerate(batch.jobs)]
+        batch = self._regrouped(batch, range(len(batch.jobs)), acting)
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), 1)], dim=1)
-        last = [[row.token_ids[-1]] for row in batch.view.rows]
-        self._step(batch, torch.tensor(last, device=self.device))
+        last = [0] * len(batch.mask)
+        for strand, job in zip(batch.strands, batch.jobs, strict=True):
+            last[strand] = job.row.token_ids[-1]
+        return self._step(batch, torch.tensor(last, device=self.device)[:, None])
 
-    def _step(self, batch: Batch, tokens: Int[Tensor, "rows new"]) -> None:
+    def _step(
+        self, batch: Batch, tokens: Int[Tensor, "strands new"]
+    ) -> tuple[Batch | None, list[Job]]:
+        """Reads tokens and accepts one more in every job; the batch without what has ended."""
         start = perf_counter()
-        self.batch, self.view = batch, batch.view
+        self.batch, self.view = batch, batch.states
         logits = self.backend.step(self.model, tokens, batch.mask, batch.cache, logits_to_keep=1)
-        self._draw(batch.view, logits[:, -1])
-        self._recycle_candidates(batch)
-        for job in batch.view.jobs:
+        logits = logits[:, -1]
+        each = batch.strands == list(range(len(logits)))
+        self._draw(batch.view, logits if each else logits[batch.strands])
+        batch = self._recycle_candidates(batch)
+        for job in batch.jobs:
             self._accept(job)
-        share = (perf_counter() - start) / len(batch.view.jobs)
-        for job in batch.view.jobs:
+        share = (perf_counter() - start) / len(batch.jobs)
+        for job in batch.jobs:
             job.seconds += share
+        finished = [job for job in batch.jobs if job.stop_reason is not None]
+        going = [i for i, job in enumerate(batch.jobs) if job.stop_reason is None]
+        if not going:
+            return None, finished
+        chosen = [job.row.token_ids[-1] for job in batch.jobs]
+        return self._regrouped(batch, going, chosen), finished
 
     def _draw(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Gives every row its candidate."""
@@ -238,53 +281,63 @@ class Decoder:
                 token = action.replace(row, token, self.end_ids)
         job.accept(token, self.end_ids)
 
-    # Hooks: states pass here while tokens are read.
+    # Hooks: states pass here while tokens are read, a row a strand.
 
     def _fire(self, name: str, states: Tensor, hook: Any) -> Tensor | None:
         view = self.view
         plan = view.acting(name, lambda action: name in action.hook_names)
         changed = view.apply(plan, lambda a, part, rows: a.edit(name, part, rows), states)
         layer = _layer_of_output(name)
-        if layer is not None:
+        if layer is not None and view is self.batch.states:
             changed = self._recycle_consumed(layer, changed)
-            if any(_recycles(a, layer, "candidate") for job in view.jobs for a in job.actions):
+            if any(_recycles(a, layer, "candidate") for j in self.batch.jobs for a in j.actions):
                 self.batch.kept[layer] = changed[:, -1:]
         return None if changed is states else changed
 
     # Recycling: a block runs again (mi_lens.interventions.recycle).
 
     def _recycle_consumed(
-        self, layer: int, states: Float[Tensor, "rows pos d"]
-    ) -> Float[Tensor, "rows pos d"]:
-        if self.view is not self.batch.view or any(r.reading > 1 for r in self.view.rows):
+        self, layer: int, states: Float[Tensor, "strands pos d"]
+    ) -> Float[Tensor, "strands pos d"]:
+        if any(row.reading > 1 for row in self.view.rows):
             return states
         for recycling, places in _orders(self.view, layer, "consumed").items():
             index = torch.tensor(places, device=states.device)
-            again = self._again(layer, recycling, states[index], index)
+            again = self._again(self.batch, layer, recycling, states[index], index)
             states = states.index_copy(0, index, again)
             for i in places:
                 row = self.view.rows[i]
                 row.note("recycle", layer=layer, consumed=row.consumed)
         return states
 
-    def _recycle_candidates(self, batch: Batch) -> None:
-        for layer in sorted(batch.kept):
-            for recycling, places in _orders(batch.view, layer, "candidate").items():
-                index = torch.tensor(places, device=self.device)
-                state = self._again(layer, recycling, batch.kept[layer][index], index)
-                view = View([batch.view.jobs[i] for i in places])
-                wanted = [row.candidate for row in view.rows]
-                self.view = view
-                logits = self.backend.onward(
-                    self.model, layer + 1, state, batch.mask[index], batch.cache, index
-                )
-                self._draw(view, logits)
-                for row, before in zip(view.rows, wanted, strict=True):
-                    row.note("recycle", layer=layer, wanted=before, emitted=row.candidate)
+    def _recycle_candidates(self, batch: Batch) -> Batch:
+        orders = [
+            (layer, recycling, places)
+            for layer in sorted(batch.kept)
+            for recycling, places in _orders(batch.view, layer, "candidate").items()
+        ]
+        if orders:
+            acting = {i for _, _, places in orders for i in places}
+            keys = [i if i in acting else None for i in range(len(batch.jobs))]
+            batch = self._regrouped(batch, range(len(batch.jobs)), keys)
+        for layer, recycling, places in orders:
+            index = torch.tensor([batch.strands[i] for i in places], device=self.device)
+            state = self._again(batch, layer, recycling, batch.kept[layer][index], index)
+            view = View([batch.jobs[i] for i in places])
+            wanted = [row.candidate for row in view.rows]
+            self.batch, self.view = batch, view
+            logits = self.backend.onward(
+                self.model, layer + 1, state, batch.mask[index], batch.cache, index
+            )
+            self._draw(view, logits)
+            for row, before in zip(view.rows, wanted, strict=True):
+                row.note("recycle", layer=layer, wanted=before, emitted=row.candidate)
         batch.kept.clear()
+        return batch
 
     def _again(
         self,
+        batch: Batch,
         layer: int,
         recycling: Recycling,
         states: Float[Tensor, "some 1 d"],
@@ -292,24 +345,35 @@ class Decoder:
     ) -> Float[Tensor, "some 1 d"]:
         for _ in range(recycling.passes):
             states = self.backend.again(
-                self.model, layer, states, self.batch.mask[index], self.batch.cache, index,
+                self.model, layer, states, batch.mask[index], batch.cache, index,
                 keep_kv=recycling.keep_kv,
             )  # fmt: skip
         return states
 
-    # Rows come and go.
+    # Rows come, part and go.
 
-    def _without_finished(self, batch: Batch) -> tuple[Batch | None, list[Job]]:
-        finished = [job for job in batch.view.jobs if job.stop_reason is not None]
-        if not finished:
-            return batch, []
-        going = [i for i, job in enumerate(batch.view.jobs) if job.stop_reason is None]
-        if not going:
-            return None, finished
-        index = torch.tensor(going, device=self.device)
+    def _regrouped(self, batch: Batch, going: Sequence[int], keys: Sequence[Any]) -> Batch:
+        """The jobs that go on, those of a strand parted where their keys differ.
+
+        A few strands without a job stay until the cache is copied anyway, and are read in vain.
+        """
+        parts: dict[Any, int] = {}
+        strands = [parts.setdefault((batch.strands[i], keys[i]), len(parts)) for i in going]
+        source = [strand for strand, _ in parts]
+        jobs = [batch.jobs[i] for i in going]
+        size = len(batch.mask)
+        fits = batch.mask.shape[1] < self.model.cfg.n_ctx
+        if len(set(source)) == len(source) and (
+            len(source) == size or (fits and size - len(source) <= size // 8)
+        ):
+            if len(going) == len(batch.jobs):
+                return batch
+            strands = [batch.strands[i] for i in going]
+            return replace(batch, jobs=jobs, strands=strands)
+        index = torch.tensor(source, device=self.device)
         self.backend.keep_rows(batch.cache, index)
-        view = View([batch.view.jobs[i] for i in going])
-        return self._trimmed(Batch(view, batch.mask[index], batch.cache)), finished
+        kept = {layer: states[index] for layer, states in batch.kept.items()}
+        return self._trimmed(Batch(jobs, strands, batch.mask[index], batch.cache, kept))
 
     def _joined(self, batch: Batch | None, new: Batch | None) -> Batch | None:
         if batch is None or new is None:
@@ -320,15 +384,16 @@ class Decoder:
             for mask in (batch.mask, new.mask)
         ]
         self.backend.join(batch.cache, new.cache)
-        return Batch(View([*batch.view.jobs, *new.view.jobs]), torch.cat(masks), batch.cache)
+        strands = [*batch.strands, *(len(batch.mask) + strand for strand in new.strands)]
+        return Batch([*batch.jobs, *new.jobs], strands, torch.cat(masks), batch.cache)
 
     def _trimmed(self, batch: Batch) -> Batch:
         """Without the leading positions that are padding in every row."""
         padding = int(batch.mask.amax(0).argmax())
-        if padding:
-            self.backend.trim(batch.cache, padding)
-            batch.mask = batch.mask[:, padding:]
-        return batch
+        if not padding:
+            return batch
+        self.backend.trim(batch.cache, padding)
+        return replace(batch, mask=batch.mask[:, padding:])
 
 
 def left_pad(
@@ -345,6 +410,18 @@ def left_pad(
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     return tokens.to(device), mask.to(device)
+
+
+def _same_prompts_together(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs in order of their prompts' first appearance."""
+    together: dict[Any, list[Job]] = {}
+    for job in jobs:
+        together.setdefault((job.row.prompt_ids, tuple(job.row.token_ids)), []).append(job)
+    return [job for some in together.values() for job in some]
+
+
+def _will_edit(job: Job) -> bool:
+    return any(action.will_edit(job.row) for action in job.actions)
 
 
 def _hook_names(jobs: Sequence[Job]) -> list[str]:

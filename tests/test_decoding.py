@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mi_lens.conditions import Condition
+from mi_lens.decoding import Decoder
 from mi_lens.generation import GenerationInterrupted, Request, generate, stream
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.protocol import Action, Intervention, positions
@@ -56,6 +57,33 @@ def test_conditions_mix_in_a_batch_and_no_row_notices(model):
     assert recycled == [4, 5, 6, 10]
     assert all(trace.token_ids[: len(r.prefix)] == r.prefix
                for trace, r in zip(alone, requests, strict=True))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_conditions_of_a_prompt_share_its_row_until_they_differ(model, monkeypatch):
+    conditions = [c for c in CONDITIONS if not c.sampling.temperature]
+    conditions += [Condition((Recycle(layer, (7, 11)),)) for layer in range(3)]
+    requests = [Request(PROMPTS[0], condition, max_new_tokens=14) for condition in conditions]
+    alone = [generate(model, [request], progress=False)[0] for request in requests]
+    widths = []
+    advance = Decoder._step
+
+    def spy(self, batch, tokens):
+        widths.append((len(batch.jobs), len(tokens)))
+        return advance(self, batch, tokens)
+
+    monkeypatch.setattr(Decoder, "_step", spy)
+    assert generate(model, requests, progress=False) == alone
+    assert widths[0] == (len(requests), 2)  # one condition steers at the prompt already
+    for step, (jobs, strands) in enumerate(widths):
+        # Rows are apart once their tokens are, or once something acted on their states.
+        apart = {trace.token_ids[:step] for trace in alone if len(trace) > step}
+        assert len(apart) <= strands <= jobs
+    quiet = [t for t, c in zip(alone, conditions, strict=True)
+             if not t.events and not any(isinstance(one, Steer) for one in c.interventions)]  # fmt: skip
+    untouched = [t for t in quiet if t.token_ids == alone[0].token_ids]
+    assert len(untouched) > 1
+    assert widths[-1][1] <= widths[-1][0] - len(untouched) + 1
 
 
 def test_a_waiting_row_takes_a_finished_ones_place(tiny_model, monkeypatch):

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-ROOM = 256  # positions made room for at a time
+ROOM = 64  # positions made room for at a time, and an eighth of those there are
 
 
 class LayerCache:
@@ -49,7 +49,8 @@ class LayerCache:
         batch, _, heads, d_head = like.shape
         # An ordinary tensor may be written to in inference mode and out of it, the other kind not.
         with torch.inference_mode(False):
-            roomy = [like.new_zeros(batch, heads, self.length + ROOM, d_head) for _ in range(2)]
+            room = self.length + max(ROOM, self.length // 8)
+            roomy = [like.new_zeros(batch, heads, room, d_head) for _ in range(2)]
         for new, held in zip(roomy, self._held, strict=bool(self._held)):
             new[:, :, :filled] = held[:, :, :filled]
         self._held = roomy
@@ -68,7 +69,7 @@ class LayerCache:
 
     def keep_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep these rows, in this order."""
-        self._held = [held[rows, :, : self.length] for held in self._held]
+        self._held = [held.index_select(0, rows) for held in self._held]  # with their room
 
     def join(self, other: "LayerCache") -> None:
         """Append rows; the shorter ones get zeros on the left."""

@@ -6,6 +6,7 @@ asked for it and no others. Nothing here or in any intervention knows the loop.
 
 In every step of a row, in this order:
 
+    will_edit    whether it will change states while the next token is read
     edit         states at the action's hook names, while the token is read
     logits       next-token logits
     sampling     how the candidate is drawn from them
@@ -130,6 +131,15 @@ class Action:
     ) -> Float[Tensor, "rows pos d"]:
         """New states at a hook name; the last `row.reading` positions of each are the row's."""
         return states
+
+    def will_edit(self, row: Row) -> bool:
+        """Whether states may be changed while the row reads what it reads now.
+
+        Where not, its state is shared with the same prompt's other conditions. By default, True
+        for an action that has hook names, or recycles what is consumed.
+        """
+        consumes = self.recycled_layer is not None and self.recycled_when == "consumed"
+        return bool(self.hook_names) or consumes
 
     def logits(
         self, logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]

@@ -86,6 +86,11 @@ class _Recycle(Action):
         self.order = Recycling(settings.passes, settings.kv == "keep")
         self.probability, self.ids = settings.probability, ids
 
+    def will_edit(self, row: Row) -> bool:
+        """See `Action.will_edit`."""
+        consumed = self.recycled_when == "consumed" and row.reading == 1
+        return consumed and self.recycling(row) is not None
+
     def recycling(self, row: Row) -> Recycling | None:
         """See `Action.recycling`."""
         if self.recycled_when == "candidate":

@@ -156,6 +156,10 @@ class _Steer(Action):
             return self.settings.prompt
         return not self.settings.inside_think or row.thinking(generated)
 
+    def will_edit(self, row: Row) -> bool:
+        """See `Action.will_edit`."""
+        return bool(positions([row], row.reading, self.wanted).any())
+
     def edit(
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
     ) -> Float[Tensor, "rows pos d"]:
