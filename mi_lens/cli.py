@@ -4,13 +4,24 @@ import sys
 
 import tyro
 
-from mi_lens.config import AnalyzeConfig, DemoConfig, EvaluateConfig, GenerateConfig
+from mi_lens.config import (
+    AnalyzeConfig,
+    DemoConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    ResultsConfig,
+    StatusConfig,
+    SweepConfig,
+)
 
 COMMANDS = {
     "demo": DemoConfig,
     "generate": GenerateConfig,
     "analyze": AnalyzeConfig,
     "evaluate": EvaluateConfig,
+    "sweep": SweepConfig,
+    "status": StatusConfig,
+    "results": ResultsConfig,
 }
 
 
@@ -24,7 +35,7 @@ def main(args: list[str] | None = None) -> None:
     )
     try:
         run(config)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"mi-lens: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -32,7 +43,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-def run(config: DemoConfig | GenerateConfig) -> None:
+Config = DemoConfig | GenerateConfig | SweepConfig | StatusConfig | ResultsConfig
+
+
+def run(config: Config) -> None:
     """Does what a configuration asks and prints what came of it.
 
     torch and transformer_lens load here, not for `--help`.
@@ -41,6 +55,8 @@ def run(config: DemoConfig | GenerateConfig) -> None:
         from mi_lens.demo import run_demo
 
         print(run_demo(config))
+    elif isinstance(config, SweepConfig | StatusConfig | ResultsConfig):
+        _run_sweep_command(config)
     elif isinstance(config, AnalyzeConfig):
         from mi_lens.analysis import analyze
         from mi_lens.report import findings, write_report
@@ -58,6 +74,28 @@ def run(config: DemoConfig | GenerateConfig) -> None:
 
         traces = run_generate(config)
         print(f"{len(traces)} traces in {config.out / 'traces.jsonl'}")
+
+
+def _run_sweep_command(config: SweepConfig | StatusConfig | ResultsConfig) -> None:
+    from mi_lens import sweep
+
+    if isinstance(config, StatusConfig):
+        print(sweep.status(config.out))
+        return
+    against = None
+    if isinstance(config, ResultsConfig):
+        found, against = sweep.results(config.out), config.against
+    elif config.executor == "local":
+        found = sweep.run_sweep(sweep.Spec.read(config.spec), config.out)
+    else:
+        from mi_lens.executors import run_sweep_on_ray
+
+        spec = sweep.Spec.read(config.spec)
+        found = run_sweep_on_ray(spec, config.out, workers=config.workers, address=config.address)
+    if not found:
+        print("no problem is finished yet")
+    for model, evaluation in found.items():
+        print(f"{model}\n{evaluation.report(against)}\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,49 @@ class EvaluateConfig(GenerateConfig):
 
     conditions: tuple[str, ...] = ("baseline", "quiet=Suppress(['Wait', 'Hmm'])")
     seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """Run models x problems x conditions x seeds from one file; the same command goes on.
+
+    Attributes:
+        spec: YAML file (`mi_lens.sweep.Spec` has the names).
+        out: Folder to write to: new or empty, or one that the same sweep began.
+        executor: This process, or workers of a Ray cluster (`pip install 'mi-lens[ray]'`).
+        workers: Ray workers; None takes one a GPU, or one a CPU where there is no GPU.
+        address: Of a running Ray cluster; None starts one on this machine.
+    """
+
+    spec: Annotated[Path, tyro.conf.Positional]
+    out: Path
+    executor: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusConfig:
+    """How far a sweep is, what failed and why.
+
+    Attributes:
+        out: The sweep's folder.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsConfig:
+    """The paired table of what a sweep has found so far.
+
+    Attributes:
+        out: The sweep's folder.
+        against: Condition that the others are compared with; None takes the first.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+    against: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,422 @@
+"""Sweeps: models x problems x conditions x seeds from one file, in pieces that survive anything.
+
+A spec is cut into units, each a few problems under all conditions with one model. Conditions of a
+unit share a batch, and a prompt's conditions one row until they differ (`decoding`). A unit has a
+folder of its own, so that units can run anywhere and in any order; what it has written is not made
+again. What comes of a sweep is read from the folders, at any time.
+"""
+
+import json
+import re
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mi_lens.comparison import Result
+from mi_lens.conditions import Condition, parse_condition
+from mi_lens.evaluation import Evaluation, evaluate
+from mi_lens.files import write_json
+from mi_lens.fingerprint import model_fingerprint
+from mi_lens.models import load
+from mi_lens.problems import Problem, load_problems
+from mi_lens.prompts import PromptStyle
+from mi_lens.runs import versions
+from mi_lens.sampling import Sampling
+from mi_lens.traces import content_hash
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a sweep runs; a YAML file of the same names.
+
+    Attributes:
+        conditions: As for `mi-lens evaluate`: "quiet=Suppress(['Wait'])". A name in braces runs
+            through its list in `grid`: "rr{layer}=Recycle({layer}, ['Wait'])". The first is what
+            the others are compared with.
+        grid: Name to its values.
+        models: Checkpoints.
+        problems: "pocket", or a file.
+        limit: Number of problems; None takes a file whole, or 100 pocket problems.
+        split: Of the pocket task.
+        seeds: Of the sampling.
+        style: See `mi_lens.prompts.prompt_text`.
+        max_new_tokens: Budget of a trace.
+        temperature: Of all conditions; 0 is greedy.
+        top_p: Likewise.
+        top_k: Likewise.
+        min_p: Likewise.
+        stop: Texts that end a generation.
+        unit: Problems in a unit.
+        batch_size: Jobs decoded together; does not change results.
+        backend: See `mi_lens.load`.
+        dtype: See `mi_lens.load`.
+        device: See `mi_lens.load`.
+    """
+
+    conditions: tuple[str, ...]
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    models: tuple[str, ...] = ("pocket-reasoner",)
+    problems: str = "pocket"
+    limit: int | None = None
+    split: str = "test"
+    seeds: tuple[int, ...] = (0,)
+    style: PromptStyle = "chat"
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    unit: int = 16
+    batch_size: int = 64
+    backend: str = "auto"
+    dtype: str | None = None
+    device: str | None = None
+
+    def __post_init__(self):
+        if not self.conditions or not self.models or not self.seeds:
+            raise ValueError("a sweep needs at least one of each: conditions, models, seeds")
+        if self.unit < 1 or self.batch_size < 1:
+            raise ValueError(f"unit={self.unit}, batch_size={self.batch_size}: expected 1 or more")
+        names = [condition.name for condition in self.expand()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"several conditions are named {twice}; put the grid's names into it")
+
+    def expand(self) -> list[Condition]:
+        """The conditions, those with names in braces once for every value of the grid.
+
+        Raises:
+            ValueError: If a text is no condition, or braces hold a name that the grid lacks.
+        """
+        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
+        found = []
+        for text in self.conditions:
+            names = list(dict.fromkeys(re.findall(r"{(\w+)}", text)))
+            unknown = [name for name in names if name not in self.grid]
+            if unknown:
+                raise ValueError(f"condition {text!r}: the grid has no {unknown}; it has "
+                                 f"{sorted(self.grid)}")  # fmt: skip
+            for values in product(*(self.grid[name] for name in names)):
+                filled = text
+                for name, value in zip(names, values, strict=True):
+                    filled = filled.replace(f"{{{name}}}", str(value))
+                one = parse_condition(filled)
+                found.append(Condition(one.interventions, sampling, one.name))
+        return found
+
+    @classmethod
+    def of(cls, settings: dict[str, Any]) -> "Spec":
+        """A spec from settings as a file has them.
+
+        Raises:
+            ValueError: Naming a key that is unknown or missing, or a setting that is impossible.
+        """
+        known = [f.name for f in fields(cls)]
+        unknown = sorted(settings.keys() - set(known))
+        if unknown:
+            raise ValueError(f"sweep: unknown {unknown}; expected some of {known}")
+        if "conditions" not in settings:
+            raise ValueError("sweep: no conditions; expected a list of at least one")
+        made = {key: _frozen(key, value) for key, value in settings.items()}
+        made["grid"] = {
+            name: tuple(values) if isinstance(values, list) else (values,)
+            for name, values in (settings.get("grid") or {}).items()
+        }
+        return cls(**made)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Spec":
+        """A spec from a YAML (or JSON) file; paths in it are relative to where one stands.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: As `of`, or if the file is not YAML.
+        """
+        import yaml
+
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; give the path of a YAML file")
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path}: not YAML: {error}") from None
+        if not isinstance(settings, dict):
+            raise ValueError(f"{path}: expected names and values, as 'conditions: [baseline]'")
+        try:
+            return cls.of(settings)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+
+def _frozen(key: str, value: Any) -> Any:
+    if key in ("conditions", "models", "seeds", "stop"):
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A few problems under all conditions with one model.
+
+    Attributes:
+        folder: Of its own.
+        model: Checkpoint.
+        first: Index of its first problem.
+        last: Index after its last.
+    """
+
+    folder: Path
+    model: str
+    first: int
+    last: int
+
+
+def open_sweep(spec: Spec, folder: Path) -> Path:
+    """Begins a sweep's folder, or takes up the one that the same sweep began.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or a sweep that gives other results.
+    """
+    described = json.loads(json.dumps(asdict(spec)))
+    record = folder / "sweep.json"
+    if record.exists():
+        old = json.loads(record.read_text(encoding="utf-8"))
+        immaterial = {"batch_size", "device"}
+        changed = sorted(
+            key for key in described.keys() - immaterial if old["spec"].get(key) != described[key]
+        )
+        changed += [] if old["versions"] == versions() else ["versions"]
+        if changed:
+            raise FileExistsError(
+                f"{folder}: holds another sweep (other {', '.join(changed)}); give another --out, "
+                "or remove that folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder}: exists, is not empty and holds no sweep")
+    else:
+        write_json(record, {"spec": described, "versions": versions()})
+    return folder
+
+
+def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
+    """A sweep's units, models one after the other."""
+    return [
+        Unit(folder / "units" / f"{content_hash(model)[:8]}-{first:06d}", model, first,
+             min(first + spec.unit, problems))
+        for model in spec.models
+        for first in range(0, problems, spec.unit)
+    ]  # fmt: skip
+
+
+class Worker:
+    """Runs units, one model at a time in memory."""
+
+    def __init__(self, spec: Spec):
+        self.spec = spec
+        self.problems = _problems(spec)
+        self.conditions = spec.expand()
+        self._loaded: tuple[str, Any] | None = None
+
+    def run(self, unit: Unit) -> None:
+        """Makes what the unit lacks; an error is written into its folder, and raised."""
+        unit.folder.mkdir(parents=True, exist_ok=True)
+        started = time.time()
+        try:
+            model = self._model(unit.model)
+            found = evaluate(
+                model, self.problems[unit.first : unit.last], self.conditions, self.spec.seeds,
+                style=self.spec.style, max_new_tokens=self.spec.max_new_tokens,
+                stop=self.spec.stop, batch_size=self.spec.batch_size, folder=unit.folder,
+                progress=False,
+            )  # fmt: skip
+        except Exception:
+            write_json(unit.folder / "failed.json", {"error": traceback.format_exc()})
+            raise
+        (unit.folder / "failed.json").unlink(missing_ok=True)
+        done = {
+            "model": unit.model,
+            "fingerprint": model_fingerprint(model),
+            "results": [asdict(result) for result in found.results],
+            "setting": found.setting,
+            "conditions": found.conditions,
+            "seconds": time.time() - started,
+        }
+        write_json(unit.folder / "done.json", done)
+
+    def _model(self, name: str) -> Any:
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # before the next is loaded: two need not fit
+            spec = self.spec
+            self._loaded = (
+                name,
+                load(name, backend=spec.backend, dtype=spec.dtype, device=spec.device),
+            )
+        return self._loaded[1]
+
+
+def run_sweep(spec: Spec, folder: Path) -> dict[str, Evaluation]:
+    """Runs a sweep in this process; a failed unit does not keep the others from running.
+
+    Returns:
+        As `results`.
+
+    Raises:
+        RuntimeError: At the end, if units failed; what they wrote stays, and they are tried again
+            when the sweep is run again.
+    """
+    worker = Worker(spec)
+    open_sweep(spec, folder)
+    failed = []
+    for unit in waiting(spec, folder, len(worker.problems)):
+        try:
+            worker.run(unit)
+        except Exception as error:
+            failed.append(f"{unit.folder.name}: {error}")
+    raise_failed(failed)
+    return results(folder)
+
+
+def waiting(spec: Spec, folder: Path, problems: int) -> list[Unit]:
+    """Units that are not done."""
+    every = units(spec, folder, problems)
+    return [unit for unit in every if not (unit.folder / "done.json").exists()]
+
+
+def raise_failed(failed: Sequence[str]) -> None:
+    """Says which units failed, if any did."""
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} units failed, the first {failed[0]}; their folders hold failed.json; "
+            "run the sweep again to try them again"
+        )
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a sweep is.
+
+    Attributes:
+        units: How many there are.
+        done: How many are done.
+        traces: How many are finished, in units under way too.
+        expected: How many there will be.
+        failed: Unit to the last line of its error.
+        seconds_left: From the mean time of the units that are done; None before the first, and for
+            one process.
+    """
+
+    units: int
+    done: int
+    traces: int
+    expected: int
+    failed: dict[str, str]
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        left = "unknown" if self.seconds_left is None else f"{self.seconds_left / 60:.1f} min"
+        lines = [
+            f"{self.done} of {self.units} units done, {self.traces} of {self.expected} traces; "
+            f"left for one process: {left}"
+        ]
+        lines += [f"  failed: {unit}: {error}" for unit, error in self.failed.items()]
+        return "\n".join(lines)
+
+
+def status(folder: Path) -> Status:
+    """How far the sweep in a folder is.
+
+    Raises:
+        FileNotFoundError: If there is no sweep.
+    """
+    spec = read_spec(folder)
+    problems = len(_problems(spec))
+    every = units(spec, folder, problems)
+    done = [_read_done(unit) for unit in every if (unit.folder / "done.json").exists()]
+    failed, traces = {}, 0
+    for unit in every:
+        if (unit.folder / "failed.json").exists():
+            error = json.loads((unit.folder / "failed.json").read_text(encoding="utf-8"))["error"]
+            failed[unit.folder.name] = error.strip().splitlines()[-1]
+        path = unit.folder / "traces.jsonl"
+        if path.exists():
+            with path.open("rb") as file:
+                traces += sum(1 for _ in file)
+    each = len(spec.expand()) * len(spec.seeds) * len(spec.models)
+    mean = sum(one["seconds"] for one in done) / len(done) if done else None
+    left = None if mean is None else mean * (len(every) - len(done))
+    return Status(len(every), len(done), traces, problems * each, failed, left)
+
+
+def results(folder: Path) -> dict[str, Evaluation]:
+    """What a sweep has found so far: model to the evaluation of its finished problems.
+
+    In units under way, a problem counts once all its conditions and seeds are there.
+
+    Raises:
+        FileNotFoundError: If there is no sweep.
+        ValueError: If units of a model were run with different settings.
+    """
+    spec = read_spec(folder)
+    conditions = spec.expand()
+    found: dict[str, Evaluation] = {}
+    for model in spec.models:
+        setting: dict[str, Any] = {}
+        described: dict[str, Any] = {}
+        rows: list[Result] = []
+        for unit in units(spec, folder, len(_problems(spec))):
+            if unit.model != model:
+                continue
+            if (unit.folder / "done.json").exists():
+                done = _read_done(unit)
+                if setting and {**setting, "device": ""} != {**done["setting"], "device": ""}:
+                    raise ValueError(
+                        f"{unit.folder}: made with {done['setting']}, others with {setting}; "
+                        "remove it and run the sweep again"
+                    )
+                setting, described = done["setting"], done["conditions"]
+                rows += [Result(**row) for row in done["results"]]
+            elif (unit.folder / "results.jsonl").exists():
+                rows += _whole_problems(unit, conditions, len(spec.seeds))
+        if rows:
+            order = {condition.name: i for i, condition in enumerate(conditions)}
+            rows.sort(key=lambda row: order[row.condition])
+            found[model] = Evaluation(tuple(rows), setting, described)
+    return found
+
+
+def read_spec(folder: Path) -> Spec:
+    """The spec of the sweep in a folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    record = folder / "sweep.json"
+    if not record.is_file():
+        raise FileNotFoundError(f"{folder}: holds no sweep (no sweep.json)")
+    return Spec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
+
+
+def _problems(spec: Spec) -> list[Problem]:
+    return load_problems(spec.problems, limit=spec.limit, split=spec.split)
+
+
+def _read_done(unit: Unit) -> dict[str, Any]:
+    return json.loads((unit.folder / "done.json").read_text(encoding="utf-8"))
+
+
+def _whole_problems(unit: Unit, conditions: Sequence[Condition], seeds: int) -> Iterator[Result]:
+    lines = (unit.folder / "results.jsonl").read_bytes()
+    whole = lines[: lines.rfind(b"\n") + 1]  # another process may be writing the next
+    rows = [Result(**json.loads(line)) for line in whole.splitlines()]
+    by_problem: dict[str, list[Result]] = {}
+    for row in rows:
+        by_problem.setdefault(row.problem, []).append(row)
+    for some in by_problem.values():
+        if len(some) == len(conditions) * seeds:
+            yield from some

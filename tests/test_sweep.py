@@ -1,0 +1,201 @@
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mi_lens.cli import main
+from mi_lens.conditions import Condition
+from mi_lens.evaluation import evaluate
+from mi_lens.files import write_jsonl
+from mi_lens.interventions.temperature import RaiseTemperature
+from mi_lens.models import load
+from mi_lens.problems import load_problems
+from mi_lens.sweep import Spec, open_sweep, results, run_sweep, status, units, waiting
+
+YAML = """
+models: {models}
+problems: {problems}
+conditions:
+  - baseline
+  - quiet=Suppress(['so', 'the'])
+  - rr{{layer}}x{{passes}}=Recycle({{layer}}, ['is', 'in', 'an'], {{passes}})
+grid:
+  layer: [0, 2]
+  passes: [1, 2]
+max_new_tokens: 8
+unit: 2
+dtype: float64
+device: cpu
+"""
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    write_jsonl(tmp_path / "problems.jsonl", [
+        {"id": f"p{i}", "question": f"What is {i} + 12?", "answer": str(i + 12)} for i in range(5)
+    ])  # fmt: skip
+    models = [str(checkpoint("llama")), str(checkpoint("qwen3"))]
+    text = YAML.format(models=models, problems=tmp_path / "problems.jsonl")
+    (tmp_path / "spec.yaml").write_text(text)
+    return tmp_path
+
+
+def rows(found):
+    return {
+        model: [replace(r, seconds=None) for r in evaluation.results]
+        for model, evaluation in found.items()
+    }
+
+
+def test_a_sweep_is_what_its_evaluations_are(folder):
+    spec = Spec.read(folder / "spec.yaml")
+    names = ["baseline", "quiet", "rr0x1", "rr0x2", "rr2x1", "rr2x2"]
+    assert [condition.name for condition in spec.expand()] == names
+    found = run_sweep(spec, folder / "out")
+    problems = load_problems(folder / "problems.jsonl")
+    assert list(found) == list(spec.models)
+    for model, evaluation in found.items():
+        alone = evaluate(load(model, dtype="float64", device="cpu"), problems, spec.expand(),
+                         max_new_tokens=8, progress=False)  # fmt: skip
+        order = {name: i for i, name in enumerate(names)}
+        expected = sorted(alone.results, key=lambda r: order[r.condition])
+        assert rows({model: evaluation})[model] == [replace(r, seconds=None) for r in expected]
+        assert evaluation.setting == alone.setting
+    assert len(list((folder / "out" / "units").iterdir())) == 6
+    done = status(folder / "out")
+    assert (done.units, done.done, done.traces, done.expected) == (6, 6, 60, 60)
+    assert done.seconds_left == 0
+
+
+def test_what_is_done_is_not_done_again(folder, monkeypatch):
+    spec = Spec.read(folder / "spec.yaml")
+    found = run_sweep(spec, folder / "out")
+    assert not waiting(spec, folder / "out", 5)
+    monkeypatch.setattr("mi_lens.sweep.load", None)
+    assert run_sweep(spec, folder / "out") == found
+
+
+def test_a_failed_unit_is_named_and_tried_again(folder, monkeypatch):
+    spec = replace(Spec.read(folder / "spec.yaml"), unit=5)
+    broken = spec.models[1]
+
+    def breaking(name, **settings):
+        if name == broken:
+            raise OSError("the disk is gone")
+        return load(name, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mi_lens.sweep.load", breaking)
+        with pytest.raises(RuntimeError, match=r"1 units failed.*the disk is gone"):
+            run_sweep(spec, folder / "out")
+    half = status(folder / "out")
+    assert (half.done, half.traces) == (1, 30)
+    assert list(half.failed.values()) == ["OSError: the disk is gone"]
+    assert "failed" in str(half)
+    assert list(results(folder / "out")) == [spec.models[0]]
+    assert list(run_sweep(spec, folder / "out")) == list(spec.models)
+    assert not status(folder / "out").failed
+
+
+def test_results_of_a_unit_under_way_count_by_whole_problems(folder):
+    spec = replace(
+        Spec.read(folder / "spec.yaml"), models=Spec.read(folder / "spec.yaml").models[:1]
+    )
+    whole = run_sweep(spec, folder / "out")
+    (unit, *_) = units(spec, folder / "out", 5)
+    lines = (unit.folder / "results.jsonl").read_bytes().splitlines(keepends=True)
+    (unit.folder / "done.json").unlink()
+    some = [line for line in lines if b'"p0"' in line] + [b'{"problem": "p1", "torn']
+    (unit.folder / "results.jsonl").write_bytes(b"".join(some))
+    (evaluation,) = results(folder / "out").values()
+    assert {r.problem for r in evaluation.results} == {"p0", "p2", "p3", "p4"}
+    assert rows(run_sweep(spec, folder / "out")) == rows(whole)
+
+
+def test_another_sweep_is_refused(folder):
+    spec = Spec.read(folder / "spec.yaml")
+    open_sweep(spec, folder / "out")
+    open_sweep(replace(spec, batch_size=3), folder / "out")
+    with pytest.raises(FileExistsError, match="other max_new_tokens"):
+        run_sweep(replace(spec, max_new_tokens=9), folder / "out")
+    with pytest.raises(FileExistsError, match="holds no sweep"):
+        open_sweep(spec, folder)
+    with pytest.raises(FileNotFoundError, match="holds no sweep"):
+        status(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("conditions: [baseline]\nmodles: [a]", r"unknown \['modles'\]"),
+        ("models: [a]", "no conditions"),
+        ("conditions: ['rr{layer}=Recycle({layer}, [3])']", r"the grid has no \['layer'\]"),
+        ("conditions: ['rr=Recycle({l}, [3])']\ngrid: {l: [1, 2]}", "several conditions are named"),
+        ("conditions: ['a=Recycel(1)']", "'Recycel': expected one of"),
+        ("conditions: [", "not YAML"),
+        ("[1, 2]", "expected names and values"),
+    ],
+)
+def test_specs_that_are_none(tmp_path, text, message):
+    (tmp_path / "spec.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Spec.read(tmp_path / "spec.yaml")
+
+
+def test_a_spec_may_be_python():
+    spec = Spec(("baseline", "hot{t}=RaiseTemperature(['Wait'], {t})"), {"t": (0.5, 1.0)})
+    hot = [Condition((RaiseTemperature(["Wait"], t),)) for t in (0.5, 1.0)]
+    assert spec.expand() == [Condition(), *hot]
+    assert [condition.name for condition in spec.expand()] == ["baseline", "hot0.5", "hot1.0"]
+
+
+def test_the_commands(folder, capsys):
+    out = str(folder / "out")
+    main(["sweep", str(folder / "spec.yaml"), "--out", out])
+    table = capsys.readouterr().out
+    assert table.count("rr2x1") >= 4
+    main(["status", out])
+    assert "6 of 6 units done, 60 of 60 traces" in capsys.readouterr().out
+    main(["results", out, "--against", "quiet"])
+    assert "differences from 'quiet'" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["status", str(folder / "nowhere")])
+    assert "holds no sweep" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_a_ray_cluster_of_which_a_worker_is_lost(folder):
+    ray = pytest.importorskip("ray")
+    from mi_lens.executors import run_sweep_on_ray
+
+    spec = replace(Spec.read(folder / "spec.yaml"), unit=1)
+    alone = run_sweep(spec, folder / "alone")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    killed: list[int] = []
+
+    def kill_a_worker():
+        while not list((folder / "ray").glob("units/*/traces.jsonl")):
+            time.sleep(0.05)
+        workers = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and
+                   (p / "cmdline").read_bytes().startswith(b"ray::Worker")]  # fmt: skip
+        os.kill(workers[0], signal.SIGKILL)
+        killed.append(workers[0])
+
+    try:
+        thread = threading.Thread(target=kill_a_worker)
+        thread.start()
+        found = run_sweep_on_ray(spec, folder / "ray", workers=2)
+        thread.join()
+    finally:
+        ray.shutdown()
+    assert killed
+    assert rows(found) == rows(alone)
+    done = sorted((folder / "ray" / "units").glob("*/done.json"))
+    assert len(done) == 10
+    assert len({json.loads(path.read_text())["fingerprint"] for path in done}) == 2
