@@ -2,83 +2,41 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from mi_lens.backends import backend_of, resolve_hook_names
-from mi_lens.decoding import left_pad
-from mi_lens.files import replacing
+from mi_lens.backends import backend_of
 from mi_lens.problems import Problem
 from mi_lens.prompts import encode, prompt_text
+from mi_lens.shards import load_activations, save_activations
+from mi_lens.streaming import (
+    States,
+    capture_bar,
+    positions_of,
+    read_ids,
+    read_positions,
+    read_states,
+    require_increasing,
+    require_readable,
+)
 from mi_lens.traces import Trace
 
+__all__ = [
+    "AnswerSite",
+    "States",
+    "answer_state",
+    "capture",
+    "load_activations",
+    "next_token_uncertainty",
+    "read_states",
+    "save_activations",
+]
+
 AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
-SEGMENT = 512  # Positions read at once: bounds the attention scores that stand in memory.
-
-States = dict[str, Float[Tensor, "step d"]]
-
-
-@torch.no_grad()  # Not inference mode: what is returned is the caller's to change.
-def read_states(
-    model, sequences: Sequence[Sequence[int]], hook_names: Sequence[str], lasts: Sequence[int]
-) -> list[States]:
-    """States at the last positions of token sequences, on the CPU in the model's dtype.
-
-    Reads the batch segment by segment through the cache, as decoding does: the working memory is
-    one segment's, besides the cache and what is returned.
-
-    Args:
-        model: A HookedTransformer or TransformerBridge.
-        sequences: Token ids, one sequence a row.
-        hook_names: Activations of shape (batch, pos, d).
-        lasts: How many of each row's last positions to return.
-
-    Returns:
-        For every row, hook name to states of shape (lasts[row], d).
-
-    Raises:
-        ValueError: If a hook name does not exist or holds no (batch, pos, d) activation, or a
-            sequence is empty or longer than the model's context.
-    """
-    backend = backend_of(model)
-    names = resolve_hook_names(model, hook_names)
-    for row, ids in enumerate(sequences):
-        if not 0 < len(ids) <= model.cfg.n_ctx:
-            raise ValueError(
-                f"sequence {row} has {len(ids)} tokens; expected 1 to the model's context, "
-                f"{model.cfg.n_ctx}"
-            )
-    tokens, mask = left_pad(sequences, device=model.cfg.device)
-    width = tokens.shape[1]
-    kept: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in sequences]
-    cache = backend.new_cache(model, len(sequences))
-    for start in range(0, width, SEGMENT):
-        stop = min(start + SEGMENT, width)
-
-        # A bridge calls a hook by another of its names: it is kept under the one asked for.
-        def keep(activation: Tensor, hook, name: str, start=start, stop=stop) -> None:
-            if activation.ndim != 3 or activation.shape[1] != stop - start:
-                raise ValueError(
-                    f"hook name {name!r} holds an activation of shape "
-                    f"{tuple(activation.shape)}; expected (batch, pos, d)"
-                )
-            for row, last in enumerate(lasts):
-                first = max(width - last - start, 0)
-                if first < stop - start:
-                    kept[row][name].append(activation[row, first:].to("cpu", copy=True))
-
-        with model.hooks(fwd_hooks=[(name, partial(keep, name=name)) for name in names]):
-            backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
-    return [{name: torch.cat(parts) for name, parts in row.items()} for row in kept]
 
 
 def capture(
@@ -86,15 +44,20 @@ def capture(
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,
+    steps: Sequence[Sequence[int]] | None = None,
     batch_size: int = 8,
     progress: bool = False,
 ) -> list[States]:
-    """States of every generated step: row t of a result is the state that emits token t.
+    """States of generated steps: row t of a result is the state that emits token t.
+
+    All of them stand in memory; `capture_into` writes them to disk as it reads.
 
     Args:
         model: The model whose states are wanted: a HookedTransformer or TransformerBridge.
         traces: Finished traces, generated or imported.
         hook_names: Such as "blocks.20.hook_resid_post".
+        steps: For every trace the steps wanted, increasing, a row of the result each; None for
+            all. A trace is not read beyond the last.
         batch_size: Traces read together; changes speed and memory, not states.
         progress: Shows a bar on a terminal's stderr.
 
@@ -102,34 +65,24 @@ def capture(
         For every trace, hook name to states of shape (step, d), on the CPU in the model's dtype.
 
     Raises:
-        ValueError: If there are no traces or hook names, a hook name does not exist, or a trace is
-            empty, longer than the context or holds a token this model does not have.
+        ValueError: If there are no traces or hook names, a hook name does not exist, steps are not
+            increasing ones of their trace, or a trace is empty, longer than the context or holds a
+            token this model does not have.
     """
-    if not traces:
-        raise ValueError("no traces to capture; expected at least one")
-    if not hook_names:
-        raise ValueError("no hook names to capture; expected some, as 'blocks.0.hook_resid_post'")
-    for trace in traces:
-        if not len(trace):
-            raise ValueError(f"trace {trace.id} is empty: it has no steps to capture")
-        if (largest := max(*trace.prompt_ids, *trace.token_ids)) >= model.cfg.d_vocab:
-            raise ValueError(
-                f"trace {trace.id} holds token {largest} and this model's vocabulary has "
-                f"{model.cfg.d_vocab}; import its text with Trace.from_text and this tokenizer"
-            )
+    require_readable(model, traces, hook_names)
+    if steps is None:
+        steps = [range(len(trace)) for trace in traces]
     states: list[States] = []
-    with tqdm(
-        total=len(traces), desc="capture", unit="trace", disable=None if progress else True
-    ) as bar:
+    with capture_bar(len(traces), progress) as bar:
         for start in range(0, len(traces), batch_size):
             batch = traces[start : start + batch_size]
-            states += read_states(
-                model,
-                # The last token is emitted, never read.
-                [(*trace.prompt_ids, *trace.token_ids[:-1]) for trace in batch],
-                hook_names,
-                [len(trace) for trace in batch],
-            )
+            chosen = steps[start : start + batch_size]
+            for trace, some in zip(batch, chosen, strict=True):
+                require_increasing(f"trace {trace.id}: steps", some, len(trace))
+            states += read_positions(
+                model, list(map(read_ids, batch)), hook_names,
+                [positions_of(trace, some) for trace, some in zip(batch, chosen, strict=True)],
+            )  # fmt: skip
             bar.update(len(batch))
     return states
 
@@ -207,28 +160,3 @@ def next_token_uncertainty(
         "entropy": torch.cat(entropy).numpy(),
         "surprisal": torch.cat(surprisal).numpy(),
     }
-
-
-def save_activations(states: States, path: str | Path, **metadata: str) -> None:
-    """Writes one trace's states as safetensors, whole or not at all."""
-    with replacing(path) as temporary:
-        save_file({name: s.contiguous() for name, s in states.items()}, temporary, metadata)
-
-
-def load_activations(path: str | Path) -> States:
-    """Reads what `save_activations` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not whole safetensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such activations")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); capture it again"
-        ) from error

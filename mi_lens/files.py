@@ -1,30 +1,89 @@
 """Files that survive a kill: atomic replacement, and JSON lines that are appended whole."""
 
+import errno
 import json
 import os
+import re
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+PARTIAL = ".partial"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place only if the block succeeds."""
+    """Yields a temporary path beside `path` that takes its place only if the block succeeds.
+
+    Raises:
+        OSError: Naming the path and the room left, if the disk is full; the old file stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    with room_named(path):
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.{_writer()}.", suffix=PARTIAL
+        )
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with room_named(path):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_named(path: Path) -> Iterator[None]:
+    """An error for want of room on the disk says inside which file it was, and what is left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM or error.__cause__ is not None:  # named further in
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            error.errno,
+            f"{path}: {os.strerror(error.errno)} ({free / 1e6:.1f} MB free on its disk); what was "
+            "written before it is whole: make room and run the same again",
+        ) from error
+
+
+def _writer() -> str:
+    return f"{re.sub('[^A-Za-z0-9-]', '-', socket.gethostname())}+{os.getpid()}"
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Removes the temporary files of processes of this machine that were killed.
+
+    Those of another machine stay: whether it still writes cannot be told from here.
+    """
+    if os.name != "posix":  # elsewhere one cannot ask whether a process lives
+        return
+    host = _writer().split("+")[0]
+    for temporary in Path(folder).glob(f".*{PARTIAL}"):
+        made = re.search(r"\.([A-Za-z0-9-]+)\+(\d+)\.[^.]+" + re.escape(PARTIAL), temporary.name)
+        if made and made[1] == host and not _lives(int(made[2])):
+            temporary.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -48,13 +107,23 @@ def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
-    """Appends one row and returns when it is on disk."""
+    """Appends one row and returns when it is on disk.
+
+    Raises:
+        OSError: If the disk is full; the rows before are there, and no part of this one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(row))
-        file.flush()
-        os.fsync(file.fileno())
+    rest = memoryview(_line(row).encode())
+    with room_named(path), path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except BaseException:  # an interrupt too: a part of a line would spoil the next one
+            file.truncate(before)
+            raise
 
 
 def drop_torn_line(path: str | Path) -> None:

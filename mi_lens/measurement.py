@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.activations import answer_state, capture, next_token_uncertainty, save_activations
+from mi_lens.activations import answer_state, load_activations, next_token_uncertainty
 from mi_lens.config import AnalyzeConfig
 from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl
+from mi_lens.fingerprint import model_fingerprint
 from mi_lens.information.readings import Reading, read, reading_from_row, reading_to_row
 from mi_lens.peaks import MINIMUM_STEPS
+from mi_lens.shards import Origin, held_names
+from mi_lens.stores import capture_into, shard_path
 from mi_lens.traces import Trace
 
 Readings = dict[str, Reading]  # By hook name.
@@ -23,7 +26,7 @@ Readings = dict[str, Reading]  # By hook name.
 
 def activations_path(folder: Path, trace: Trace) -> Path:
     """Where a run keeps a trace's states."""
-    return folder / "activations" / f"{trace.id}.safetensors"
+    return shard_path(folder / "activations", trace)
 
 
 def measure_into(
@@ -31,47 +34,70 @@ def measure_into(
 ) -> dict[str, Readings]:
     """Reads traces into a folder's activations/ and readings.jsonl; what is there stays.
 
+    The last block's states are kept beside those asked for: how sure the model was of a token is
+    read from them, so that a run killed between states and readings runs no model again.
+
     Returns:
         For every trace that is long enough to have peaks, by its id, what was read at each hook
         name.
 
     Raises:
-        ValueError: If the states of a trace are not finite; earlier traces are on disk.
+        ValueError: If the states of a trace are not finite, or a file in activations/ is of
+            another origin; earlier traces are on disk.
+        OSError: If the disk is full; earlier traces are on disk.
     """
     path = folder / "readings.jsonl"
     drop_torn_line(path)
     rows = read_jsonl(path) if path.exists() else []
     done = {row["trace"]: _readings_from_row(row["readings"]) for row in rows}
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
-    waiting = [
-        t for t in long_enough if t.id not in done or not activations_path(folder, t).exists()
-    ]
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    names = list(dict.fromkeys([*hook_names, last]))
+    origins = _origins(model, long_enough)
+    held = {t.id: held_names(activations_path(folder, t), origins[t.id]) for t in long_enough}
+    waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(held[t.id])]
     answers = _answers(config, model, traces, hook_names) if waiting else {}
     for trace in tqdm(waiting, desc="read", unit="trace", disable=None):
-        (states,) = capture(model, [trace], list(dict.fromkeys([*hook_names, last])))
-        uncertainty = next_token_uncertainty(model, trace, states[last])
-        states = {name: states[name] for name in hook_names}
+        (shard,) = capture_into(model, [trace], names, folder / "activations")
+        if trace.id in done:  # only its states were lost
+            continue
         try:
-            readings = {
-                name: read(
-                    states[name],
-                    answers[trace.id].gold[name],
-                    answers[trace.id].others[name],
-                    uncertainty,
-                    sigma=config.sigma,
-                    seed=config.seed,
-                )
-                for name in hook_names
-            }
+            readings = _read(config, model, trace, shard, hook_names, last, answers[trace.id])
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
-        save_activations(states, activations_path(folder, trace), trace=trace.id, model=trace.model)
-        if trace.id not in done:
-            row = {name: reading_to_row(reading) for name, reading in readings.items()}
-            append_jsonl(path, {"trace": trace.id, "readings": row})
+        row = {name: reading_to_row(reading) for name, reading in readings.items()}
+        append_jsonl(path, {"trace": trace.id, "readings": row})
         done[trace.id] = readings
     return {trace.id: done[trace.id] for trace in long_enough}
+
+
+def _origins(model, traces: Sequence[Trace]) -> dict[str, Origin]:
+    fingerprint = model_fingerprint(model)
+    return {trace.id: Origin.of(trace, fingerprint, model.cfg.dtype) for trace in traces}
+
+
+def _read(
+    config: AnalyzeConfig,
+    model,
+    trace: Trace,
+    shard: Path,
+    hook_names: Sequence[str],
+    last: str,
+    answers: "_Answers",
+) -> Readings:
+    """Reads a shard, of which the states of one hook name stand in memory at a time."""
+    uncertainty = next_token_uncertainty(model, trace, load_activations(shard, [last])[last])
+    return {
+        name: read(
+            load_activations(shard, [name])[name],
+            answers.gold[name],
+            answers.others[name],
+            uncertainty,
+            sigma=config.sigma,
+            seed=config.seed,
+        )
+        for name in hook_names
+    }
 
 
 def _readings_from_row(row: dict[str, Any]) -> Readings:

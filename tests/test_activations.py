@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens import activations
+from mi_lens import streaming
 from mi_lens.activations import (
     answer_state,
     capture,
@@ -83,7 +83,7 @@ def test_equal_to_hugging_face(tiny_model, traces, hugging_face, float64_through
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_batches_and_segments_change_nothing(model, traces, monkeypatch, segment, batch_size):
     whole = capture(model, traces, HOOKS, batch_size=1)
-    monkeypatch.setattr(activations, "SEGMENT", segment)
+    monkeypatch.setattr(streaming, "SEGMENT", segment)
     parts = capture(model, traces, HOOKS, batch_size=batch_size)
     for a, b in zip(whole, parts, strict=True):
         for name in HOOKS:

@@ -101,7 +101,7 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
 def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.runs.stream", None)
-    monkeypatch.setattr("mi_lens.measurement.capture", None)
+    monkeypatch.setattr("mi_lens.measurement.capture_into", None)
     again = analyze(config)
     assert again.tokens == analysis.tokens
     assert contents(config.out) == before
@@ -199,15 +199,15 @@ def test_traces_too_short_for_peaks(config, tmp_path):
 
 
 def test_states_that_are_not_finite_are_named(config, analysis, tmp_path, monkeypatch):
-    good = mi_lens.measurement.capture
+    good = mi_lens.measurement.load_activations
 
-    def poisoned(model, traces, hook_names):
-        states = good(model, traces, hook_names)
-        if traces[0] == analysis.traces[3]:
-            states[0][HOOKS[1]][5, 2] = float("nan")
+    def poisoned(path, hook_names):
+        states = good(path, hook_names)
+        if path.stem == analysis.traces[3].id and HOOKS[0] in states:
+            states[HOOKS[0]][5, 2] = float("nan")
         return states
 
-    monkeypatch.setattr("mi_lens.measurement.capture", poisoned)
+    monkeypatch.setattr("mi_lens.measurement.load_activations", poisoned)
     config = replace(config, out=tmp_path / "run")
     with pytest.raises(ValueError, match=rf"trace {analysis.traces[3].id}: states\[5\] holds NaN"):
         analyze(config)

@@ -1,0 +1,136 @@
+"""States on disk: a folder with a shard for every trace, filled while the model reads.
+
+All layers of a long trace never stand in memory at once, a killed capture goes on with the traces
+that have no whole shard, and nothing that is there is made again.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mi_lens.backends import resolve_hook_names
+from mi_lens.files import remove_abandoned
+from mi_lens.fingerprint import model_fingerprint
+from mi_lens.shards import Origin, held_names, new_shard
+from mi_lens.streaming import (
+    capture_bar,
+    positions_of,
+    read_ids,
+    read_states,
+    require_readable,
+    stream_states,
+)
+from mi_lens.traces import Trace
+
+
+def capture_into(
+    model,
+    traces: Sequence[Trace],
+    hook_names: Sequence[str],
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    batch_size: int = 1,
+    progress: bool = False,
+) -> list[Path]:
+    """Writes states of every generated step to a shard a trace, `folder`/`trace.id`.safetensors.
+
+    A shard that is there is not made again; one that is not whole is, and one that lacks hook
+    names is replaced by one with these too. Every shard says what it was read from
+    (`shards.Origin`): where that is another model, other tokens, another dtype or other code,
+    nothing is written.
+
+    Peak memory besides the model: its key-value cache for `batch_size` traces, the working memory
+    of one segment of 512 positions (attention scores of 512 x trace length x heads where the
+    model writes them out), and the states of one segment at one hook name, `batch_size` x 512 x d.
+    It grows neither with the number of hook names nor with steps x d.
+
+    What a narrower dtype costs `hsic_mi` is measured in docs/scaling.md: float32 holds what a
+    model in float32 or bfloat16 computed, bit for bit.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        traces: Finished traces, generated or imported.
+        hook_names: Such as "blocks.20.hook_resid_post", each of shape (batch, pos, d).
+        folder: Where the shards are; other files in it are not touched.
+        dtype: float64, float32, bfloat16 or float16; None keeps the model's.
+        batch_size: Traces read together.
+        progress: Shows a bar on a terminal's stderr.
+
+    Returns:
+        The shards' paths, in the order of the traces. `load_activations` reads them.
+
+    Raises:
+        ValueError: As `capture`; if a shard is of another origin; or if a state is not finite in
+            the dtype. Shards of earlier batches are on disk.
+        OSError: If the disk is full; shards of earlier batches are on disk.
+    """
+    require_readable(model, traces, hook_names)
+    names = resolve_hook_names(model, list(dict.fromkeys(hook_names)))
+    dtype = dtype or model.cfg.dtype
+    fingerprint = model_fingerprint(model)
+    waiting = []
+    for trace in {trace.id: trace for trace in traces}.values():
+        path, origin = shard_path(folder, trace), Origin.of(trace, fingerprint, dtype)
+        held = held_names(path, origin)
+        if not set(names) <= set(held):
+            waiting.append(_Waiting(trace, path, origin, [*dict.fromkeys([*held, *names])]))
+    remove_abandoned(folder)
+    widths = _widths(model, [*dict.fromkeys(name for one in waiting for name in one.names)])
+    with capture_bar(len(waiting), progress) as bar:
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            _capture_batch(model, batch, widths, dtype)
+            bar.update(len(batch))
+    return [shard_path(folder, trace) for trace in traces]
+
+
+def shard_path(folder: str | Path, trace: Trace) -> Path:
+    """Where a folder keeps a trace's states."""
+    return Path(folder) / f"{trace.id}.safetensors"
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A shard to be made."""
+
+    trace: Trace
+    path: Path
+    origin: Origin
+    names: list[str]
+
+
+def _capture_batch(
+    model, batch: Sequence[_Waiting], widths: dict[str, int], dtype: torch.dtype
+) -> None:
+    with ExitStack() as stack:
+        shards = []
+        for one in batch:
+            shape = {name: (len(one.trace), widths[name]) for name in one.names}
+            shards.append(
+                stack.enter_context(new_shard(one.path, shape, dtype, asdict(one.origin)))
+            )
+
+        def write(row: int, name: str, states: Tensor) -> None:
+            if name in batch[row].names:
+                shards[row].append(name, states)
+
+        stream_states(
+            model,
+            [read_ids(one.trace) for one in batch],
+            [*dict.fromkeys(name for one in batch for name in one.names)],
+            [positions_of(one.trace, range(len(one.trace))) for one in batch],
+            write,
+        )
+
+
+def _widths(model, hook_names: Sequence[str]) -> dict[str, int]:
+    """The d of every hook name, found by reading one token."""
+    if not hook_names:
+        return {}
+    (states,) = read_states(model, [[0]], hook_names, [1])
+    return {name: state.shape[1] for name, state in states.items()}

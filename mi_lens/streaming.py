@@ -1,0 +1,189 @@
+"""States of token sequences, handed on segment by segment while a model reads them.
+
+Nothing here knows where states go: `activations` keeps them, `stores` writes them to disk.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from mi_lens.backends import backend_of, resolve_hook_names
+from mi_lens.decoding import left_pad
+from mi_lens.traces import Trace
+
+States = dict[str, Float[Tensor, "step d"]]
+SEGMENT = 512  # Positions read at once: bounds the attention scores that stand in memory.
+
+# Takes states of a row: (row, hook name, states of its next wanted positions, in order).
+Take = Callable[[int, str, Float[Tensor, "some d"]], None]
+
+
+@torch.no_grad()  # Not inference mode: what is handed on is the caller's to change.
+def stream_states(
+    model,
+    sequences: Sequence[Sequence[int]],
+    hook_names: Sequence[str],
+    positions: Sequence[Sequence[int]],
+    take: Take,
+) -> None:
+    """Hands on states at chosen positions of token sequences, as the model comes by them.
+
+    Reads the batch segment by segment through the cache, as decoding does, and not beyond the last
+    position wanted. In memory stand the model's cache, the working memory of one segment, and the
+    states of one segment at one hook name at a time.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        sequences: Token ids, one sequence a row.
+        hook_names: Activations of shape (batch, pos, d).
+        positions: For every row, the positions wanted, increasing.
+        take: Called with a row, a hook name and the states of the row's next positions, as many as
+            this segment has of them. What it is given is a view of the model's activation, on the
+            model's device: to keep it, copy it.
+
+    Raises:
+        ValueError: If a hook name does not exist or holds no (batch, pos, d) activation, a
+            sequence is empty or longer than the model's context, or positions are not increasing
+            ones of their sequence.
+    """
+    backend = backend_of(model)
+    names = resolve_hook_names(model, hook_names)
+    for row, (ids, chosen) in enumerate(zip(sequences, positions, strict=True)):
+        if not 0 < len(ids) <= model.cfg.n_ctx:
+            raise ValueError(
+                f"sequence {row} has {len(ids)} tokens; expected 1 to the model's context, "
+                f"{model.cfg.n_ctx}"
+            )
+        require_increasing(f"positions of sequence {row}", chosen, len(ids))
+    needed = [ids[: chosen[-1] + 1] for ids, chosen in zip(sequences, positions, strict=True)]
+    tokens, mask = left_pad(needed, device=model.cfg.device)
+    width = tokens.shape[1]
+    columns = [
+        torch.tensor(chosen) + width - len(ids)
+        for ids, chosen in zip(needed, positions, strict=True)
+    ]
+    cache = backend.new_cache(model, len(needed))
+    for start in range(0, width, SEGMENT):
+        stop = min(start + SEGMENT, width)
+        here = [column[(column >= start) & (column < stop)] - start for column in columns]
+
+        # A bridge calls a hook by another of its names: it is handed on under the one asked for.
+        def hand_on(activation: Tensor, hook, name: str, here=here, new=stop - start) -> None:
+            if activation.ndim != 3 or activation.shape[1] != new:
+                raise ValueError(
+                    f"hook name {name!r} holds an activation of shape "
+                    f"{tuple(activation.shape)}; expected (batch, pos, d)"
+                )
+            for row, column in enumerate(here):
+                if len(column):
+                    take(row, name, _at(activation[row], column))
+
+        with model.hooks(fwd_hooks=[(name, partial(hand_on, name=name)) for name in names]):
+            backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
+
+
+def require_increasing(what: str, chosen: Sequence[int], length: int) -> None:
+    """Raises a ValueError unless these are increasing numbers from 0 below a length."""
+    ordered = all(a < b for a, b in pairwise(chosen))
+    if not chosen or not ordered or chosen[0] < 0 or chosen[-1] >= length:
+        raise ValueError(
+            f"{what}: {list(chosen)[:8]}{'...' if len(chosen) > 8 else ''}; expected at least one, "
+            f"increasing, from 0 to {length - 1}"
+        )
+
+
+def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " some"]) -> Float[Tensor, "some d"]:
+    first, last = int(column[0]), int(column[-1])
+    if last - first + 1 == len(column):
+        return states[first : last + 1]  # a view: most often all are wanted
+    return states[column.to(states.device)]
+
+
+def read_states(
+    model, sequences: Sequence[Sequence[int]], hook_names: Sequence[str], lasts: Sequence[int]
+) -> list[States]:
+    """States at the last positions of token sequences, on the CPU in the model's dtype.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        sequences: Token ids, one sequence a row.
+        hook_names: Activations of shape (batch, pos, d).
+        lasts: How many of each row's last positions to return.
+
+    Returns:
+        For every row, hook name to states of shape (lasts[row], d).
+
+    Raises:
+        ValueError: As `stream_states`.
+    """
+    positions = [
+        range(len(ids) - last, len(ids)) for ids, last in zip(sequences, lasts, strict=True)
+    ]
+    return read_positions(model, sequences, hook_names, positions)
+
+
+def read_positions(
+    model,
+    sequences: Sequence[Sequence[int]],
+    hook_names: Sequence[str],
+    positions: Sequence[Sequence[int]],
+) -> list[States]:
+    """States at chosen positions of token sequences, on the CPU in the model's dtype.
+
+    The arguments are those of `stream_states`.
+
+    Returns:
+        For every row, hook name to states of shape (positions, d).
+    """
+    states: list[States] = [{} for _ in sequences]
+    filled: dict[tuple[int, str], int] = {}
+
+    def keep(row: int, name: str, some: Tensor) -> None:
+        if name not in states[row]:  # made whole at once: joining parts would need twice the room
+            shape = (len(positions[row]), some.shape[1])
+            states[row][name] = torch.empty(shape, dtype=some.dtype)
+        first = filled.get((row, name), 0)
+        states[row][name][first : first + len(some)] = some
+        filled[row, name] = first + len(some)
+
+    stream_states(model, sequences, hook_names, positions, keep)
+    return states
+
+
+def require_readable(model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
+    """Raises a ValueError that names what keeps this model from reading these traces."""
+    if not traces:
+        raise ValueError("no traces to capture; expected at least one")
+    if not hook_names:
+        raise ValueError("no hook names to capture; expected some, as 'blocks.0.hook_resid_post'")
+    for trace in traces:
+        if not len(trace):
+            raise ValueError(f"trace {trace.id} is empty: it has no steps to capture")
+        if (largest := max(*trace.prompt_ids, *trace.token_ids)) >= model.cfg.d_vocab:
+            raise ValueError(
+                f"trace {trace.id} holds token {largest} and this model's vocabulary has "
+                f"{model.cfg.d_vocab}; import its text with Trace.from_text and this tokenizer"
+            )
+
+
+def read_ids(trace: Trace) -> tuple[int, ...]:
+    """The tokens read while a trace was generated: the last is emitted, never read."""
+    return (*trace.prompt_ids, *trace.token_ids[:-1])
+
+
+def positions_of(trace: Trace, steps: Sequence[int]) -> Sequence[int]:
+    """Where these steps' states are: at the positions that emit them."""
+    first = len(trace.prompt_ids) - 1
+    if isinstance(steps, range):
+        return range(first + steps.start, first + steps.stop, steps.step)
+    return [first + step for step in steps]
+
+
+def capture_bar(traces: int, progress: bool) -> tqdm:
+    """A bar on a terminal's stderr, or none."""
+    return tqdm(total=traces, desc="capture", unit="trace", disable=None if progress else True)
