@@ -153,18 +153,22 @@ def lens_generate(model: Any, tokens: Tensor) -> Callable[[int], Any]:
 
 
 def our_generate(model: Any, prompt: str, batch: int) -> Callable[[int], Any]:
-    """Ours, with a hook on the residual stream half way up."""
+    """Ours, with a hook on the residual stream half way up.
+
+    Prompts differ in their first tokens: ours would read equal ones once.
+    """
     seen = []
     name = f"blocks.{model.cfg.n_layers // 2}.hook_resid_post"
+    prompts = [f"{row:03d}{prompt.removeprefix(3 * FILLER)}" for row in range(batch)]
 
     def run(count: int) -> None:
         seen.clear()
         with model.hooks(fwd_hooks=[(name, lambda state, hook: seen.append(state[:, -1]))]):
             mi_lens.generate(
-                model, [prompt] * batch, style="raw", max_new_tokens=count, batch_size=batch,
+                model, prompts, style="raw", max_new_tokens=count, batch_size=batch,
                 progress=False,
             )  # fmt: skip
-        assert len(seen) == count
+        assert [len(rows) for rows in seen] == [batch] * count
 
     return run
 
