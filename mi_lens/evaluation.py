@@ -102,10 +102,7 @@ def evaluate(
     Raises:
         ValueError: If conditions share a name, or as `generate`.
     """
-    names = [condition.name for condition in conditions]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice or not names:
-        raise ValueError(f"conditions {names}: expected at least one, each with a name of its own")
+    _require_names(conditions)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
         for problem in problems
@@ -134,6 +131,12 @@ def evaluate(
         "versions": versions(),
     }
     return Evaluation(tuple(results), setting, {c.name: plan.describe(c) for c in conditions})
+
+
+def _require_names(conditions: Sequence[Condition]) -> None:
+    names = [condition.name for condition in conditions]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"conditions {names}: expected at least one, each with a name of its own")
 
 
 def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
@@ -215,6 +218,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     for text in config.conditions:
         one = parse_condition(text)
         conditions.append(Condition((*common, *one.interventions), sampling, one.name))
+    _require_names(conditions)
     model = load(config.model, backend=config.backend, dtype=config.dtype, device=config.device)
     for condition in conditions:
         for intervention in condition.interventions:
