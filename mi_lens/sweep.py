@@ -229,6 +229,7 @@ class Worker:
         started = time.time()
         try:
             model = self._model(unit.model)
+            _require_same_model(unit, model_fingerprint(model))
             found = evaluate(
                 model, self.problems[unit.first : unit.last], self.conditions, self.spec.seeds,
                 style=self.spec.style, max_new_tokens=self.spec.max_new_tokens,
@@ -258,6 +259,18 @@ class Worker:
                 load(name, backend=spec.backend, dtype=spec.dtype, device=spec.device),
             )
         return self._loaded[1]
+
+
+def _require_same_model(unit: Unit, fingerprint: str) -> None:
+    key = unit.folder.name.split("-")[0]
+    for path in unit.folder.parent.glob(f"{key}-*/done.json"):
+        made_with = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        if made_with != fingerprint:
+            raise ValueError(
+                f"{unit.model} is now {fingerprint}, and {path.parent.name} was made with "
+                f"{made_with}: the checkpoint has changed; give another --out, or remove the "
+                "units of the old one"
+            )
 
 
 def run_sweep(spec: Spec, folder: Path) -> dict[str, Evaluation]:

@@ -102,6 +102,17 @@ def test_a_failed_unit_is_named_and_tried_again(folder, monkeypatch):
     assert not status(folder / "out").failed
 
 
+def test_a_changed_checkpoint_is_named(folder, new_checkpoint):
+    path = new_checkpoint("llama")
+    spec = replace(Spec.read(folder / "spec.yaml"), models=(str(path),), unit=3)
+    run_sweep(spec, folder / "out")
+    (last,) = (folder / "out" / "units").glob("*-000003/done.json")
+    last.unlink()
+    new_checkpoint("llama", rms_norm_eps=0.1, num_hidden_layers=3, hidden_size=48)
+    with pytest.raises(RuntimeError, match="the checkpoint has changed"):
+        run_sweep(spec, folder / "out")
+
+
 def test_results_of_a_unit_under_way_count_by_whole_problems(folder):
     spec = replace(
         Spec.read(folder / "spec.yaml"), models=Spec.read(folder / "spec.yaml").models[:1]
