@@ -1,0 +1,281 @@
+"""Programs that nobody has read, run where they can do little.
+
+A program gets a process of its own in a session of its own, an empty temporary folder as working
+folder and home, a bare environment, limits that it cannot lift, and, under root, the rights of
+nobody. What encloses it beside that is the first of these that works here, see `isolation`:
+
+  bubblewrap  no network, processes of its own, and no files but the system's, Python's, its folder
+  unshare     the same under root; for another user no network and processes of its own, but the
+              user's files can be read and written
+  limits      neither: the network is there, files as above, and a child that leaves the session
+              outlives the program
+
+What this does not protect from: faults of the kernel; side channels; under bubblewrap and unshare,
+reading what lies in Python's own folders or the system's world-readable ones; filling the disk with
+many files, each below the limit, until the time is over; slowing down what else runs here. Memory
+is limited a process, so a program may take the limit as often as it may have processes. It is
+enough for code that a model wrote for a problem, not for code that somebody wrote to break out.
+"""
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal, get_args
+
+Isolation = Literal["bubblewrap", "unshare", "limits"]
+NOBODY = 65534
+CHILD = Path(__file__).with_name("sandbox_child.py")
+SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
+# As root without bubblewrap: a tree of its own, built in a mount namespace that ends with it.
+PRIVATE_TREE = r"""
+umask 022
+root=$1; folder=$2; shift 2
+mount -t tmpfs -o mode=755,size=1m tmpfs "$root"
+while [ "$1" != -- ]; do
+  if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root${1%/*}"; : > "$root$1"; fi
+  mount --bind "$1" "$root$1"
+  case "$1" in /dev/*) ;; *) mount -o remount,bind,ro,nosuid "$root$1" ;; esac
+  shift
+done
+shift
+mkdir -p "$root/proc" "$root$folder"
+mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
+mount --bind "$folder" "$root$folder"
+mount -o remount,ro "$root"
+exec chroot "$root" "$@"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one run may use.
+
+    Attributes:
+        seconds: Wall-clock time, start of the interpreter included.
+        cpu_seconds: Processor time of a process, whole seconds.
+        memory: Bytes of address space of a process.
+        file_size: Bytes of a file, and of what is printed.
+        processes: Processes and threads, all that nobody (or the user) has counted together.
+    """
+
+    seconds: float = 10.0
+    cpu_seconds: int = 10
+    memory: int = 1 << 30
+    file_size: int = 16 << 20
+    processes: int = 64
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise ValueError(f"{name}={value}: expected a positive limit")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        output: What it printed, or the JSON of what its function returned.
+        errors: The end of what it printed to stderr.
+        failure: Why it does not count as a run that ended well; None if it does.
+        seconds: Wall-clock time.
+    """
+
+    output: str
+    errors: str
+    failure: str | None
+    seconds: float
+
+
+def run_program(
+    program: str, stdin: str = "", *, function: str | None = None, limits: Limits | None = None
+) -> Outcome:
+    """Runs a Python program, or calls one of its functions, in the sandbox.
+
+    Args:
+        program: Source text. Names of collections, itertools, math, typing and the like are there
+            without an import, as graders of competition programs have it.
+        stdin: What it reads; for a function, its arguments as JSON, one a line.
+        function: A method of the program's class `Solution`, or a function of the program where
+            there is no such class.
+        limits: What it may use.
+
+    Raises:
+        RuntimeError: If no isolation works here.
+    """
+    return _run(isolation(), program, stdin, function, limits or Limits())
+
+
+@functools.cache
+def isolation() -> Isolation:
+    """The strongest isolation that works on this machine, found by trying.
+
+    Raises:
+        RuntimeError: If not even a process with limits can run Python.
+    """
+    tried = Outcome("", "", None, 0.0)
+    for kind in get_args(Isolation):
+        tried = _run(kind, "import heapq; print(input())", "works", None, Limits())
+        if tried.output == "works\n":
+            return kind
+    raise RuntimeError(
+        f"no sandbox runs {sys.executable} here: {tried.failure} {tried.errors[-300:]}; expected "
+        "an interpreter that the user nobody may read (not below /root), or not to be root"
+    )
+
+
+def _run(
+    kind: Isolation, program: str, stdin: str, function: str | None, limits: Limits
+) -> Outcome:
+    user = NOBODY if os.geteuid() == 0 else None
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="mi_lens_", ignore_cleanup_errors=True) as place,
+        tempfile.TemporaryFile() as source,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
+        folder, root = Path(place) / "work", Path(place) / "root"
+        for each in (folder, root):
+            each.mkdir()
+        Path(place).chmod(0o711)
+        (folder / "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
+        if user is not None:
+            os.chown(folder, user, user)
+            os.chown(folder / "program.py", user, user)
+        source.write(stdin.encode("utf-8", errors="surrogatepass"))
+        source.seek(0)
+        try:
+            child = subprocess.Popen(
+                _enclosed(kind, folder, root, _python(folder, function, limits, user)),
+                stdin=source,
+                stdout=output,
+                stderr=errors,
+                cwd=folder,
+                env=_environment(folder),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            return Outcome("", str(error), f"there is no {kind} here", 0.0)
+        in_time = _wait(child, started + limits.seconds)
+        printed, complaints = _read(output, limits.file_size), _read(errors, 4_000)
+    return Outcome(
+        output=printed,
+        errors=complaints,
+        failure=_failure(child.returncode, in_time, complaints, limits),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _python(folder: Path, function: str | None, limits: Limits, user: int | None) -> list[str]:
+    task = {
+        "folder": str(folder),
+        "function": function,
+        "user": user,
+        "limits": {
+            "RLIMIT_CPU": limits.cpu_seconds,
+            "RLIMIT_AS": limits.memory,
+            "RLIMIT_FSIZE": limits.file_size,
+            "RLIMIT_NPROC": limits.processes,
+            "RLIMIT_NOFILE": 64,
+            "RLIMIT_CORE": 0,
+        },
+    }
+    text = CHILD.read_text(encoding="utf-8")
+    return [sys.executable, "-I", "-B", "-X", "utf8", "-c", text, json.dumps(task)]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    here = {name: str(folder) for name in ("HOME", "TMPDIR")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"} | here | threads
+
+
+def _enclosed(kind: Isolation, folder: Path, root: Path, command: list[str]) -> list[str]:
+    """The command inside of its isolation."""
+    python = (sys.prefix, sys.base_prefix)
+    readable = [path for path in dict.fromkeys((*SYSTEM, *python)) if os.path.exists(path)]
+    as_root = os.geteuid() == 0
+    if kind == "bubblewrap":
+        apart = [f"--unshare-{what}" for what in ("ipc", "net", "pid", "uts")]
+        above = dict.fromkeys(
+            str(up) for path in python for up in reversed(Path(path).parents[:-1])
+        )
+        folders = [word for path in above for word in ("--dir", path)]  # unlike /root, open
+        binds = [word for path in readable for word in ("--ro-bind", path, path)]
+        to_leave_root = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if as_root else []
+        return [
+            *(_tool("bwrap"), "--die-with-parent", *apart, *to_leave_root, *folders, *binds),
+            *("--proc", "/proc", "--dev", "/dev", "--bind", str(folder), str(folder)),
+            *("--remount-ro", "/", "--", *command),
+        ]
+    if kind == "unshare":
+        apart = ["--ipc", "--net", "--pid", "--uts", "--fork", "--kill-child"]
+        if not as_root:
+            return [
+                _tool("unshare"),
+                "--user",
+                "--map-current-user",
+                *apart,
+                "--mount-proc",
+                *command,
+            ]
+        devices = [f"/dev/{name}" for name in ("null", "zero", "urandom")]
+        tree = ["sh", "-euc", PRIVATE_TREE, "sh", str(root), str(folder), *readable, *devices]
+        return [_tool("unshare"), "--mount", *apart, *tree, "--", *command]
+    return command
+
+
+def _tool(name: str) -> str:
+    """The tool's path: the child's own environment is not where to look for it."""
+    path = shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"{name}: not installed")
+    return path
+
+
+def _wait(child: subprocess.Popen[bytes], deadline: float) -> bool:
+    """Waits for the child, kills its whole session's group, and says whether it was in time.
+
+    The child is not reaped before the group is killed: until then its number is nobody else's.
+    """
+    in_time = False
+    pause = 0.001
+    try:
+        while not in_time and (left := deadline - time.monotonic()) > 0:
+            in_time = (
+                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            )
+            if not in_time:
+                time.sleep(min(pause, left))
+                pause = min(pause * 1.5, 0.02)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    return in_time
+
+
+def _read(file: IO[bytes], most: int) -> str:
+    """The last `most` bytes of a file as text."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - most))
+    return file.read(most).decode("utf-8", errors="replace")
+
+
+def _failure(code: int, in_time: bool, complaints: str, limits: Limits) -> str | None:
+    if not in_time:
+        return f"over {limits.seconds:g} s"
+    if code == 0:
+        return None
+    if code in (-signal.SIGXCPU, 128 + signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGKILL):
+        return f"killed by the system, as for over {limits.cpu_seconds} s of processor time"
+    last = complaints.strip().rpartition("\n")[2]
+    return last[:300] or f"ended with code {code}"
