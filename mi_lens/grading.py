@@ -1,24 +1,195 @@
-r"""Grading by the last boxed answer.
+r"""Grading: the pocket task by its box, mathematics by Math-Verify, code by its tests.
 
-What this does not cover: equal values written differently ("1/2" and "0.5") count as different.
+    grade(trace.text, problem)                      # one answer
+    grade_all(texts, problems, workers=2)           # many
+    with Grader(workers=2) as grader: ...           # many, from any thread
+
+The answer to a question in mathematics is the last `\boxed{...}`, or else what the reply states
+after "answer is", "answer:" or "####"; a number that merely stands at the end is no answer. Equal
+text needs no verifier and differing integers need none either; the rest goes to Math-Verify in a
+child process (`mi_lens.verifier`).
+
+Math-Verify is generous: 10 and 10 %, 0.333333 and 1/3, x = 5 and 5, and the last part of a chain
+"6 = 5" count as equal. It is not asked whether the reasoning before the answer holds.
 """
 
+import atexit
+import functools
+import os
+import queue
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
 
-def boxed_answer(text: str) -> str | None:
-    r"""The content of the last `\boxed{...}` in a text, braces matched; None if there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+from mi_lens.answers import boxed_answer, code_block, is_correct, stated_answer
+from mi_lens.code_tests import run_tests
+from mi_lens.problems import Problem
+from mi_lens.sandbox import Limits
+from mi_lens.verifier import Verifier
+
+__all__ = ["Grade", "Grader", "Method", "boxed_answer", "grade", "grade_all", "is_correct"]
+
+Method = Literal["exact", "integer", "math-verify", "tests", "no answer"]
+INTEGER = re.compile(r"([+-]?)0*(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What became of one text.
+
+    Attributes:
+        correct: Whether it counts.
+        extracted: The answer found in it: mathematics, or a program; None if there is none.
+        method: What decided.
+        reason: Why, in words.
+    """
+
+    correct: bool
+    extracted: str | None
+    method: Method
+    reason: str
+
+
+class Grader:
+    """Grades texts, with child processes that are kept and reused.
+
+    Any thread may grade; so many at a time as there are workers. Child processes start when first
+    needed: grading by exact text starts none.
+
+    Args:
+        workers: Child processes at a time.
+        seconds: Wall-clock time for one answer in mathematics.
+        memory: Bytes of address space of a Math-Verify process.
+        limits: What a program may use for each of its tests.
+    """
+
+    def __init__(
+        self,
+        workers: int = 1,
+        *,
+        seconds: float = 5.0,
+        memory: int = 1 << 30,
+        limits: Limits | None = None,
+    ):
+        if workers < 1:
+            raise ValueError(f"workers={workers}: expected at least 1")
+        self.workers, self.limits = workers, limits or Limits()
+        self._verifiers = [Verifier(seconds, memory) for _ in range(workers)]
+        # The last one used is the first one free: what one worker can do starts no second one.
+        self._free: queue.LifoQueue[Verifier] = queue.LifoQueue()
+        for verifier in self._verifiers:
+            self._free.put(verifier)
+
+    def __enter__(self) -> "Grader":
+        """The grader itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the child processes."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the child processes; the next answer would start new ones."""
+        for verifier in self._verifiers:
+            verifier.close()
+
+    def grade(self, text: str, problem: Problem) -> Grade:
+        """Grades what a model wrote for a problem.
+
+        Args:
+            text: The generated text, thinking included.
+            problem: With a gold answer or tests.
+
+        Raises:
+            ValueError: If the problem has neither.
+            RuntimeError: If the verifier or the sandbox cannot run on this machine.
+        """
+        if problem.tests is not None:
+            return self._grade_code(text, problem)
+        gold = problem.answer.strip()
+        if not gold:
+            raise ValueError(
+                f"problem {problem.id} has neither a gold answer nor tests to grade by"
+            )
+        boxed = boxed_answer(text)
+        if problem.source == "pocket":
+            return _by_text(boxed, gold) or _no_answer("no boxed answer")
+        extracted = stated_answer(text) if boxed is None else boxed
+        if not extracted:
+            return _no_answer("no boxed answer, and none stated after the thinking")
+        if extracted == gold:
+            return Grade(True, extracted, "exact", "the gold answer's own text")
+        if boxed is not None and (ours := _integer(extracted)) and (theirs := _integer(gold)):
+            same = ours == theirs
+            return Grade(same, extracted, "integer", f"{'the same' if same else 'other'} integer")
+        verifier = self._free.get()
+        try:
+            answer = extracted if boxed is None else f"\\boxed{{{extracted}}}"
+            verdict = verifier.verify(answer, gold)
+        finally:
+            self._free.put(verifier)
+        return Grade(verdict.correct, extracted, "math-verify", verdict.reason)
+
+    def grade_all(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
+        """Grades texts, each for its problem, by all workers at once; in the order given."""
+        if len(texts) != len(problems):
+            raise ValueError(
+                f"{len(texts)} texts and {len(problems)} problems: expected a pair each"
+            )
+        with ThreadPoolExecutor(self.workers) as pool:
+            return list(pool.map(self.grade, texts, problems))
+
+    def _grade_code(self, text: str, problem: Problem) -> Grade:
+        assert problem.tests is not None
+        program = code_block(text)
+        if program is None:
+            return _no_answer("no block of code after the thinking")
+        report = run_tests(program, problem.tests, self.limits)
+        reason = report.failure or f"passed all {report.total} tests"
+        return Grade(report.failure is None, program, "tests", reason)
+
+
+def grade(text: str, problem: Problem) -> Grade:
+    """Grades what a model wrote for a problem; see `Grader.grade`.
+
+    The Math-Verify process it may need is shared by all calls and ends with the interpreter.
+    """
+    return _shared_grader(os.getpid()).grade(text, problem)
+
+
+def grade_all(
+    texts: Sequence[str], problems: Sequence[Problem], *, workers: int = 2
+) -> list[Grade]:
+    """Grades texts, each for its problem, with so many child processes; in the order given."""
+    with Grader(workers) as grader:
+        return grader.grade_all(texts, problems)
+
+
+@functools.cache
+def _shared_grader(process: int) -> Grader:
+    """One grader a process: a fork that used its parent's pipes would mix up the answers."""
+    grader = Grader()
+    atexit.register(lambda: os.getpid() == process and grader.close())
+    return grader
+
+
+def _by_text(answer: str | None, gold: str) -> Grade | None:
+    if answer is None:
         return None
-    begin = start + len("\\boxed{")
-    depth = 1
-    for end in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if depth == 0:
-            return text[begin:end].strip()
-    return None
+    same = answer == gold
+    return Grade(same, answer, "exact", f"{'the' if same else 'not the'} gold answer's own text")
 
 
-def is_correct(text: str, gold: str) -> bool:
-    """Whether a text's last boxed answer is the gold answer, character for character."""
-    answer = boxed_answer(text)
-    return answer is not None and answer == gold.strip()
+def _integer(text: str) -> tuple[bool, str] | None:
+    """An integer's sign and digits, of any length; None if the text is anything else."""
+    match = INTEGER.fullmatch(text)
+    if match is None:
+        return None
+    sign, digits = match.groups()
+    return sign == "-" and digits != "0", digits
+
+
+def _no_answer(reason: str) -> Grade:
+    return Grade(False, None, "no answer", reason)

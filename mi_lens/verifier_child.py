@@ -1,0 +1,58 @@
+r"""The child process of `mi_lens.verifier`: a JSON question a line in, a JSON verdict a line out.
+
+Run by its path in an isolated interpreter; it imports nothing of this package, so that a worker
+costs sympy and not torch. Math-Verify's own timeouts are off: they need the main thread, and an
+alarm that raises cannot interrupt everything. The parent kills instead, and an alarm that is not
+caught ends this process should the parent be gone.
+"""
+
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from math import ceil
+
+
+def judge(gold: str, answer: str) -> tuple[bool, str]:
+    """Whether an answer is worth the gold answer, and why not where that is not plain."""
+    from math_verify import parse, verify
+
+    golds, answers = (
+        parse(text, parsing_timeout=None)  # type: ignore[arg-type]
+        for text in (f"\\boxed{{{gold}}}", answer)
+    )
+    if not golds or not answers:
+        return False, f"Math-Verify reads no mathematics in the {'answer' if golds else 'gold'}"
+    if verify(golds, answers, timeout_seconds=None):
+        return True, "equal by Math-Verify"
+    return False, "different by Math-Verify"
+
+
+def main() -> None:
+    """Answers until its input ends."""
+    memory = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.disable(logging.CRITICAL)
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no verdict
+    judge("1/2", "\\boxed{0.5}")  # the grammar is built at the first use
+    print("ready", file=replies, flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        signal.alarm(ceil(question["seconds"]) + 1)
+        try:
+            correct, reason = judge(question["gold"], question["answer"])
+        except RecursionError:
+            correct, reason = False, "nested too deeply for Math-Verify"
+        except Exception as error:
+            correct, reason = False, f"Math-Verify failed: {type(error).__name__}"
+        signal.alarm(0)
+        print(json.dumps({"correct": correct, "reason": reason}), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
