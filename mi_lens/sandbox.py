@@ -50,8 +50,11 @@ mkdir -p "$root/proc" "$root$folder"
 mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
 mount --bind "$folder" "$root$folder"
 mount -o remount,ro "$root"
-exec chroot "$root" "$@"
+set +e
+chroot "$root" "$@"
+exit $?  # not exec: the first process of a namespace is not killed by signals as others are
 """
+KEEP_FIRST = '"$@"; exit $?'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +223,8 @@ def _enclosed(kind: Isolation, folder: Path, root: Path, command: list[str]) -> 
     if kind == "unshare":
         apart = ["--ipc", "--net", "--pid", "--uts", "--fork", "--kill-child"]
         if not as_root:
-            return [
-                _tool("unshare"),
-                "--user",
-                "--map-current-user",
-                *apart,
-                "--mount-proc",
-                *command,
-            ]
+            own = ["--user", "--map-current-user", "--mount-proc"]
+            return [_tool("unshare"), *own, *apart, "sh", "-c", KEEP_FIRST, "sh", *command]
         devices = [f"/dev/{name}" for name in ("null", "zero", "urandom")]
         tree = ["sh", "-euc", PRIVATE_TREE, "sh", str(root), str(folder), *readable, *devices]
         return [_tool("unshare"), "--mount", *apart, *tree, "--", *command]
