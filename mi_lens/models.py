@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from mi_lens.backends import available, get_backend
 
@@ -22,6 +23,13 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
+}
+# As safetensors calls them.
+STORED = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
 }
 # The models of the two papers, small and large: what a mistyped name is compared with.
 HUB_IDS = (
@@ -50,8 +58,13 @@ def load(
     backend: str = "auto",
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    n_devices: int = 1,
 ) -> Any:
     """Load a model with its weights as trained: nothing folded, nothing centred.
+
+    Memory of the host: the larger of the checkpoint and the model, and where the dtype changes one
+    of the checkpoint's files besides. In the checkpoint's own dtype the model *is* its files,
+    mapped, and its pages are read when they are first used: do not change the files meanwhile.
 
     Args:
         name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
@@ -62,6 +75,8 @@ def load(
             checkpoint's own on a GPU, and float32 on a CPU, where bfloat16 is slow, or where the
             checkpoint is in float16, whose range a residual stream can leave.
         device: By default "cuda" where there is one, else "cpu".
+        n_devices: Over how many GPUs the layers are spread, evenly by memory; more than one needs
+            backend "bridge" and no `device`.
 
     Returns:
         The model in evaluation mode, its parameters without gradients, with its tokenizer (padding
@@ -69,20 +84,22 @@ def load(
         tokens that end a generation are `model.eos_token_ids`.
 
     Raises:
-        ValueError: The name, backend, dtype, device or architecture is not supported.
+        ValueError: The name, backend, dtype, device or architecture is not supported, or there
+            are not so many GPUs.
         FileNotFoundError: The folder or one of its files is missing.
         OSError: The Hugging Face hub cannot be reached, or does not give the model.
     """
     engine = get_backend(available()[0] if backend == "auto" else backend)
     where = _parse_device(device)
+    spread = _spread(engine.name, device, n_devices)
     asked = None if dtype is None else _parse_dtype(dtype)
     folder = _find_folder(name)
     config = _check_checkpoint(folder)
     tokenizer = _load_tokenizer(folder)
-    weights = _load_weights(folder, asked or _default_dtype(config, where))
+    weights = _load_weights(folder, asked or _default_dtype(config, where), where, spread)
     # Chat models end their turns with other tokens than the tokenizer's end of text.
     ends = weights.generation_config.eos_token_id
-    model = engine.build(weights.to(where), tokenizer)
+    model = engine.build(weights, tokenizer)
     model.eos_token_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
     return model
 
@@ -113,6 +130,24 @@ def _parse_device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {str(device)!r} is not available here: {error}") from error
     return torch.device(device)
+
+
+def _spread(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
+    """What Hugging Face is told so that it spreads the layers; nothing for one device."""
+    if n_devices == 1:
+        return {}
+    if n_devices < 1:
+        raise ValueError(f"n_devices={n_devices}: expected at least 1")
+    if backend != "bridge" or device is not None:
+        raise ValueError(
+            f"n_devices={n_devices} with backend {backend!r} and device {device!r}: layers are "
+            "spread over GPUs by backend='bridge' only, which chooses them itself (leave device "
+            "out); backend 'hooked' runs on one device"
+        )
+    from transformer_lens.utilities.multi_gpu import resolve_device_map
+
+    device_map, max_memory = resolve_device_map(n_devices, None, None)
+    return {"device_map": device_map, "max_memory": max_memory}
 
 
 def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -222,18 +257,42 @@ def _load_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def _load_weights(folder: Path, dtype: torch.dtype) -> Any:
+def _load_weights(
+    folder: Path, dtype: torch.dtype, device: torch.device, spread: dict[str, Any]
+) -> Any:
+    """The Hugging Face model.
+
+    Weights are read in the dtype that they are stored in, so that they are the files themselves,
+    mapped into memory, and brought to the wanted dtype and device one by one: a file is let go with
+    the last of its weights.
+    """
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained  # its annotation forgets the loading info
     model, report = read(
         folder,
-        dtype=dtype,
+        dtype=_stored_dtype(folder) or dtype,
         use_safetensors=True,
         attn_implementation="eager",
         output_loading_info=True,
+        **spread,
     )
     absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if absent:  # they would be left at random values
         raise ValueError(f"{folder}: weights are missing or of another shape: {', '.join(absent)}")
-    return model
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(parameter.device if spread else device, dtype)
+    model.config.dtype = dtype
+    embedding = model.get_input_embeddings()
+    if hasattr(embedding, "scalar_embed_scale"):  # Gemma's, rounded to the dtype it was read in
+        scale = torch.tensor(embedding.scalar_embed_scale, dtype=dtype)
+        embedding.embed_scale = scale.to(embedding.embed_scale.device)
+    # The buffers have dtypes of their own; where layers are spread all are in their places.
+    return model if spread else model.to(device)
+
+
+def _stored_dtype(folder: Path) -> torch.dtype | None:
+    """The dtype of the checkpoint's first weight; None if it is none that a model can be in."""
+    with safe_open(_weight_files(folder)[0], "pt") as file:
+        name = next(iter(file.keys()))
+        return STORED.get(file.get_slice(name).get_dtype())

@@ -132,6 +132,69 @@ def test_dtype_by_name_or_by_itself(
     assert {parameter.dtype for parameter in model.parameters()} == {wanted}
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("wanted", ["float32", "bfloat16", "float64"])
+def test_every_dtype_stored_becomes_every_dtype_wanted(
+    checkpoint: Callable[[str], Path],
+    architecture: str,
+    tmp_path: Path,
+    stored: torch.dtype,
+    wanted: str,
+) -> None:
+    """The weights and buffers are those that Hugging Face's own conversion gives."""
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path / "checkpoint"
+    AutoModelForCausalLM.from_pretrained(checkpoint(architecture), dtype=stored).save_pretrained(
+        folder
+    )
+    dtype = getattr(torch, wanted)
+    ours = models._load_weights(folder, dtype, torch.device("cpu"), {})
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    assert ours.dtype == ours.config.dtype == dtype
+    for mine, other in (
+        (ours.state_dict(), theirs.state_dict()),
+        map(dict, (ours.named_buffers(), theirs.named_buffers())),
+    ):
+        assert mine.keys() == other.keys()
+        for name, value in mine.items():
+            assert value.dtype == other[name].dtype
+            assert torch.equal(value, other[name])
+    embedding = ours.get_input_embeddings().weight
+    tied = ours.get_output_embeddings().weight.data_ptr() == embedding.data_ptr()
+    assert tied == ours.config.tie_word_embeddings
+
+
+def test_more_devices_than_there_are_are_refused(backend: str) -> None:
+    if backend == "hooked":
+        with pytest.raises(ValueError, match=r"n_devices=2.*backend='bridge' only"):
+            load("pocket-base", backend=backend, n_devices=2)
+        return
+    with pytest.raises(ValueError, match=r"n_devices=97.*CUDA"):
+        load("pocket-base", backend=backend, n_devices=97)
+    with pytest.raises(ValueError, match="leave device out"):
+        load("pocket-base", backend=backend, n_devices=2, device="cpu")
+    with pytest.raises(ValueError, match="expected at least 1"):
+        load("pocket-base", backend=backend, n_devices=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_spread_model_computes_the_same(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Spread over CPUs that are one: Hugging Face's dispatch is at work, the devices are not."""
+    parts = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+    whole = load(checkpoint("llama3"), backend="bridge", dtype=dtype, device="cpu")
+    spread = parts | {"lm_head": "cpu"} | {f"model.layers.{i}": "cpu" for i in range(3)}
+    monkeypatch.setattr(models, "_spread", lambda *_: {"device_map": spread})
+    other = load(checkpoint("llama3"), backend="bridge", dtype=dtype)
+    assert {str(parameter.dtype) for parameter in other.parameters()} == {f"torch.{dtype}"}
+    tokens = torch.randint(6, 384, (2, 40), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(tokens)
+    forward = get_backend("bridge").forward
+    assert torch.equal(forward(whole, tokens, mask), forward(other, tokens, mask))
+
+
 @pytest.mark.parametrize(
     ("own", "device", "expected"),
     [
