@@ -15,7 +15,7 @@ from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import Plan, Request
-from mi_lens.grading import is_correct
+from mi_lens.grading import grade
 from mi_lens.information.readings import ControlSummary, Reading, summarize
 from mi_lens.measurement import Readings, activations_path, measure_into
 from mi_lens.models import load
@@ -86,7 +86,7 @@ class Analysis:
             values = [v for row in statistics if (v := getattr(row, field)) is not None]
             return float(np.mean(values)) if values else None
 
-        graded = [is_correct(t.text, t.problem.answer) for t in self.traces if t.problem]
+        graded = [grade(t.text, t.problem).correct for t in self.traces if t.problem]
         return {
             "hook_name": hook_name,
             "traces": len(self.traces),

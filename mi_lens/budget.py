@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from mi_lens.conditions import Condition
 from mi_lens.generation import Request, end_of_text_ids, generate
-from mi_lens.grading import boxed_answer, is_correct
+from mi_lens.grading import boxed_answer, grade
+from mi_lens.problems import Problem
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.traces import Trace
 
@@ -76,7 +77,7 @@ def budget_curve(
         ValueError: If there are no budgets, one is not positive, or a trace has no problem.
     """
     ordered = _check(budgets)
-    golds = [_gold(trace) for trace in traces]
+    problems = [_problem(trace) for trace in traces]
     rows, spent = [], []
     ends = end_of_text_ids(model)
     for budget in ordered:
@@ -92,7 +93,7 @@ def budget_curve(
             )  # fmt: skip
             for i, answer in zip(cut_off, answers, strict=True):
                 texts[i] = answer
-        rows.append(tuple(is_correct(t, g) for t, g in zip(texts, golds, strict=True)))
+        rows.append(tuple(grade(t, p).correct for t, p in zip(texts, problems, strict=True)))
         spent.append(tuple(map(len, cuts)))
     return BudgetCurve(ordered, tuple(rows), tuple(spent))
 
@@ -159,7 +160,7 @@ def vote_curve(samples: Sequence[Sequence[Trace]], budgets: Sequence[int]) -> Bu
                 if answer is not None:
                     votes[answer] += 1
             winner = f"\\boxed{{{votes.most_common(1)[0][0]}}}" if votes else ""
-            right.append(is_correct(winner, _gold(traces[0])))
+            right.append(grade(winner, _problem(traces[0])).correct)
             used.append(budget - left)
         rows.append(tuple(right))
         spent.append(tuple(used))
@@ -173,10 +174,10 @@ def _check(budgets: Sequence[int]) -> tuple[int, ...]:
     return ordered
 
 
-def _gold(trace: Trace) -> str:
+def _problem(trace: Trace) -> Problem:
     if trace.problem is None:
         raise ValueError(f"trace {trace.id} has no problem, so no gold answer to grade against")
-    return trace.problem.answer
+    return trace.problem
 
 
 def _ended(trace: Trace, ends: set[int]) -> bool:

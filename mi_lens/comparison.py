@@ -36,7 +36,8 @@ class Result:
         seed: Of the sampling.
         trace: Id of the trace.
         answer: As extracted from the text; None where there is none.
-        correct: Whether it is the gold answer.
+        correct: Whether it is the gold answer, or passes the problem's tests.
+        graded_by: What decided (`mi_lens.grading.Method`).
         tokens: Generated.
         thoughts: By class, inside the think block; None for a tokenizer without blank-line tokens.
         stop_reason: Why the generation ended.
@@ -51,6 +52,7 @@ class Result:
     trace: str
     answer: str | None
     correct: bool
+    graded_by: str
     tokens: int
     thoughts: dict[str, int] | None
     stop_reason: str

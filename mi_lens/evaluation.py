@@ -18,7 +18,7 @@ from mi_lens.config import EvaluateConfig
 from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl, write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import Finished, Plan, Request, stream
-from mi_lens.grading import boxed_answer, is_correct
+from mi_lens.grading import grade
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
 from mi_lens.prompts import PromptStyle
@@ -144,6 +144,7 @@ def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result
     if trace.problem is None:
         raise ValueError(f"trace {trace.id} has no problem, so no gold answer to grade against")
     problem = trace.problem
+    graded = grade(trace.text, problem)
     try:
         kinds = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
         thoughts = {name: kinds[name] for name in THOUGHT_CLASSES}
@@ -156,8 +157,9 @@ def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result
         condition=trace.condition.get("name", "imported"),
         seed=trace.seed,
         trace=trace.id,
-        answer=boxed_answer(trace.text),
-        correct=is_correct(trace.text, problem.answer),
+        answer=graded.extracted,
+        correct=graded.correct,
+        graded_by=graded.method,
         tokens=len(trace),
         thoughts=thoughts,
         stop_reason=trace.stop_reason,

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, get_args
 
-from mi_lens.grading import is_correct
+from mi_lens.grading import grade
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.tokens import vocabulary
 from mi_lens.traces import Trace
@@ -260,9 +260,10 @@ def thought_statistics(
 
 
 def _correct(trace: Trace) -> bool | None:
-    if trace.problem is None or not trace.problem.answer:
+    problem = trace.problem
+    if problem is None or not (problem.answer or problem.tests):
         return None
-    return is_correct(trace.text, trace.problem.answer)
+    return grade(trace.text, problem).correct
 
 
 def _level(trace: Trace) -> str | None:

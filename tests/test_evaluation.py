@@ -35,7 +35,7 @@ def arm(name, correct, tokens: Any = 50, reasons: Any = "eos", seeds=1, **settin
         count = tokens if isinstance(tokens, int) else tokens[i % n]
         results.append(
             Result(str(i % n), "s", "12"[i % n % 2], name, i // n, f"{name}{i}", None, bool(right),
-                   count, None, stop, None)
+                   "exact", count, None, stop, None)
         )  # fmt: skip
     return Arm(name, tuple(results), SETTING | setting)
 
@@ -241,3 +241,19 @@ def test_the_command_goes_on_after_a_kill(checkpoint, tmp_path, capsys):
     assert tables[0] == tables[1]
     traces = [sorted((out / "traces.jsonl").read_text().splitlines()) for out in (killed, whole)]
     assert traces[0] == traces[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["gsm8k_test", "livecodebench_release_v1_first5"])
+def test_real_benchmarks_run_through(shared_data, new_checkpoint, tmp_path, capsys, file):
+    """A random model: accuracy 0, everything else real."""
+    path = shared_data / "bench" / f"{file}.jsonl"
+    model = new_checkpoint("llama", max_position_embeddings=8192)
+    main(["evaluate", "--model", str(model), "--problems", str(path), "--limit", "3", "--out",
+          str(tmp_path / "run"), "--max-new-tokens", "12", "--device", "cpu", "--conditions",
+          "baseline", "quiet=Suppress(['so'])"])  # fmt: skip
+    assert "3 problems, 3 traces a condition" in capsys.readouterr().out
+    rows = read_jsonl(tmp_path / "run" / "results.jsonl")
+    assert len(rows) == 6
+    assert not any(row["correct"] for row in rows)
+    assert {row["graded_by"] for row in rows} == {"no answer"}

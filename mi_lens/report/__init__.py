@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from mi_lens.analysis import Analysis
 from mi_lens.files import write_text
-from mi_lens.grading import is_correct
+from mi_lens.grading import grade
 from mi_lens.information.readings import Reading
 from mi_lens.plots import (
     Curve,
@@ -157,7 +157,7 @@ def _image(figure: Figure, stem: Path, numbers: dict[str, Any]) -> str:
 
 def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
     assert trace.problem is not None
-    verdict = "right" if is_correct(trace.text, trace.problem.answer) else "wrong"
+    verdict = "right" if grade(trace.text, trace.problem).correct else "wrong"
     question = " ".join(trace.problem.question.split())
     question = question if len(question) <= 70 else question[:69] + "…"
     return Curve(
