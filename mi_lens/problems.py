@@ -23,7 +23,9 @@ COLUMNS = {
 }
 GSM8K_ANSWER = re.compile(r"\n####\s*(.+?)\s*\Z")
 # LaTeX that changes how a question looks, not what it asks.
-LAYOUT = re.compile(r"\\(?:left|right|displaystyle|,|;|:|!|\(|\)|\[|\])|[$~\s]")
+LAYOUT = re.compile(
+    r"\\(?:(?:left|right|displaystyle)(?![a-zA-Z])|[,;:!()\[\]])|[$~\s{}]|[.,;:?!](?!\d)"
+)
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ def overlap(a: Sequence[Problem], b: Sequence[Problem]) -> list[tuple[Problem, P
 
 
 def normalised(question: str) -> str:
-    r"""A question without case, white space, dollars and LaTeX's layout.
+    r"""A question without case, white space, punctuation between words, and LaTeX's layout.
 
-    \dfrac and \tfrac are \frac. A reworded question is another question here.
+    \dfrac and \tfrac are \frac, and 2^{10} is 2^10. A reworded question is another question here.
     """
     plain = re.sub(r"\\[dt]frac", r"\\frac", question)
     return LAYOUT.sub("", plain).casefold()

@@ -1,9 +1,16 @@
+import csv
+import dataclasses
 import json
 
+import jaxtyping
 import pytest
 
-from mi_lens.grading import boxed_answer, is_correct
-from mi_lens.problems import load_problems
+from mi_lens import benchmarks
+from mi_lens.answers import is_correct
+from mi_lens.code_tests import CodeTest, CodeTests
+from mi_lens.files import read_jsonl
+from mi_lens.problems import Problem, load_problems, normalised, overlap
+from mi_lens.traces import Trace, trace_from_row, trace_to_row
 
 
 def write(path, *rows):
@@ -72,17 +79,147 @@ def test_real_solutions_end_in_a_box(shared_data):
     assert all(is_correct(p.solution or "", p.answer) for p in problems)
 
 
+def test_columns_by_name(tmp_path):
+    rows = [
+        {"ask": "q0", "want": 3, "hard": "5", "question": "no", "split": "train"},
+        {"ask": "q1", "want": 4},
+    ]
+    problems = load_problems(
+        write(tmp_path / "own.jsonl", *rows),
+        columns={"question": "ask", "answer": "want", "level": "hard"},
+    )
+    assert problems == [
+        Problem("0", "q0", "3", source="own", split="train", level="5"),
+        Problem("1", "q1", "4", source="own"),
+    ]
+    with pytest.raises(ValueError, match="no question; expected a column prompt, found"):
+        load_problems(tmp_path / "own.jsonl", columns={"question": "prompt"})
+    with pytest.raises(ValueError, match=r"columns for \['gold'\]: expected fields among"):
+        load_problems(tmp_path / "own.jsonl", columns={"gold": "want"})
+
+
+def test_files_of_every_kind_say_the_same(tmp_path):
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    rows = [
+        {"problem": 'a "quoted",\n$x$', "answer": "1", "level": "Level 2"},
+        {"problem": "b", "answer": "1.50", "level": None},
+    ]
+    paths = [tmp_path / f"set.{ending}" for ending in ("jsonl", "csv", "parquet")]
+    write(paths[0], *rows)
+    with paths[1].open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    parquet.write_table(arrow.Table.from_pylist(rows), paths[2])
+    first, *others = map(load_problems, paths)
+    assert [(p.question, p.answer, p.level) for p in first] == [tuple(r.values()) for r in rows]
+    assert all(other == first for other in others)
+
+
+class Hub:
+    """What `datasets.load_dataset` would be asked, and rows of an answer."""
+
+    def __init__(self):
+        self.asked = []
+
+    def load_dataset(self, path, config, *, split, **more):
+        self.asked.append((path, config, split, more))
+        return [{"problem": f"{path} {config}", "answer": "1", "solution": "s"}]
+
+
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("name", "split", "asked", "parts"),
     [
-        (r"\boxed{1} and \boxed{ 2 }", "2"),
-        (r"\boxed{\frac{a}{b}}.", r"\frac{a}{b}"),
-        (r"\boxed{1", None),
-        ("no box", None),
-        ("", None),
-        (r"\boxed{}", ""),
+        ("gsm8k", "train", ("openai/gsm8k", "main", "train"), 1),
+        ("math500", "test", ("HuggingFaceH4/MATH-500", None, "test"), 1),
+        ("math-train", "train", ("EleutherAI/hendrycks_math", "algebra", "train"), 7),
+        ("aime24", "test", ("HuggingFaceH4/aime_2024", None, "train"), 1),
+        ("aime25", "test", ("math-ai/aime25", None, "test"), 1),
+        ("livecodebench", "test", ("json", None, "train"), 1),
     ],
 )
-def test_boxed_answer(text, answer):
-    assert boxed_answer(text) == answer
-    assert is_correct(text, "") == (answer == "")
+def test_benchmarks_of_the_hub(monkeypatch, name, split, asked, parts):
+    hub = Hub()
+    monkeypatch.setattr(benchmarks, "_datasets", lambda: hub)
+    problems = load_problems(name, split=split)
+    assert (len(problems), problems[0].source, problems[0].split) == (parts, name, split)
+    assert hub.asked[0][:3] == asked
+    assert all(file.startswith("hf://") for file in hub.asked[0][3].get("data_files", []))
+    assert len(load_problems(name, split=split, limit=1)) == 1
+    with pytest.raises(ValueError, match="split 'validation', expected one of"):
+        load_problems(name, split="validation")
+
+
+def test_a_folder_of_a_dataset(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "own"
+    folder.mkdir()
+    write(folder / "train.jsonl", {"question": "q0", "answer": "a"})
+    write(folder / "test.jsonl", {"question": "q1", "answer": "b"})
+    datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = tmp_path / "cache"
+    assert [p.question for p in load_problems(folder, split="train")] == ["q0"]
+    assert load_problems(folder) == [Problem("0", "q1", "b", source="own")]
+
+
+def test_programming_problems(shared_data):
+    bench = shared_data / "bench"
+    first = load_problems(bench / "livecodebench_release_v1_first5.jsonl")
+    assert [(p.id, p.level) for p in first][::3] == [("1873_A", "easy"), ("1883_B", "medium")]
+    tests = [p.tests for p in first if p.tests is not None]
+    assert [len(t.private) for t in tests] == [4, 0, 0, 0, 0]
+    assert all("reads its input from stdin" in p.question for p in first)
+    atcoder = load_problems(bench / "livecodebench_v5_atcoder_public60.jsonl")
+    assert len(atcoder) == 60
+    assert all(p.tests is not None and p.tests.public for p in atcoder)
+
+
+def test_tests_survive_a_trace(tokenizer):
+    tests = CodeTests((CodeTest("1", "2"),), function="f", starter_code="def f(n): ...")
+    problem = Problem("c", "q", "", tests=tests)
+    trace = Trace.from_text(tokenizer, problem, "text")
+    row = json.loads(json.dumps(trace_to_row(trace)))
+    jaxtyping.config.update("jaxtyping_disable", True)  # a file's row is no typed value yet
+    try:
+        assert trace_from_row(row) == trace
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert dataclasses.asdict(Problem("p", "q", "a"))["tests"] is None
+
+
+def test_tests_in_a_file_are_named_when_bad(tmp_path):
+    row = {"question_content": "q", "public_test_cases": "[{}]"}
+    with pytest.raises(ValueError, match=r"code\.jsonl, problem 0: test types"):
+        load_problems(write(tmp_path / "code.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ("What is $x + 1$?", "what is  x+1 ?", True),
+        (r"Find $\dfrac{1}{2}\left(x\right)$.", r"Find \(\frac{1}{2}(x)\).", True),
+        ("What is x + 1?", "What is x - 1?", False),
+        (r"Is \leftarrow an arrow?", "Is arrow an arrow?", False),
+        ("12 apples", "1.2 apples", False),
+    ],
+)
+def test_overlap(a, b, same):
+    assert (normalised(a) == normalised(b)) == same
+    left, right = Problem("a", a, "1"), Problem("b", b, "1")
+    assert overlap([left], [Problem("x", "else", "1"), right, right]) == [(left, right)] * same
+
+
+def test_real_sets_do_not_overlap(shared_data):
+    sets = {
+        name: load_problems(shared_data / "bench" / f"{name}.jsonl")
+        for name in ("math500_test", "math_train12k_part", "aime24_test", "aime25_test")
+    }
+    for name, problems in sets.items():
+        assert len(overlap(problems, problems)) == len(problems)
+        for other in sets.keys() - {name}:
+            assert overlap(problems, sets[other]) == []
+    path = shared_data / "traces" / "aime25_QwQ-32B.jsonl"
+    asked = [Problem(t["id"], t["question"], t["gold"]) for t in read_jsonl(path)]
+    found = overlap(asked, sets["aime25_test"])
+    assert all(a.answer == b.answer for a, b in found)
+    assert len(found) == 5  # of 13: the others are worded otherwise, or draw a figure

@@ -3,7 +3,7 @@ import copy
 import jaxtyping
 import pytest
 
-from mi_lens.prompts import encode, prompt_text
+from mi_lens.prompts import PUBLISHED, code_question, encode, prompt_text
 
 
 def test_styles(tokenizer):
@@ -37,3 +37,28 @@ def test_bad_input(tokenizer):
         prompt_text(bare, "q", "seal")
     with pytest.raises(ValueError, match="encodes to no tokens"):
         encode(tokenizer, "", templated=True)
+
+
+def test_a_system_prompt(tokenizer):
+    text = prompt_text(tokenizer, "2 + 2?", system="Be brief.")
+    assert text == "<|begin|><|system|>Be brief.<|end|><|user|>2 + 2?<|end|><|assistant|><think>"
+    with pytest.raises(ValueError, match=r"system='Be brief\.' with style 'raw'"):
+        prompt_text(tokenizer, "q", "raw", system="Be brief.")
+    with pytest.raises(ValueError, match="system=' ' with style 'chat'"):
+        prompt_text(tokenizer, "q", system=" ")
+    deaf = copy.deepcopy(tokenizer)
+    deaf.chat_template = "{{ messages[-1]['content'] }}"
+    with pytest.raises(ValueError, match="leaves the system prompt out"):
+        prompt_text(deaf, "q", system="Be brief.")
+
+
+def test_published_prompts_by_name(tokenizer):
+    assert prompt_text(tokenizer, "2 + 2?", PUBLISHED["mi-peaks"]) == "2 + 2?"
+    assert "step-by-step" in prompt_text(tokenizer, "2 + 2?", PUBLISHED["seal"])
+
+
+def test_code_question():
+    assert "stdin" in code_question("Add two numbers.\n")
+    text = code_question("Add two numbers.", "class Solution:\n    def add(self): ...\n")
+    assert text.endswith("```python\nclass Solution:\n    def add(self): ...\n```")
+    assert "stdin" not in text

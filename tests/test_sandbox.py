@@ -62,7 +62,7 @@ def test_a_function_returns(kind):
     outcome = run_program(text, '[3, 1]\n"x"', function="f", limits=LOW)
     assert (outcome.output, outcome.errors) == ('[[1, 3], "x"]', "noise\n")
     assert run_program("def f(n): return n + 1", "4", function="f", limits=LOW).output == "5"
-    assert run_program("", "4", function="f", limits=LOW).failure.startswith("AttributeError")
+    assert "AttributeError" in (run_program("", "4", function="f", limits=LOW).failure or "")
 
 
 def test_what_a_program_finds(kind):
