@@ -15,6 +15,7 @@ reading what lies in Python's own folders or the system's world-readable ones; f
 many files, each below the limit, until the time is over; slowing down what else runs here. Memory
 is limited a process, so a program may take the limit as often as it may have processes. It is
 enough for code that a model wrote for a problem, not for code that somebody wrote to break out.
+It needs Linux.
 """
 
 import functools
