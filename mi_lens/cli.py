@@ -94,8 +94,12 @@ def _run_sweep_command(config: SweepConfig | StatusConfig | ResultsConfig) -> No
         found = run_sweep_on_ray(spec, config.out, workers=config.workers, address=config.address)
     if not found:
         print("no problem is finished yet")
+        return
+    table = config.out / "results.parquet"
+    sweep.write_results(found, table)
     for model, evaluation in found.items():
         print(f"{model}\n{evaluation.report(against)}\n")
+    print(f"Results: {table}")
 
 
 if __name__ == "__main__":

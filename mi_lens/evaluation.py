@@ -24,6 +24,7 @@ from mi_lens.problems import Problem, load_problems
 from mi_lens.prompts import PromptStyle
 from mi_lens.runs import open_run, versions
 from mi_lens.sampling import Sampling
+from mi_lens.tables import write_table
 from mi_lens.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces import Trace, load_traces, trace_to_row
 
@@ -231,6 +232,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
         max_new_tokens=config.max_new_tokens, stop=config.stop, batch_size=config.batch_size,
         folder=folder,
     )  # fmt: skip
+    write_table(map(asdict, found.results), folder / "results.parquet")
     write_json(
         folder / "evaluation.json",
         {

@@ -10,7 +10,7 @@ import json
 import re
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -26,6 +26,7 @@ from mi_lens.problems import Problem, load_problems
 from mi_lens.prompts import PromptStyle
 from mi_lens.runs import versions
 from mi_lens.sampling import Sampling
+from mi_lens.tables import write_table
 from mi_lens.traces import content_hash
 
 
@@ -401,6 +402,13 @@ def results(folder: Path) -> dict[str, Evaluation]:
             rows.sort(key=lambda row: order[row.condition])
             found[model] = Evaluation(tuple(rows), setting, described)
     return found
+
+
+def write_results(found: Mapping[str, Evaluation], path: Path) -> None:
+    """All results as one Parquet table, a column for the model."""
+    write_table(
+        ({"model": model, **asdict(row)} for model, e in found.items() for row in e.results), path
+    )
 
 
 def read_spec(folder: Path) -> Spec:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from mi_lens.files import read_jsonl, write_jsonl
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
+from mi_lens.tables import read_table, write_table
 
 StopReason = Literal["eos", "stop", "length", "context", "imported"]
 
@@ -142,15 +143,27 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
         ) from None
 
 
+NESTED = ("condition", "problem", "events")  # JSON texts in a Parquet file
+
+
 def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
-    """Writes traces as JSON lines, whole or not at all."""
-    write_jsonl(path, map(trace_to_row, traces))
+    """Writes traces as JSON lines, or as Parquet by the path's ending; whole or not at all."""
+    rows = map(trace_to_row, traces)
+    if Path(path).suffix == ".parquet":
+        texts = ({**row, **{k: json.dumps(row[k]) for k in NESTED}} for row in rows)
+        write_table(texts, path)
+    else:
+        write_jsonl(path, rows)
 
 
 def load_traces(path: str | Path) -> list[Trace]:
     """Reads what `save_traces` wrote; an error names the line."""
+    if Path(path).suffix == ".parquet":
+        rows = [{**row, **{k: json.loads(row[k]) for k in NESTED}} for row in read_table(path)]
+    else:
+        rows = read_jsonl(path)
     traces = []
-    for number, row in enumerate(read_jsonl(path), start=1):
+    for number, row in enumerate(rows, start=1):
         try:
             traces.append(trace_from_row(row))
         except ValueError as error:

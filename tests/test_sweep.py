@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas
 import pytest
 
 from mi_lens.cli import main
@@ -174,6 +175,10 @@ def test_the_commands(folder, capsys):
     assert "6 of 6 units done, 60 of 60 traces" in capsys.readouterr().out
     main(["results", out, "--against", "quiet"])
     assert "differences from 'quiet'" in capsys.readouterr().out
+    table = pandas.read_parquet(folder / "out" / "results.parquet")
+    assert len(table) == 60
+    assert set(table["condition"]) == {"baseline", "quiet", "rr0x1", "rr0x2", "rr2x1", "rr2x2"}
+    assert table["thoughts.execution"].dtype.kind == "i"
     with pytest.raises(SystemExit):
         main(["status", str(folder / "nowhere")])
     assert "holds no sweep" in capsys.readouterr().err
