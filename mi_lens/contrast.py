@@ -1,0 +1,182 @@
+"""Words that right traces of a problem write more often than wrong ones, or less.
+
+Problems differ in their words and in how hard they are, so right and wrong traces are compared
+within a problem, as several samples of it. What is found goes together with success; whether a word
+decides it, `mi_lens.rollouts` asks.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from mi_lens.grading import is_correct
+from mi_lens.statistics import Estimate, mean_interval
+from mi_lens.tokens import vocabulary, word_of
+from mi_lens.traces import Trace
+from mi_lens.vectors import question_key
+
+
+@dataclass(frozen=True)
+class WordRow:
+    """One word.
+
+    Attributes:
+        word: Without surrounding space and punctuation, case folded.
+        right: Occurrences per token in right traces: mean over a problem's traces, then over
+            problems.
+        wrong: Likewise in wrong ones.
+        difference: right - wrong, with its interval over problems.
+        p_value: Two-sided: traces of a problem change their labels (permutation test).
+        p_adjusted: The same against the most extreme of all words (Westfall and Young), which holds
+            the chance of any false discovery however words go together.
+    """
+
+    word: str
+    right: float
+    wrong: float
+    difference: Estimate
+    p_value: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True)
+class WordContrast:
+    """Words in right against wrong traces of the same problems.
+
+    Attributes:
+        rows: One a word, the least p-value first.
+        problems: Problems with right and wrong traces.
+        right: Right traces of these.
+        wrong: Wrong ones.
+        left_out: Problems whose traces are all right or all wrong.
+    """
+
+    rows: tuple[WordRow, ...]
+    problems: int
+    right: int
+    wrong: int
+    left_out: int
+
+
+def contrast_words(
+    tokenizer,
+    traces: Sequence[Trace],
+    *,
+    minimum_problems: int = 5,
+    draws: int = 9999,
+    seed: int = 0,
+) -> WordContrast:
+    """Compares how often words are written in right and in wrong traces of the same problem.
+
+    Rates are per token of the trace: a longer trace has more of every word. Words have at least one
+    letter.
+
+    Args:
+        tokenizer: The traces' tokenizer.
+        traces: Several sampled traces a problem, each with its problem.
+        minimum_problems: Words must stand in traces of so many of the problems compared; whether
+            the traces are right plays no part in that.
+        draws: Of the permutations.
+        seed: Of permutations and bootstrap.
+
+    Raises:
+        ValueError: If a trace has no problem or is empty, no problem has both right and wrong
+            traces, or no word is common enough.
+    """
+    groups = _by_problem(traces)
+    mixed = [(some, right) for some, right in groups if 0 < right.sum() < len(right)]
+    if not mixed:
+        raise ValueError(
+            f"none of {len(groups)} problems has both right and wrong traces; sample more traces "
+            "of each, at a temperature above 0"
+        )
+    counts = [[_words(tokenizer, trace) for trace in some] for some, _ in mixed]
+    spread = Counter(word for group in counts for word in set().union(*group))
+    words = sorted(word for word, problems in spread.items() if problems >= minimum_problems)
+    if not words:
+        raise ValueError(
+            f"no word stands in traces of {minimum_problems} of the {len(mixed)} problems with "
+            "right and wrong traces; give more problems, or lower minimum_problems"
+        )
+    rates = [
+        np.array([[c[word] / len(t) for word in words] for c, t in zip(group, some, strict=True)])
+        for group, (some, _) in zip(counts, mixed, strict=True)
+    ]
+    labels = [right for _, right in mixed]
+    right, wrong = (
+        np.stack([rate[label == side].mean(0) for rate, label in zip(rates, labels, strict=True)])
+        for side in (True, False)
+    )
+    p_values, p_adjusted = _permute(rates, labels, draws, seed)
+    rows = [
+        WordRow(
+            word=word,
+            right=float(right[:, i].mean()),
+            wrong=float(wrong[:, i].mean()),
+            difference=difference,
+            p_value=float(p_values[i]),
+            p_adjusted=float(p_adjusted[i]),
+        )
+        for i, (word, difference) in enumerate(
+            zip(words, _estimates(right - wrong, seed), strict=True)
+        )
+    ]
+    return WordContrast(
+        rows=tuple(sorted(rows, key=lambda row: (row.p_adjusted, row.p_value, row.word))),
+        problems=len(mixed),
+        right=int(sum(label.sum() for label in labels)),
+        wrong=int(sum((~label).sum() for label in labels)),
+        left_out=len(groups) - len(mixed),
+    )
+
+
+def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndarray, " trace"]]]:
+    """Every problem's traces, and which of them are right."""
+    groups: dict[str, list[Trace]] = defaultdict(list)
+    right: dict[str, list[bool]] = defaultdict(list)
+    for trace in traces:
+        if trace.problem is None or not len(trace):
+            lacks = "problem to grade it by" if trace.problem is None else "tokens"
+            raise ValueError(f"trace {trace.id} has no {lacks}; leave it out")
+        key = question_key(trace.problem)
+        groups[key].append(trace)
+        right[key].append(is_correct(trace.text, trace.problem.answer))
+    return [(some, np.array(right[key])) for key, some in groups.items()]
+
+
+def _words(tokenizer, trace: Trace) -> Counter[str]:
+    strings = vocabulary(tokenizer)
+    counts = Counter(word_of(strings[token]) for token in trace.token_ids)
+    return Counter({w: n for w, n in counts.items() if any(map(str.isalpha, w))})
+
+
+def _estimates(differences: Float[np.ndarray, "problem word"], seed: int) -> list[Estimate]:
+    n, means = len(differences), differences.mean(0).tolist()
+    if n < 2:
+        return [Estimate(mean, None, None, n) for mean in means]
+    low, high = mean_interval(differences, seed=seed).tolist()
+    return [Estimate(*numbers, n) for numbers in zip(means, low, high, strict=True)]
+
+
+def _permute(
+    rates: Sequence[Float[np.ndarray, "trace word"]],
+    labels: Sequence[Bool[np.ndarray, " trace"]],
+    draws: int,
+    seed: int,
+) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " word"]]:
+    """P-values of the mean difference of each word alone, and against all words."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros((1 + draws, rates[0].shape[1]))  # The first row is as observed.
+    for rate, label in zip(rates, labels, strict=True):
+        weights = np.where(label, 1 / label.sum(), -1 / (~label).sum())
+        shuffled = rng.permuted(np.tile(weights, (draws, 1)), axis=1)
+        found += np.concatenate([weights[None], shuffled]) @ rate
+    found = np.abs(found)
+    found /= np.sqrt((found[1:] ** 2).mean(0)).clip(min=1e-300)  # Words weigh alike.
+    reached = found[0] * (1 - 1e-9)
+    alone = (found[1:] >= reached).sum(0)
+    together = (found[1:].max(1)[:, None] >= reached).sum(0)
+    return (1 + alone) / (1 + draws), (1 + together) / (1 + draws)
