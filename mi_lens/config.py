@@ -14,7 +14,8 @@ class GenerateConfig:
     Attributes:
         out: Folder to write to: new or empty, or one that the same command began.
         model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
-        problems: "pocket", or a JSON-lines file of problems.
+        problems: "pocket", a benchmark of the hub (gsm8k, math500, math-train, aime24, aime25,
+            livecodebench), or a file of problems: JSON lines, CSV or Parquet.
         limit: Number of problems; None takes a file whole, or 100 pocket problems.
         split: Split of the pocket task.
         style: Prompt: the chat template, the raw question (paper 1), or SEAL's instruction.

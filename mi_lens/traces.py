@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from mi_lens.code_tests import CodeTests
 from mi_lens.files import read_jsonl, write_jsonl
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
@@ -134,7 +135,10 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
             fields[name] = tuple(fields[name])
         fields["events"] = tuple(fields.get("events", ()))
         if fields.get("problem") is not None:
-            fields["problem"] = Problem(**fields["problem"])
+            problem = dict(fields["problem"])
+            if problem.get("tests") is not None:
+                problem["tests"] = CodeTests.from_json(problem["tests"])
+            fields["problem"] = Problem(**problem)
         return Trace(**fields)
     except (TypeError, KeyError) as error:
         raise ValueError(
