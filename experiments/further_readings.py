@@ -257,8 +257,8 @@ def directions(
         print(f"  {name} (probe {probe[name].auc:.3f})")
         for kind, auc in one.auc.items():
             more = (
-                f"; cosine {one.cosine[kind]:.3f}, AUC gained {_said(one.gain[kind])}, explained "
-                f"{one.explained[kind]:.2f}"
+                f"; cosine {one.cosine[kind] or 0:.3f}, AUC gained {_said(one.gain[kind])}, "
+                f"explained {one.explained[kind]:.2f}"
                 if kind in one.cosine
                 else ""
             )

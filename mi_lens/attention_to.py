@@ -257,7 +257,7 @@ def _compare(
     seed: int,
 ) -> dict[str, Any]:
     n, n_layers, n_heads = word.shape
-    heads = [sign_flip(one, seed=seed) for one in (word - control).reshape(n, -1).T]
+    heads = [sign_flip(one.tolist(), seed=seed) for one in (word - control).reshape(n, -1).T]
     low, high = _ratio_interval(word, control, seed)
     return {
         "word": word.mean(0),

@@ -71,8 +71,9 @@ def contrast_words(
 ) -> WordContrast:
     """Compares how often words are written in right and in wrong traces of the same problem.
 
-    Rates are per token of the trace: a longer trace has more of every word. Words have at least one
-    letter.
+    Rates are per token of the trace, as a longer trace has more of every word. So what each trace
+    writes once, such as the word before the answer, is rarer where traces are longer. Words have at
+    least one letter.
 
     Args:
         tokenizer: The traces' tokenizer.
@@ -133,7 +134,7 @@ def contrast_words(
     )
 
 
-def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndarray, " trace"]]]:
+def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndarray, " _"]]]:
     """Every problem's traces, and which of them are right."""
     groups: dict[str, list[Trace]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
@@ -162,8 +163,8 @@ def _estimates(differences: Float[np.ndarray, "problem word"], seed: int) -> lis
 
 
 def _permute(
-    rates: Sequence[Float[np.ndarray, "trace word"]],
-    labels: Sequence[Bool[np.ndarray, " trace"]],
+    rates: Sequence[Float[np.ndarray, "_ word"]],
+    labels: Sequence[Bool[np.ndarray, " _"]],
     draws: int,
     seed: int,
 ) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " word"]]:
@@ -175,6 +176,7 @@ def _permute(
         shuffled = rng.permuted(np.tile(weights, (draws, 1)), axis=1)
         found += np.concatenate([weights[None], shuffled]) @ rate
     found = np.abs(found)
+    found[found < 1e-12] = 0  # Rounding: a word as frequent in every trace.
     found /= np.sqrt((found[1:] ** 2).mean(0)).clip(min=1e-300)  # Words weigh alike.
     reached = found[0] * (1 - 1e-9)
     alone = (found[1:] >= reached).sum(0)

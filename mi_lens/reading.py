@@ -45,10 +45,10 @@ class ReadingVectors:
 
     Attributes:
         hook_name: Where they were read.
-        directions: Unit vectors by name, from all thoughts.
+        directions: Unit vectors by name, from all thoughts; zero where states do not differ.
         explained: For the reading vectors, the component's share of the pairs' second moment; one
             over the number of dimensions is the least.
-        cosine: Of each reading vector with the difference of means.
+        cosine: Of each reading vector with the difference of means; None where one is zero.
         auc: Of each direction, made without the fold that it is tried on.
         gain: AUC less that of the difference of means, with its 95 % interval over problems.
         pairs: Pairs that each reading vector is of.
@@ -57,7 +57,7 @@ class ReadingVectors:
     hook_name: str
     directions: dict[str, Float[Tensor, " d"]]
     explained: dict[str, float]
-    cosine: dict[str, float]
+    cosine: dict[str, float | None]
     auc: dict[str, Separability]
     gain: dict[str, Estimate]
     pairs: dict[str, int]
@@ -147,7 +147,7 @@ def compare_directions(
         hook_name=hook_name,
         directions={name: torch.from_numpy(direction) for name, direction in made.items()},
         explained=explained,
-        cosine={name: float(made[name] @ made[MEANS]) for name in (PAIRED, UNPAIRED)},
+        cosine={name: _cosine(made[name], made[MEANS]) for name in (PAIRED, UNPAIRED)},
         auc=auc,
         gain=gain,
         pairs=pairs,
@@ -180,7 +180,12 @@ def _directions(
     return found, explained, pairs
 
 
-def _pair(ours: Index, theirs: Index, group: Index, rng: np.random.Generator):
+def _pair(
+    ours: Int[np.ndarray, " execution"],
+    theirs: Int[np.ndarray, " other"],
+    group: Index,
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
     """Thoughts of both kinds paired at random within groups, each at most once."""
     first, second = [], []
     for one in np.unique(group):
@@ -211,6 +216,11 @@ def _first_component(
 def _unit(vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
     norm = np.linalg.norm(vector)
     return vector / norm if norm > 0 else vector
+
+
+def _cosine(a: Float[np.ndarray, " d"], b: Float[np.ndarray, " d"]) -> float | None:
+    """Of unit vectors, or None where one is zero."""
+    return float(a @ b) if a.any() and b.any() else None
 
 
 def _held_out(

@@ -51,7 +51,7 @@ def paired_peaks_figure(comparison: PeakComparison) -> Figure:
             axes.plot(one.base_mean.mean, one.reasoner_mean.mean, "P", color=ORANGE, markersize=5)
             d = one.difference
             interval = "" if d.low is None else f"\n{d.mean:+.2g} ({d.low:+.2g}, {d.high:+.2g})"
-            axes.set_title(f"{one.name}{interval}", fontsize=6.5)
+            axes.set_title(f"{one.name}{interval}", fontsize=6)
             axes.tick_params(labelsize=6)
         for axes in panels.flat[len(shown) :]:
             axes.set_visible(False)
@@ -147,9 +147,9 @@ def gains_figure(groups: Mapping[str, Sequence[ThoughtGains]]) -> Figure:
         left.set_xlabel("cut, from no thought to the last")
         left.set_ylabel("P(gold answer) if asked there")
         left.set_ylim(-0.02, 1.02)
-        for axes, label in ((middle, "bits gained"), (right, "probability gained")):
+        for axes, label in ((middle, "bits"), (right, "probability")):
             axes.axvline(0, color="black", linewidth=0.5)
-            axes.set_xlabel(f"{label} by a thought (95 %)")
+            axes.set_xlabel(f"gain of a thought\n({label}, 95 %)")
             axes.set_yticks(range(3), THOUGHT_CLASSES if axes is middle else [""] * 3)
             axes.set_ylim(2.5, -0.5)
         figure.legend(
@@ -208,11 +208,11 @@ def reading_figure(found: Mapping[str, ReadingVectors]) -> Figure:
             left.plot(place, [a.auc for a in auc], "o-", color=COLOURS[i], markersize=3, label=name)
             left.vlines(place, [a.low for a in auc], [a.high for a in auc], color=COLOURS[i])
             if name != MEANS:
-                cosine = [one.cosine[name] for one in found.values()]
+                cosine = np.array([one.cosine[name] for one in found.values()], dtype=float)
                 right.plot(x, cosine, "o-", color=COLOURS[i], markersize=3)
         left.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
         left.set_ylabel("held-out AUC (95 %)")
-        right.set_ylabel("cosine with the difference of means")
+        right.set_ylabel("cosine with mean difference")
         right.set_ylim(-0.05, 1.05)
         for axes in (left, right):
             axes.set_xticks(x, [_short(name) for name in found])

@@ -1,0 +1,117 @@
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from mi_lens.contrast import _permute, contrast_words
+from mi_lens.problems import Problem
+from mi_lens.traces import Trace
+
+WORDS = ("that", "again", "so", "the", "was")  # one token each
+
+
+def trace(tokenizer, problem, words, right):
+    text = f" {' '.join(words)} \\boxed{{{problem if right else '0' * len(problem)}}}"
+    return Trace.from_text(tokenizer, Problem(problem, f"What is {problem}?", problem), text)
+
+
+def count(tokenizer, one, word):
+    strings = [tokenizer.decode([t]).strip().lower() for t in one.token_ids]
+    return strings.count(word) / len(strings)
+
+
+def test_rates_are_compared_within_problems(tokenizer):
+    traces = [
+        trace(tokenizer, "7", ["that", "so"], True),
+        trace(tokenizer, "7", ["so", "so", "so"], False),
+        trace(tokenizer, "7", ["that", "that", "so"], True),
+        trace(tokenizer, "8", ["so"], True),
+        trace(tokenizer, "8", ["that", "again"], False),
+        trace(tokenizer, "9", ["that"], True),  # never wrong
+    ]
+    found = contrast_words(tokenizer, traces, minimum_problems=1)
+    assert (found.problems, found.right, found.wrong, found.left_out) == (2, 3, 2, 1)
+    rows = {row.word: row for row in found.rows}
+    for word in ("that", "so", "again"):
+        rate = [count(tokenizer, one, word) for one in traces]
+        right = ((rate[0] + rate[2]) / 2 + rate[3]) / 2
+        wrong = (rate[1] + rate[4]) / 2
+        assert rows[word].right == pytest.approx(right)
+        assert rows[word].wrong == pytest.approx(wrong)
+        assert rows[word].difference.mean == pytest.approx(right - wrong)
+        assert rows[word].difference.n == 2
+    common = {row.word for row in contrast_words(tokenizer, traces, minimum_problems=2).rows}
+    assert "again" in rows
+    assert "again" not in common
+    assert {"that", "so"} <= common
+
+
+def test_p_values_are_those_of_all_relabellings():
+    rng = np.random.default_rng(0)
+    labels = [np.array([True, False, False, False]), np.array([True, True, False])]
+    rates = [rng.random((4, 3)), rng.random((3, 3))]
+
+    def difference(choice):
+        sides = []
+        for rate, chosen in zip(rates, choice, strict=True):
+            right = np.isin(np.arange(len(rate)), chosen)
+            sides.append(rate[right].mean(0) - rate[~right].mean(0))
+        return abs(np.sum(sides, axis=0))
+
+    everything = np.array(
+        [difference(c) for c in product(combinations(range(4), 1), combinations(range(3), 2))]
+    )
+    observed = difference(([0], [0, 1]))
+    spread = np.sqrt((everything**2).mean(0))
+    alone = (everything >= observed - 1e-12).mean(0)
+    together = ((everything / spread).max(1)[:, None] >= observed / spread - 1e-12).mean(0)
+    p_values, p_adjusted = _permute(rates, labels, 40_000, seed=1)
+    np.testing.assert_allclose(p_values, alone, atol=0.02)
+    np.testing.assert_allclose(p_adjusted, together, atol=0.02)
+    assert (p_adjusted >= p_values).all()
+
+
+def sample(tokenizer, problems, shift, seed=0):
+    """Six traces a problem; right ones write "again" more often by `shift`."""
+    rng = np.random.default_rng(seed)
+    traces = []
+    for i in range(problems):
+        base = rng.dirichlet(np.ones(len(WORDS)))
+        for k in range(6):
+            chance = base.copy()
+            chance[1] += shift * (k % 2)
+            words = rng.choice(WORDS, 30, p=chance / chance.sum()).tolist()
+            traces.append(trace(tokenizer, str(10 + i), words, bool(k % 2)))
+    return traces
+
+
+def test_a_planted_word_is_found(tokenizer):
+    found = contrast_words(tokenizer, sample(tokenizer, 20, 0.5), draws=2000)
+    first = found.rows[0]
+    assert first.word == "again"
+    assert first.p_adjusted < 0.01
+    assert first.difference.low is not None
+    assert first.difference.low > 0
+    # The family is held where nothing differs.
+    false = [
+        min(r.p_adjusted for r in contrast_words(tokenizer, some, draws=400).rows) <= 0.05
+        for some in (sample(tokenizer, 8, 0.0, seed) for seed in range(20))
+    ]
+    assert sum(false) <= 4  # P(more than 4 of 20 at .05) = .003
+
+
+def test_words_of_every_trace_say_nothing(tokenizer):
+    """All rates of these words are equal, and rounding must not make a finding of them."""
+    rows = contrast_words(tokenizer, sample(tokenizer, 8, 0.5), draws=400).rows
+    assert {row.p_adjusted for row in rows if row.word in ("box", "ed")} == {1.0}
+
+
+def test_errors(tokenizer):
+    right = trace(tokenizer, "7", ["so"], True)
+    with pytest.raises(ValueError, match="none of 1 problems has both right and wrong"):
+        contrast_words(tokenizer, [right, right])
+    with pytest.raises(ValueError, match="no word stands in traces of 5 of the 1 problems"):
+        contrast_words(tokenizer, [right, trace(tokenizer, "7", ["so"], False)])
+    bare = Trace("x", "m", "p", (1,), (2,), "t", "eos")
+    with pytest.raises(ValueError, match="trace x has no problem to grade it by"):
+        contrast_words(tokenizer, [bare])

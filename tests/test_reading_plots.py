@@ -1,0 +1,115 @@
+from itertools import pairwise
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from mi_lens.attention_to import AttentionTo
+from mi_lens.contrast import WordContrast, WordRow
+from mi_lens.gains import ThoughtGains
+from mi_lens.paired_peaks import PairedQuantity, PeakComparison
+from mi_lens.plots import BLUE, GREY, ORANGE
+from mi_lens.reading import compare_directions
+from mi_lens.reading_plots import (
+    attention_figure,
+    gains_figure,
+    paired_peaks_figure,
+    reading_figure,
+    rollouts_figure,
+    words_figure,
+)
+from mi_lens.rollouts import Rollouts
+from mi_lens.statistics import Estimate
+from mi_lens.thoughts import THOUGHT_CLASSES, Thought
+from tests.test_reading import sample
+
+E = Estimate(0.2, 0.1, 0.4, 9)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def draw(figure):
+    figure.canvas.draw()  # Layout, which would warn of what does not fit.
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def marks(axes):
+    return [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
+
+
+def test_paired_peaks():
+    def one(name, in_units):
+        return PairedQuantity(name, in_units, (1.0, 2.0), (2.0, 2.5), E, E, E, 0.5, 0.5)
+
+    shown = {"mean MI": one("mean MI", True), "AOM": one("AOM", False)}
+    figure = paired_peaks_figure(PeakComparison(("a", "b"), ("p", "q"), (), {}, shown))
+    draw(figure)
+    colours = [axes.lines[0].get_color() for axes in figure.axes]
+    assert colours == [GREY, BLUE]
+    assert figure.axes[1].get_title(loc="left") == "AOM\n+0.2 (+0.1, +0.4)"
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [2.0, 2.5])
+
+
+def test_words_that_are_significant_are_marked():
+    rows = tuple(WordRow(w, 0.3, 0.1, E, 0.01, p) for w, p in (("$so", 0.01), ("wait", 0.5)))
+    figure = words_figure(WordContrast(rows, 9, 9, 9, 0))
+    draw(figure)
+    assert [mark.get_color() for mark in marks(figure.axes[0])] == [ORANGE, GREY]
+    assert marks(figure.axes[0])[0].get_xdata() == pytest.approx([20.0])  # per 100 tokens
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["$so", "wait"]
+
+
+def test_rollouts():
+    some = [
+        Rollouts(str(i), str(i), 0, 0, "x", 0.5, (False, False), (True, i > 2)) for i in range(6)
+    ]
+    figure = rollouts_figure({"all": some, "one": some[:1]})
+    draw(figure)
+    labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
+    assert labels == ["all (6)", "one (1)"]
+    assert marks(figure.axes[1])[0].get_xdata() == pytest.approx([0.75])
+
+
+def test_gains():
+    thoughts = tuple(Thought(kind, "x", 1, 2) for kind in THOUGHT_CLASSES)
+    found = [
+        ThoughtGains("t", str(i), thoughts, (), (9.0, 8.0, 4.0, 2.0, float(i))) for i in range(3)
+    ]
+    figure = gains_figure({"right": found, "wrong": found[:1]})
+    draw(figure)
+    line = np.asarray(figure.axes[0].lines[0].get_ydata())
+    assert line[0] == pytest.approx(2.0**-9)
+    assert line[-1] == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert marks(figure.axes[1])[0].get_xdata() == pytest.approx([4.0])
+    boxes = [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize("heads", [2, 16])
+def test_attention(heads):
+    ratio = np.full((3, heads), 0.5)
+    ratio[1, 1] = 4.0
+    p = np.where(ratio > 1, 0.01, 0.9)
+    one = AttentionTo(ratio, ratio, ratio, ratio, ratio, p, E, (E,) * 3, 5, 0, 4, {"so": 3})
+    figure = attention_figure({"reflection": one, "other": one})
+    written = draw(figure)
+    assert written.count("4.00") == (2 if heads == 2 else 0)  # Too many heads to write in.
+    bold = [t for t in figure.axes[0].texts if t.get_fontweight() == "bold"]
+    assert [t.get_text() for t in bold] == (["4.00"] if heads == 2 else [])
+    assert figure.axes[0].get_title(loc="left") == "reflection\noverall 0.20 (0.10, 0.40)"
+
+
+def test_directions():
+    found = compare_directions(*sample(n=100, problems=12), hook_name="x")
+    names = ["blocks.0.hook_resid_pre", "blocks.12.hook_resid_post", "ln_final.hook_normalized"]
+    figure = reading_figure(dict.fromkeys(names, found))
+    draw(figure)
+    ticks = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert ticks == ["0 pre", "12 post", "ln_final.hook_normalized"]
+    assert marks(figure.axes[0])[0].get_ydata() == pytest.approx(
+        [found.auc["difference of means"].auc] * 3
+    )

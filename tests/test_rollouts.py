@@ -1,0 +1,151 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mi_lens.rollouts
+from mi_lens.conditions import Condition
+from mi_lens.generation import Request, generate
+from mi_lens.problems import Problem
+from mi_lens.rollouts import ForbidAt, Rollouts, critical_gain, mean_gain, roll_out
+from mi_lens.sampling import Sampling
+from mi_lens.vectors import question_key
+
+PROBLEMS = [Problem(str(i), f"What is 12 * {i}?", str(12 * i)) for i in range(3)]
+SAMPLED = Condition((), Sampling(1.0))
+
+
+@pytest.fixture(scope="module")
+def traces(tiny_model):
+    requests = [Request(p, SAMPLED, seed=3, max_new_tokens=12) for p in PROBLEMS]
+    return generate(tiny_model, requests, progress=False)
+
+
+def odd(text, gold):
+    """Stands for grading: a random model answers nothing right."""
+    return len(text) % 2 == 1
+
+
+def test_one_token_at_one_step(tiny_model):
+    """The second-likeliest token takes the place, by a forward pass over the whole sequence."""
+    (plain,) = generate(tiny_model, PROBLEMS[:1], max_new_tokens=8, progress=False)
+    for step in (0, 5):
+        forbid = ForbidAt(step, plain.token_ids[step])
+        (found,) = generate(tiny_model, PROBLEMS[:1], forbid, max_new_tokens=8, progress=False)
+        assert found.token_ids[:step] == plain.token_ids[:step]
+        ids = torch.tensor([[*plain.prompt_ids, *plain.token_ids[:step]]])
+        second = tiny_model(ids)[0, -1].topk(2).indices[1]
+        assert found.token_ids[step] == second
+    later = ForbidAt(99, plain.token_ids[0])  # Not reached: it may be written elsewhere.
+    (same,) = generate(tiny_model, PROBLEMS[:1], later, max_new_tokens=8, progress=False)
+    assert same.token_ids == plain.token_ids
+    with pytest.raises(ValueError, match="token id 9999: this vocabulary has 0 to"):
+        ForbidAt(0, 9999).bind(tiny_model)
+
+
+def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
+    monkeypatch.setattr(mi_lens.rollouts, "is_correct", odd)
+    steps = [[0, 7], [], [4]]
+    found = roll_out(tiny_model, traces, steps, samples=4, max_new_tokens=12, batch_size=5)
+    assert [(one.trace, one.step) for one in found] == [
+        (traces[0].id, 0), (traces[0].id, 7), (traces[2].id, 4),
+    ]  # fmt: skip
+    for one in found:
+        trace = next(t for t in traces if t.id == one.trace)
+        assert one.problem == question_key(trace.problem)
+        assert one.token == trace.token_ids[one.step]
+        for kept, outcomes in ((1, one.kept), (0, one.forbidden)):
+            acts = () if kept else (ForbidAt(one.step, one.token),)
+            # Not 3, the trace's own seed.
+            for seed, outcome in zip((0, 1, 2, 4), outcomes, strict=True):
+                request = Request(
+                    trace.problem, Condition(acts, Sampling(1.0)), seed=seed, max_new_tokens=12,
+                    prefix=trace.token_ids[: one.step + kept],
+                )  # fmt: skip
+                (alone,) = generate(tiny_model, [request], progress=False)
+                assert odd(alone.text, "") == outcome
+                assert (alone.token_ids[one.step] == one.token) == bool(kept)
+        ids = torch.tensor([[*trace.prompt_ids, *trace.token_ids[: one.step]]])
+        chances = tiny_model(ids)[0, -1].softmax(-1)
+        assert one.probability == pytest.approx(float(chances[one.token]), rel=1e-9)
+        assert one.gain == pytest.approx(np.mean(one.forbidden) - np.mean(one.kept))
+
+
+def test_its_own_seed_would_write_the_trace_again(tiny_model, traces):
+    request = Request(
+        PROBLEMS[0], SAMPLED, seed=3, max_new_tokens=12, prefix=traces[0].token_ids[:4]
+    )
+    (again,) = generate(tiny_model, [request], progress=False)
+    assert again.token_ids == traces[0].token_ids
+
+
+def one(problem, step, kept, forbidden):
+    outcomes = (tuple(map(bool, some)) for some in (kept, forbidden))
+    return Rollouts(f"trace {problem}", problem, step, 0, "x", 0.5, *outcomes)
+
+
+def test_means_are_over_problems():
+    some = [
+        one("a", 0, [False] * 4, [True] * 4),
+        one("a", 1, [False] * 4, [False] * 4),
+        one("b", 0, [True] * 4, [False] * 4),
+    ]
+    found = mean_gain(some)
+    assert found.mean == pytest.approx((0.5 - 1) / 2)
+    assert found.n == 2
+    assert critical_gain(some).mean == pytest.approx((1 - 1) / 2)
+
+
+def test_the_critical_step_does_not_overstate_itself():
+    """Coins: the largest of eight gains is above nothing; what other continuations say is not."""
+    rng = np.random.default_rng(0)
+    some = [
+        one(str(p), step, rng.random(16) < 0.5, rng.random(16) < 0.5)
+        for p in range(200)
+        for step in range(8)
+    ]
+    naive = np.mean([max(o.gain for o in some if o.problem == str(p)) for p in range(200)])
+    found = critical_gain(some)
+    assert naive > 0.2
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 0 < found.high
+    assert found.high - found.low < 0.1
+
+
+def test_a_critical_step_is_found():
+    rng = np.random.default_rng(0)
+    some = [
+        one(str(p), step, rng.random(16) < (0.1 if step == p % 8 else 0.5), rng.random(16) < 0.5)
+        for p in range(100)
+        for step in range(8)
+    ]
+    found = critical_gain(some)
+    assert found.low is not None
+    assert found.mean is not None
+    assert 0.1 < found.low < found.mean < 0.5
+
+
+def test_errors(tiny_model, traces):
+    def attempt(steps, which=traces[:1], **settings):
+        roll_out(tiny_model, which, steps, max_new_tokens=12, **settings)
+
+    with pytest.raises(ValueError, match="continuations would all be the same"):
+        attempt([[0]], sampling=Sampling(0.0))
+    with pytest.raises(ValueError, match="samples=1: expected at least 2"):
+        attempt([[0]], samples=1)
+    with pytest.raises(ValueError, match="1 traces with 2 lists"):
+        attempt([[0], [1]])
+    with pytest.raises(ValueError, match="at least one step"):
+        attempt([[]])
+    with pytest.raises(ValueError, match="expected 0 to 11, the index of a generated token"):
+        attempt([[12]])
+    with pytest.raises(ValueError, match="another prompt than style='seal' gives"):
+        attempt([[0]], style="seal")
+    end = tiny_model.tokenizer.eos_token_id
+    ended = replace(traces[0], token_ids=(*traces[0].token_ids[:3], end))
+    with pytest.raises(ValueError, match="ends it: there is no continuation"):
+        attempt([[3]], [ended])
+    with pytest.raises(ValueError, match="has no problem"):
+        attempt([[3]], [replace(traces[0], problem=None)])
