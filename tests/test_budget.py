@@ -28,7 +28,9 @@ def test_cut_traces_are_what_a_smaller_budget_gives(pocket):
     curve = budget_curve(model, traces, budgets, final=None)
     for budget, row, spent in zip(budgets, curve.correct, curve.tokens, strict=True):
         short = generate(model, problems, max_new_tokens=budget, progress=False)
-        assert row == tuple(boxed_answer(t.text) == t.problem.answer for t in short)
+        assert row == tuple(
+            boxed_answer(t.text) == p.answer for t, p in zip(short, problems, strict=True)
+        )
         assert spent == tuple(map(len, short))
     assert sum(curve.correct[-1]) > sum(curve.correct[0]) == 0
     assert [e.n for e in curve.accuracy()] == [6, 6, 6]

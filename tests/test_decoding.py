@@ -79,8 +79,8 @@ def test_conditions_of_a_prompt_share_its_row_until_they_differ(model, monkeypat
         # Rows are apart once their tokens are, or once something acted on their states.
         apart = {trace.token_ids[:step] for trace in alone if len(trace) > step}
         assert len(apart) <= strands <= jobs
-    quiet = [t for t, c in zip(alone, conditions, strict=True)
-             if not t.events and not any(isinstance(one, Steer) for one in c.interventions)]  # fmt: skip
+    steered = [any(isinstance(one, Steer) for one in c.interventions) for c in conditions]
+    quiet = [t for t, acts in zip(alone, steered, strict=True) if not (t.events or acts)]
     untouched = [t for t in quiet if t.token_ids == alone[0].token_ids]
     assert len(untouched) > 1
     assert widths[-1][1] <= widths[-1][0] - len(untouched) + 1

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -103,7 +105,7 @@ def test_a_random_direction_has_the_norm_of_the_vector():
 
 
 def made(problem):
-    counts = {"execution": 3, "reflection": 2, "transition": 1}
+    counts: Any = {"execution": 3, "reflection": 2, "transition": 1}
     return SteeringVector(HOOK, VECTOR, "m", "E-RT", "seal", counts,
                           {question_key(problem): problem.id}, 0.9)  # fmt: skip
 
