@@ -136,11 +136,14 @@ def rollouts(model, traces: Sequence[mi_lens.Trace], about: dict[str, Any], conf
     groups = {name: some for name, some in groups.items() if some}
     numbers = {
         name: {"steps": len(some), "mean": asdict(mean_gain(some)),
-               "critical": asdict(critical_gain(some)), "rollouts": [asdict(one) for one in some]}
+               "critical": asdict(critical_gain(some))}
         for name, some in groups.items()
     }  # fmt: skip
+    rolled = [asdict(one) for one in at_uncertain + at_others]
     save_figure(
-        rollouts_figure(groups), config.out / "critical_tokens", about | {"groups": numbers}
+        rollouts_figure(groups),
+        config.out / "critical_tokens",
+        about | {"groups": numbers, "rollouts": rolled},
     )
     print(f"\nrollouts: success gained by forbidding, {len(chosen)} wrong traces")
     for name, some in groups.items():
