@@ -44,13 +44,15 @@ def capture_into(
     (`shards.Origin`): where that is another model, other tokens, another dtype or other code,
     nothing is written.
 
-    Peak memory besides the model: its key-value cache for `batch_size` traces, the working memory
-    of one segment of 512 positions (attention scores of 512 x trace length x heads where the
-    model writes them out), and the states of one segment at one hook name, `batch_size` x 512 x d.
-    It grows neither with the number of hook names nor with steps x d.
+    Peak memory besides the model: its key-value cache for `batch_size` traces, up to twice while
+    it grows; the working memory of one segment of 512 positions (where the model writes attention
+    scores out, 512 x trace length x heads of them); and the states of one segment at one hook name,
+    `batch_size` x 512 x d. The number of hook names does not come into it.
 
-    What a narrower dtype costs `hsic_mi` is measured in docs/scaling.md: float32 holds what a
-    model in float32 or bfloat16 computed, bit for bit.
+    A narrower dtype halves the disk and costs `hsic_mi` exactness. Relative errors of its values,
+    largest over steps (median in brackets): float16 0.2 % (0.03 %), bfloat16 1.6 % (0.3 %), on the
+    pocket reasoner and on 2,048 normal coordinates; less where one coordinate outweighs the others.
+    float32 keeps, bit for bit, what a model in float32 or bfloat16 computed.
 
     Args:
         model: A HookedTransformer or TransformerBridge.

@@ -1,6 +1,9 @@
 """Loading: what comes back, and what is said when it cannot."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -360,3 +363,25 @@ def test_processed_weights_are_refused(
 def test_only_models_of_transformer_lens_have_a_backend() -> None:
     with pytest.raises(TypeError, match=r"SimpleNamespace.*mi_lens\.load"):
         backend_of(SimpleNamespace())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a peak")
+def test_a_checkpoint_stands_in_memory_once(tmp_path: Path) -> None:
+    """In fresh processes, to the end of a forward pass; experiments/benchmarks has it at 1 GB."""
+    program = (
+        "import sys; from pathlib import Path; from experiments.benchmarks.loading import *; "
+        "folder = Path(sys.argv[1]); make_checkpoint(folder, 3, 'float32', '70MB'); "
+        "print(*(in_a_fresh_process(folder, *way.split()) for way in sys.argv[2:]))"
+    )
+    ways = [f"{name} {dtype}" for name in available() for dtype in ("float32", "bfloat16")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), *ways],
+        check=True, capture_output=True, text=True,
+        cwd=Path(__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) / 1e6
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    peaks = dict(zip(ways, map(float, done.stdout.split("\n")[-2].split()), strict=True))
+    for way, peak in peaks.items():
+        assert size / 3 < peak < 1.15 * size + 40, way
