@@ -5,6 +5,7 @@ from .activations import next_token_uncertainty as next_token_uncertainty
 from .activations import save_activations as save_activations
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
+from .attention_to import attention_to_words as attention_to_words
 from .budget import BudgetCurve as BudgetCurve
 from .budget import budget_curve as budget_curve
 from .budget import continue_traces as continue_traces
@@ -17,9 +18,12 @@ from .conditions import parse_intervention as parse_intervention
 from .config import AnalyzeConfig as AnalyzeConfig
 from .config import EvaluateConfig as EvaluateConfig
 from .config import GenerateConfig as GenerateConfig
+from .contrast import contrast_words as contrast_words
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
 from .fingerprint import model_fingerprint as model_fingerprint
+from .gains import gains_by_class as gains_by_class
+from .gains import thought_gains as thought_gains
 from .generation import GenerationInterrupted as GenerationInterrupted
 from .generation import Plan as Plan
 from .generation import Request as Request
@@ -63,6 +67,7 @@ from .interventions.suppress import Suppress as Suppress
 from .interventions.suppress import evasion as evasion
 from .interventions.temperature import RaiseTemperature as RaiseTemperature
 from .models import load as load
+from .paired_peaks import compare_peaks as compare_peaks
 from .peaks import PeakStatistics as PeakStatistics
 from .peaks import find_peaks as find_peaks
 from .peaks import peak_statistics as peak_statistics
@@ -70,7 +75,11 @@ from .peaks import top_k_peaks as top_k_peaks
 from .problems import Problem as Problem
 from .problems import load_problems as load_problems
 from .problems import overlap as overlap
+from .reading import reading_vectors as reading_vectors
 from .report import write_report as write_report
+from .rollouts import critical_gain as critical_gain
+from .rollouts import mean_gain as mean_gain
+from .rollouts import roll_out as roll_out
 from .sampling import Sampling as Sampling
 from .sandbox import Limits as Limits
 from .sandbox import run_program as run_program
