@@ -1,10 +1,7 @@
-"""Figures fit for a paper: one style, colours that the colour-blind can tell apart."""
+"""Figures of trajectories, peaks, words and paired comparisons."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,59 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mi_lens.files import replacing, write_json
+from mi_lens.comparison import Comparison
 from mi_lens.statistics import mean_interval
+from mi_lens.style import (
+    BLUE,
+    COLUMN,
+    GREEN,
+    GREY,
+    MI_LABEL,
+    ORANGE,
+    PAGE,
+    dots,
+    legend_above,
+    style,
+)
 from mi_lens.tokens import ThinkingTokens
-
-COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # After Okabe and Ito.
-STYLE: dict[Any, Any] = {
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 200,
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "lines.linewidth": 1.0,
-    # Outlines: the same picture on every machine, whatever fonts it has.
-    "svg.fonttype": "path",
-    "svg.hashsalt": "mi_lens",
-}
-MI_LABEL = r"MI$(h_t; h_y)$"
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The style of every figure here, for axes of one's own as well."""
-    with plt.rc_context(STYLE):
-        yield
-
-
-def save_figure(figure: Figure, stem: str | Path, numbers: Mapping[str, Any]) -> list[Path]:
-    """Writes a figure as PNG and SVG with its numbers beside it as JSON, and closes it.
-
-    Args:
-        figure: The figure.
-        stem: Path without a suffix.
-        numbers: What was drawn.
-
-    Returns:
-        The three paths.
-    """
-    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg", "json")]
-    for path in paths[:2]:
-        with replacing(path) as temporary, style():
-            metadata = {"Date": None} if path.suffix == ".svg" else None
-            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
-    write_json(paths[2], dict(numbers))
-    plt.close(figure)
-    return paths
 
 
 @dataclass(frozen=True)
@@ -103,8 +62,7 @@ def trajectories_figure(curves: Sequence[Curve], tau: float = 1.5, labelled: int
         )
         for axes, curve in zip(panels[:, 0], curves, strict=True):
             _draw_curve(axes, curve, tau, labelled)
-        handles, names = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names))
+        legend_above(figure, panels[0, 0])
         panels[-1, 0].set_xlabel("step $t$ (generated tokens)")
         figure.supylabel(MI_LABEL, fontsize=8)
     return figure
@@ -228,7 +186,37 @@ def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel(f"peaks (of {table.peaks}; {table.filtered} not words)")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+        legend_above(figure, axes)
         if not rows:
             axes.text(0.5, 0.5, "no word stands at a peak", ha="center", transform=axes.transAxes)
+    return figure
+
+
+def paired_figure(comparisons: Sequence[Comparison], controls: Collection[str] = ()) -> Figure:
+    """What conditions change in accuracy and in length, paired by problem, one a line.
+
+    Args:
+        comparisons: All against one condition; at least one.
+        controls: Names of those that are controls: drawn grey, as squares.
+    """
+    if not comparisons:
+        raise ValueError("no comparisons to draw; expected at least one")
+    names = [one.name for one in comparisons]
+    is_control = [name in controls for name in names]
+    with style():
+        figure, panels = plt.subplots(
+            1, 2, figsize=(PAGE, 0.6 + 0.15 * len(names)), sharey=True, width_ratios=(3, 2)
+        )
+        shown = (
+            ("difference", 100.0, BLUE, "accuracy less baseline (points, 95 %)"),
+            ("tokens", 1.0, ORANGE, "tokens less baseline (95 %)"),
+        )
+        for axes, (field, scale, colour, title) in zip(panels, shown, strict=True):
+            shades = [GREY if control else colour for control in is_control]
+            dots(axes, [getattr(one, field) for one in comparisons], shades, scale=scale,
+                 markers=["s" if control else "o" for control in is_control])  # fmt: skip
+            axes.axvline(0, color="black", linewidth=0.5)
+            axes.set_xlabel(title)
+        panels[0].set_yticks(range(len(names)), names, parse_math=False)
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
     return figure

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -13,22 +12,12 @@ from mi_lens.attention_to import AttentionTo
 from mi_lens.contrast import WordContrast
 from mi_lens.gains import ThoughtGains, gains_by_class
 from mi_lens.paired_peaks import PeakComparison
-from mi_lens.plots import BLUE, COLUMN, GREEN, GREY, ORANGE, PAGE, resampled, style
+from mi_lens.plots import resampled
 from mi_lens.reading import MEANS, ReadingVectors
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain
 from mi_lens.statistics import Estimate, mean_interval
+from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style
 from mi_lens.thoughts import THOUGHT_CLASSES
-
-COLOURS = (BLUE, ORANGE, GREEN, GREY)
-
-
-def _dots(axes: Axes, rows: Sequence[Estimate], colours: Sequence[str], shift: float = 0.0) -> None:
-    """Estimates with their intervals, one a line from the top."""
-    for y, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        if row.mean is not None:
-            axes.plot(row.mean, y + shift, "o", color=colour, markersize=3)
-        if row.low is not None and row.high is not None:
-            axes.plot([row.low, row.high], [y + shift] * 2, color=colour, linewidth=1)
 
 
 def paired_peaks_figure(comparison: PeakComparison) -> Figure:
@@ -72,7 +61,7 @@ def words_figure(contrast: WordContrast, top: int = 16) -> Figure:
             Estimate(_percent(d.mean), _percent(d.low), _percent(d.high), d.n)
             for d in (row.difference for row in rows)
         ]
-        _dots(axes, per_hundred, [ORANGE if r.p_adjusted <= 0.05 else GREY for r in rows])
+        dots(axes, per_hundred, [ORANGE if r.p_adjusted <= 0.05 else GREY for r in rows])
         axes.axvline(0, color="black", linewidth=0.5)
         axes.set_yticks(range(len(rows)), [row.word for row in rows], parse_math=False)
         axes.invert_yaxis()
@@ -109,9 +98,9 @@ def rollouts_figure(groups: Mapping[str, Sequence[Rollouts]]) -> Figure:
         left.set_xlabel("success with the token")
         left.set_ylabel("success without it")
         left.set_title(f"{next(iter(groups))}, step by step")
-        _dots(right, [mean_gain(some) for some in groups.values()], [BLUE] * len(groups), -0.13)
+        dots(right, [mean_gain(some) for some in groups.values()], BLUE, shift=-0.13)
         chosen = [critical_gain(some) for some in groups.values()]
-        _dots(right, chosen, [ORANGE] * len(groups), 0.13)
+        dots(right, chosen, ORANGE, shift=0.13)
         right.axvline(0, color="black", linewidth=0.5)
         right.set_yticks(range(len(groups)), [f"{k} ({len(v)})" for k, v in groups.items()])
         right.set_ylim(len(groups) - 0.5, -0.5)
@@ -143,7 +132,7 @@ def gains_figure(groups: Mapping[str, Sequence[ThoughtGains]]) -> Figure:
             shift = 0.16 * (i - (len(groups) - 1) / 2)
             for axes, field in ((middle, "bits"), (right, "probability")):
                 rows = [getattr(classes[c], field) for c in THOUGHT_CLASSES]
-                _dots(axes, rows, [COLOURS[i]] * len(rows), shift)
+                dots(axes, rows, COLOURS[i], shift=shift)
         left.set_xlabel("cut, from no thought to the last")
         left.set_ylabel("P(gold answer) if asked there")
         left.set_ylim(-0.02, 1.02)

@@ -7,10 +7,10 @@ from mi_lens.plots import (
     Curve,
     comparison_figure,
     resampled,
-    save_figure,
     tokens_figure,
     trajectories_figure,
 )
+from mi_lens.style import save_figure
 from mi_lens.tokens import ThinkingTokens, TokenRow
 
 

@@ -16,11 +16,11 @@ from mi_lens.information.readings import Reading
 from mi_lens.plots import (
     Curve,
     comparison_figure,
-    save_figure,
     tokens_figure,
     trajectories_figure,
 )
 from mi_lens.runs import versions
+from mi_lens.style import save_figure
 from mi_lens.traces import Trace
 
 CURVES = 3  # Trajectories drawn of each model.

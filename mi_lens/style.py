@@ -1,0 +1,126 @@
+"""The one style of every figure: sizes, colours that the colour-blind can tell apart, intervals."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mi_lens.files import replacing, write_json
+from mi_lens.statistics import Estimate
+
+COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # After Okabe and Ito.
+SKY, PURPLE = "#56B4E9", "#CC79A7"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
+CLASS_COLOURS = {"execution": BLUE, "reflection": ORANGE, "transition": GREEN}
+STYLE: dict[Any, Any] = {
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 200,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "lines.linewidth": 1.0,
+    # Outlines: the same picture on every machine, whatever fonts it has.
+    "svg.fonttype": "path",
+    "svg.hashsalt": "mi_lens",
+}
+MI_LABEL = r"MI$(h_t; h_y)$"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of every figure here, for axes of one's own as well."""
+    with plt.rc_context(STYLE):
+        yield
+
+
+def dots(
+    axes: Axes,
+    estimates: Sequence[Estimate],
+    colours: Sequence[str] | str,
+    *,
+    scale: float = 1.0,
+    shift: float = 0.0,
+    markers: Sequence[str] | str = "o",
+    label: str | None = None,
+) -> None:
+    """Estimates with their intervals, one a line; line i is at y = i.
+
+    Args:
+        axes: Where to draw.
+        estimates: One a line; one without a mean leaves its line empty.
+        colours: One a line, or one for all.
+        scale: Factor of the values, as 100 for points.
+        shift: Added to y, for several series beside each other.
+        markers: Of the means; one a line, or one for all.
+        label: In the legend.
+    """
+    shades, shapes = (
+        [each] * len(estimates) if isinstance(each, str) else each for each in (colours, markers)
+    )
+    lines = zip(estimates, shades, shapes, strict=True)
+    for y, (one, colour, shape) in enumerate(lines):
+        if one.mean is not None:
+            axes.plot(scale * one.mean, y + shift, shape, color=colour, markersize=3, label=label)
+            label = None
+        if one.low is not None and one.high is not None:
+            ends = [scale * one.low, scale * one.high]
+            axes.plot(ends, [y + shift] * 2, color=colour, linewidth=1)
+
+
+def curve(
+    axes: Axes,
+    x: Sequence[float],
+    estimates: Sequence[Estimate],
+    colour: str,
+    label: str | None = None,
+    *,
+    scale: float = 1.0,
+    marker: str = "",
+) -> None:
+    """Estimates along x as a line, their intervals as a band around it."""
+    mean, low, high = (
+        scale * np.array([getattr(one, field) for one in estimates], dtype=float)
+        for field in ("mean", "low", "high")
+    )
+    axes.plot(x, mean, marker=marker, markersize=3, color=colour, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None:
+    """The legend of one panel above all of them, where it hides nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=columns or len(names))
+
+
+def save_figure(figure: Figure, stem: str | Path, numbers: Mapping[str, Any]) -> list[Path]:
+    """Writes a figure as PNG and SVG with its numbers beside it as JSON, and closes it.
+
+    Args:
+        figure: The figure.
+        stem: Path without a suffix.
+        numbers: What was drawn.
+
+    Returns:
+        The three paths.
+    """
+    paths = [Path(f"{stem}.{suffix}") for suffix in ("png", "svg", "json")]
+    for path in paths[:2]:
+        with replacing(path) as temporary, style():
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    write_json(paths[2], dict(numbers))
+    plt.close(figure)
+    return paths
