@@ -6,6 +6,7 @@ from .activations import save_activations as save_activations
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
 from .attention_to import attention_to_words as attention_to_words
+from .backends import match_hook_names as match_hook_names
 from .budget import BudgetCurve as BudgetCurve
 from .budget import budget_curve as budget_curve
 from .budget import continue_traces as continue_traces

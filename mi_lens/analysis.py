@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mi_lens.activations import load_activations
-from mi_lens.backends import resolve_hook_names
+from mi_lens.backends import match_hook_names
 from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import write_json
@@ -127,7 +127,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     _require_solutions(problems, config)
     model = _model(config)
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    hook_names = tuple(resolve_hook_names(model, config.hook_names or (last,)))
+    hook_names = tuple(match_hook_names(model, config.hook_names or (last,)))
     requests = _requests(config, model, problems)
     # From here on the folder exists: what can be refused was refused.
     folder = open_run(config, model_fingerprint(model))

@@ -60,7 +60,8 @@ class AnalyzeConfig(GenerateConfig):
     """Generate traces, read their states, and find where they say most about the gold answer.
 
     Attributes:
-        hook_names: Activations to read; None takes the last block's hook_resid_post (paper 1).
+        hook_names: Activations to read, where "blocks.*.hook_resid_post" is every block's; None
+            takes the last block's hook_resid_post (paper 1).
         site: The answer state: the last token of the worked solution (paper 1's code), the last
             token of the answer, or the mean over the answer's tokens.
         template: Read the answer as the reply to the question under the chat template.

@@ -17,6 +17,7 @@ on both classes.
 """
 
 import difflib
+import fnmatch
 import importlib.metadata
 import importlib.util
 import re
@@ -255,6 +256,26 @@ def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
         if name not in known:
             raise ValueError(_unknown_hook(name, known, model.cfg.n_layers))
     return names
+
+
+def match_hook_names(model: Any, patterns: str | Sequence[str]) -> list[str]:
+    """The names of hooks that fire and fit a pattern, as "blocks.*.hook_resid_post".
+
+    Args:
+        model: The model.
+        patterns: One or several, in which * stands for anything; a name is its own pattern.
+
+    Returns:
+        The names, each once, in the order of the patterns and, in a pattern, of the blocks.
+
+    Raises:
+        ValueError: Nothing fits a pattern; the message is that of `resolve_hook_names`.
+    """
+    known = backend_of(model).hook_names(model)
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found += fnmatch.filter(known, pattern) or resolve_hook_names(model, pattern)
+    return list(dict.fromkeys(found))
 
 
 def _unknown_hook(name: str, known: list[str], n_layers: int) -> str:

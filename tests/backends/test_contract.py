@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mi_lens.backends import backend_of, resolve_hook_names
+from mi_lens.backends import backend_of, match_hook_names, resolve_hook_names
 
 EXACT = {"rtol": 0, "atol": 1e-9}  # logits here have a standard deviation of 0.6 to 3
 LENGTH = 26
@@ -275,6 +275,18 @@ def test_hooks_that_do_not_exist_are_refused(
     with pytest.raises(ValueError, match=hint) as error:
         resolve_hook_names(model, ["blocks.0.hook_resid_pre", name])
     assert name in str(error.value)
+
+
+def test_patterns_of_hook_names(backend: Any, model: Any) -> None:
+    every = [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
+    assert match_hook_names(model, "blocks.*.hook_resid_post") == every
+    assert match_hook_names(model, [every[2], "blocks.*.hook_resid_post"]) == [
+        every[2],
+        every[0],
+        every[1],
+    ]
+    with pytest.raises(ValueError, match=r"blocks\.\*\.hook_resid_pots"):
+        match_hook_names(model, "blocks.*.hook_resid_pots")
 
 
 def test_hook_names_come_back_as_a_list(backend: Any, model: Any) -> None:
