@@ -8,7 +8,7 @@ Every condition meets every problem, so conditions are compared pair by pair (`c
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,16 @@ from mi_lens.conditions import Condition, parse_condition, parse_intervention
 from mi_lens.config import EvaluateConfig
 from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl, write_json
 from mi_lens.fingerprint import model_fingerprint
-from mi_lens.generation import Finished, Plan, Request, stream
+from mi_lens.generation import Plan, Request
 from mi_lens.grading import grade
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
 from mi_lens.prompts import PromptStyle
-from mi_lens.runs import open_run, versions
+from mi_lens.runs import generate_into, open_run, versions
 from mi_lens.sampling import Sampling
 from mi_lens.tables import write_table
 from mi_lens.thoughts import THOUGHT_CLASSES, split_thoughts
-from mi_lens.traces import Trace, load_traces, trace_to_row
+from mi_lens.traces import Trace
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,27 @@ def evaluate(
         for condition in conditions
         for seed in seeds
     ]
-    plan = Plan(model)
-    ids = list(map(plan.trace_id, requests))
-    done = _Store(folder, model.tokenizer)
-    waiting = [request for i, request in zip(ids, requests, strict=True) if i not in done.traces]
-    if waiting:
-        for finished in stream(model, waiting, batch_size=batch_size, progress=progress):
-            done.add(finished)
-    results = [
-        done.result(trace_id, request.condition.name)
-        for trace_id, request in zip(ids, requests, strict=True)
+    kept = None if folder is None else folder / "results.jsonl"
+    results = _read_results(kept)
+
+    def grade_into(trace: Trace, seconds: float | None) -> None:
+        results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
+        if kept is not None:
+            append_jsonl(kept, asdict(results[trace.id]))
+
+    traces = generate_into(
+        folder, model, requests, batch_size=batch_size, progress=progress,
+        on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
+    )  # fmt: skip
+    for trace in traces:
+        if trace.id not in results:  # killed between a trace and its result
+            grade_into(trace, None)
+    # A condition may have had another name when its traces were made.
+    named = [
+        replace(results[trace.id], condition=request.condition.name)
+        for trace, request in zip(traces, requests, strict=True)
     ]
+    plan = Plan(model)
     setting = {
         "model": plan.fingerprint,
         "engine": f"mi_lens, {type(model).__name__}",
@@ -131,7 +141,7 @@ def evaluate(
         "stop": list(stop),
         "versions": versions(),
     }
-    return Evaluation(tuple(results), setting, {c.name: plan.describe(c) for c in conditions})
+    return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
 
 
 def _require_names(conditions: Sequence[Condition]) -> None:
@@ -168,41 +178,12 @@ def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result
     )
 
 
-class _Store:
-    """Traces and results, on disk where there is a folder."""
-
-    def __init__(self, folder: Path | None, tokenizer):
-        self.folder, self.tokenizer = folder, tokenizer
-        self.traces: dict[str, Trace] = {}
-        self.results: dict[str, Result] = {}
-        if folder is None:
-            return
-        for name in ("traces.jsonl", "results.jsonl"):
-            drop_torn_line(folder / name)
-        if (folder / "traces.jsonl").exists():
-            self.traces = {trace.id: trace for trace in load_traces(folder / "traces.jsonl")}
-        if (folder / "results.jsonl").exists():
-            rows = read_jsonl(folder / "results.jsonl")
-            self.results = {row["trace"]: Result(**row) for row in rows}
-
-    def add(self, finished: Finished) -> None:
-        trace = finished.trace
-        if self.folder is not None:
-            append_jsonl(self.folder / "traces.jsonl", trace_to_row(trace))
-        self.traces[trace.id] = trace
-        self._grade(trace, finished.seconds)
-
-    def result(self, trace_id: str, condition: str) -> Result:
-        """The result under the name that the condition has now."""
-        if trace_id not in self.results:  # killed between a trace and its result
-            self._grade(self.traces[trace_id], None)
-        return Result(**{**asdict(self.results[trace_id]), "condition": condition})
-
-    def _grade(self, trace: Trace, seconds: float | None) -> None:
-        result = grade_trace(trace, self.tokenizer, seconds)
-        if self.folder is not None:
-            append_jsonl(self.folder / "results.jsonl", asdict(result))
-        self.results[trace.id] = result
+def _read_results(path: Path | None) -> dict[str, Result]:
+    """Results by their traces' ids."""
+    if path is None or not path.exists():
+        return {}
+    drop_torn_line(path)
+    return {row["trace"]: Result(**row) for row in read_jsonl(path)}
 
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
