@@ -170,6 +170,7 @@ class Plan:
         self.fingerprint = model_fingerprint(model)
         self._actions: dict[int, tuple[Intervention, Action]] = {}
         self._described: dict[int, tuple[Condition, dict[str, Any]]] = {}
+        self._prompts: dict[tuple[str, PromptStyle], tuple[str, tuple[int, ...]]] = {}
 
     def job(self, index: int, request: Request) -> Job:
         """A request ready to decode.
@@ -195,9 +196,13 @@ class Plan:
 
     def prompt(self, request: Request) -> tuple[str, tuple[int, ...]]:
         """A request's prompt as text and as token ids."""
-        tokenizer = self.model.tokenizer
-        text = prompt_text(tokenizer, _question(request), request.style)
-        return text, tuple(encode(tokenizer, text, templated=request.style != "raw"))
+        key = _question(request), request.style
+        if key not in self._prompts:
+            tokenizer = self.model.tokenizer
+            text = prompt_text(tokenizer, *key)
+            ids = encode(tokenizer, text, templated=request.style != "raw")
+            self._prompts[key] = text, tuple(ids)
+        return self._prompts[key]
 
     def trace_id(self, request: Request) -> str:
         """The id of the trace that a request gives: a hash of all that decides its tokens."""

@@ -16,6 +16,7 @@ from mi_lens.generation import (
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models import load
 from mi_lens.problems import Problem
+from mi_lens.prompts import encode
 from mi_lens.sampling import Sampling
 
 QUESTIONS = [
@@ -173,6 +174,29 @@ def test_a_trace_carries_what_made_it(tiny_model):
     )
     ids = {plan.trace_id(replace(request, **change)) for change in changes}
     assert len(ids | {trace.id}) == 8
+
+
+def test_a_prompt_is_read_once(tiny_model, monkeypatch):
+    read = []
+
+    def spy(tokenizer, text, *, templated):
+        read.append(text)
+        return encode(tokenizer, text, templated=templated)
+
+    monkeypatch.setattr("mi_lens.generation.encode", spy)
+    requests = [
+        Request(question, seed=seed, style=style, max_new_tokens=2)
+        for question in ("Hi", Problem("p", "Hi", "2"), "2")
+        for style in ("raw", "chat")
+        for seed in (0, 1)
+    ]
+    traces = generate(tiny_model, requests, progress=False)
+    assert sorted(read) == sorted({trace.prompt for trace in traces})
+    assert len(read) == 4
+    for trace in traces:
+        templated = trace.condition["style"] == "chat"
+        assert list(trace.prompt_ids) == encode(tiny_model.tokenizer, trace.prompt,
+                                                templated=templated)  # fmt: skip
 
 
 def test_fingerprints_tell_models_apart(tiny_model, checkpoint):
