@@ -1,0 +1,3 @@
+"""The studies, in the order of the gallery: one module a figure."""
+
+STUDIES = ("suppression",)

@@ -1,0 +1,228 @@
+"""What every study shares: how it is asked, where its traces lie, how it says what it found.
+
+A study is a module of `experiments` with a frozen `Config`, which is its command line too, and a
+`main(config)` that draws one figure and saves it with `save`. `python -m experiments` runs all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import mi_lens
+from mi_lens.runs import generate_into, versions
+from mi_lens.statistics import Estimate
+from mi_lens.style import save_figure
+from mi_lens.traces import content_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What to run.
+
+    Attributes:
+        model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
+        problems: "pocket", a benchmark of the hub, or a file of problems.
+        limit: Number of problems.
+        max_new_tokens: Budget of a trace.
+        batch_size: Rows decoded together; does not change results.
+        seed: Of problems, draws and intervals.
+        runs: Folder of traces and states: what is there is not made again.
+        out: Folder of the figure and its numbers.
+    """
+
+    model: str = "pocket-reasoner"
+    problems: str = "pocket"
+    limit: int = 200
+    max_new_tokens: int = 512
+    batch_size: int = 64
+    seed: int = 0
+    runs: Path = Path("runs/studies")
+    out: Path = Path("figures")
+
+    def load_problems(self, split: str = "test", limit: int | None = None) -> list[mi_lens.Problem]:
+        """The problems; another split is of the pocket task only."""
+        return mi_lens.load_problems(
+            self.problems, limit=limit or self.limit, split=split, seed=self.seed
+        )
+
+
+Verdict = Literal["with", "against", "in part", "beyond"]
+VERDICTS: dict[Verdict, str] = {
+    "with": "With the paper",
+    "against": "Against the paper",
+    "in part": "In part with, in part against the paper",
+    "beyond": "Not asked by the papers",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study found, on the model and problems of its configuration.
+
+    Attributes:
+        about: The figure, table or criticism that it answers, as "paper 1, table 2".
+        claim: What is said there, in a few words.
+        verdict: How it came out here.
+        text: Two sentences made from the numbers: what was found, and how sure that is.
+    """
+
+    about: str
+    claim: str
+    verdict: Verdict
+    text: str
+
+
+def analysis(config: Study, model: str | None = None, **settings: Any) -> mi_lens.Analysis:
+    """The analysis of a model at every block, on the study's problems; made once for all studies.
+
+    Args:
+        config: The study.
+        model: Another model than the study's.
+        settings: What else differs from the defaults of `AnalyzeConfig`.
+    """
+    asked: dict[str, Any] = {
+        "model": model or config.model,
+        "problems": config.problems,
+        "limit": config.limit,
+        "max_new_tokens": config.max_new_tokens,
+        "seed": config.seed,
+        "hook_names": ("blocks.*.hook_resid_post",),
+        **settings,
+    }
+    name = content_hash([asked, versions()])
+    return mi_lens.analyze(
+        mi_lens.AnalyzeConfig(
+            **asked, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
+        )
+    )
+
+
+def traces(config: Study, model: Any, requests: Sequence[mi_lens.Request]) -> list[mi_lens.Trace]:
+    """A trace for every request, in order; kept in the study's own folder of `config.runs`."""
+    return generate_into(_folder(config), model, requests, batch_size=config.batch_size)
+
+
+def baseline_traces(
+    config: Study, model: Any, problems: Sequence[mi_lens.Problem]
+) -> list[mi_lens.Trace]:
+    """A greedy trace of every problem, with nothing done to it."""
+    return traces(
+        config, model,
+        [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems],
+    )  # fmt: skip
+
+
+def evaluation(
+    config: Study,
+    model: Any,
+    problems: Sequence[mi_lens.Problem],
+    conditions: Sequence[mi_lens.Condition],
+    seeds: Sequence[int] = (0,),
+) -> mi_lens.Evaluation:
+    """Conditions on problems, the first being what others are compared with; kept likewise."""
+    return mi_lens.evaluate(
+        model, problems, conditions, seeds, max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size, folder=_folder(config),
+    )  # fmt: skip
+
+
+def _folder(config: Study) -> Path:
+    folder = config.runs / study_name(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def study_name(config: Study) -> str:
+    """The name of a study's module, which its figure has too."""
+    module = type(config).__module__
+    if module != "__main__":
+        return module.rpartition(".")[2]
+    import __main__
+
+    return Path(__main__.__file__).stem
+
+
+def save(
+    config: Study,
+    models: Mapping[str, str],
+    figure: Figure,
+    finding: Finding,
+    numbers: Mapping[str, Any],
+) -> None:
+    """Writes the figure, its numbers and what made them, and prints the finding.
+
+    Args:
+        config: The study.
+        models: Names of what was run, with their fingerprints.
+        figure: What was drawn.
+        finding: What it says.
+        numbers: Everything drawn or said, with intervals; made fit for JSON here.
+    """
+    record = {
+        **asdict(finding),
+        "command": command(config),
+        "config": plain(config),
+        "models": dict(models),
+        "versions": versions(),
+        "numbers": plain(numbers),
+    }
+    paths = save_figure(figure, config.out / study_name(config), record)
+    print(f"\n{VERDICTS[finding.verdict]} ({finding.about}): {finding.text}\n{paths[0]}")
+
+
+def command(config: Study) -> str:
+    """What to type for this study: its settings that are not the defaults."""
+    words = ["python -m experiments." + study_name(config)]
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in ("runs", "out", "batch_size"):
+            values = value if isinstance(value, tuple) else [value]
+            words.append(f"--{field.name.replace('_', '-')} {' '.join(map(str, values))}")
+    return " ".join(words)
+
+
+def plain(value: Any) -> Any:
+    """A value made of what JSON knows; numpy's numbers and dataclasses become its own."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def said(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
+    """An estimate with its interval, as "-1.3 (-2.0 to -0.7)"."""
+    if estimate.mean is None:
+        return "undefined"
+    mean = f"{scale * estimate.mean:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return mean
+    return f"{mean} ({scale * estimate.low:.{digits}f} to {scale * estimate.high:.{digits}f})"
+
+
+def side(estimate: Estimate) -> int:
+    """1 where the whole interval lies above zero, -1 where below, 0 where neither is known."""
+    if estimate.low is None or estimate.high is None:
+        return 0
+    return int(estimate.low > 0) - int(estimate.high < 0)
+
+
+def correct(found: mi_lens.Evaluation, name: str) -> np.ndarray:
+    """For every problem the share of a condition's traces that answer it rightly."""
+    by_problem = found.arm(name).by_problem().values()
+    return np.array([np.mean([result.correct for result in results]) for results in by_problem])
+
+
+def is_right(traces: Sequence[mi_lens.Trace]) -> np.ndarray:
+    """For every trace 1 where its answer is the gold answer, else 0."""
+    return np.array([float(mi_lens.grade(t.text, t.problem).correct) for t in traces if t.problem])
