@@ -71,8 +71,8 @@ def _entry(name: str, record: dict[str, Any]) -> str:
 
 {record["text"]}
 
-`{record["command"]}`: {", ".join(record["models"])}, {record["config"]["limit"]} problems. [Numbers]({name}.json), \
-[SVG]({name}.svg).
+`{record["command"]}`: {", ".join(record["models"])}, {record["config"]["limit"]} problems. \
+[Numbers]({name}.json), [SVG]({name}.svg).
 """
 
 
