@@ -16,18 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_lens.information.resampling import (
-    percentiles,
-    problem_index,
-    require_finite,
-    split_into_folds,
-)
-from mi_lens.seal import read_thoughts
-from mi_lens.separability import Separability, _pairs_by_problem
-from mi_lens.statistics import Estimate, resample
+from mi_lens.information.resampling import percentiles, problem_index, split_into_folds
+from mi_lens.separability import Separability, boundary_states, finite_states, held_out_auc
+from mi_lens.statistics import Estimate
 from mi_lens.thoughts import SEAL, ThoughtRule
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 MEANS, PAIRED, UNPAIRED = "difference of means", "PC1, one problem", "PC1, any problems"
 
@@ -88,22 +81,12 @@ def reading_vectors(
         ValueError: If there are no thoughts, fewer problems than folds, or a class or pairs of one
             problem are lacking; or a state is not finite.
     """
-    parts = list(read_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size))
-    if not parts:
-        raise ValueError(
-            f"no thoughts in {len(traces)} traces; expected reasoning with blank lines between "
-            "thoughts inside the think block"
-        )
-    execution = np.array([t.thought_class == "execution" for part in parts for t in part.thoughts])
-    problems = [question_key(part.problem) for part in parts for _ in part.thoughts]
+    states, execution, problems = boundary_states(
+        model, traces, hook_names, rule=rule, batch_size=batch_size
+    )
     return {
         name: compare_directions(
-            torch.cat([part.states[name] for part in parts]),
-            execution,
-            problems,
-            hook_name=name,
-            folds=folds,
-            seed=seed,
+            states[name], execution, problems, hook_name=name, folds=folds, seed=seed
         )
         for name in hook_names
     }
@@ -131,9 +114,7 @@ def compare_directions(
     Raises:
         ValueError: As `reading_vectors`.
     """
-    finite = states.detach().isfinite().all(1).cpu().numpy()
-    require_finite(finite, "boundary states")
-    x = states.detach().to("cpu", torch.float64).numpy()
+    x = finite_states(states)
     problem = problem_index(problems, len(x))
     fold = split_into_folds(problem, folds, np.random.default_rng(seed))
     scores: dict[str, Any] = {name: np.empty(len(x)) for name in (MEANS, PAIRED, UNPAIRED)}
@@ -233,19 +214,7 @@ def _held_out(
     """AUC of each direction and its gain over the difference of means, over the same draws."""
     auc, draws = {}, {}
     for name, score in scores.items():
-        wins, pairs = _pairs_by_problem(score, execution, problem, fold)
-        if not pairs.sum():
-            raise ValueError(
-                "no fold holds both an execution and another thought; expected more problems, or "
-                "fewer folds"
-            )
-        weights = resample(len(wins), seed=seed).astype(float)
-        with np.errstate(invalid="ignore"):  # A draw without pairs says nothing.
-            drawn = ((weights @ wins) * weights).sum(1) / ((weights @ pairs) * weights).sum(1)
-        low, high = percentiles(drawn, 0.95)
-        numbers = int(execution.sum()), int((~execution).sum()), len(wins)
-        auc[name] = Separability(float(wins.sum() / pairs.sum()), low, high, *numbers)
-        draws[name] = drawn
+        auc[name], draws[name] = held_out_auc(score, execution, problem, fold, seed=seed)
     gain = {}
     for name in (PAIRED, UNPAIRED):
         low, high = percentiles(draws[name] - draws[MEANS], 0.95)

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_lens.activations import States
 from mi_lens.information.resampling import (
     percentiles,
     problem_index,
@@ -76,24 +77,47 @@ def separability(
         ValueError: If there are fewer problems than folds, or the thoughts outside a fold are all
             execution or all others.
     """
+    states, execution, problems = boundary_states(
+        model, traces, hook_names, rule=rule, batch_size=batch_size
+    )
+    return {
+        name: probe_auc(states[name], execution, problems, folds=folds, seed=seed)
+        for name in hook_names
+    }
+
+
+def boundary_states(
+    model,
+    traces: Sequence[Trace],
+    hook_names: Sequence[str],
+    *,
+    rule: ThoughtRule = SEAL,
+    batch_size: int = 8,
+) -> tuple[States, Bool[np.ndarray, "thought"], list[str]]:
+    """The states of all thoughts by hook name, whether each is execution, and its problem.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        traces: Finished traces with their problems.
+        hook_names: All are read in one pass; the thoughts' states stand in memory together.
+        rule: Tells thoughts apart.
+        batch_size: See `mi_lens.seal.read_thoughts`.
+
+    Raises:
+        ValueError: If there are no thoughts.
+    """
     parts = list(read_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size))
     if not parts:
         raise ValueError(
             f"no thoughts in {len(traces)} traces; expected reasoning with blank lines between "
             "thoughts inside the think block"
         )
+    states = {  # taken out of the parts as they are joined: both at once may not fit
+        name: torch.cat([part.states.pop(name) for part in parts]) for name in list(parts[0].states)
+    }
     execution = np.array([t.thought_class == "execution" for part in parts for t in part.thoughts])
     problems = [question_key(part.problem) for part in parts for _ in part.thoughts]
-    return {
-        name: probe_auc(
-            torch.cat([part.states[name] for part in parts]),
-            execution,
-            problems,
-            folds=folds,
-            seed=seed,
-        )
-        for name in hook_names
-    }
+    return states, execution, problems
 
 
 def probe_auc(
@@ -120,12 +144,37 @@ def probe_auc(
     Raises:
         ValueError: As `separability`, or if a state is not finite.
     """
-    x = _finite(states)
+    x = finite_states(states)
     problem = problem_index(problems, len(x))
     fold = split_into_folds(problem, folds, np.random.default_rng(seed))
     score = np.empty(len(x))
     for held_out in (fold == f for f in range(folds)):
         score[held_out] = _probe_scores(x, execution, ~held_out)[held_out]
+    return held_out_auc(score, execution, problem, fold, seed=seed)[0]
+
+
+def held_out_auc(
+    score: Float[np.ndarray, "thought"],
+    execution: Bool[np.ndarray, "thought"],
+    problem: Int[np.ndarray, "thought"],
+    fold: Int[np.ndarray, "thought"],
+    *,
+    seed: int = 0,
+) -> tuple[Separability, Float[np.ndarray, "draw"]]:
+    """The AUC of scores within folds, and its value in each draw of problems.
+
+    Draws depend on the seed and the problems alone: those of two scores are pairs.
+
+    Args:
+        score: Of each thought, higher for execution.
+        execution: Whether it is one.
+        problem: The number of its problem.
+        fold: The number of its fold.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If no fold holds both kinds.
+    """
     wins, pairs = _pairs_by_problem(score, execution, problem, fold)
     if not pairs.sum():
         raise ValueError(
@@ -136,17 +185,16 @@ def probe_auc(
     with np.errstate(invalid="ignore"):  # A draw without pairs says nothing.
         draws = ((weights @ wins) * weights).sum(1) / ((weights @ pairs) * weights).sum(1)
     low, high = percentiles(draws, 0.95)
-    return Separability(
-        auc=float(wins.sum() / pairs.sum()),
-        low=low,
-        high=high,
-        execution=int(execution.sum()),
-        others=int((~execution).sum()),
-        problems=len(wins),
-    )
+    numbers = int(execution.sum()), int((~execution).sum()), len(wins)
+    return Separability(float(wins.sum() / pairs.sum()), low, high, *numbers), draws
 
 
-def _finite(states: Float[Tensor, "thought d"]) -> Float[np.ndarray, "thought d"]:
+def finite_states(states: Float[Tensor, "thought d"]) -> Float[np.ndarray, "thought d"]:
+    """States as float64 arrays.
+
+    Raises:
+        ValueError: If one is not finite.
+    """
     x = states.detach().to("cpu", torch.float64)
     require_finite(x.isfinite().all(1).numpy(), "boundary states")
     return x.numpy()
@@ -215,7 +263,7 @@ def coordinates(
     """
     if method not in get_args(Method):
         raise ValueError(f"method {method!r}: expected one of {get_args(Method)}")
-    x = _finite(states)
+    x = finite_states(states)
     if len(x) < 3 or x.shape[1] < 2:
         raise ValueError(
             f"states of shape {x.shape}: expected at least 3 thoughts in 2 dimensions or more"
