@@ -12,6 +12,7 @@ from .budget import budget_curve as budget_curve
 from .budget import continue_traces as continue_traces
 from .budget import vote_curve as vote_curve
 from .code_tests import CodeTests as CodeTests
+from .colouring import show as show
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .conditions import Condition as Condition

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mi_lens.conditions import Condition
+from mi_lens.display import table
 from mi_lens.generation import Request, end_of_text_ids, generate
 from mi_lens.grading import boxed_answer, grade
 from mi_lens.problems import Problem
@@ -46,6 +47,11 @@ class BudgetCurve:
     def mean_tokens(self) -> list[float]:
         """Tokens spent a problem, at every budget."""
         return [sum(row) / len(row) for row in self.tokens]
+
+    def _repr_html_(self) -> str:
+        spent = zip(self.budgets, self.accuracy(), self.mean_tokens(), strict=True)
+        rows = [(budget, accuracy.text, tokens) for budget, accuracy, tokens in spent]
+        return table(rows, ("budget, tokens", "accuracy (95 % interval)", "tokens spent, mean"))
 
 
 def budget_curve(

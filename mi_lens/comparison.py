@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mi_lens.display import table
 from mi_lens.statistics import (
     Estimate,
     estimate_mean,
@@ -142,6 +143,22 @@ class Comparison:
     power: float
     needed: int | None
     settings_differ: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        about: dict[str, Any] = {
+            "problems": self.problems,
+            "accuracy, %": 100 * self.accuracy,
+            "difference, points": _interval(self.difference, 100.0),
+            "mended, broken": f"{self.mended}, {self.broken}",
+            "p, adjusted": f"{self.p_value:.2g}, {self.adjusted:.2g}",
+            "tokens, difference": _interval(self.tokens),
+            **{f"{part} [{e.n}]": _interval(e, 100.0) for part, e in self.split.items()},
+            **{f"within {b:,} tokens": f"{100 * d:+.1f}" for b, d in self.within.items()},
+            "power for 5 points": self.power,
+            "problems needed": self.needed,
+            "settings that differ": "; ".join(self.settings_differ) or "none",
+        }
+        return table(about, caption=f"{self.name} against {self.against}")
 
 
 def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
@@ -299,6 +316,41 @@ def report(arms: Sequence[Arm], base: Arm) -> str:
             f"to find the difference seen with probability .8, {needed}"
         )
     return "\n".join(lines)
+
+
+def report_table(arms: Sequence[Arm], base: Arm) -> str:
+    """The paired table as HTML, for a notebook."""
+    accuracy = base.accuracy()
+    found: list[Comparison | None] = [None, *compare_all(arms, base)]
+    rows = [_cells(arm, one) for arm, one in zip([base, *arms], found, strict=True)]
+    header = (
+        "condition", "accuracy, %", "difference, points", "mended", "broken", "p (Holm)",
+        "tokens", "difference, tokens", "capped, %",
+    )  # fmt: skip
+    caption = (
+        f"{accuracy.n} problems; differences from {base.name!r}, paired by problem, with 95 % "
+        "intervals over problems"
+    )
+    return table(rows, header, caption)
+
+
+def _cells(arm: Arm, one: Comparison | None) -> tuple[Any, ...]:
+    """A condition's line; the base has no comparison."""
+    accuracy, tokens = arm.accuracy().mean, arm.tokens().mean
+    capped = np.mean([result.capped for result in arm.results])
+    assert accuracy is not None
+    assert tokens is not None
+    return (
+        arm.name,
+        round(100 * accuracy, 1),
+        "" if one is None else _interval(one.difference, 100.0),
+        "" if one is None else one.mended,
+        "" if one is None else one.broken,
+        "" if one is None else f"{one.adjusted:.2g}",
+        round(tokens),
+        "" if one is None else _interval(one.tokens),
+        round(100 * float(capped), 1),
+    )
 
 
 def _interval(estimate: Estimate, scale: float = 1.0) -> str:

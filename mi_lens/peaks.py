@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from mi_lens.display import table
+
 MINIMUM_STEPS = 4  # Quartiles of fewer values are not four parts.
 
 
@@ -84,6 +86,9 @@ class PeakStatistics:
     aom: float | None
     mean: float
     std: float
+
+    def _repr_html_(self) -> str:
+        return table({name.replace("_", " "): value for name, value in vars(self).items()})
 
 
 def peak_statistics(

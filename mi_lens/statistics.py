@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import binom, binomtest, rankdata
 
+from mi_lens.display import table, with_interval
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -23,6 +25,14 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+    @property
+    def text(self) -> str:
+        """As "1.5 (1.2 to 1.9)"."""
+        return with_interval(self.mean, self.low, self.high)
+
+    def _repr_html_(self) -> str:
+        return table({"mean (interval)": self.text, "units": self.n})
 
 
 def resample(n: int, draws: int = 2000, seed: int = 0) -> Int[np.ndarray, "draw unit"]:

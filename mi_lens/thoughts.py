@@ -11,6 +11,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, get_args
 
+from mi_lens.display import table
 from mi_lens.grading import grade
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.tokens import vocabulary
@@ -231,6 +232,22 @@ class ThoughtStatistics:
         """The class's share of the group's thoughts; None where it has no thoughts."""
         total = sum(counts.thoughts for counts in self.classes.values())
         return self.classes[thought_class].thoughts / total if total else None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                name,
+                counts.thoughts,
+                self.share(name),
+                counts.thoughts_per_trace.text,
+                counts.tokens_per_trace.text,
+            )
+            for name, counts in self.classes.items()
+        ]
+        verdict = {True: "right ", False: "wrong ", None: ""}[self.correct]
+        level = "" if self.level is None else f" of level {self.level}"
+        header = ("class", "thoughts", "share", "thoughts a trace", "tokens a trace")
+        return table(rows, header, f"{self.traces:,} {verdict}traces{level}")
 
 
 def thought_statistics(

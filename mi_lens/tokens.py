@@ -13,11 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.backends import backend_of
+from mi_lens.display import table, with_interval
 from mi_lens.files import write_json
 from mi_lens.statistics import resample
 from mi_lens.traces import Trace
 
 Readout = Literal["emitted", "consumed", "logit_lens"]
+SHOWN = 15  # words in a notebook's table
 
 # Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled (section 4) and used for test-time
 # scaling (section 5).
@@ -76,6 +78,10 @@ class TokenSet:
                 )
             found[key] = tuple(variants[key])
         return cls(found)
+
+    def _repr_html_(self) -> str:
+        rows = ((word, len(ids), ", ".join(map(str, ids))) for word, ids in self.words.items())
+        return table(rows, ("word", "surface forms", "token ids"))
 
     @property
     def ids(self) -> frozenset[int]:
@@ -141,6 +147,29 @@ class ThinkingTokens:
     def save(self, path: str | Path) -> None:
         """Writes the table as JSON."""
         write_json(path, asdict(self))
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                row.word,
+                " ".join(f"{string!r}" for string in row.variants),
+                row.peak_count,
+                row.step_count,
+                row.peak_rate,
+                row.step_rate,
+                with_interval(row.lift, row.lift_low, row.lift_high),
+            )
+            for row in self.rows[:SHOWN]
+        ]
+        header = (
+            "word", "written", "at peaks", "at steps", "share of peaks", "share of steps",
+            f"lift ({100 * self.confidence:g} % interval)",
+        )  # fmt: skip
+        caption = (
+            f"{self.peaks:,} peaks among {self.steps:,} steps of {self.traces:,} traces; "
+            f"{self.filtered:,} decode to no word. {len(rows)} of {len(self.rows)} words"
+        )
+        return table(rows, header, caption)
 
 
 def decode_steps(

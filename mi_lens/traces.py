@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mi_lens.code_tests import CodeTests
+from mi_lens.display import table, text_box
 from mi_lens.files import read_jsonl, write_jsonl
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
@@ -73,6 +74,18 @@ class Trace:
     def consumed_ids(self) -> tuple[int, ...]:
         """For every step, the token read at the position that emits it."""
         return (*self.prompt_ids, *self.token_ids)[len(self.prompt_ids) - 1 : -1]
+
+    def _repr_html_(self) -> str:
+        problem = self.problem
+        about = {
+            "question": self.prompt if problem is None else problem.question,
+            "gold answer": None if problem is None else problem.answer,
+            "tokens": len(self),
+            "ended by": self.stop_reason,
+            "seed": self.seed,
+            "condition": self.condition.get("name"),
+        }
+        return f"{table(about)}\n{text_box(self.text)}"
 
     def token_strings(self, tokenizer) -> list[str]:
         """The generated tokens one by one, as text; bytes of a split character show as U+FFFD."""

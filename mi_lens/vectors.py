@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mi_lens.display import table
 from mi_lens.files import replacing
 from mi_lens.problems import Problem
 from mi_lens.thoughts import ThoughtClass
@@ -75,6 +76,19 @@ class SteeringVector:
             f"norm {self.norm:.4g}, reliability {halves}; {thoughts} by rule {self.rule!r} from "
             f"{len(self.problems)} problems of model {self.model})"
         )
+
+    def _repr_html_(self) -> str:
+        thoughts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items())
+        about = {
+            "hook name": self.hook_name,
+            "norm": self.norm,
+            "coordinates": len(self.vector),
+            "recipe": self.recipe,
+            "thoughts": f"{thoughts} (rule {self.rule!r})",
+            "made from": f"{len(self.problems):,} problems, model {self.model}",
+            "cosine of two halves": self.reliability,
+        }
+        return table(about, caption="steering vector")
 
     def check_unused(self, problems: Iterable[Problem]) -> None:
         """Refuses problems that the vector was made from; call it before an evaluation.

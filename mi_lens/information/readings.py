@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.display import table
 from mi_lens.information.calibration import (
     Calibration,
     correlates,
@@ -173,6 +174,25 @@ class ControlSummary:
     massive: float
     correlates: dict[str, Estimate]
     variants: dict[str, Variant]
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[Any, ...]] = [("as published", self.mi, 1.0, 1.0)]
+        if self.mismatch is not None:
+            rows.append(
+                (f"answers of {self.mismatch.others} other problems", self.mismatch.mi, "", "")
+            )
+        rows += [(name, v.mi, v.spearman, v.overlap) for name, v in self.variants.items()]
+        header = ("treatment", "mean MI", "rank correlation", "peaks shared")
+        treated = table(rows, header, f"{self.traces:,} traces, {self.peaks:.1f} raw peaks a trace")
+        goes_with = {f"correlation with {name}": e.text for name, e in self.correlates.items()}
+        if self.mismatch is None:
+            return f"{treated}\n{table(goes_with)}"
+        specific = {
+            "specific part, standard deviations": self.mismatch.specific.text,
+            "specific peaks a trace": self.mismatch.peaks,
+            "of them also raw peaks": self.mismatch.shared,
+        }
+        return f"{treated}\n{table(specific | goes_with)}"
 
 
 def summarize(readings: Sequence[Reading], *, tau: float = 1.5) -> ControlSummary:

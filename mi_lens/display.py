@@ -1,0 +1,97 @@
+"""Small things as HTML, for notebooks: what `_repr_html_` methods are made of.
+
+All that is shown is escaped. Styles stand in the elements and colours are see-through, so that
+light and dark pages show the same thing; mathematics in a text stays text.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+LONGEST = 6000  # characters of a text that are shown
+UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+LINE = "1px solid rgba(128,128,128,.4)"
+CELL = f"border:0;border-bottom:{LINE};padding:.25em .7em;vertical-align:top;"
+NOTE = "text-align:left;font-size:.9em;opacity:.8;caption-side:top;padding:.2em 0;"
+BOX = (
+    "max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;"
+    f"border:{LINE};border-radius:4px;padding:.7em;margin:.4em 0;color:inherit;background:none;"
+)
+
+
+def element(tag: str, inside: str, style: str, **attributes: Any) -> str:
+    """An element around what is HTML already; dollars in it are no formulas.
+
+    Args:
+        tag: As "div".
+        inside: HTML.
+        style: Its style sheet.
+        attributes: As title="..."; their values are escaped.
+    """
+    named = "".join(f' {name}="{escaped(str(value))}"' for name, value in attributes.items())
+    return f'<{tag} class="tex2jax_ignore mathjax_ignore" style="{style}"{named}>{inside}</{tag}>'
+
+
+def escaped(text: str) -> str:
+    """A text for a page; what no page can hold, as half a character, is shown as U+FFFD."""
+    return html.escape(UNSHOWABLE.sub("\ufffd", text))
+
+
+def table(
+    rows: Iterable[Sequence[Any]] | Mapping[str, Any],
+    header: Sequence[str] = (),
+    caption: str = "",
+) -> str:
+    """A table; a mapping is one of two columns.
+
+    Args:
+        rows: The cells: texts, numbers (four digits are shown) or None.
+        header: A name a column.
+        caption: A line above it.
+    """
+    listed = list(map(list, rows.items() if isinstance(rows, Mapping) else rows))
+    columns = list(zip(*listed, strict=True)) or [()] * len(header)
+    sides = ["left" if isinstance(rows, Mapping) else _side(column) for column in columns]
+    body = "\n".join(_row("td", row, sides) for row in listed)
+    above = f'<caption style="{NOTE}">{escaped(caption)}</caption>\n' if caption else ""
+    head = f"<thead>{_row('th', header, sides)}</thead>\n" if header else ""
+    return element(
+        "table",
+        f"\n{above}{head}<tbody>\n{body}\n</tbody>\n",
+        "border-collapse:collapse;margin:.4em 0;",
+    )
+
+
+def text_box(text: str) -> str:
+    """A text with its line breaks, in a box that scrolls; a long one is cut in the middle."""
+    shown = escaped(text)
+    if len(text) > LONGEST:
+        half = LONGEST // 2
+        note = f"\n[{len(text) - 2 * half:,} characters are not shown here]\n"
+        shown = f"{escaped(text[:half])}<em>{note}</em>{escaped(text[-half:])}"
+    return element("pre", shown, BOX, tabindex=0)
+
+
+def with_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A number and the interval around it, as "1.5 (1.2 to 1.9)"."""
+    interval = "" if low is None or high is None else f" ({_cell(low)} to {_cell(high)})"
+    return _cell(mean) + interval
+
+
+def _side(column: Sequence[Any]) -> str:
+    return "right" if any(isinstance(value, int | float) for value in column) else "left"
+
+
+def _row(tag: str, cells: Sequence[Any], sides: Sequence[str]) -> str:
+    inside = "".join(
+        f'<{tag} style="{CELL}text-align:{side};">{escaped(_cell(cell))}</{tag}>'
+        for cell, side in zip(cells, sides, strict=True)
+    )
+    return f"<tr>{inside}</tr>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
