@@ -6,7 +6,7 @@ called with its own rows only. Conditions of one prompt are one row until they d
 What this does not cover: prompts longer than one forward pass takes.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -154,8 +154,10 @@ class Batch:
         """The strands, for what is done to states; nothing is done where several jobs share."""
         silent = replace(self.jobs[0], actions=())
         rows = [silent] * len(self.mask)
+        sharing = Counter(self.strands)
         for strand, job in zip(self.strands, self.jobs, strict=True):
-            rows[strand] = job if self.strands.count(strand) == 1 else silent
+            if sharing[strand] == 1:
+                rows[strand] = job
         return View(rows)
 
 
@@ -192,15 +194,14 @@ class Decoder:
 
     def _read(self, jobs: list[Job]) -> tuple[Batch | None, list[Job]]:
         """A batch of new jobs, their prompts read and a first token accepted."""
-        sequences: dict[Any, list[int]] = {}
+        parts: dict[tuple[tuple[int, ...], int | None], int] = {}
         strands = []
         for index, job in enumerate(jobs):
-            tokens = [*job.row.prompt_ids, *job.row.token_ids]
-            job.row.reading = len(tokens)
-            key = (tuple(tokens), index if _will_edit(job) else None)
-            sequences.setdefault(key, tokens)
-            strands.append(list(sequences).index(key))
-        tokens, mask = left_pad(list(sequences.values()), device=self.device)
+            sequence = (*job.row.prompt_ids, *job.row.token_ids)
+            job.row.reading = len(sequence)
+            key = sequence, index if _will_edit(job) else None
+            strands.append(parts.setdefault(key, len(parts)))
+        tokens, mask = left_pad([sequence for sequence, _ in parts], device=self.device)
         cache = self.backend.new_cache(self.model, len(mask))
         return self._step(Batch(jobs, strands, mask, cache), tokens)
 
@@ -250,17 +251,18 @@ class Decoder:
                 f"request {view.jobs[i].index}: the logits at step {view.rows[i].step} hold "
                 f"{changed[i].amax().item()} at most; check hooks, dtype, and what is suppressed"
             )
-        chosen = self._choose(view, changed)
+        chosen = self._choose(view.jobs, changed)
         for row, token in zip(view.rows, chosen, strict=True):
             row.candidate = row.forced[0] if row.forced else token
-        touched = {i for _, places in plan for i in places}
+        touched = sorted({i for _, places in plan for i in places})
         if touched:
-            for i, token in enumerate(self._choose(view, logits)):
-                view.jobs[i].wanted = token if i in touched else None
+            jobs = [view.jobs[i] for i in touched]
+            for job, token in zip(jobs, self._choose(jobs, logits[touched]), strict=True):
+                job.wanted = token
 
-    def _choose(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> list[int]:
+    def _choose(self, jobs: Sequence[Job], logits: Float[Tensor, "rows d_vocab"]) -> list[int]:
         likeliest = logits.argmax(-1).tolist()
-        for i, job in enumerate(view.jobs):
+        for i, job in enumerate(jobs):
             sampling = job.sampling
             for action in job.actions:
                 sampling = action.sampling(job.row, sampling)

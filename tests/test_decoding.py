@@ -14,7 +14,7 @@ from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
-from mi_lens.sampling import Sampling
+from mi_lens.sampling import Sampling, choose_token
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?", "2"]
 THIRD, FIFTH = tuple(range(0, 384, 3)), tuple(range(2, 384, 5))
@@ -103,6 +103,26 @@ def test_a_waiting_row_takes_a_finished_ones_place(tiny_model, monkeypatch):
     assert sum(new > 1 for _, new in widths) == 3  # two prompts together, then one at a time
     assert sum(new == 1 for _, new in widths) == 11  # as many as the longest row needs
     assert sum(rows == 2 and new == 1 for rows, new in widths) == 1 + 2 + 3
+
+
+def test_only_rows_whose_logits_change_are_drawn_without_the_change(tiny_model, monkeypatch):
+    drawn = []
+
+    def spy(logits, sampling, number):
+        drawn.append(sampling.temperature)
+        return choose_token(logits, sampling, number)
+
+    monkeypatch.setattr("mi_lens.decoding.choose_token", spy)
+    acts = [(), (Suppress(THIRD),), (Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD),)]
+    requests = [
+        Request(PROMPTS[0], Condition(some, Sampling(0.7 + 0.1 * i)), max_new_tokens=5)
+        for i, some in enumerate(acts)
+    ]
+    together = generate(tiny_model, requests, progress=False)
+    assert [drawn.count(one.condition.sampling.temperature) for one in requests] == [5, 10, 5]
+    assert together == [generate(tiny_model, [one], progress=False)[0] for one in requests]
+    assert any(event["what"] == "logits" for event in together[1].events)
+    assert not together[0].events
 
 
 def test_a_prefix_is_read_as_if_it_had_been_generated(model):
