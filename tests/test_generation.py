@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mi_lens.conditions import Condition
-from mi_lens.decoding import left_pad
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import (
     Plan,
@@ -207,12 +206,6 @@ def test_fingerprints_tell_models_apart(tiny_model, checkpoint):
     assert model_fingerprint(same) != model_fingerprint(tiny_model)
     other = load(str(checkpoint("llama")), dtype="float64", device="cpu", backend="hooked")
     assert model_fingerprint(other) != model_fingerprint(tiny_model)
-
-
-def test_left_pad():
-    tokens, mask = left_pad([[5, 6], [7], [8, 9, 10]])
-    assert tokens.tolist() == [[0, 5, 6], [0, 0, 7], [8, 9, 10]]
-    assert mask.tolist() == [[0, 1, 1], [0, 0, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize(
