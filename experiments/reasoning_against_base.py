@@ -1,0 +1,109 @@
+"""A reasoner beside its base on the same problems: mean MI, AOM and peaks (paper 1, table 2).
+
+python -m experiments.reasoning_against_base
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+import mi_lens
+from experiments.study import Finding, Study, analysis, said, save, side
+from mi_lens.paired_peaks import PairedQuantity, PeakComparison
+from mi_lens.reading_plots import paired_peaks_figure
+
+# Mean MI of the origin and of the reasoning model, then AOM likewise.
+PAPER = {
+    "Llama-3.1-8B": (0.0863, 0.1279, 3.36, 4.52),
+    "Qwen2.5-Math-7B": (2.197, 3.302, 2.63, 2.75),
+    "Qwen2.5-14B": (1.313, 3.351, 2.65, 3.08),
+    "Qwen2.5-32B": (1.767, 4.035, 2.55, 2.60),
+}
+CLAIMED = ("mean MI", "AOM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Study):
+    """What to run.
+
+    Attributes:
+        base: The model that the reasoner was made from, or one like it, of as many blocks.
+    """
+
+    base: str = "pocket-base"
+
+
+def main(config: Config) -> None:
+    """Compares the two at every block and draws the last."""
+    reasoner, base = analysis(config), analysis(config, config.base)
+    if len(reasoner.hook_names) != len(base.hook_names):
+        raise ValueError(
+            f"{config.model} has {len(reasoner.hook_names)} blocks and {config.base} "
+            f"{len(base.hook_names)}; blocks are compared one with one, so give a base of as many"
+        )
+    compared = {
+        name: mi_lens.compare_peaks(reasoner, base, name, base_name)
+        for name, base_name in zip(reasoner.hook_names, base.hook_names, strict=True)
+    }
+    for name, one in compared.items():
+        print(name)
+        for q in one.quantities.values():
+            print(f"  {q.name:<22}{row(q)}")
+    last = compared[reasoner.hook_names[-1]]
+    save(
+        config,
+        {config.model: reasoner.traces[0].model, config.base: base.traces[0].model},
+        paired_peaks_figure(last),
+        finding(last),
+        {
+            "blocks": {name: means(one) for name, one in compared.items()},
+            "last block": last, "paper": PAPER,
+        },
+    )  # fmt: skip
+
+
+def row(quantity: PairedQuantity) -> str:
+    """Both models, the difference and its test, as text."""
+    means = (quantity.reasoner_mean, quantity.base_mean, quantity.difference)
+    cells = "".join(f"{said(one, 1, 3):>28}" for one in means)
+    return f"{cells}  p = {quantity.p_adjusted:.2g}"
+
+
+def means(compared: PeakComparison) -> dict[str, object]:
+    """Of every quantity the means and the test, without the values of each problem."""
+    values = ("reasoner", "base")
+    return {
+        name: {key: value for key, value in vars(one).items() if key not in values}
+        for name, one in compared.quantities.items()
+    }
+
+
+def finding(last: PeakComparison) -> Finding:
+    """Whether mean MI and AOM are higher, and whether that survives where MI has no unit."""
+    missing = [name for name in (*CLAIMED, "MI / other answers") if name not in last.quantities]
+    if missing:
+        raise ValueError(
+            f"{len(last.problems)} problems define no {' or '.join(missing)} in both models; "
+            "raise limit"
+        )
+    signs = [
+        side(last.quantities[name].difference) * (last.quantities[name].p_adjusted <= 0.05)
+        for name in CLAIMED
+    ]
+    mi, aom = (last.quantities[name] for name in CLAIMED)
+    specific = last.quantities["MI / other answers"]
+    return Finding(
+        about="paper 1, section 3 and table 2; criticism: MI depends on the activations' scale",
+        claim="A reasoning model has higher mean MI and more abnormal peaks (AOM) than its base.",
+        verdict="with" if signs == [1, 1] else "in part" if 1 in signs else "against",
+        text=f"Reasoner less base on {len(last.problems)} problems: mean MI "
+        f"{said(mi.difference, 1, 4)} (Holm p = {mi.p_adjusted:.2g}), AOM "
+        f"{said(aom.difference, 1, 2)} (p = {aom.p_adjusted:.2g}). MI compares between models only "
+        "where its unit cancels: over MI with other problems' answers it is "
+        f"{said(specific.reasoner_mean, 1, 2)} in the reasoner and "
+        f"{said(specific.base_mean, 1, 2)} in the base (p = {specific.p_adjusted:.2g}).",
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
