@@ -88,8 +88,8 @@ from .sandbox import run_program as run_program
 from .seal import extract_steering_vectors as extract_steering_vectors
 from .separability import coordinates as coordinates
 from .separability import separability as separability
+from .spec import Spec as Spec
 from .stores import capture_into as capture_into
-from .sweep import Spec as Spec
 from .sweep import run_sweep as run_sweep
 from .tables import read_table as read_table
 from .tables import write_table as write_table

@@ -7,158 +7,24 @@ again. What comes of a sweep is read from the folders, at any time.
 """
 
 import json
-import re
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from itertools import product
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mi_lens.comparison import Result
-from mi_lens.conditions import Condition, parse_condition
+from mi_lens.conditions import Condition
 from mi_lens.evaluation import Evaluation, evaluate
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
-from mi_lens.prompts import PromptStyle
 from mi_lens.runs import versions
-from mi_lens.sampling import Sampling
+from mi_lens.spec import Spec
 from mi_lens.tables import write_table
 from mi_lens.traces import content_hash
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What a sweep runs; a YAML file of the same names.
-
-    Attributes:
-        conditions: As for `mi-lens evaluate`: "quiet=Suppress(['Wait'])". A name in braces runs
-            through its list in `grid`: "rr{layer}=Recycle({layer}, ['Wait'])". The first is what
-            the others are compared with.
-        grid: Name to its values.
-        models: Checkpoints.
-        problems: "pocket", or a file.
-        limit: Number of problems; None takes a file whole, or 100 pocket problems.
-        split: Of the pocket task.
-        seeds: Of the sampling.
-        style: See `mi_lens.prompts.prompt_text`.
-        max_new_tokens: Budget of a trace.
-        temperature: Of all conditions; 0 is greedy.
-        top_p: Likewise.
-        top_k: Likewise.
-        min_p: Likewise.
-        stop: Texts that end a generation.
-        unit: Problems in a unit.
-        batch_size: Jobs decoded together; does not change results.
-        backend: See `mi_lens.load`.
-        dtype: See `mi_lens.load`.
-        device: See `mi_lens.load`.
-    """
-
-    conditions: tuple[str, ...]
-    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    models: tuple[str, ...] = ("pocket-reasoner",)
-    problems: str = "pocket"
-    limit: int | None = None
-    split: str = "test"
-    seeds: tuple[int, ...] = (0,)
-    style: PromptStyle = "chat"
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
-    unit: int = 16
-    batch_size: int = 64
-    backend: str = "auto"
-    dtype: str | None = None
-    device: str | None = None
-
-    def __post_init__(self):
-        if not self.conditions or not self.models or not self.seeds:
-            raise ValueError("a sweep needs at least one of each: conditions, models, seeds")
-        if self.unit < 1 or self.batch_size < 1:
-            raise ValueError(f"unit={self.unit}, batch_size={self.batch_size}: expected 1 or more")
-        names = [condition.name for condition in self.expand()]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"several conditions are named {twice}; put the grid's names into it")
-
-    def expand(self) -> list[Condition]:
-        """The conditions, those with names in braces once for every value of the grid.
-
-        Raises:
-            ValueError: If a text is no condition, or braces hold a name that the grid lacks.
-        """
-        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
-        found = []
-        for text in self.conditions:
-            names = list(dict.fromkeys(re.findall(r"{(\w+)}", text)))
-            unknown = [name for name in names if name not in self.grid]
-            if unknown:
-                raise ValueError(f"condition {text!r}: the grid has no {unknown}; it has "
-                                 f"{sorted(self.grid)}")  # fmt: skip
-            for values in product(*(self.grid[name] for name in names)):
-                filled = text
-                for name, value in zip(names, values, strict=True):
-                    filled = filled.replace(f"{{{name}}}", str(value))
-                one = parse_condition(filled)
-                found.append(Condition(one.interventions, sampling, one.name))
-        return found
-
-    @classmethod
-    def of(cls, settings: dict[str, Any]) -> "Spec":
-        """A spec from settings as a file has them.
-
-        Raises:
-            ValueError: Naming a key that is unknown or missing, or a setting that is impossible.
-        """
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(settings.keys() - set(known))
-        if unknown:
-            raise ValueError(f"sweep: unknown {unknown}; expected some of {known}")
-        if "conditions" not in settings:
-            raise ValueError("sweep: no conditions; expected a list of at least one")
-        made = {key: _frozen(key, value) for key, value in settings.items()}
-        made["grid"] = {
-            name: tuple(values) if isinstance(values, list) else (values,)
-            for name, values in (settings.get("grid") or {}).items()
-        }
-        return cls(**made)
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Spec":
-        """A spec from a YAML (or JSON) file; paths in it are relative to where one stands.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: As `of`, or if the file is not YAML.
-        """
-        import yaml
-
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; give the path of a YAML file")
-        try:
-            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {error}") from None
-        if not isinstance(settings, dict):
-            raise ValueError(f"{path}: expected names and values, as 'conditions: [baseline]'")
-        try:
-            return cls.of(settings)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-
-def _frozen(key: str, value: Any) -> Any:
-    if key in ("conditions", "models", "seeds", "stop"):
-        return tuple(value) if isinstance(value, list) else (value,)
-    return value
 
 
 @dataclass(frozen=True)
