@@ -13,6 +13,7 @@ from mi_lens.sampling import Sampling
 
 KINDS = {
     "Continue": "mi_lens.interventions.extend",
+    "ForbidAt": "mi_lens.interventions.forbid",
     "LogitPenalty": "mi_lens.interventions.suppress",
     "RaiseTemperature": "mi_lens.interventions.temperature",
     "Recycle": "mi_lens.interventions.recycle",

@@ -8,63 +8,22 @@ a trace that is lost already cannot be rescued later.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from mi_lens.activations import capture, next_token_uncertainty
 from mi_lens.conditions import Condition
 from mi_lens.generation import Plan, Request, end_of_text_ids, generate
 from mi_lens.grading import is_correct
-from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle
 from mi_lens.sampling import Sampling
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.traces import Trace
 from mi_lens.vectors import question_key
-
-
-@dataclass(frozen=True)
-class ForbidAt(Intervention):
-    """Forbids one token at one step.
-
-    Attributes:
-        step: Index of the generated token, a prefix counted in.
-        token: The token id that cannot be chosen there.
-    """
-
-    step: int
-    token: int
-
-    def bind(self, model) -> Action:
-        """See `Intervention.bind`."""
-        if not 0 <= self.token < model.cfg.d_vocab:
-            raise ValueError(
-                f"token id {self.token}: this vocabulary has 0 to {model.cfg.d_vocab - 1}"
-            )
-        return _Forbid(self.step, self.token)
-
-    def to_json(self):
-        """See `Intervention.to_json`."""
-        return asdict(self)
-
-
-class _Forbid(Action):
-    def __init__(self, step: int, token: int):
-        self.step, self.token = step, token
-
-    def logits(
-        self, logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]
-    ) -> Float[Tensor, "rows d_vocab"]:
-        """See `Action.logits`."""
-        here = torch.tensor([row.step == self.step for row in rows])
-        changed = logits.clone()
-        changed[here, self.token] = -torch.inf
-        return changed
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@ import json
 import pytest
 import torch
 
-from mi_lens.conditions import Condition, from_json, parse_intervention, to_json
+from mi_lens.conditions import KINDS, Condition, from_json, parse_intervention, to_json
 from mi_lens.interventions.extend import Continue
+from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
@@ -19,6 +20,7 @@ ALL = (
     Steer(torch.randn(8, generator=torch.Generator().manual_seed(0)), "blocks.1.hook_resid_post",
           0.5, at=["Wait"], variant="random", seed=2),
     Continue(["Wait"], 3),
+    ForbidAt(4, 7),
 )  # fmt: skip
 
 
@@ -29,6 +31,10 @@ def test_json_and_back(one):
     assert again == one
     assert hash(again) == hash(one)
     assert to_json(again) == to_json(one)
+
+
+def test_every_kind_is_among_them():
+    assert sorted(KINDS) == sorted(type(one).__name__ for one in ALL)
 
 
 def test_a_condition_goes_to_json_and_back():
@@ -52,6 +58,7 @@ def test_names():
         ("Suppress(['Wait', 'Hmm'])", Suppress(["Wait", "Hmm"])),
         (" Recycle(2, ('Wait',), trigger='consumed') ", Recycle(2, ["Wait"], trigger="consumed")),
         ("LogitPenalty(words=['wait'], penalty=-1.5)", LogitPenalty(["wait"], -1.5)),
+        ("ForbidAt(4, token=7)", ForbidAt(4, 7)),
     ],
 )
 def test_as_written_in_python(text, expected):

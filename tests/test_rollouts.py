@@ -7,8 +7,9 @@ import torch
 import mi_lens.rollouts
 from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.problems import Problem
-from mi_lens.rollouts import ForbidAt, Rollouts, critical_gain, mean_gain, roll_out
+from mi_lens.rollouts import Rollouts, critical_gain, mean_gain, roll_out
 from mi_lens.sampling import Sampling
 from mi_lens.vectors import question_key
 
@@ -25,23 +26,6 @@ def traces(tiny_model):
 def odd(text, gold):
     """Stands for grading: a random model answers nothing right."""
     return len(text) % 2 == 1
-
-
-def test_one_token_at_one_step(tiny_model):
-    """The second-likeliest token takes the place, by a forward pass over the whole sequence."""
-    (plain,) = generate(tiny_model, PROBLEMS[:1], max_new_tokens=8, progress=False)
-    for step in (0, 5):
-        forbid = ForbidAt(step, plain.token_ids[step])
-        (found,) = generate(tiny_model, PROBLEMS[:1], forbid, max_new_tokens=8, progress=False)
-        assert found.token_ids[:step] == plain.token_ids[:step]
-        ids = torch.tensor([[*plain.prompt_ids, *plain.token_ids[:step]]])
-        second = tiny_model(ids)[0, -1].topk(2).indices[1]
-        assert found.token_ids[step] == second
-    later = ForbidAt(99, plain.token_ids[0])  # Not reached: it may be written elsewhere.
-    (same,) = generate(tiny_model, PROBLEMS[:1], later, max_new_tokens=8, progress=False)
-    assert same.token_ids == plain.token_ids
-    with pytest.raises(ValueError, match="token id 9999: this vocabulary has 0 to"):
-        ForbidAt(0, 9999).bind(tiny_model)
 
 
 def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):

@@ -1,0 +1,49 @@
+"""One token that may not be chosen at one step, to see what is written in its place."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.interventions.protocol import Action, Intervention, Row
+
+
+@dataclass(frozen=True)
+class ForbidAt(Intervention):
+    """Forbids one token at one step.
+
+    Attributes:
+        step: Index of the generated token, a prefix counted in.
+        token: The token id that cannot be chosen there.
+    """
+
+    step: int
+    token: int
+
+    def bind(self, model) -> Action:
+        """See `Intervention.bind`."""
+        if not 0 <= self.token < model.cfg.d_vocab:
+            raise ValueError(
+                f"token id {self.token}: this vocabulary has 0 to {model.cfg.d_vocab - 1}"
+            )
+        return _Forbid(self.step, self.token)
+
+    def to_json(self):
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+class _Forbid(Action):
+    def __init__(self, step: int, token: int):
+        self.step, self.token = step, token
+
+    def logits(
+        self, logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """See `Action.logits`."""
+        here = torch.tensor([row.step == self.step for row in rows])
+        changed = logits.clone()
+        changed[here, self.token] = -torch.inf
+        return changed
