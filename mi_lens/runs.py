@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.config import GenerateConfig
-from mi_lens.files import append_jsonl, drop_torn_line, write_json
+from mi_lens.files import append_jsonl, drop_torn_line, remove_abandoned, write_json
 from mi_lens.generation import Finished, Plan, Request, stream
 from mi_lens.traces import Trace, load_traces, trace_to_row
 
@@ -31,7 +31,8 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
         model_name: The model's fingerprint.
 
     Raises:
-        FileExistsError: If the folder holds something else; nothing in it is touched.
+        FileExistsError: If the folder holds something else; nothing in it is touched, except for
+            temporary files of processes of ours that were killed.
     """
     folder = config.out
     described = asdict(config)
@@ -45,6 +46,8 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
     record = folder / "run.json"
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: a file; give a folder that does not exist yet")
+    for part in (folder, folder / "figures"):
+        remove_abandoned(part)
     if record.exists():
         changed = _differences(json.loads(record.read_text(encoding="utf-8")), run)
         if changed:

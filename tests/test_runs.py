@@ -1,6 +1,10 @@
-from mi_lens.files import read_jsonl
+import subprocess
+import sys
+
+from mi_lens.config import GenerateConfig
+from mi_lens.files import read_jsonl, replacing
 from mi_lens.generation import Request, generate
-from mi_lens.runs import generate_into
+from mi_lens.runs import generate_into, open_run
 from mi_lens.traces import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]
@@ -36,3 +40,26 @@ def test_without_a_folder_nothing_is_written(tiny_model, tmp_path, monkeypatch):
     made = generate_into(None, tiny_model, REQUESTS, batch_size=3, progress=False)
     assert made == generate(tiny_model, REQUESTS, progress=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def abandon(*paths):
+    """Leaves the temporary files of a process that was killed while it replaced these files."""
+    program = (
+        "import os, sys; from contextlib import ExitStack; from mi_lens.files import replacing\n"
+        "with ExitStack() as stack:\n"
+        "    [stack.enter_context(replacing(path)) for path in sys.argv[1:]]\n"
+        "    os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", program, *map(str, paths)], check=True)
+
+
+def test_what_killed_runs_left_is_removed(tmp_path):
+    config = GenerateConfig(out=tmp_path / "run")
+    abandon(config.out / "run.json")
+    assert len(list(config.out.iterdir())) == 1
+    open_run(config, "m")  # killed before run.json stood: the folder is still to begin
+    assert [path.name for path in config.out.iterdir()] == ["run.json"]
+    abandon(config.out / "report.html", config.out / "figures" / "words.svg")
+    with replacing(config.out / "peaks.json") as ours:  # of a process that lives
+        open_run(config, "m")
+        assert set(config.out.rglob(".*")) == {ours}
