@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mi_lens.grading import is_correct
+from mi_lens.grading import grade
 from mi_lens.statistics import Estimate, mean_interval
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace
@@ -84,8 +84,8 @@ def contrast_words(
         seed: Of permutations and bootstrap.
 
     Raises:
-        ValueError: If a trace has no problem or is empty, no problem has both right and wrong
-            traces, or no word is common enough.
+        ValueError: If a trace has no problem, nothing to grade it by, or no tokens; no problem has
+            both right and wrong traces; or no word is common enough.
     """
     groups = _by_problem(traces)
     mixed = [(some, right) for some, right in groups if 0 < right.sum() < len(right)]
@@ -139,12 +139,12 @@ def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndar
     groups: dict[str, list[Trace]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
     for trace in traces:
-        if trace.problem is None or not len(trace):
-            lacks = "problem to grade it by" if trace.problem is None else "tokens"
-            raise ValueError(f"trace {trace.id} has no {lacks}; leave it out")
-        key = question_key(trace.problem)
+        problem = trace.require_problem("to grade it by")
+        if not len(trace):
+            raise ValueError(f"trace {trace.id} has no tokens; leave it out")
+        key = question_key(problem)
         groups[key].append(trace)
-        right[key].append(is_correct(trace.text, trace.problem.answer))
+        right[key].append(grade(trace.text, problem).correct)
     return [(some, np.array(right[key])) for key, some in groups.items()]
 
 

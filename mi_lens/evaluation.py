@@ -152,9 +152,7 @@ def _require_names(conditions: Sequence[Condition]) -> None:
 
 def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
     """A result from a trace with a problem, however it was made."""
-    if trace.problem is None:
-        raise ValueError(f"trace {trace.id} has no problem, so no gold answer to grade against")
-    problem = trace.problem
+    problem = trace.require_problem("to grade it by")
     graded = grade(trace.text, problem)
     try:
         kinds = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))

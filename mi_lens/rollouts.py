@@ -16,7 +16,7 @@ from jaxtyping import Float
 from mi_lens.activations import capture, next_token_uncertainty
 from mi_lens.conditions import Condition
 from mi_lens.generation import Plan, Request, end_of_text_ids, generate
-from mi_lens.grading import is_correct
+from mi_lens.grading import grade
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle
@@ -91,9 +91,9 @@ def roll_out(
         One for each trace and step, in order.
 
     Raises:
-        ValueError: If traces and steps do not go together, a trace has no problem or another
-            prompt than `style` gives, a step lies outside its trace or ends it, continuations would
-            be greedy, or there is nothing to try.
+        ValueError: If traces and steps do not go together, a trace has no problem, nothing to grade
+            it by, or another prompt than `style` gives, a step lies outside its trace or ends it,
+            continuations would be greedy, or there is nothing to try.
     """
     drawn = Sampling(1.0) if sampling is None else sampling
     if drawn.temperature == 0:
@@ -120,7 +120,7 @@ def roll_out(
                     for s in _seeds(seed, samples, trace.seed)
                 ]
     made = generate(model, requests, batch_size=batch_size, progress=progress)
-    right = [is_correct(t.text, t.problem.answer) for t in made if t.problem is not None]
+    right = [grade(t.text, t.require_problem("to grade it by")).correct for t in made]
     outcomes = iter(np.array(right).reshape(-1, 2, samples).tolist())
     found = []
     for trace, some in tried:
@@ -147,9 +147,9 @@ def roll_out(
 def _require_continuable(
     plan: Plan, trace: Trace, steps: Sequence[int], style: PromptStyle, ends: set[int]
 ) -> Problem:
-    if trace.problem is None:
-        raise ValueError(f"trace {trace.id} has no problem; continuations could not be graded")
-    if plan.prompt(Request(trace.problem, style=style))[1] != trace.prompt_ids:
+    problem = trace.require_problem("to grade continuations by")
+    grade(trace.text, problem)  # refuses one without a gold answer before anything is generated
+    if plan.prompt(Request(problem, style=style))[1] != trace.prompt_ids:
         raise ValueError(
             f"trace {trace.id} has another prompt than style={style!r} gives with this tokenizer; "
             "give the style it was generated in"
@@ -162,7 +162,7 @@ def _require_continuable(
             )
         if trace.token_ids[step] in ends:
             raise ValueError(f"step {step} of trace {trace.id} ends it: there is no continuation")
-    return trace.problem
+    return problem
 
 
 def _seeds(first: int, samples: int, own: int) -> list[int]:

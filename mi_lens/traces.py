@@ -70,6 +70,22 @@ class Trace:
         """The number of steps, generated tokens."""
         return len(self.token_ids)
 
+    def require_problem(self, purpose: str) -> Problem:
+        """The problem, where there must be one.
+
+        Args:
+            purpose: What it is needed for, for the error: "to grade it by".
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if self.problem is None:
+            raise ValueError(
+                f"trace {self.id} has no problem {purpose}; generate it from a Problem, or import "
+                "it with Trace.from_text"
+            )
+        return self.problem
+
     @property
     def consumed_ids(self) -> tuple[int, ...]:
         """For every step, the token read at the position that emits it."""

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_rates_are_compared_within_problems(tokenizer):
     assert "again" in rows
     assert "again" not in common
     assert {"that", "so"} <= common
+
+
+def test_answers_are_compared_as_numbers(tokenizer):
+    problem = Problem("p", "What is 3 + 4?", "7")
+    texts = [f" so the \\boxed{{{answer}}}" for answer in ("7", "+07", "8")]
+    traces = [Trace.from_text(tokenizer, problem, text) for text in texts]
+    found = contrast_words(tokenizer, traces, minimum_problems=1, draws=99)
+    assert (found.right, found.wrong) == (2, 1)
 
 
 def test_p_values_are_those_of_all_relabellings():
@@ -115,3 +124,5 @@ def test_errors(tokenizer):
     bare = Trace("x", "m", "p", (1,), (2,), "t", "eos")
     with pytest.raises(ValueError, match="trace x has no problem to grade it by"):
         contrast_words(tokenizer, [bare])
+    with pytest.raises(ValueError, match="trace x has no tokens"):
+        contrast_words(tokenizer, [replace(right, id="x", token_ids=())])

@@ -7,6 +7,7 @@ import torch
 import mi_lens.rollouts
 from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
+from mi_lens.grading import Grade
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.problems import Problem
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain, roll_out
@@ -29,7 +30,11 @@ def odd(text, gold):
 
 
 def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
-    monkeypatch.setattr(mi_lens.rollouts, "is_correct", odd)
+    monkeypatch.setattr(
+        mi_lens.rollouts,
+        "grade",
+        lambda text, problem: Grade(odd(text, problem), None, "exact", ""),
+    )
     steps = [[0, 7], [], [4]]
     found = roll_out(tiny_model, traces, steps, samples=4, max_new_tokens=12, batch_size=5)
     assert [(one.trace, one.step) for one in found] == [
@@ -133,3 +138,5 @@ def test_errors(tiny_model, traces):
         attempt([[3]], [ended])
     with pytest.raises(ValueError, match="has no problem"):
         attempt([[3]], [replace(traces[0], problem=None)])
+    with pytest.raises(ValueError, match="neither a gold answer nor tests"):
+        attempt([[3]], [replace(traces[0], problem=replace(PROBLEMS[0], answer=""))])

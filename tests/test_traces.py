@@ -30,6 +30,12 @@ def test_an_opening_think_tag_is_not_read_twice(tokenizer):
     assert raw.text == "<think>So 4"
 
 
+def test_a_problem_may_be_required(trace):
+    assert trace.require_problem("to grade it by") is trace.problem
+    with pytest.raises(ValueError, match="trace x has no problem to grade it by; generate it from"):
+        replace(trace, id="x", problem=None).require_problem("to grade it by")
+
+
 def test_files_come_back(trace, tmp_path):
     other = replace(trace, id="other", problem=None, condition={"temperature": 0.6}, seed=3)
     save_traces([trace, other], tmp_path / "t.jsonl")
