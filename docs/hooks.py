@@ -1,0 +1,55 @@
+"""MkDocs: the site's pages that do not stand in docs/, and links as they are in the site.
+
+The figures, their gallery, CONTRIBUTING and CHANGELOG stand elsewhere in the repository, and pages
+link to them so that the links work there. Here they are put into the site and links are mended.
+"""
+
+import re
+from pathlib import Path
+from posixpath import dirname, normpath, relpath
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
+SHOWN = {".md", ".png", ".svg", ".json"}
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds what does not stand in docs/."""
+    figures = [p for p in sorted((ROOT / "figures").iterdir()) if p.suffix in SHOWN]
+    for path in [*figures, *map(ROOT.joinpath, PAGES)]:
+        where = path.relative_to(ROOT).as_posix()
+        made = File.generated(config, PAGES.get(where, where), abs_src_path=str(path))
+        files.append(made)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links between places of the repository become links between pages."""
+    here = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
+
+    def mended(link: re.Match[str]) -> str:
+        image, text, target, anchor = link.groups()
+        there = normpath(f"{dirname(here)}/{target}".lstrip("/"))
+        if not (ROOT / there).exists():
+            return link[0]  # a mistake, which MkDocs reports
+        to = in_site(there)
+        if to is None:
+            return text  # of the repository and not of the site, as a script
+        return f"{image}[{text}]({relpath(to, dirname(page.file.src_uri) or '.')}{anchor or ''})"
+
+    return LINK.sub(mended, markdown)
+
+
+def in_site(path: str) -> str | None:
+    """Where the site has a file of the repository; None where it has not."""
+    if path == "README.md":
+        return "index.md"
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    if path.startswith("figures/") and Path(path).suffix in SHOWN:
+        return path
+    return PAGES.get(path)
