@@ -116,6 +116,19 @@ def baseline_traces(
     )  # fmt: skip
 
 
+def sampled_traces(
+    config: Study, model: Any, problems: Sequence[mi_lens.Problem], samples: int
+) -> list[mi_lens.Trace]:
+    """Traces of every problem at temperature 1, problem by problem; kept for all studies alike."""
+    sampled = mi_lens.Condition((), mi_lens.Sampling(1.0))
+    requests = [
+        mi_lens.Request(one, sampled, seed=seed, max_new_tokens=config.max_new_tokens)
+        for one in problems
+        for seed in range(samples)
+    ]
+    return generate_into(_folder(config, "sampled"), model, requests, batch_size=config.batch_size)
+
+
 def evaluation(
     config: Study,
     model: Any,
@@ -130,8 +143,8 @@ def evaluation(
     )  # fmt: skip
 
 
-def _folder(config: Study) -> Path:
-    folder = config.runs / study_name(config)
+def _folder(config: Study, name: str | None = None) -> Path:
+    folder = config.runs / (name or study_name(config))
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -204,10 +217,13 @@ def said(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
     """An estimate with its interval, as "-1.3 (-2.0 to -0.7)"."""
     if estimate.mean is None:
         return "undefined"
-    mean = f"{scale * estimate.mean:.{digits}f}"
+
+    def number(value: float) -> str:
+        return f"{round(scale * value, digits) + 0.0:.{digits}f}"  # No "-0.0".
+
     if estimate.low is None or estimate.high is None:
-        return mean
-    return f"{mean} ({scale * estimate.low:.{digits}f} to {scale * estimate.high:.{digits}f})"
+        return number(estimate.mean)
+    return f"{number(estimate.mean)} ({number(estimate.low)} to {number(estimate.high)})"
 
 
 def side(estimate: Estimate) -> int:
