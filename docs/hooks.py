@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
 SHOWN = {".md", ".png", ".svg", ".json"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+ADDRESS = re.compile(r'(href|src)="([^"#:]+)(#[^"]*)?"')
+# What notebooks bring to load scripts of others, for formulas and diagrams that ours do not have.
+LOADERS = re.compile(
+    r'<script (?:src=""|type="(?:text/x-mathjax-config|module)")>.*?</script>', re.DOTALL
+)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -22,19 +27,17 @@ def on_files(files: Files, config: Any) -> Files:
     figures = [p for p in sorted((ROOT / "figures").iterdir()) if p.suffix in SHOWN]
     for path in [*figures, *map(ROOT.joinpath, PAGES)]:
         where = path.relative_to(ROOT).as_posix()
-        made = File.generated(config, PAGES.get(where, where), abs_src_path=str(path))
-        files.append(made)
+        files.append(File.generated(config, PAGES.get(where, where), abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Links between places of the repository become links between pages."""
-    here = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
 
     def mended(link: re.Match[str]) -> str:
         image, text, target, anchor = link.groups()
-        there = normpath(f"{dirname(here)}/{target}".lstrip("/"))
-        if not (ROOT / there).exists():
+        there = in_repository(page, target)
+        if there is None:
             return link[0]  # a mistake, which MkDocs reports
         to = in_site(there)
         if to is None:
@@ -42,6 +45,29 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"{image}[{text}]({relpath(to, dirname(page.file.src_uri) or '.')}{anchor or ''})"
 
     return LINK.sub(mended, markdown)
+
+
+def on_page_content(html: str, page: Any, files: Files, **_: Any) -> str:
+    """The same for notebooks, which are HTML by now."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+
+    def mended(link: re.Match[str]) -> str:
+        kind, target, anchor = link.groups()
+        there = in_repository(page, target)
+        file = files.get_file_from_path(in_site(there) or "") if there else None
+        if file is None:
+            return link[0]
+        return f'{kind}="{file.url_relative_to(page.file)}{anchor or ""}"'
+
+    return ADDRESS.sub(mended, LOADERS.sub("", html))
+
+
+def in_repository(page: Any, target: str) -> str | None:
+    """The path in the repository that a page's relative link leads to; None if there is none."""
+    here = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
+    there = normpath(f"{dirname(here)}/{target}".lstrip("/"))
+    return there if (ROOT / there).exists() else None
 
 
 def in_site(path: str) -> str | None:

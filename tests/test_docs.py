@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -29,6 +30,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *sorted(ROOT.glob("figures/*.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("docs/*.ipynb")),
 ]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
@@ -37,13 +39,22 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+def text_of(page: Path) -> str:
+    """Markdown; of a notebook, that between its cells of code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
 def prose(page: Path) -> str:
     """A page without its blocks of code."""
-    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    return re.sub(r"```.*?```", "", text_of(page), flags=re.DOTALL)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text_of(page), re.DOTALL)
 
 
 def anchors(page: Path) -> set[str]:
@@ -123,7 +134,7 @@ def test_every_sweep_of_the_pages_is_one(vector_files):
 
 
 def test_every_module_that_a_page_runs_exists():
-    modules = {m for page in PAGES for m in re.findall(r"python -m ([\w.]+)", page.read_text())}
+    modules = {m for page in PAGES for m in re.findall(r"python -m ([\w.]+)", text_of(page))}
     assert modules
     for module in modules:
         assert importlib.util.find_spec(module), module
