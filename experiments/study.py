@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
+from torch import Tensor
 
 import mi_lens
+from mi_lens.measurement import activations_path
 from mi_lens.runs import generate_into, versions
 from mi_lens.statistics import Estimate
 from mi_lens.style import save_figure
@@ -99,6 +101,12 @@ def analysis(config: Study, model: str | None = None, **settings: Any) -> mi_len
             **asked, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
         )
     )
+
+
+def states_of(found: mi_lens.Analysis, hook_name: str) -> list[Tensor]:
+    """The states of every analysed trace at a hook name, which the analysis kept."""
+    paths = [activations_path(found.config.out, trace) for trace in found.analysed]
+    return [mi_lens.load_activations(path, [hook_name])[hook_name] for path in paths]
 
 
 def traces(config: Study, model: Any, requests: Sequence[mi_lens.Request]) -> list[mi_lens.Trace]:
