@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-tl4 check format docs clean
+.PHONY: demo test test-tl4 check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Every study anew, then the gallery; what runs/studies holds is not computed again.
+figures: $(READY)
+	$(BIN)/python -m experiments
 
 # Pages and API reference, in site/.
 docs: $(READY)
