@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mi_lens.comparison import Arm, Comparison, Result, compare_all, report
+from mi_lens.comparison import Arm, Comparison, Result, compare_all, report, report_table
 from mi_lens.conditions import Condition, parse_condition, parse_intervention
 from mi_lens.config import EvaluateConfig
 from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl, write_json
@@ -66,6 +66,9 @@ class Evaluation:
     def report(self, against: str | None = None) -> str:
         """The paired table as text."""
         return report(*self._arms(against))
+
+    def _repr_html_(self) -> str:
+        return report_table(*self._arms(None))
 
     def _arms(self, against: str | None) -> tuple[list[Arm], Arm]:
         base = against or self.names[0]

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_lens.activations import States
+from mi_lens.display import table, with_interval
 from mi_lens.information.resampling import (
     percentiles,
     problem_index,
@@ -50,6 +51,15 @@ class Separability:
     execution: int
     others: int
     problems: int
+
+    def _repr_html_(self) -> str:
+        about = {
+            "AUC (95 % interval)": with_interval(self.auc, self.low, self.high),
+            "execution thoughts": self.execution,
+            "other thoughts": self.others,
+            "problems": self.problems,
+        }
+        return table(about)
 
 
 def separability(

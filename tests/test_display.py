@@ -14,9 +14,11 @@ from mi_lens.budget import BudgetCurve
 from mi_lens.colouring import BLUE, DEEPEST, ORANGE, show
 from mi_lens.comparison import Arm, Result, compare, report_table
 from mi_lens.display import LONGEST, UNSHOWABLE, table, text_box, with_interval
+from mi_lens.evaluation import Evaluation
 from mi_lens.information.readings import ControlSummary, MismatchSummary, Variant
 from mi_lens.peaks import find_peaks, peak_statistics
 from mi_lens.problems import Problem
+from mi_lens.separability import Separability
 from mi_lens.statistics import Estimate
 from mi_lens.thoughts import ThoughtClass, thought_statistics
 from mi_lens.tokens import ThinkingTokens, TokenRow, TokenSet
@@ -236,9 +238,12 @@ def test_comparisons():
     assert page.cells[10:19] == ["base", "75", "", "", "", "", "102", "", "25"]
     assert page.cells[19:21] == [MARKUP, "50"]
     assert page.cells[22:24] == ["1", "2"]
+    assert shown(Evaluation((*base.results, *arm.results), {})).cells == page.cells
 
 
 def test_estimates_and_curves():
+    separable = shown(Separability(0.75, 0.7, 0.8, 30, 20, 5))
+    assert separable.cells[1::2] == ["0.75 (0.7 to 0.8)", "30", "20", "5"]
     assert shown(Estimate(0.5, 0.25, 0.75, 4)).cells[1] == "0.5 (0.25 to 0.75)"
     curve = BudgetCurve((8, 16), ((False,), (True,)), ((8,), (9,)))
     assert shown(curve).cells[3:] == ["8", "0", "8", "16", "1", "9"]
