@@ -14,17 +14,20 @@ from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
+from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request
-from mi_lens.grading import grade
-from mi_lens.information.readings import ControlSummary, Reading, summarize
+from mi_lens.grading import Grade, grade
+from mi_lens.information.readings import ControlSummary, Reading, reading_from_row, summarize
 from mi_lens.measurement import Readings, activations_path, measure_into
-from mi_lens.models import load
+from mi_lens.models import load, load_tokenizer
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems import Problem, load_problems
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
-from mi_lens.tokens import ThinkingTokens, thinking_tokens
+from mi_lens.tokens import ThinkingTokens, TokenRow, thinking_tokens
 from mi_lens.traces import Trace
+
+LAST_WRITTEN = "thinking_tokens.json"  # Where it stands, a run is finished.
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,56 @@ class Analysis:
     hook_names: tuple[str, ...]
     readings: dict[str, Readings]
     tokens: dict[str, ThinkingTokens]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Analysis":
+        """Reads back what `analyze` wrote, with the tokenizer only: the model is not loaded.
+
+        Of a run that is not finished, what is there: traces in the order in which they finished,
+        readings so far, and no words (`finished` is False).
+
+        Args:
+            folder: The run's folder; nothing in it is changed.
+
+        Raises:
+            FileNotFoundError: If there is no run in it, or its tokenizer is gone.
+            ValueError: If the run is another command's, or of another version of mi_lens.
+        """
+        folder = Path(folder)
+        record = read_record(folder)
+        if record.get("command") != "analyze":
+            raise ValueError(
+                f"{folder}: a run of mi-lens {record.get('command')}; expected one of mi-lens "
+                "analyze"
+            )
+        config = config_of(record, AnalyzeConfig, folder)
+        by_id = {trace.id: trace for trace in traces_so_far(folder / "traces.jsonl")}
+        readings = {
+            row["trace"]: {name: reading_from_row(one) for name, one in row["readings"].items()}
+            for row in whole_rows(folder / "readings.jsonl")
+        }
+        finished = (folder / LAST_WRITTEN).exists()
+        traces = tuple(by_id[i] for i in (_order(folder) if finished else by_id))
+        tokenizer = load_tokenizer(config.model)
+        tables = read_record(folder, LAST_WRITTEN) if finished else {}
+        return cls(
+            config=config,
+            traces=traces,
+            token_strings=tuple(trace.token_strings(tokenizer) for trace in traces),
+            hook_names=tuple(next(iter(readings.values()), {})),
+            readings=readings,
+            tokens={name: _table_from_row(row) for name, row in tables.items()},
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether every trace was read and the words at peaks counted."""
+        return bool(self.tokens)
+
+    @cached_property
+    def grades(self) -> tuple[Grade | None, ...]:
+        """The grade of each trace; None for a trace without a problem."""
+        return tuple(grade(t.text, t.problem) if t.problem else None for t in self.traces)
 
     @cached_property
     def analysed(self) -> tuple[Trace, ...]:
@@ -86,7 +139,7 @@ class Analysis:
             values = [v for row in statistics if (v := getattr(row, field)) is not None]
             return float(np.mean(values)) if values else None
 
-        graded = [grade(t.text, t.problem).correct for t in self.traces if t.problem]
+        graded = [one.correct for one in self.grades if one is not None]
         return {
             "hook_name": hook_name,
             "traces": len(self.traces),
@@ -207,10 +260,27 @@ def _tokens(
     )
 
 
+def _order(folder: Path) -> list[str]:
+    """The ids of a finished run's traces, in the order of its problems."""
+    found = read_record(folder, "peaks.json")
+    if "traces" not in found:
+        raise ValueError(
+            f"{folder}: its peaks.json does not say the order of the traces; run the command that "
+            "made it again, which computes nothing anew and writes it"
+        )
+    return found["traces"]
+
+
+def _table_from_row(row: dict[str, Any]) -> ThinkingTokens:
+    rows = tuple(TokenRow(**{**one, "token_ids": tuple(one["token_ids"])}) for one in row["rows"])
+    return ThinkingTokens(**{**row, "rows": rows})
+
+
 def _write_findings(analysis: Analysis, folder: Path) -> None:
     write_json(
         folder / "peaks.json",
         {
+            "traces": [trace.id for trace in analysis.traces],
             "summaries": [analysis.summary(name) for name in analysis.hook_names],
             "too_short": [t.id for t in analysis.traces if t.id not in analysis.readings],
             "peaks": [
@@ -231,6 +301,6 @@ def _write_findings(analysis: Analysis, folder: Path) -> None:
         {name: asdict(analysis.controls(name)) for name in analysis.hook_names},
     )
     write_json(
-        folder / "thinking_tokens.json",
+        folder / LAST_WRITTEN,
         {name: asdict(table) for name, table in analysis.tokens.items()},
     )

@@ -9,6 +9,7 @@ from mi_lens.config import (
     DemoConfig,
     EvaluateConfig,
     GenerateConfig,
+    ReportConfig,
     ResultsConfig,
     StatusConfig,
     SweepConfig,
@@ -20,6 +21,7 @@ COMMANDS = {
     "analyze": AnalyzeConfig,
     "evaluate": EvaluateConfig,
     "sweep": SweepConfig,
+    "report": ReportConfig,
     "status": StatusConfig,
     "results": ResultsConfig,
 }
@@ -43,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-Config = DemoConfig | GenerateConfig | SweepConfig | StatusConfig | ResultsConfig
+Config = DemoConfig | GenerateConfig | SweepConfig | StatusConfig | ResultsConfig | ReportConfig
 
 
 def run(config: Config) -> None:
@@ -61,9 +63,13 @@ def run(config: Config) -> None:
         from mi_lens.analysis import analyze
         from mi_lens.report import findings, write_report
 
-        analyses = {config.model: analyze(config)}
-        page = write_report(analyses, config.out)
-        print(f"{findings(analyses)}\n\nReport: {page}")
+        analysis = analyze(config)
+        page = write_report([config.out], config.out / "report.html", config.out / "figures")
+        print(f"{findings({config.model: analysis})}\n\nReport: {page}")
+    elif isinstance(config, ReportConfig):
+        from mi_lens.report import write_report
+
+        print(f"Report: {write_report(config.runs, config.out, traces=config.traces)}")
     elif isinstance(config, EvaluateConfig):
         from mi_lens.evaluation import run_evaluate
 

@@ -25,5 +25,7 @@ def run_demo(config: DemoConfig) -> str:
         )
         for model in MODELS
     }
-    page = write_report(analyses, config.out)
+    page = write_report(
+        [config.out / model for model in MODELS], config.out / "report.html", config.out / "figures"
+    )
     return f"{findings(analyses)}\n\nReport: {page}"

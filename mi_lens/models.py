@@ -3,6 +3,7 @@
 import difflib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ HUB_IDS = (
     "meta-llama/Llama-3.1-8B",
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-DOWNLOADED = ["*.json", "*.jinja", "*.safetensors", "merges.txt", "tokenizer.model"]
+TEXT_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
+DOWNLOADED = [*TEXT_FILES, "*.safetensors"]
 NOT_DOWNLOADED = ["consolidated*", "original/*", "onnx/*"]  # the same weights once more
 
 
@@ -102,6 +104,26 @@ def load(
     model = engine.build(weights, tokenizer)
     model.eos_token_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
     return model
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """Load the tokenizer that `load` would put beside the model, without the model.
+
+    Args:
+        name: As in `load`; of a Hugging Face id only the small files are downloaded.
+
+    Raises:
+        ValueError: There is no such name.
+        FileNotFoundError: The folder is missing, or has no tokenizer files.
+        OSError: The Hugging Face hub cannot be reached, or does not give the files.
+    """
+    folder = _find_folder(name, TEXT_FILES)
+    tokenizer = _load_tokenizer(folder)
+    if tokenizer is None:
+        raise FileNotFoundError(
+            f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
+        )
+    return tokenizer
 
 
 def require_unprocessed(model: Any) -> None:
@@ -162,7 +184,7 @@ def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
 
 
-def _find_folder(name: str | Path) -> Path:
+def _find_folder(name: str | Path, wanted: Sequence[str] = DOWNLOADED) -> Path:
     from mi_lens.pocket import CHECKPOINTS
 
     if name in CHECKPOINTS:
@@ -172,7 +194,7 @@ def _find_folder(name: str | Path) -> Path:
     if isinstance(name, Path) or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"there is no folder {str(name)!r} to load a model from")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return _download(name)
+        return _download(name, wanted)
     near = _near(name, [*CHECKPOINTS, *HUB_IDS])
     raise ValueError(
         f"there is no model {name!r}{near}. A name is one of {sorted(CHECKPOINTS)}, a Hugging Face "
@@ -188,7 +210,7 @@ def _near(name: str, known: list[str]) -> str:
     return f"; near: {', '.join(near)}" if near else ""
 
 
-def _download(name: str) -> Path:
+def _download(name: str, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -198,7 +220,7 @@ def _download(name: str) -> Path:
 
     try:
         return Path(
-            snapshot_download(name, allow_patterns=DOWNLOADED, ignore_patterns=NOT_DOWNLOADED)
+            snapshot_download(name, allow_patterns=[*wanted], ignore_patterns=NOT_DOWNLOADED)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]

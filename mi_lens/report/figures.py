@@ -1,0 +1,119 @@
+"""The figures of analyses, saved and as images inside a page."""
+
+import re
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mi_lens.analysis import Analysis
+from mi_lens.information.readings import Reading
+from mi_lens.plots import Curve, comparison_figure, tokens_figure, trajectories_figure
+from mi_lens.report.loading import Run
+from mi_lens.style import save_figure
+from mi_lens.traces import Trace
+
+CURVES = 3  # Trajectories drawn of each model.
+COMPARED = 3  # Models that the comparison has colours for.
+
+
+@dataclass(frozen=True)
+class Image:
+    """A figure as the address of an image."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+def comparison_image(runs: Sequence[Run], folder: Path) -> Image | None:
+    """Models side by side, each at its first hook name; None for fewer than two analyses."""
+    found = {run.name: run.analysis for run in runs if run.analysis and run.analysis.analysed}
+    analyses = dict(list(found.items())[:COMPARED])
+    if len(analyses) < 2:
+        return None
+    trajectories, aoms = {}, {}
+    for name, analysis in analyses.items():
+        hook_name = analysis.hook_names[0]
+        trajectories[name] = [analysis.mi(trace, hook_name) for trace in analysis.analysed]
+        statistics = [analysis.statistics(trace, hook_name) for trace in analysis.analysed]
+        aoms[name] = [row.aom for row in statistics if row.aom is not None]
+    left_out = f" The first {COMPARED} models are drawn." if len(found) > COMPARED else ""
+    return _image(
+        comparison_figure(trajectories, aoms),
+        folder / "comparison",
+        {"trajectories": trajectories, "aom": aoms},
+        "Mean MI along the trace and AOM by model",
+        "Left: mean trajectory over traces. Right: AOM of every trace, with the mean and its 95 % "
+        f"interval.{left_out}",
+    )
+
+
+def run_images(name: str, analysis: Analysis, folder: Path) -> list[Image]:
+    """Trajectories and words of one analysis at its first hook name."""
+    hook_name = analysis.hook_names[0]
+    curves = [_curve(analysis, trace, hook_name) for trace in analysis.analysed[:CURVES]]
+    stem = re.sub(r"[^\w.-]+", "-", Path(name).name)
+    images = [
+        _image(
+            trajectories_figure(curves, analysis.config.tau),
+            folder / f"{stem}_trajectories",
+            {"hook_name": hook_name, "curves": [asdict(curve) for curve in curves]},
+            f"MI trajectories of {name} with peaks marked",
+            f"Trajectories at {hook_name}; the highest peaks carry the token they decode to "
+            f"({analysis.config.readout}).",
+        )
+    ]
+    if hook_name in analysis.tokens:
+        table = analysis.tokens[hook_name]
+        images.append(
+            _image(
+                tokens_figure(table),
+                folder / f"{stem}_tokens",
+                asdict(table),
+                f"Words at the peaks of {name}",
+                f"Words at peaks at {hook_name}. A word right of its diamond peaks more often than "
+                "its frequency explains.",
+            )
+        )
+    return images
+
+
+def _image(figure: Figure, stem: Path, numbers: dict[str, Any], alt: str, caption: str) -> Image:
+    """Saves a figure and returns it as an image."""
+    _, svg, _ = save_figure(figure, stem, numbers)
+    source = "data:image/svg+xml;base64," + b64encode(svg.read_bytes()).decode()
+    return Image(source, alt, caption)
+
+
+def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
+    index = analysis.traces.index(trace)
+    graded = analysis.grades[index]
+    verdict = "" if graded is None else "  (right)" if graded.correct else "  (wrong)"
+    question = trace.problem.question if trace.problem else trace.prompt
+    question = " ".join(question.split())
+    question = question if len(question) <= 70 else question[:69] + "…"
+    return Curve(
+        title=_printable(f"{question}{verdict}"),
+        mi=analysis.mi(trace, hook_name),
+        peaks=analysis.peaks(trace, hook_name),
+        labels=[_printable(string) for string in analysis.token_strings[index]],
+        mismatched=_band(analysis.reading(trace, hook_name)),
+        specific_peaks=analysis.specific_peaks(trace, hook_name) or (),
+    )
+
+
+def _printable(text: str) -> str:
+    """Characters that no font draws, as U+FFFD; newlines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
+
+
+def _band(reading: Reading) -> tuple[list[float], list[float]] | None:
+    """Where 95 % of other answers lie, by their mean and spread."""
+    if reading.calibration is None:
+        return None
+    mean, half = reading.calibration.mean, 1.96 * reading.calibration.std
+    return (mean - half).tolist(), (mean + half).tolist()

@@ -1,0 +1,273 @@
+"""What a page is made of: run folders of every command, read back without a model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mi_lens import sweep
+from mi_lens.analysis import Analysis
+from mi_lens.comparison import Result
+from mi_lens.conditions import parse_condition
+from mi_lens.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
+from mi_lens.evaluation import Evaluation
+from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
+from mi_lens.grading import grade
+from mi_lens.models import load_tokenizer
+from mi_lens.problems import load_problems
+from mi_lens.tables import read_table
+from mi_lens.traces import Trace, content_hash
+
+Kind = Literal["analyze", "generate", "evaluate", "sweep"]
+CONFIGS = {"analyze": AnalyzeConfig, "generate": GenerateConfig, "evaluate": EvaluateConfig}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a trace: the answer found in it, and whether it is right."""
+
+    answer: str | None
+    correct: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """The traces of one model in a folder, and what was found of them.
+
+    Attributes:
+        name: Its model; with the folder's name where several runs of a page share it.
+        kind: The command that wrote the folder.
+        folder: Where it is.
+        model: Checkpoint, as the command named it.
+        tokenizer: Its tokenizer.
+        traces: In order.
+        verdicts: Trace id to what became of it; a trace that nobody graded has none.
+        unfinished: What is missing, in words; None where nothing is.
+        settings: What was asked for.
+        versions: Of the packages that made it.
+        analysis: Of an `analyze`.
+        evaluation: Of an `evaluate` or a sweep, of the problems that are whole; None before the
+            first.
+    """
+
+    name: str
+    kind: Kind
+    folder: Path
+    model: str
+    tokenizer: Any
+    traces: tuple[Trace, ...]
+    verdicts: dict[str, Verdict]
+    unfinished: str | None
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    analysis: Analysis | None = None
+    evaluation: Evaluation | None = None
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Reads folders that `generate`, `analyze`, `evaluate` or `sweep` wrote.
+
+    Returns:
+        A run for each folder, or for each model of a sweep, with names that differ.
+
+    Raises:
+        FileNotFoundError: If a folder holds none of these, or a tokenizer is gone.
+        ValueError: If there are no folders, or a run is of another version.
+    """
+    if not folders:
+        raise ValueError("no folders to report on; give at least one that mi-lens wrote")
+    runs = [run for folder in folders for run in _read(Path(folder))]
+    names = [run.name for run in runs]
+    runs = [
+        replace(run, name=f"{run.name} ({run.folder.name})") if names.count(run.name) > 1 else run
+        for run in runs
+    ]
+    names = [run.name for run in runs]
+    return [
+        replace(run, name=f"{run.name} {names[:i].count(run.name) + 1}")
+        if names.count(run.name) > 1
+        else run
+        for i, run in enumerate(runs)
+    ]
+
+
+def _read(folder: Path) -> Iterator[Run]:
+    if (folder / "sweep.json").is_file():
+        yield from _sweep(folder)
+        return
+    if not (folder / "run.json").is_file():
+        raise FileNotFoundError(f"{folder}: {_why_not(folder)}")
+    record = read_record(folder)
+    command = record.get("command")
+    if command not in CONFIGS:
+        raise ValueError(
+            f"{folder}: its run.json names the command {command!r}; expected one of "
+            f"{[*CONFIGS, 'sweep']}"
+        )
+    yield {"analyze": _analysis, "generate": _generation, "evaluate": _evaluation}[command](
+        folder, record
+    )
+
+
+def _why_not(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder; give one that mi-lens generate, analyze, evaluate or sweep wrote"
+    inside = sorted(
+        str(path.parent) for name in ("run.json", "sweep.json") for path in folder.glob(f"*/{name}")
+    )
+    advice = f"give those it has inside: {', '.join(inside)}" if inside else "give its --out"
+    return (
+        "holds no run of mi-lens generate, analyze, evaluate or sweep (no run.json, no "
+        f"sweep.json); {advice}"
+    )
+
+
+def _analysis(folder: Path, record: dict[str, Any]) -> Run:
+    analysis = Analysis.load(folder)
+    unfinished = None
+    if not analysis.finished:
+        unfinished = (
+            f"{_count(len(analysis.traces), _expected(analysis.config))}, "
+            f"{len(analysis.readings)} of them read; the words at peaks come last. {AGAIN}"
+        )
+    graded = zip(analysis.traces, analysis.grades, strict=True)
+    verdicts = {t.id: Verdict(g.extracted, g.correct) for t, g in graded if g is not None}
+    return _run(
+        folder, record, "analyze", load_tokenizer(analysis.config.model), analysis.traces, verdicts,
+        unfinished, analysis=analysis,
+    )  # fmt: skip
+
+
+def _generation(folder: Path, record: dict[str, Any]) -> Run:
+    config = config_of(record, GenerateConfig, folder)
+    traces = tuple(traces_so_far(folder / "traces.jsonl"))
+    expected = _expected(config)
+    missing = expected is None or len({trace.id for trace in traces}) < expected
+    unfinished = f"{_count(len(traces), expected)}. {AGAIN}" if missing else None
+    verdicts = {}
+    for trace in traces:
+        # A program is not run for a page.
+        if trace.problem is not None and trace.problem.tests is None:
+            graded = grade(trace.text, trace.problem)
+            verdicts[trace.id] = Verdict(graded.extracted, graded.correct)
+    return _run(
+        folder, record, "generate", load_tokenizer(config.model), traces, verdicts, unfinished
+    )
+
+
+def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
+    config = config_of(record, EvaluateConfig, folder)
+    names = [parse_condition(text).name for text in config.conditions]
+    traces = traces_so_far(folder / "traces.jsonl")
+    unfinished = None
+    if (folder / "evaluation.json").exists():
+        written = read_record(folder, "evaluation.json")
+        rows = list(map(_result, read_table(folder / "results.parquet")))
+        setting, conditions = written["setting"], written["conditions"]
+    else:
+        rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
+        rows = _whole_problems(rows, len(names) * len(config.seeds))
+        setting, conditions = {"max_new_tokens": config.max_new_tokens}, {}
+        problems = _expected(config)
+        expected = None if problems is None else problems * len(names) * len(config.seeds)
+        unfinished = (
+            f"{_count(len(traces), expected)}; compared are the problems that every condition has "
+            f"answered. {AGAIN}"
+        )
+    rows.sort(key=lambda row: names.index(row.condition))
+    found = Evaluation(tuple(rows), setting, conditions) if rows else None
+    return _run(
+        folder, record, "evaluate", load_tokenizer(config.model), _by_problem(traces, names),
+        _verdicts(whole_rows(folder / "results.jsonl")), unfinished, evaluation=found,
+    )  # fmt: skip
+
+
+def _sweep(folder: Path) -> Iterator[Run]:
+    record = read_record(folder, "sweep.json")
+    found = sweep.results(folder)
+    state = sweep.status(folder)
+    unfinished = None
+    if state.done < state.units:
+        unfinished = f"{state}. Compared are the problems that every condition has answered. " + (
+            AGAIN
+        )
+    for model in record["spec"]["models"]:
+        units = sorted((folder / "units").glob(f"{content_hash(model)[:8]}-*"))
+        traces = [trace for unit in units for trace in traces_so_far(unit / "traces.jsonl")]
+        rows = [row for unit in units for row in whole_rows(unit / "results.jsonl")]
+        evaluation = found.get(model)
+        names = evaluation.names if evaluation else []
+        yield _run(
+            folder, {"config": {**record["spec"], "model": model}, "versions": record["versions"]},
+            "sweep", load_tokenizer(model), _by_problem(traces, names), _verdicts(rows), unfinished,
+            evaluation=evaluation,
+        )  # fmt: skip
+
+
+AGAIN = "The same command goes on from here."
+
+
+def _run(
+    folder: Path,
+    record: dict[str, Any],
+    kind: Kind,
+    tokenizer: Any,
+    traces: Sequence[Trace],
+    verdicts: dict[str, Verdict],
+    unfinished: str | None,
+    **found: Any,
+) -> Run:
+    model = record["config"]["model"]
+    return Run(
+        name=Path(model).name if Path(model).is_dir() else model, kind=kind, folder=folder,
+        model=model, tokenizer=tokenizer, traces=tuple(traces), verdicts=verdicts,
+        unfinished=unfinished, settings=record["config"], versions=record["versions"], **found,
+    )  # fmt: skip
+
+
+def _count(traces: int, expected: int | None) -> str:
+    return f"{traces} traces so far" if expected is None else f"{traces} of {expected} traces"
+
+
+def _expected(config: GenerateConfig) -> int | None:
+    """How many problems a run has; None where only a download would tell."""
+    if config.problems == "pocket" or Path(config.problems).is_file():
+        return len(load_problems(config.problems, limit=config.limit, split=config.split))
+    return config.limit
+
+
+def _result(row: dict[str, Any]) -> Result:
+    """A result from a row of a flat table."""
+    prefix = "thoughts."
+    thoughts = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    plain = {k: v for k, v in row.items() if not k.startswith(prefix)}
+    counted = thoughts and None not in thoughts.values()
+    return Result(**{**plain, "thoughts": thoughts if counted else None})
+
+
+def _whole_problems(rows: Sequence[Result], each: int) -> list[Result]:
+    """The results of the problems that have as many as they will have."""
+    by_problem: dict[tuple[str, str], list[Result]] = {}
+    for row in rows:
+        by_problem.setdefault((row.source, row.problem), []).append(row)
+    return [row for some in by_problem.values() if len(some) == each for row in some]
+
+
+def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:
+    """Traces of one problem beside each other, in the order of the conditions."""
+    problems = {id_: i for i, id_ in enumerate(dict.fromkeys(map(_problem_id, traces)))}
+    order = {name: i for i, name in enumerate(conditions)}
+
+    def place(trace: Trace) -> tuple[int, int, int]:
+        name = trace.condition.get("name", "")
+        return problems[_problem_id(trace)], order.get(name, len(order)), trace.seed
+
+    return sorted(traces, key=place)
+
+
+def _problem_id(trace: Trace) -> str:
+    return trace.problem.id if trace.problem is not None else trace.prompt
+
+
+def _verdicts(rows: Sequence[dict[str, Any]]) -> dict[str, Verdict]:
+    return {row["trace"]: Verdict(row["answer"], row["correct"]) for row in rows}

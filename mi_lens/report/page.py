@@ -1,0 +1,209 @@
+"""The page: runs read back, drawn, and put into one file with its style and its script."""
+
+import json
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mi_lens.analysis import Analysis
+from mi_lens.evaluation import Evaluation
+from mi_lens.files import write_text
+from mi_lens.report.figures import Image, comparison_image, run_images
+from mi_lens.report.loading import Run, read_runs
+from mi_lens.report.palette import SHADES, shades_css
+from mi_lens.report.tables import (
+    Table,
+    comparison_table,
+    correlates_table,
+    findings_table,
+    parts_table,
+    peaks_table,
+    problems_table,
+    treatments_table,
+    words_table,
+)
+from mi_lens.report.traces import shown_traces, thinking_words
+from mi_lens.tokens import SCALING_WORDS
+
+WORDS = 15  # Rows of a table of words.
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What was found at one hook name, or all of an evaluation: some sentences and tables."""
+
+    title: str
+    text: str
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A run on the page."""
+
+    run: Run
+    images: list[Image]
+    panels: list[Panel]
+
+
+def write_report(
+    folders: Sequence[str | Path],
+    page: str | Path,
+    figures: str | Path | None = None,
+    *,
+    traces: int = 20,
+) -> Path:
+    """Writes one HTML page of one or more runs; analyses are compared side by side.
+
+    The page needs no network and no server, and no model is loaded to make it. A run that is not
+    finished is shown as far as it is.
+
+    Args:
+        folders: What `generate`, `analyze`, `evaluate` or `sweep` wrote; nothing in them is
+            changed.
+        page: The file to write.
+        figures: Folder that also gets the figures as PNG, SVG and the numbers as JSON; None keeps
+            them on the page only.
+        traces: Traces of each run that can be read on the page: the first ones, in order.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: If a folder is none of these, or a run's tokenizer is gone.
+        ValueError: If there are no folders, a run is of another version of mi_lens, or traces is
+            negative.
+    """
+    if traces < 0:
+        raise ValueError(f"traces={traces}: expected the number of traces of each run, 0 or more")
+    runs = read_runs(folders)
+    if figures is None:
+        with TemporaryDirectory() as drawn:
+            text = _render(runs, Path(drawn), traces)
+    else:
+        text = _render(runs, Path(figures), traces)
+    # A lone surrogate cannot be written as UTF-8.
+    write_text(page, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return Path(page)
+
+
+def _render(runs: Sequence[Run], figures: Path, traces: int) -> str:
+    environment = Environment(
+        loader=PackageLoader("mi_lens.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = f"\n{_asset('report.css')}\n{shades_css()}\n"
+    script = f"\n{_asset('report.js')}\n"
+    analysed = [run for run in runs if run.analysis is not None and run.analysis.analysed]
+    shown = [data for run in runs for data in shown_traces(run, traces)]
+    return environment.get_template("report.html.j2").render(
+        runs=runs,
+        analysed=analysed,
+        findings=findings_table(analysed) if analysed else None,
+        comparison=comparison_image(runs, figures),
+        sections=[_section(run, figures) for run in runs],
+        traces=[embedded(data) for data in shown],
+        data=embedded({
+            "runs": {run.name: _run_data(run) for run in runs},
+            "index": [_entry(data) for data in shown],
+            "words": list(SCALING_WORDS),
+            "shades": SHADES,
+        }),
+        limit=traces,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )  # fmt: skip
+
+
+def embedded(value: Any) -> str:
+    """JSON that can stand inside of a script element, whatever texts it holds."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII: no U+2028
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _asset(name: str) -> str:
+    return files("mi_lens.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """By which the page's policy lets this text run, and no other."""
+    return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
+
+
+def _run_data(run: Run) -> dict[str, Any]:
+    return {
+        "words": thinking_words(run.analysis),
+        "site": run.settings.get("site"),
+        "tau": run.settings.get("tau"),
+    }
+
+
+def _entry(data: Mapping[str, Any]) -> dict[str, Any]:
+    question = " ".join(data["question"].split())
+    return {
+        "run": data["run"],
+        "question": question if len(question) <= 60 else question[:59] + "…",
+        "condition": data["condition"],
+        "correct": data["correct"],
+        "steps": len(data["tokens"]),
+    }
+
+
+def _section(run: Run, figures: Path) -> Section:
+    if run.analysis is not None:
+        if not run.analysis.analysed:
+            return Section(run, [], [])
+        panels = [_layer_panel(run.analysis, name) for name in run.analysis.hook_names]
+        return Section(run, run_images(run.name, run.analysis, figures), panels)
+    if run.evaluation is not None:
+        return Section(run, [], [_evaluation_panel(run.evaluation)])
+    return Section(run, [], [])
+
+
+def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
+    controls = analysis.controls(hook_name)
+    tables = [treatments_table(controls), correlates_table(controls)]
+    if hook_name in analysis.tokens:
+        tables.insert(0, words_table(analysis.tokens[hook_name], WORDS))
+    mismatch = controls.mismatch
+    if mismatch is None:
+        text = "Fewer than two other gold answers: the number cannot be compared with chance here."
+    else:
+        specific = mismatch.specific
+        interval = (
+            ""
+            if specific.low is None or specific.high is None
+            else f" (95 % interval {specific.low:.2f} to {specific.high:.2f})"
+        )
+        text = (
+            f"With its own gold answer a trace has a mean MI of {controls.mi:.4f}, with those of "
+            f"{mismatch.others} other problems {mismatch.mi:.4f}: the specific part is "
+            f"{specific.mean:.2f}{interval} standard deviations of those. Of {controls.peaks:.1f} "
+            f"raw peaks a trace, {mismatch.shared:.2f} are also peaks of the specific part that "
+            f"exceed chance; there are {mismatch.peaks:.2f} of the latter."
+        )
+    return Panel(hook_name, text, [*tables, peaks_table(analysis, hook_name)])
+
+
+def _evaluation_panel(evaluation: Evaluation) -> Panel:
+    comparisons = evaluation.comparisons()
+    tables = [comparison_table(evaluation, comparisons)]
+    if comparisons:
+        tables.append(parts_table(comparisons))
+    settings = sorted({name for one in comparisons for name in one.settings_differ})
+    warning = f"Settings differ: {'; '.join(settings)}." if settings else ""
+    return Panel("", warning, [*tables, problems_table(evaluation)])

@@ -1,0 +1,370 @@
+"use strict";
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const parse = (id) => JSON.parse($(id).textContent);
+  const page = parse("data");
+
+  /** An element with a class and text; text is never markup. */
+  function make(tag, className = "", text = "") {
+    const element = document.createElement(tag);
+    if (className) element.className = className;
+    if (text) element.textContent = text;
+    return element;
+  }
+
+  // Light and dark.
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
+  const showTheme = () => $("theme").setAttribute("aria-pressed", String(isDark()));
+  $("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    showTheme();
+  });
+  dark.addEventListener("change", showTheme);
+  showTheme();
+
+  // Tables.
+  function compare(a, b) {
+    if ("empty" in a.dataset || "empty" in b.dataset) return 0;
+    if ("key" in a.dataset && "key" in b.dataset) return Number(a.dataset.key) - Number(b.dataset.key);
+    return a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
+  }
+  function sort(head) {
+    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    const body = head.closest("table").tBodies[0];
+    const cell = (row) => row.cells[head.cellIndex];
+    const empty = (row) => Number("empty" in cell(row).dataset); // last, whichever way
+    const rows = [...body.rows].sort((a, b) => empty(a) - empty(b) || sign * compare(cell(a), cell(b)));
+    for (const other of head.parentNode.cells) other.setAttribute("aria-sort", "none");
+    head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+    body.append(...rows);
+  }
+  for (const button of document.querySelectorAll("th button")) {
+    button.addEventListener("click", () => sort(button.parentNode));
+  }
+
+  // Tables of one layer at a time.
+  for (const select of document.querySelectorAll("select.panels")) {
+    select.addEventListener("change", () => {
+      const panels = select.closest("section").querySelectorAll(".panel");
+      panels.forEach((panel, i) => { panel.hidden = i !== select.selectedIndex; });
+    });
+  }
+
+  if (page.index.length) viewer();
+
+  function viewer() {
+    const LETTERS = { execution: "E", reflection: "R", transition: "T" };
+    let trace, spans = [], classes = [], boxed = new Set(), at = 0, layer = 0, measure = "raw";
+    let cursor = null, toX = () => 0, toStep = () => 0;
+
+    const hook = () => trace.hooks[layer];
+    const inSpecific = () => measure === "specific" && Boolean(hook()?.specific);
+    const shown = () => (inSpecific() ? hook().specific.values : hook()?.mi);
+    const edges = () => (inSpecific() ? hook().specific.edges : hook().edges);
+    const rawPeaks = () => hook()?.peaks ?? [];
+    const ownPeaks = () => hook()?.specific?.peaks ?? [];
+    const shade = (value) => edges().reduce((i, edge) => i + Number(value >= edge), 0);
+    const wordOf = (token) => token.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
+    const blockOf = (step) => trace.blocks.findLastIndex(([start]) => start <= step);
+
+    // What stands in the controls.
+    page.index.forEach((entry, i) => {
+      let group = $("pick").lastElementChild;
+      if (!group || group.label !== entry.run) {
+        group = make("optgroup");
+        group.label = entry.run;
+        $("pick").append(group);
+      }
+      const verdict = entry.correct === null ? [] : [entry.correct ? "right" : "wrong"];
+      const parts = [entry.question, ...(entry.condition ? [entry.condition] : []), ...verdict, `${entry.steps} steps`];
+      const option = make("option", "", `${group.children.length + 1}. ${parts.join(" · ")}`);
+      option.value = i;
+      group.append(option);
+    });
+    $("words").value = page.words.join(" ");
+
+    function show(index) {
+      trace = parse(`trace-${index}`);
+      const names = trace.hooks.map((one) => one.name);
+      const before = $("layer").value;
+      $("layer").replaceChildren(...names.map((name) => make("option", "", name)));
+      layer = Math.max(0, names.indexOf(before));
+      $("layer").selectedIndex = names.length ? layer : -1;
+      $("layer").disabled = names.length === 0;
+      describe();
+      build();
+      paint();
+      draw();
+      go(0, false);
+      $("text").scrollTop = 0;
+    }
+
+    function describe() {
+      const about = $("about");
+      about.replaceChildren(document.createTextNode(trace.question));
+      const add = (label, value, className = "") => {
+        if (value === null || value === "") return;
+        about.append(` ${label} `, make("span", className, String(value)), ".");
+      };
+      add("Gold answer:", trace.gold);
+      add("Answered:", trace.answer);
+      add("Graded", trace.correct === null ? null : trace.correct ? "right" : "wrong", "verdict");
+      add("Condition:", trace.condition);
+      add("Seed:", trace.seed);
+      add("Ended by", trace.stop);
+      if (!trace.hooks.length) about.append(" No states were read from it: there is no MI to show.");
+    }
+
+    /** The text, a block a thought and a span a token. */
+    function build() {
+      spans = [];
+      const all = document.createDocumentFragment();
+      trace.blocks.forEach(([start, kind], i) => {
+        const stop = trace.blocks[i + 1]?.[0] ?? trace.tokens.length;
+        const block = make("div", `thought ${kind ?? "none"}`);
+        block.dataset.letter = LETTERS[kind] ?? "";
+        for (let step = start; step < stop; step++) {
+          const span = make("span");
+          const text = trace.tokens[step].replace(/\n+/g, (breaks) => "↵".repeat(breaks.length) + "\n");
+          span.textContent = step === stop - 1 ? text.replace(/\n$/, "") : text;
+          span.step = step;
+          spans.push(span);
+          block.append(span);
+        }
+        all.append(block);
+      });
+      $("text").replaceChildren(all);
+    }
+
+    /** Colours and marks at the chosen layer and measure. */
+    function paint() {
+      const values = shown();
+      const peaks = new Set(rawPeaks()), own = new Set(ownPeaks());
+      const events = new Set(trace.events.map(([step]) => step));
+      const found = new Set((page.runs[trace.run].words[hook()?.name] ?? []).map(wordOf));
+      const prefix = inSpecific() ? "d" : "h";
+      classes = trace.tokens.map((token, step) => {
+        const word = wordOf(token);
+        return "t" + (values ? ` ${prefix}${shade(values[step])}` : "") + (peaks.has(step) ? " peak" : "")
+          + (own.has(step) ? " specific" : "") + (word && found.has(word) ? " found" : word && boxed.has(word) ? " word" : "")
+          + (events.has(step) ? " event" : "");
+      });
+      spans.forEach((span, step) => { span.className = classes[step]; });
+      legend();
+      const radio = $("measure").querySelector("[value=specific]");
+      radio.disabled = !hook()?.specific;
+      $("measure").querySelector(`[value=${inSpecific() ? "specific" : "raw"}]`).checked = true;
+      if (spans[at]) spans[at].classList.add("now");
+    }
+
+    function legend() {
+      if (!hook()) {
+        $("scale").replaceChildren();
+        return;
+      }
+      const prefix = inSpecific() ? "d" : "h";
+      const list = make("ol");
+      for (let i = 0; i < page.shades; i++) {
+        const edge = String(Number(edges()[Math.max(0, i - 1)].toPrecision(3)));
+        const text = i === 0 ? `< ${edge}` : i === page.shades - 1 ? `≥ ${edge}` : edge;
+        list.append(make("li", `${prefix}${i}`, text));
+      }
+      const title = inSpecific()
+        ? `specific part, in standard deviations of ${hook().specific.others} other answers; each shade from`
+        : "raw MI; each shade from";
+      $("scale").replaceChildren(make("span", "", title), list);
+      $("scale").setAttribute("aria-label", `Colour scale, ${title} ${edges().join(", ")}`);
+    }
+
+    // The trajectory.
+    function svg(tag, attributes, parent, text = "") {
+      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+      element.textContent = text;
+      parent.append(element);
+      return element;
+    }
+
+    function draw() {
+      const plot = $("plot"), n = trace.tokens.length;
+      const width = Math.max(240, plot.clientWidth), height = 192;
+      const left = 52, right = 10, top = 10, lanes = 40, bottom = height - 22 - lanes;
+      const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, make("div"));
+      toX = (step) => left + ((step + 0.5) / n) * (width - left - right);
+      toStep = (x) => Math.min(n - 1, Math.max(0, Math.floor(((x - left) / (width - left - right)) * n)));
+      const values = shown();
+      if (values) {
+        const own = hook().specific;
+        const spread = (sign) => own.mean.map((mean, i) => mean + sign * 1.96 * own.std[i]);
+        const [low, high] = !own ? [null, null] : inSpecific() ? [values.map(() => -1.96), values.map(() => 1.96)] : [spread(-1), spread(1)];
+        const extent = (rows, pick) => rows.reduce((best, row) => row.reduce((a, b) => pick(a, b), best), values[0]);
+        const most = extent([values, high ?? []], Math.max), least = extent([values, low ?? []], Math.min);
+        const span = most - least || 1;
+        const toY = (value) => bottom - ((value - least) / span) * (bottom - top);
+        for (const tick of ticks(least, most)) {
+          svg("line", { class: "axis", x1: left, x2: width - right, y1: toY(tick), y2: toY(tick) }, root);
+          svg("text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end" }, root, String(tick));
+        }
+        if (low) {
+          const path = line(high, toY, Math.max) + line(low, toY, Math.min, true).replace("M", "L") + "Z";
+          svg("path", { class: "band", d: path }, root);
+        }
+        svg("path", { class: "curve", d: line(values, toY) }, root);
+        const threshold = toY(inSpecific() ? own.threshold : hook().threshold);
+        svg("line", { class: "threshold", x1: left, x2: width - right, y1: threshold, y2: threshold }, root);
+        const circles = (steps, r) => steps.map((step) =>
+          `M${(toX(step) - r).toFixed(1)} ${toY(values[step]).toFixed(1)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`).join("");
+        svg("path", { class: "dots", d: circles(rawPeaks(), 2.6) }, root);
+        svg("path", { class: "rings", d: circles(ownPeaks(), 5) }, root);
+      }
+      ["execution", "reflection", "transition"].forEach((kind, row) => {
+        const y = bottom + 5 + row * 12;
+        svg("text", { class: "letter", x: left - 6, y: y + 8, "text-anchor": "end" }, root, LETTERS[kind]);
+        const bars = trace.blocks.map(([start, own], i) => own !== kind ? "" :
+          `M${(toX(start - 0.5)).toFixed(1)} ${y}H${toX((trace.blocks[i + 1]?.[0] ?? n) - 0.5).toFixed(1)}v7H${toX(start - 0.5).toFixed(1)}Z`);
+        svg("path", { class: `lane ${kind}`, d: bars.join("") }, root);
+      });
+      for (const tick of ticks(0, n - 1)) {
+        if (Number.isInteger(tick)) svg("text", { x: toX(tick), y: height - 6, "text-anchor": "middle" }, root, tick === 0 ? "step 0" : String(tick));
+      }
+      cursor = svg("line", { class: "cursor", y1: top - 6, y2: bottom + lanes }, root);
+      plot.replaceChildren(root);
+      plot.setAttribute("aria-valuemax", String(n - 1));
+      placeCursor();
+    }
+
+    /** A path through all values; where several fall on a pixel, their lowest and highest. */
+    function line(values, toY, pick = null, backwards = false) {
+      const columns = new Map();
+      values.forEach((value, step) => {
+        const x = Math.round(toX(step) * 2) / 2;
+        const column = columns.get(x);
+        if (!column) columns.set(x, [value, value, value, value]); // first, lowest, highest, last
+        else columns.set(x, [column[0], Math.min(column[1], value), Math.max(column[2], value), value]);
+      });
+      let parts = [...columns].map(([x, [first, low, high, last]]) => {
+        const chosen = pick ? [pick(low, high)] : low === high ? [low] : [first, low, high, last];
+        return chosen.map((value) => `${x} ${toY(value).toFixed(1)}`).join("L");
+      });
+      if (backwards) parts = parts.reverse();
+      return "M" + parts.join("L");
+    }
+
+    function ticks(low, high) {
+      const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
+      const step = [1, 2, 5, 10].map((m) => m * power).find((one) => one >= rough);
+      const found = [];
+      for (let i = Math.ceil(low / step); i * step <= high + 1e-12; i++) found.push(Number((i * step).toPrecision(6)));
+      return found;
+    }
+
+    // The step that is looked at.
+    function placeCursor() {
+      cursor.setAttribute("x1", toX(at));
+      cursor.setAttribute("x2", toX(at));
+    }
+
+    function facts(step) {
+      const own = hook()?.specific, kind = trace.blocks[blockOf(step)]?.[1];
+      const marks = [rawPeaks().includes(step) && "raw peak", ownPeaks().includes(step) && "specific peak"].filter(Boolean);
+      const events = trace.events.filter(([when]) => when === step).map(([, what]) => what);
+      return [
+        ["step", `${step} of ${trace.tokens.length}`],
+        ["token", JSON.stringify(trace.tokens[step]).slice(1, -1).replaceAll("\\\"", "\"").replaceAll(" ", "␣"), "token"],
+        ["raw MI", hook()?.mi[step]],
+        ["specific part", own?.values[step]],
+        ["p, this step alone", own?.p[step]],
+        ["p, whole trace", own?.family[step]],
+        ["entropy, bits", trace.entropy?.[step]],
+        ["surprisal, bits", trace.surprisal?.[step]],
+        ["thought", kind ?? "outside of thoughts"],
+        ["marks", marks.join(", ") || "none"],
+        ["interventions", events.join("; ") || "none", "", "full"],
+      ];
+    }
+
+    function detail(step) {
+      $("details").firstElementChild.replaceChildren(...facts(step).map(([label, value, className = "", place = ""]) => {
+        const group = make("div", place);
+        group.append(make("dt", "", label), make("dd", className, String(value ?? "–")));
+        return group;
+      }));
+    }
+
+    function go(step, scroll = true) {
+      const target = Math.min(trace.tokens.length - 1, Math.max(0, step));
+      spans[at]?.classList.remove("now");
+      at = target;
+      spans[at]?.classList.add("now");
+      placeCursor();
+      detail(at);
+      const said = facts(at).filter(([, value]) => value !== undefined && value !== "none").map(([label, value]) => `${label} ${value}`).join(", ");
+      $("plot").setAttribute("aria-valuenow", String(at));
+      $("plot").setAttribute("aria-valuetext", said);
+      if (document.activeElement === $("text")) $("spoken").textContent = said;
+      if (scroll) reveal(spans[at]);
+    }
+
+    /** Scrolls the text, and not the page. */
+    function reveal(span) {
+      const box = $("text").getBoundingClientRect(), own = span.getBoundingClientRect(), margin = 40;
+      if (own.top < box.top + margin) $("text").scrollTop -= box.top + margin - own.top;
+      if (own.bottom > box.bottom - margin) $("text").scrollTop += own.bottom - box.bottom + margin;
+    }
+
+    function peakAfter(sign) {
+      const all = [...new Set([...rawPeaks(), ...ownPeaks()])].sort((a, b) => a - b);
+      return (sign > 0 ? all.find((step) => step > at) : all.findLast((step) => step < at)) ?? at;
+    }
+
+    function thoughtAfter(sign) {
+      const block = blockOf(at);
+      return trace.blocks[Math.min(trace.blocks.length - 1, Math.max(0, block + sign))][0];
+    }
+
+    function pickLayer(index) {
+      if (index < 0 || index >= trace.hooks.length) return;
+      layer = index;
+      $("layer").selectedIndex = index;
+      paint();
+      draw();
+      detail(at);
+    }
+
+    function pickMeasure(name) {
+      measure = name;
+      paint();
+      draw();
+    }
+
+    const keys = {
+      ArrowRight: () => go(at + 1), ArrowLeft: () => go(at - 1),
+      ArrowDown: () => go(thoughtAfter(1)), ArrowUp: () => go(thoughtAfter(-1)),
+      n: () => go(peakAfter(1)), j: () => go(peakAfter(1)),
+      p: () => go(peakAfter(-1)), k: () => go(peakAfter(-1)),
+      Home: () => go(0), End: () => go(trace.tokens.length - 1),
+      "[": () => pickLayer(layer - 1), "]": () => pickLayer(layer + 1),
+      m: () => pickMeasure(inSpecific() ? "raw" : "specific"),
+    };
+    for (const id of ["text", "plot"]) {
+      $(id).addEventListener("keydown", (event) => {
+        if (event.ctrlKey || event.metaKey || event.altKey || !Object.hasOwn(keys, event.key)) return;
+        event.preventDefault();
+        keys[event.key]();
+      });
+    }
+    $("text").addEventListener("click", (event) => { if (event.target.step !== undefined) go(event.target.step, false); });
+    $("text").addEventListener("mouseover", (event) => detail(event.target.step ?? at));
+    $("text").addEventListener("mouseleave", () => detail(at));
+    $("plot").addEventListener("click", (event) => go(toStep(event.clientX - $("plot").getBoundingClientRect().left)));
+    $("pick").addEventListener("change", () => { at = 0; show($("pick").value); });
+    $("layer").addEventListener("change", () => pickLayer($("layer").selectedIndex));
+    $("measure").addEventListener("change", (event) => pickMeasure(event.target.value));
+    const readWords = () => { boxed = new Set($("words").value.split(/[\s,;]+/).map(wordOf).filter(Boolean)); };
+    $("words").addEventListener("input", () => { readWords(); paint(); });
+    readWords();
+    show(0);
+    new ResizeObserver(draw).observe($("plot"));
+  }
+})();

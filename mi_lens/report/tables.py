@@ -1,0 +1,263 @@
+"""The page's tables: each cell a text and what it is sorted by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mi_lens.analysis import Analysis
+from mi_lens.comparison import Arm, Comparison
+from mi_lens.evaluation import Evaluation
+from mi_lens.information.readings import ControlSummary
+from mi_lens.report.findings import summary
+from mi_lens.report.loading import Run
+from mi_lens.statistics import Estimate
+from mi_lens.tokens import ThinkingTokens
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: its text, and a number that it is sorted by, where it is not sorted by the text."""
+
+    text: str
+    key: float | None = None
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted.
+
+    Attributes:
+        caption: What it shows.
+        columns: Heads; the first names the row.
+        rows: A cell for each column.
+        note: Below it.
+        tall: Whether it scrolls in a box of its own.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: list[list[Cell]] = field(default_factory=list)
+    note: str = ""
+    tall: bool = False
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Which columns hold numbers."""
+        return [any(row[i].key is not None for row in self.rows) for i in range(len(self.columns))]
+
+
+def text(value: str | None) -> Cell:
+    """A cell that is sorted by what it says."""
+    return Cell(NONE, empty=True) if value is None else Cell(value)
+
+
+def number(value: float | None, digits: int = 2, *, scale: float = 1.0, unit: str = "") -> Cell:
+    """A number with so many decimals; none is a dash, and sorted last."""
+    if value is None:
+        return Cell(NONE, empty=True)
+    shown = round(scale * value, digits) + 0.0  # no minus zero
+    return Cell(f"{shown:.{digits}f}{unit}", float(f"{value:.4g}"))
+
+
+def p_value(value: float) -> Cell:
+    """A p-value."""
+    return Cell(f"{value:.2g}", float(f"{value:.4g}"))
+
+
+def estimate(value: Estimate, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
+    """A mean with its interval, sorted by the mean."""
+    if value.mean is None:
+        return Cell(NONE, empty=True)
+    form = f"{'+' if sign else ''}.{digits}f"
+    shown = f"{scale * value.mean + 0.0:{form}}"
+    if value.low is not None and value.high is not None:
+        shown += f" ({scale * value.low:{form}} to {scale * value.high:{form}})"
+    return Cell(shown, float(f"{value.mean:.4g}"))
+
+
+def findings_table(runs: Sequence[Run]) -> Table:
+    """Every analysis at every hook name."""
+    rows = []
+    for run in runs:
+        if run.analysis is None:
+            continue
+        for hook_name in run.analysis.hook_names:
+            m = summary(run.analysis, hook_name)
+            rows.append([
+                text(run.name), text(hook_name), number(m["analysed"], 0), number(m["accuracy"]),
+                number(m["finished"]), number(m["tokens"], 0), number(m["mi"], 4),
+                number(m["mismatched"], 4), number(m["peaks"], 1), number(m["specific_peaks"]),
+                number(m["ratio"], 4), number(m["interval"], 1), number(m["aom"]),
+            ])  # fmt: skip
+    return Table(
+        "Findings by model and layer",
+        ("model", "hook name", "traces", "accuracy", "finished", "tokens", "mean MI",
+         "other answers", "peaks", "specific", "peak ratio", "interval", "AOM"),
+        rows,
+        "Means over traces. Other answers: MI of the same states with the gold answers of other "
+        "problems. Specific: peaks of what the gold answer has beyond those, significant family-"
+        "wise. Interval: steps between neighbouring peaks. AOM: distance of peaks from the median, "
+        "in interquartile ranges.",
+    )  # fmt: skip
+
+
+def words_table(table: ThinkingTokens, words: int) -> Table:
+    """The commonest words at peaks."""
+    rows = [
+        [
+            text(row.word),
+            text(" ".join(v.replace("\n", "↵").replace(" ", "␣") for v in row.variants)),
+            number(row.peak_count, 0), number(row.step_count, 0), number(row.peak_rate, 4),
+            number(row.step_rate, 4),
+            estimate(Estimate(row.lift, row.lift_low, row.lift_high, table.traces)),
+            text("yes" if row.lift_low is not None and row.lift_low > 1 else "no"),
+        ]
+        for row in table.rows[:words]
+    ]  # fmt: skip
+    return Table(
+        "Words at peaks, with their lift",
+        ("word", "written", "at peaks", "at steps", "share of peaks", "share of steps",
+         f"lift ({100 * table.confidence:g} % interval)", "above 1"),
+        rows,
+        f"{table.filtered} of {table.peaks} peaks decode to punctuation, single characters or "
+        "special tokens and are left out. Lift: share of peaks over share of steps; its interval "
+        f"is from resampling traces. {len(rows)} of {len(table.rows)} words are shown.",
+    )  # fmt: skip
+
+
+def treatments_table(controls: ControlSummary) -> Table:
+    """The trajectory under other treatments."""
+    rows = [[text("as published"), number(controls.mi, 4), number(1.0), number(1.0)]]
+    for name, v in controls.variants.items():
+        label = f"{name} ({controls.massive:.1f} coordinates)" if "massive" in name else name
+        rows.append([text(label), number(v.mi, 4), number(v.spearman), number(v.overlap)])
+    return Table(
+        "Controls: the trajectory under other treatments",
+        ("treatment", "mean MI", "rank correlation", "peaks shared"),
+        rows,
+        "Rank correlation over the steps of a trace with the trajectory as published; peaks "
+        "shared, of those in either.",
+    )
+
+
+def correlates_table(controls: ControlSummary) -> Table:
+    """What else goes with MI along a trace."""
+    rows = []
+    for name, raw in controls.correlates.items():
+        row = [text(name), estimate(raw)]
+        if controls.mismatch is not None:
+            row.append(estimate(controls.mismatch.correlates[name]))
+        rows.append(row)
+    specific = ("specific part (95 % interval)",) if controls.mismatch is not None else ()
+    return Table(
+        "Controls: what MI goes with",
+        ("goes with", "raw MI (95 % interval)", *specific),
+        rows,
+        "Mean over traces of the rank correlation along the trace; entropy and surprisal are those "
+        "of the emitted token.",
+    )
+
+
+def peaks_table(analysis: Analysis, hook_name: str) -> Table:
+    """Peak statistics by trace."""
+    rows = []
+    places = {trace.id: i for i, trace in enumerate(analysis.traces)}
+    for trace in analysis.analysed:
+        s = analysis.statistics(trace, hook_name)
+        specific = analysis.specific_peaks(trace, hook_name)
+        graded = analysis.grades[places[trace.id]]
+        rows.append([
+            number(places[trace.id] + 1, 0), text(trace.problem.id if trace.problem else None),
+            text(None if graded is None else "right" if graded.correct else "wrong"),
+            number(s.steps, 0), number(s.mean, 4), number(s.std, 4), number(s.count, 0),
+            number(None if specific is None else len(specific), 0), number(s.ratio, 4),
+            number(s.interval_mean, 1), number(s.aom),
+        ])  # fmt: skip
+    return Table(
+        "Peak statistics by trace",
+        ("trace", "problem", "answer", "steps", "mean MI", "std", "peaks", "specific", "ratio",
+         "interval", "AOM"),
+        rows,
+        tall=True,
+    )  # fmt: skip
+
+
+def comparison_table(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> Table:
+    """Conditions against the first, pair by pair."""
+    base = evaluation.arm(evaluation.names[0])
+    points = {"digits": 1, "scale": 100.0}
+    rows = [[
+        text(base.name), number(base.accuracy().n, 0), estimate(base.accuracy(), **points),
+        *[text(None)] * 5, number(base.tokens().mean, 0), text(None), _capped(base),
+        *[text(None)] * 2,
+    ]]  # fmt: skip
+    for one in comparisons:
+        arm = evaluation.arm(one.name)
+        rows.append([
+            text(one.name), number(one.problems, 0), estimate(arm.accuracy(), **points),
+            estimate(one.difference, **points, sign=True), number(one.mended, 0),
+            number(one.broken, 0), p_value(one.p_value), p_value(one.adjusted),
+            number(arm.tokens().mean, 0), estimate(one.tokens, 0, sign=True), _capped(arm),
+            number(one.power), number(one.needed, 0),
+        ])  # fmt: skip
+    return Table(
+        f"Conditions against {base.name}, paired by problem",
+        ("condition", "problems", "accuracy, %", "difference, points", "mended", "broken", "p",
+         "p, Holm", "tokens", "difference in tokens", "capped, %", "power", "needed"),
+        rows,
+        "In brackets 95 % intervals over problems. Mended and broken: answers that only the "
+        "condition, or only the other, has right. p: exact McNemar test, with several seeds a "
+        "sign-flip test; Holm's correction over the table. Power: chance to find a gain of five "
+        "points with so many problems; needed: problems to find the gain seen with probability .8.",
+    )  # fmt: skip
+
+
+def _capped(arm: Arm) -> Cell:
+    return number(float(np.mean([r.capped for r in arm.results])), 1, scale=100.0)
+
+
+def parts_table(comparisons: Sequence[Comparison]) -> Table:
+    """The difference apart: what was capped, what had finished, levels, budgets."""
+    rows = []
+    for one in comparisons:
+        for name, part in one.split.items():
+            rows.append([
+                text(one.name), text(name), number(part.n, 0),
+                estimate(part, 1, scale=100.0, sign=True),
+            ])  # fmt: skip
+        for budget, gain in one.within.items():
+            cell = estimate(Estimate(gain, None, None, 0), 1, scale=100.0, sign=True)
+            rows.append(
+                [text(one.name), text(f"within {budget} tokens"), number(one.problems, 0), cell]
+            )
+    return Table(
+        "The difference apart",
+        ("condition", "part", "problems", "difference, points"),
+        rows,
+        "Capped before, finished before: problems that the other condition had cut off by the "
+        "budget, or had ended by itself. A gain among the capped is truncation recovered. Within "
+        "so many tokens: both held to a smaller budget.",
+    )
+
+
+def problems_table(evaluation: Evaluation) -> Table:
+    """Every problem under every condition."""
+    arms = [evaluation.arm(name).by_problem() for name in evaluation.names]
+    rows = []
+    for key in arms[0]:
+        first = arms[0][key][0]
+        row = [text(first.problem), text(first.level)]
+        for arm in arms:
+            results = arm[key]
+            right = float(np.mean([r.correct for r in results]))
+            words = {0.0: "wrong", 1.0: "right"}.get(right, f"{100 * right:.0f} %")
+            tokens = float(np.mean([r.tokens for r in results]))
+            capped = " capped" if any(r.capped for r in results) else ""
+            row += [Cell(f"{words}{capped}", right), number(tokens, 0)]
+        rows.append(row)
+    heads = [head for name in evaluation.names for head in (name, "tokens")]
+    return Table("Results by problem", ("problem", "level", *heads), rows, tall=True)

@@ -1,0 +1,157 @@
+"""A trace as the page's viewer needs it: JSON-able, numbers cut to four digits."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mi_lens.analysis import Analysis
+from mi_lens.information.calibration import Calibration
+from mi_lens.information.readings import Reading
+from mi_lens.peaks import find_peaks
+from mi_lens.report.loading import Run, Verdict
+from mi_lens.report.palette import SHADES
+from mi_lens.thoughts import boundary_ids, split_thoughts
+from mi_lens.traces import Trace
+
+HIGHEST = 0.98  # The darkest shade begins where 98 % of a trace's steps lie below.
+# Edges of the shades of the specific part, in standard deviations of the other answers.
+SPECIFIC_EDGES = (-2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
+TOKEN_FIELDS = ("wanted", "emitted", "consumed")  # Of events: what they hold is a token id.
+
+
+def rounded(values: ArrayLike) -> list[float]:
+    """Numbers cut to four significant digits."""
+    return [float(f"{value:.4g}") for value in np.asarray(values, dtype=float).tolist()]
+
+
+def shown_traces(run: Run, traces: int) -> list[dict[str, Any]]:
+    """The first traces of a run, for the viewer."""
+    return [
+        {"run": run.name, **trace_data(trace, run.tokenizer, run.analysis, run.verdicts)}
+        for trace in run.traces[:traces]
+    ]
+
+
+def trace_data(
+    trace: Trace, tokenizer: Any, analysis: Analysis | None, verdicts: Mapping[str, Verdict]
+) -> dict[str, Any]:
+    """Everything that the viewer shows of one trace.
+
+    Args:
+        trace: The trace.
+        tokenizer: Its model's.
+        analysis: What was read from it, where anything was.
+        verdicts: Trace id to what became of it.
+    """
+    readings = {} if analysis is None else analysis.readings.get(trace.id, {})
+    tau = 1.5 if analysis is None else analysis.config.tau
+    verdict = verdicts.get(trace.id)
+    covariates = next(iter(readings.values())).covariates if readings else {}
+    problem = trace.problem
+    return {
+        "id": trace.id,
+        "question": trace.prompt if problem is None else problem.question,
+        "gold": None if problem is None else problem.answer,
+        "answer": None if verdict is None else verdict.answer,
+        "correct": None if verdict is None else verdict.correct,
+        "stop": trace.stop_reason,
+        "seed": trace.seed,
+        "condition": trace.condition.get("name"),
+        "tokens": trace.token_strings(tokenizer),
+        "blocks": blocks(tokenizer, trace),
+        "entropy": rounded(covariates["entropy"]) if covariates else None,
+        "surprisal": rounded(covariates["surprisal"]) if covariates else None,
+        "events": _events(trace, tokenizer),
+        "hooks": [_layer(name, reading, tau) for name, reading in readings.items()],
+    }
+
+
+def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
+    """Where thoughts begin, and what stands between them: [first step, class or None].
+
+    A boundary that closes a thought belongs to its block; what follows it, if no thought does,
+    has no class. A tokenizer without blank-line tokens has one block.
+    """
+    try:
+        boundaries = boundary_ids(tokenizer)
+    except ValueError:
+        return [[0, None]]
+    found: list[list[Any]] = []
+    end = 0
+    for thought in split_thoughts(tokenizer, trace):
+        if thought.start > end:
+            found.append([end, None])
+        found.append([thought.start, thought.thought_class])
+        end = thought.stop
+        if end < len(trace) and trace.token_ids[end] in boundaries:
+            end += 1
+    if end < len(trace):
+        found.append([end, None])
+    return found
+
+
+def _layer(hook_name: str, reading: Reading, tau: float) -> dict[str, Any]:
+    low, high = float(reading.mi.min()), float(np.quantile(reading.mi, HIGHEST))
+    edges = np.linspace(low, high, SHADES)[1:]
+    return {
+        "name": hook_name,
+        "mi": rounded(reading.mi),
+        "edges": rounded(edges),
+        "threshold": _threshold(reading.mi, tau),
+        "peaks": find_peaks(reading.mi, tau).tolist(),
+        "specific": _specific(reading.calibration, tau),
+    }
+
+
+def _specific(calibration: Calibration | None, tau: float) -> dict[str, Any] | None:
+    if calibration is None:
+        return None
+    return {
+        "values": rounded(calibration.specific),
+        "edges": list(SPECIFIC_EDGES),
+        "threshold": _threshold(calibration.specific, tau),
+        "peaks": calibration.peaks(tau).tolist(),
+        "others": calibration.others,
+        "mean": rounded(calibration.mean),
+        "std": rounded(calibration.std),
+        "p": rounded(calibration.p_values),
+        "family": rounded(calibration.family_p_values),
+    }
+
+
+def _threshold(values: np.ndarray, tau: float) -> float:
+    q1, q3 = np.quantile(values, [0.25, 0.75])
+    return rounded([q3 + tau * (q3 - q1)])[0]
+
+
+def _events(trace: Trace, tokenizer: Any) -> list[list[Any]]:
+    """[step, what happened there] for every event of an intervention; token ids as text."""
+    return [
+        [
+            event["step"],
+            " ".join([
+                str(event["what"]),
+                *(f"{key} {_event_value(key, value, tokenizer)}" for key, value in event.items()
+                  if key not in ("step", "what")),
+            ]),
+        ]
+        for event in trace.events
+    ]  # fmt: skip
+
+
+def _event_value(key: str, value: Any, tokenizer: Any) -> str:
+    if key in TOKEN_FIELDS and isinstance(value, int):
+        return repr(tokenizer.decode([value]))
+    return str(value)
+
+
+def thinking_words(analysis: Analysis | None) -> dict[str, Sequence[str]]:
+    """Hook name to the words that stand at peaks more often than chance: lift's interval over 1."""
+    if analysis is None:
+        return {}
+    return {
+        name: [row.word for row in table.rows if row.lift_low is not None and row.lift_low > 1]
+        for name, table in analysis.tokens.items()
+    }
