@@ -1,13 +1,10 @@
-"""What states say about the answer across problems, where along the trace, and what bounds follow.
+"""Bits of the answer that a probe reads across problems, along the trace and at thinking tokens.
 
-    python -m experiments.information_across_problems
-
-Draws figures/information_across_problems and figures/error_bounds, each with its numbers as JSON.
+python -m experiments.information_across_problems
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,267 +14,214 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from mi_lens.grading import is_correct
-from mi_lens.information.alignment import (
-    AlignedSteps,
-    at_answer,
-    at_boundary,
-    at_fraction,
-    at_token,
-    matched_tokens,
-)
-from mi_lens.information.answer import (
-    AlignedInformation,
-    answer_parts,
-    correlate_with_trajectory,
-    digits_information,
-    information_at,
-)
-from mi_lens.information.bounds import accumulated_information, error_bounds
-from mi_lens.information.independence import independence_test
-from mi_lens.plots import BLUE, GREEN, GREY, ORANGE, PAGE, save_figure, style
-from mi_lens.runs import versions
+from experiments.study import Finding, Study, analysis, said, save, side, states_of
+from mi_lens.information.alignment import AlignedSteps
+from mi_lens.information.answer import AlignedInformation, Part, TrajectoryCorrelation
+from mi_lens.information.probe import UsableInformation
+from mi_lens.statistics import Estimate, estimate_mean
+from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, style
 
 FRACTIONS = tuple(i / 10 for i in range(11))
-OFFSETS = (-1, 0, 1)
 BOUNDARIES = (1, 2, 3, 4, 5)
-ANSWERS = 1000  # The pocket task's answers are 0 to 999, equally likely.
+THINKING, ORDINARY = "thinking token", "ordinary token"
 
 
-@dataclass(frozen=True)
-class Config:
-    """What to run.
+@dataclass(frozen=True, kw_only=True)
+class Config(Study):
+    """What to run; problems whose answers are integers.
 
     Attributes:
-        model: A pocket model: the bounds need the entropy of its task's answers.
-        limit: Number of problems.
-        hook_name: Where to read; None takes the last block's hook_resid_post.
+        hook_name: Where to read; None is the last block's hook_resid_post.
         words: Thinking tokens.
-        parts: Parts of the answer that a probe reads.
+        parts: Parts of the answer that a probe reads; the finding is about the first.
         shuffles: Shuffled labellings for the floor.
-        seed: Of problems, folds and intervals.
-        out: Folder of the figures.
+        least: A step counts where this share of the traces has it.
     """
 
-    model: str = "pocket-reasoner"
     limit: int = 500
     hook_name: str | None = None
     words: tuple[str, ...] = ("Wait", "Hmm")
-    parts: tuple[str, ...] = ("last_digit", "parity", "size")
+    parts: tuple[Part, ...] = ("last_digit", "parity", "size")
     shuffles: int = 10
-    seed: int = 0
-    out: Path = Path("figures")
+    least: float = 0.2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One aligned step.
+
+    Attributes:
+        trace_mi: Mean per-trace MI there.
+        bits: Usable information of each part, and of whole answers digit by digit.
+        p_value: Of the kernel test of independence, the answer taken as a number.
+    """
+
+    trace_mi: Estimate
+    bits: dict[str, UsableInformation]
+    p_value: float
 
 
 def main(config: Config) -> None:
-    """Runs the study, draws both figures and prints what they hold."""
-    model = mi_lens.load(config.model)
-    hook = config.hook_name or f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    problems = mi_lens.load_problems("pocket", limit=config.limit, seed=config.seed)
-    traces = mi_lens.generate(model, problems, batch_size=64)
-    states = [s[hook] for s in mi_lens.capture(model, traces, [hook], progress=True)]
-    mi = [
-        mi_lens.hsic_mi(s, mi_lens.answer_state(model, problem, [hook])[hook]).tolist()
-        for s, problem in zip(tqdm(states, desc="per-trace MI"), problems, strict=True)
-    ]
-    made_with = {
-        **{k: v if not isinstance(v, Path) else str(v) for k, v in asdict(config).items()},
-        "hook_name": hook,
-        "fingerprint": mi_lens.model_fingerprint(model),
-        "versions": versions(),
+    """Reads the answer at every aligned step and asks whether per-trace MI follows."""
+    names = None if config.hook_name is None else (config.hook_name,)
+    # Other answers are not needed here: information across problems is about all of them.
+    found = analysis(config, hook_names=names, mismatched=0)
+    (hook,) = found.hook_names
+    mi = [found.mi(trace, hook) for trace in found.analysed]
+    where = alignments(mi_lens.load(config.model).tokenizer, found.analysed, config)
+    rows, informations = information(where, states_of(found, hook), found.analysed, mi, config)
+    tracking = {
+        part: mi_lens.correlate_with_trajectory(some, mi, seed=config.seed)
+        for part, some in informations.items()
     }
-    where = alignments(model.tokenizer, traces, config)
-    found = information(where, states, mi, [p.answer for p in problems], config)
-    save_figure(
-        draw_information(found, config.parts),
-        config.out / "information_across_problems",
-        {**made_with, **found},
-    )
-    bounds = bounds_along(traces, states, config)
-    save_figure(draw_bounds(bounds), config.out / "error_bounds", {**made_with, **bounds})
-    print(table(found, config.parts))
-    for part, tracking in found["tracking"].items():
-        print(
-            f"per-trace MI against bits of {part}, over {len(where)} aligned steps: Spearman "
-            f"{tracking['rho']:.2f} ({tracking['low']:.2f} to {tracking['high']:.2f})"
-        )
+    print(table(rows))
+    for part, one in tracking.items():
+        print(f"per-trace MI against bits of {part}: Spearman {one.rho:.2f} "
+              f"({one.low:.2f} to {one.high:.2f}) over {len(where)} steps")  # fmt: skip
+    shown = {
+        name: {"trace_mi": row.trace_mi, "p_value": row.p_value,
+               "bits": {part: summary(one) for part, one in row.bits.items()}}
+        for name, row in rows.items()
+    }  # fmt: skip
+    save(
+        config, {config.model: found.traces[0].model}, draw(rows, config.parts),
+        finding(informations[config.parts[0]], tracking[config.parts[0]], config.parts[0]),
+        {"steps": shown, "tracking": tracking, "problems": {w.name: len(w.present) for w in where}},
+    )  # fmt: skip
 
 
 def alignments(tokenizer, traces: Sequence[mi_lens.Trace], config: Config) -> list[AlignedSteps]:
     """Every rule by which a step is found in each trace."""
     thinking = mi_lens.TokenSet.of(tokenizer, config.words).ids
-    ordinary = matched_tokens(tokenizer, traces, thinking, seed=config.seed).values()
-    steps = [at_fraction(traces, fraction) for fraction in FRACTIONS]
-    steps += [at_boundary(tokenizer, traces, k, 1) for k in BOUNDARIES]
-    steps += [at_token(traces, thinking, 1, offset) for offset in OFFSETS]
-    steps += [at_token(traces, set(ordinary), 1, o, name="ordinary token") for o in OFFSETS]
-    steps.append(at_answer(tokenizer, traces))
-    return [step for step in steps if len(step.present) >= 100]
+    ordinary = set(mi_lens.matched_tokens(tokenizer, traces, thinking, seed=config.seed).values())
+    steps = [mi_lens.at_fraction(traces, fraction) for fraction in FRACTIONS]
+    steps += [mi_lens.at_boundary(tokenizer, traces, k, 1) for k in BOUNDARIES]
+    steps += [mi_lens.at_token(traces, thinking, 1, o, name=THINKING) for o in (-1, 0, 1)]
+    steps += [mi_lens.at_token(traces, ordinary, 1, o, name=ORDINARY) for o in (-1, 0, 1)]
+    steps.append(mi_lens.at_answer(tokenizer, traces))
+    return [step for step in steps if len(step.present) >= max(config.least * len(traces), 5)]
 
 
 def information(
     where: Sequence[AlignedSteps],
     states: Sequence[Any],
+    traces: Sequence[mi_lens.Trace],
     mi: Sequence[Sequence[float]],
-    answers: Sequence[str],
     config: Config,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Row], dict[Part, list[AlignedInformation]]]:
     """Usable information and the kernel test at every aligned step."""
-    rows = []
-    informations: dict[str, list[AlignedInformation]] = {part: [] for part in config.parts}
-    labels = {part: answer_parts(answers, part) for part in config.parts}  # type: ignore[arg-type]
-    for at in tqdm(where, desc="probe"):
-        row: dict[str, Any] = {
-            "at": at.name,
-            "problems": len(at.present),
-            "trace_mi": float(at.values(mi).mean()),
-        }
+    answers = [trace.problem.answer for trace in traces if trace.problem is not None]
+    labels = {part: mi_lens.answer_parts(answers, part) for part in config.parts}
+    informations: dict[Part, list[AlignedInformation]] = {part: [] for part in config.parts}
+    rows = {}
+    for at in tqdm(where, desc="probe", disable=None):
         for part in config.parts:
-            found = information_at(
-                at, states, labels[part], shuffles=config.shuffles, seed=config.seed
+            informations[part].append(
+                mi_lens.information_at(
+                    at, states, labels[part], shuffles=config.shuffles, seed=config.seed
+                )
             )
-            informations[part].append(found)
-            row[part] = summary(found.usable)
-        present = at.states(states)
-        row["digits"] = summary(
-            digits_information(
-                present,
-                [answers[i] for i in at.present],
-                shuffles=config.shuffles,
-                seed=config.seed,
-            )
+        present, own = at.states(states), [answers[i] for i in at.present]
+        test = mi_lens.independence_test(
+            present, list(map(float, own)), numeric=True, permutations=199, seed=config.seed
         )
-        test = independence_test(
-            present,
-            [float(answers[i]) for i in at.present],
-            numeric=True,
-            permutations=199,
-            seed=config.seed,
+        whole = mi_lens.digits_information(present, own, shuffles=config.shuffles, seed=config.seed)
+        bits = {part: some[-1].usable for part, some in informations.items()}
+        rows[at.name] = Row(
+            estimate_mean(at.values(mi).tolist()), {**bits, "digits": whole}, test.p_value
         )
-        row["independence"] = {k: v for k, v in asdict(test).items() if isinstance(v, int | float)}
-        rows.append(row)
-    tracking = {
-        part: asdict(correlate_with_trajectory(informations[part], mi, seed=config.seed))
-        for part in config.parts
-    }
-    return {"rows": rows, "tracking": tracking}
+    return rows, informations
 
 
-def summary(usable: Any) -> dict[str, float]:
+def summary(usable: UsableInformation) -> dict[str, Any]:
     """The numbers of one estimate."""
     low, high = usable.interval
-    return {
-        "bits": usable.bits,
-        "low": low,
-        "high": high,
-        "floor": usable.floor,
-        "floor_high": usable.floor_high,
-        "entropy": usable.entropy,
-        "error": usable.error,
-    }
+    names = ("bits", "floor", "floor_high", "entropy", "error")
+    return {**{name: getattr(usable, name) for name in names}, "low": low, "high": high}
 
 
-def table(found: dict[str, Any], parts: Sequence[str]) -> str:
+def table(rows: Mapping[str, Row]) -> str:
     """Bits of each part at each step as text."""
-    lines = [f"{'':<22}{'n':>5}{'MI':>8}" + "".join(f"{part:>12}" for part in (*parts, "digits"))]
-    for row in found["rows"]:
-        bits = "".join(f"{row[part]['bits']:>12.2f}" for part in (*parts, "digits"))
-        lines.append(f"{row['at']:<22}{row['problems']:>5}{row['trace_mi']:>8.3f}{bits}")
+    parts = next(iter(rows.values())).bits
+    lines = [f"{'':<22}{'MI':>8}" + "".join(f"{part:>12}" for part in parts)]
+    for name, row in rows.items():
+        bits = "".join(f"{one.bits:>12.2f}" for one in row.bits.values())
+        lines.append(f"{name:<22}{row.trace_mi.mean:>8.3f}{bits}")
     return "\n".join(lines)
 
 
-def draw_information(found: dict[str, Any], parts: Sequence[str]) -> Figure:
+def draw(rows: Mapping[str, Row], parts: Sequence[str]) -> Figure:
     """Bits of each part of the answer, and the per-trace number, at every aligned step."""
-    rows = found["rows"]
-    names = [row["at"] for row in rows]
     x = np.arange(len(rows))
     with style():
         figure, axes = plt.subplots(
-            len(parts) + 1, 1, figsize=(PAGE, 1.15 * (len(parts) + 1) + 0.9), sharex=True
+            len(parts) + 1, 1, figsize=(PAGE, 1.1 * (len(parts) + 1) + 0.9), sharex=True
         )
         for panel, part in zip(axes, parts, strict=False):
-            bits = np.array([row[part]["bits"] for row in rows])
-            low, high = (np.array([row[part][end] for row in rows]) for end in ("low", "high"))
+            usable = [row.bits[part] for row in rows.values()]
+            bits = np.array([one.bits for one in usable])
+            low, high = np.array([one.interval for one in usable]).T
             panel.errorbar(
                 x, bits, [bits - low, high - bits], fmt="o", color=BLUE, markersize=3, capsize=2,
-                label="usable information, 95 % interval",
+                label="usable information (95 %)",
             )  # fmt: skip
             panel.plot(
-                x, [row[part]["floor_high"] for row in rows], "_", color=GREY, markersize=7,
+                x, [one.floor_high for one in usable], "_", color=GREY, markersize=7,
                 label="shuffled answers (95 % quantile)",
             )  # fmt: skip
-            entropy = float(np.mean([row[part]["entropy"] for row in rows]))
+            entropy = float(np.mean([one.entropy for one in usable]))
             panel.axhline(entropy, color=GREEN, linestyle="--", linewidth=0.7, label="H(y)")
             panel.set_ylabel(f"{part.replace('_', ' ')}\n(bits)")
-        axes[-1].plot(x, [row["trace_mi"] for row in rows], "D", color=ORANGE, markersize=3)
-        axes[-1].set_ylabel("per-trace\nMI")
+        for i, row in enumerate(rows.values()):
+            axes[-1].plot(i, row.trace_mi.mean, "D", color=ORANGE, markersize=3)
+            axes[-1].plot([i] * 2, [row.trace_mi.low, row.trace_mi.high], color=ORANGE)
+        axes[-1].set_ylabel("per-trace MI\n(95 %)")
+        names = [label(name) for name in rows]
         axes[-1].set_xticks(x, names, rotation=60, ha="right", rotation_mode="anchor")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
-def bounds_along(
-    traces: Sequence[mi_lens.Trace], states: Sequence[Any], config: Config
-) -> dict[str, Any]:
-    """Bounds on the error of the last digit, along the trace, with the errors there really are."""
-    digits = answer_parts([trace.problem.answer for trace in traces if trace.problem], "last_digit")
-    steps = [at_fraction(traces, fraction) for fraction in FRACTIONS]
-    found: dict[str, Any] = {"fractions": FRACTIONS}
-    sources: dict[str, Callable[[], list[Any]]] = {
-        "step": lambda: [
-            information_at(at, states, digits, shuffles=0, seed=config.seed).usable for at in steps
-        ],
-        "accumulated": lambda: list(
-            accumulated_information(
-                [at.states(states) for at in steps], digits, shuffles=0, seed=config.seed
-            ).estimates
-        ),
-    }
-    for name, estimate in sources.items():
-        usable = estimate()
-        bits = [u.bits for u in usable]
-        if name == "accumulated":
-            bits = np.maximum.accumulate(np.maximum(bits, 0)).tolist()
-        bounds = error_bounds(float(np.log2(10)), bits, 10)
-        found[name] = {
-            "bits": bits,
-            "lower": bounds.lower.tolist(),
-            "upper": bounds.upper.tolist(),
-            "probe_error": [u.error for u in usable],
-        }
-    wrong = [
-        (trace.text.rsplit("\\boxed{", 1)[-1].split("}")[0][-1:] or "?") != str(digit)
-        for trace, digit in zip(traces, digits, strict=True)
-    ]
-    found["model_error"] = float(np.mean(wrong))
-    found["model_error_whole_answer"] = 1 - float(
-        np.mean([is_correct(t.text, t.problem.answer) for t in traces if t.problem])
+def label(name: str) -> str:
+    """A step's name for a reader: "before thinking token 1" for "thinking token 1 -1"."""
+    for offset, word in ((" -1", "before"), (" +1", "after")):
+        if name.endswith(offset):
+            return f"{word} {name.removesuffix(offset)}"
+    return name
+
+
+def finding(
+    informations: Sequence[AlignedInformation], tracking: TrajectoryCorrelation, part: Part
+) -> Finding:
+    """Whether information grows to the end, and MI follows it, and thinking tokens carry it."""
+    by_name = {one.at.name: one for one in informations}
+    first, last = (by_name[f"fraction {end:g}"].usable for end in (0, 1))
+    growth = estimate_mean(np.subtract(last.gains, first.gains).tolist())
+    thinking, ordinary = (at_token(by_name, name) for name in (THINKING, ORDINARY))
+    carried = side(thinking) > 0 and (thinking.low or 0) > (ordinary.high or 0)
+    follows = tracking.low > 0 and side(growth) > 0
+    counts = follows + carried
+    rho = f"{tracking.rho:.2f} ({tracking.low:.2f} to {tracking.high:.2f})"
+    return Finding(
+        about="paper 1, sections 3 and 4; criticism: MI of one pair is not MI of random variables",
+        claim="Per-trace MI shows where the answer is known, most of all at thinking tokens.",
+        verdict="with" if counts == 2 else "in part" if counts else "against",
+        text=f"A probe across problems reads {said(growth, 1, 2)} bits of the {words(part)} more "
+        f"at the end of a trace than at its start, and over {len(tracking.bits)} steps per-trace "
+        f"MI follows these bits with a rank correlation of {rho}. At the first thinking token it "
+        f"reads {said(thinking, 1, 2)} bits, at words written as often {said(ordinary, 1, 2)}.",
     )
-    return found
 
 
-def draw_bounds(found: dict[str, Any]) -> Figure:
-    """Both theorems along the trace, beside the probe's error and the model's own."""
-    titles = {"step": "from one step", "accumulated": "from all steps so far"}
-    with style():
-        figure, panels = plt.subplots(1, 2, figsize=(PAGE, 2.5), sharey=True)
-        for panel, (name, title) in zip(panels, titles.items(), strict=True):
-            data = found[name]
-            x = found["fractions"]
-            panel.fill_between(
-                x, data["lower"], data["upper"], color=GREY, alpha=0.25, linewidth=0,
-                label="between theorems 1 and 2",
-            )  # fmt: skip
-            panel.plot(x, data["probe_error"], "o-", color=BLUE, markersize=3, label="probe")
-            panel.axhline(
-                found["model_error"], color=ORANGE, linestyle="--", label="model's answer"
-            )
-            panel.set_title(title)
-            panel.set_xlabel("fraction of the trace")
-            panel.set_ylim(-0.03, 1)
-        panels[0].set_ylabel("error of the last digit")
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
+def at_token(by_name: Mapping[str, AlignedInformation], name: str) -> Estimate:
+    """Bits at the step that emits the first of such tokens; undefined where too few have one."""
+    found = by_name.get(f"{name} 1")
+    return estimate_mean([] if found is None else list(found.usable.gains))
+
+
+def words(part: Part) -> str:
+    """A part's name in a sentence."""
+    return part.replace("_", " ")
 
 
 if __name__ == "__main__":
