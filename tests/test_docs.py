@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,15 @@ def test_every_module_that_a_page_runs_exists():
         assert importlib.util.find_spec(module), module
 
 
+def test_every_target_that_a_page_makes_exists():
+    targets = {
+        t for page in PAGES for t in re.findall(r"(?:`|^)make ([\w-]+)", text_of(page), re.M)
+    }
+    assert targets >= {"demo", "test", "docs"}
+    known = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert not targets - set(known)
+
+
 def dotted(name: str) -> Any:
     """The object of a dotted name that begins with mi_lens; AttributeError if there is none."""
     found: Any = mi_lens
@@ -192,6 +202,22 @@ def test_every_public_name_stands_in_the_reference():
     assert not set(told) - set(mi_lens.__all__)
 
 
+def test_verdicts_of_the_findings_are_those_of_their_figures():
+    row = r"\| (with|against|in part|beyond) \| \[(\w+)\]\(\.\./figures/(\w+)\.png\) \|$"
+    told = re.findall(row, prose(ROOT / "docs" / "pocket.md"), re.MULTILINE)
+    assert len(told) > 20
+    for verdict, name, figure in told:
+        numbers = json.loads((ROOT / "figures" / f"{figure}.json").read_text(encoding="utf-8"))
+        assert (numbers["verdict"], name) == (verdict, figure)
+    # No figure with a verdict is passed over.
+    drawn = {
+        path.stem
+        for path in ROOT.glob("figures/*.json")
+        if "verdict" in json.loads(path.read_text(encoding="utf-8"))
+    }
+    assert drawn == {name for _, name, _ in told}
+
+
 @pytest.mark.slow
 def test_the_studies_of_reproduce_run_on_the_pocket_model(tmp_path, monkeypatch, capsys):
     """Each block, with the pocket model for a large one and its traces for those of a command."""
@@ -210,9 +236,13 @@ def test_the_studies_of_reproduce_run_on_the_pocket_model(tmp_path, monkeypatch,
     monkeypatch.setattr(mi_lens, "load", lambda *_, **__: model)
     monkeypatch.setattr(mi_lens, "load_problems", lambda *_, **__: list(problems))
     monkeypatch.setattr(mi_lens, "load_traces", lambda _: list(traces))
+    config = mi_lens.AnalyzeConfig(out=tmp_path / "analysis", limit=4, mismatched=2)
+    analysis = mi_lens.analyze(config)
+    monkeypatch.setattr(mi_lens, "Analysis", SimpleNamespace(load=lambda _: analysis))
     monkeypatch.setattr(mi_lens, "generate", shorter)
     fits = [
         ("blocks.19.hook_resid_post", "blocks.2.hook_resid_post"),
+        ("blocks.31.hook_resid_post", "blocks.3.hook_resid_post"),
         ("words = [", "words = ['Wait', 'Hmm']; _ = ["),
         ("in SCALING_WORDS", "in ['So', 'Wait']"),
         ("budgets = [", "budgets = [40, 160]; _ = ["),
