@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/mi-lens demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # The bridge on TransformerLens 4, which has no HookedTransformer; tests of the latter skip.
 test-tl4:
@@ -25,7 +25,7 @@ test-tl4:
 	sed 's/^transformer-lens==.*/transformer-lens==4.3.0/' constraints.txt > .venv-tl4/constraints.txt
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt torch
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
-	.venv-tl4/bin/pytest
+	.venv-tl4/bin/pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

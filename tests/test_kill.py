@@ -124,6 +124,7 @@ def kill_and_continue(folder: Path, command: list[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # many short runs one after the other: on a busy machine they take long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_fifty_kills(checkpoint, tmp_path):
     write_jsonl(tmp_path / "problems.jsonl", PROBLEMS)
