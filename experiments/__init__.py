@@ -9,6 +9,7 @@ STUDIES = (
     "error_bounds",
     "suppression",
     "recycling",
+    "test_time_scaling",
     # What is said against paper 1.
     "specificity",
     "scale_of_mi",
