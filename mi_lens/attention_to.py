@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.backends import backend_of, resolve_hook_names
-from mi_lens.decoding import left_pad
+from mi_lens.batch import left_pad
 from mi_lens.interventions.words import Words, word_ids
 from mi_lens.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.tokens import vocabulary, word_of
@@ -109,8 +109,7 @@ def attention_to_words(
             problems have an occurrence with controls and readers.
     """
     for trace in traces:
-        if trace.problem is None:
-            raise ValueError(f"trace {trace.id} has no problem, which intervals are over")
+        trace.require_problem("for intervals to be over")
     strings = vocabulary(model.tokenizer)
     chosen = word_ids(model, words)
     allowed = _controls(model, traces, chosen, controls, strings)

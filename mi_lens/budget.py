@@ -19,7 +19,6 @@ from mi_lens.conditions import Condition
 from mi_lens.display import table
 from mi_lens.generation import Request, end_of_text_ids, generate
 from mi_lens.grading import boxed_answer, grade
-from mi_lens.problems import Problem
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.traces import Trace
 
@@ -83,7 +82,7 @@ def budget_curve(
         ValueError: If there are no budgets, one is not positive, or a trace has no problem.
     """
     ordered = _check(budgets)
-    problems = [_problem(trace) for trace in traces]
+    problems = [trace.require_problem("to grade it by") for trace in traces]
     rows, spent = [], []
     ends = end_of_text_ids(model)
     for budget in ordered:
@@ -166,7 +165,7 @@ def vote_curve(samples: Sequence[Sequence[Trace]], budgets: Sequence[int]) -> Bu
                 if answer is not None:
                     votes[answer] += 1
             winner = f"\\boxed{{{votes.most_common(1)[0][0]}}}" if votes else ""
-            right.append(grade(winner, _problem(traces[0])).correct)
+            right.append(grade(winner, traces[0].require_problem("to grade it by")).correct)
             used.append(budget - left)
         rows.append(tuple(right))
         spent.append(tuple(used))
@@ -180,12 +179,6 @@ def _check(budgets: Sequence[int]) -> tuple[int, ...]:
     return ordered
 
 
-def _problem(trace: Trace) -> Problem:
-    if trace.problem is None:
-        raise ValueError(f"trace {trace.id} has no problem, so no gold answer to grade against")
-    return trace.problem
-
-
 def _ended(trace: Trace, ends: set[int]) -> bool:
     return trace.token_ids[-1] in ends
 
@@ -193,10 +186,9 @@ def _ended(trace: Trace, ends: set[int]) -> bool:
 def _request(
     trace: Trace, prefix: tuple[int, ...], budget: int, condition: Condition | None
 ) -> Request:
-    if trace.problem is None:
-        raise ValueError(f"trace {trace.id} has no problem, so its prompt cannot be put again")
+    problem = trace.require_problem("whose prompt could be put again")
     style = trace.condition.get("style", "chat")
-    return Request(trace.problem, condition or Condition(), style, trace.seed, budget, (), prefix)
+    return Request(problem, condition or Condition(), style, trace.seed, budget, (), prefix)
 
 
 def _final_answers(

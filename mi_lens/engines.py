@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mi_lens.decoding import left_pad
+from mi_lens.batch import left_pad
 from mi_lens.generation import Request
 from mi_lens.problems import Problem
 from mi_lens.prompts import encode, prompt_text

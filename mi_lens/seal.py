@@ -69,22 +69,18 @@ def read_thoughts(
     Raises:
         ValueError: If a trace has no problem.
     """
+    for trace in traces:
+        trace.require_problem("to tell what its thoughts were read from")
     split_traces = [(trace, split_thoughts(model.tokenizer, trace, rule)) for trace in traces]
-    for trace, _ in split_traces:
-        if trace.problem is None:
-            raise ValueError(
-                f"trace {trace.id} has no problem; expected one, to tell what its thoughts were "
-                "read from: generate from a Problem, or import with Trace.from_text"
-            )
     thoughtful = [(trace, thoughts) for trace, thoughts in split_traces if thoughts]
     for start in range(0, len(thoughtful), batch_size):
         batch = thoughtful[start : start + batch_size]
         captured = capture(model, [trace for trace, _ in batch], hook_names, batch_size=batch_size)
         for (trace, thoughts), states in zip(batch, captured, strict=True):
-            assert trace.problem is not None
+            problem = trace.require_problem("to tell what its thoughts were read from")
             steps = [thought.boundary_step for thought in thoughts]
             yield ReadThoughts(
-                trace.problem, thoughts, {name: state[steps] for name, state in states.items()}
+                problem, thoughts, {name: state[steps] for name, state in states.items()}
             )
 
 

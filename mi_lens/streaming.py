@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.backends import backend_of, resolve_hook_names
-from mi_lens.decoding import left_pad
+from mi_lens.batch import left_pad
 from mi_lens.traces import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
