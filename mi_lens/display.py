@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 LONGEST = 6000  # characters of a text that are shown
+SHORT = 40  # characters of a cell that stays on one line
 UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 LINE = "1px solid rgba(128,128,128,.4)"
-CELL = f"border:0;border-bottom:{LINE};padding:.25em .7em;vertical-align:top;"
+CELL = f"border:0;border-bottom:{LINE};padding:.25em .5em;vertical-align:top;"
 NOTE = "text-align:left;font-size:.9em;opacity:.8;caption-side:top;padding:.2em 0;"
 BOX = (
-    "max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;"
+    "max-height:32em;overflow:auto;font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;text-align:left;"
     f"border:{LINE};border-radius:4px;padding:.7em;margin:.4em 0;color:inherit;background:none;"
 )
 
@@ -56,11 +57,9 @@ def table(
     body = "\n".join(_row("td", row, sides) for row in listed)
     above = f'<caption style="{NOTE}">{escaped(caption)}</caption>\n' if caption else ""
     head = f"<thead>{_row('th', header, sides)}</thead>\n" if header else ""
-    return element(
-        "table",
-        f"\n{above}{head}<tbody>\n{body}\n</tbody>\n",
-        "border-collapse:collapse;margin:.4em 0;",
-    )
+    inside = f"\n{above}{head}<tbody>\n{body}\n</tbody>\n"
+    style = "border-collapse:collapse;margin:.4em 0;"
+    return element("div", element("table", inside, style), "overflow-x:auto;")
 
 
 def text_box(text: str) -> str:
@@ -84,11 +83,16 @@ def _side(column: Sequence[Any]) -> str:
 
 
 def _row(tag: str, cells: Sequence[Any], sides: Sequence[str]) -> str:
-    inside = "".join(
-        f'<{tag} style="{CELL}text-align:{side};">{escaped(_cell(cell))}</{tag}>'
-        for cell, side in zip(cells, sides, strict=True)
+    shown = zip(map(_cell, cells), sides, strict=True)
+    inside = (
+        f'<{tag} style="{CELL}text-align:{side};{_wrapping(text)}">{escaped(text)}</{tag}>'
+        for text, side in shown
     )
-    return f"<tr>{inside}</tr>"
+    return f"<tr>{''.join(inside)}</tr>"
+
+
+def _wrapping(text: str) -> str:
+    return "white-space:nowrap;" if len(text) <= SHORT else ""
 
 
 def _cell(value: Any) -> str:

@@ -167,7 +167,7 @@ class ThinkingTokens:
         )  # fmt: skip
         caption = (
             f"{self.peaks:,} peaks among {self.steps:,} steps of {self.traces:,} traces; "
-            f"{self.filtered:,} decode to no word. {len(rows)} of {len(self.rows)} words"
+            f"{self.filtered:,} decode to no word. {len(rows)} of {len(self.rows)} words shown"
         )
         return table(rows, header, caption)
 

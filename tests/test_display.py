@@ -190,7 +190,7 @@ def test_words_at_peaks():
     ]
     page = shown(ThinkingTokens("emitted", tuple(rows), 1959, 1891, 19_000, 100, 0.95))
     assert page.cells[0].startswith("1,959 peaks among 19,000 steps of 100 traces; 1,891")
-    assert page.cells[0].endswith("15 of 20 words")
+    assert page.cells[0].endswith("15 of 20 words shown")
     assert page.cells[7:15] == [
         "lift (95 % interval)", f"w0{MARKUP}", repr(f" w\n{MARKUP}"), "3", "10", "0.3", "0.1",
         "3 (1.25 to 5)",
