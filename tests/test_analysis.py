@@ -2,7 +2,7 @@
 
 import json
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,14 +15,13 @@ import torch
 
 import mi_lens.measurement
 from mi_lens.activations import answer_state, load_activations
-from mi_lens.analysis import analyze, run_generate
+from mi_lens.analysis import Analysis, analyze, run_generate
 from mi_lens.cli import main
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.files import read_jsonl, write_jsonl
 from mi_lens.information.hsic import hsic_mi
-from mi_lens.models import load
+from mi_lens.models import load, load_tokenizer
 from mi_lens.peaks import find_peaks
-from mi_lens.report import findings, write_report
 from mi_lens.traces import load_traces
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
@@ -231,35 +230,66 @@ def test_logit_lens_and_answer_sites(config, tmp_path):
     assert found.tokens[HOOKS[0]].readout == "logit_lens"
 
 
-def test_report(config, analysis, tmp_path):
-    hostile = "<script>alert('x')</script> & {{ 7 * 7 }} $x_1$ $"
-    trace = analysis.traces[1]
-    changed = replace(trace, problem=replace(trace.problem, question=hostile))
-    strings = list(analysis.token_strings)
-    strings[1] = [hostile] * len(trace)
-    analysis = replace(
-        analysis,
-        traces=tuple(changed if t is trace else t for t in analysis.traces),
-        token_strings=tuple(strings),
-    )
-    page = write_report({"one/model": analysis, "other": analysis}, tmp_path)
-    html = page.read_text()
-    assert "<script" not in html
-    assert "49" not in re.sub(r"base64,[^\"]*", "", html).split("coloured by MI")[0].split("AOM")[0]
-    assert html.count("data:image/svg+xml;base64,") == 5
-    assert not re.search(r"(src|href)=\"(?!data:)", html)
-    figures = tmp_path / "figures"
-    assert {p.name for p in figures.iterdir()} == {
-        f"{stem}.{suffix}"
-        for stem in ("model_trajectories", "model_tokens", "other_trajectories", "other_tokens",
-                     "comparison")
-        for suffix in ("png", "svg", "json")
-    }  # fmt: skip
-    numbers = json.loads((figures / "model_trajectories.json").read_text())
-    assert numbers["curves"][0]["mi"] == analysis.mi(analysis.traces[0], HOOKS[0])
-    table = findings({"one/model": analysis, "other": analysis})
-    assert table.splitlines()[0].split() == ["one/model", "other"]
-    assert "accuracy" in table
+def test_a_run_is_read_back_without_its_model(config, analysis, monkeypatch):
+    before = contents(config.out)
+    monkeypatch.setattr("mi_lens.analysis.load", None)
+    monkeypatch.setattr("mi_lens.models._load_weights", None)
+    loaded = Analysis.load(config.out)
+    assert loaded.finished
+    for field in ("traces", "token_strings", "hook_names", "tokens"):
+        assert getattr(loaded, field) == getattr(analysis, field)
+    assert replace(loaded.config, batch_size=config.batch_size) == config
+    for name in HOOKS:
+        assert loaded.summary(name) == analysis.summary(name)
+        assert loaded.controls(name) == analysis.controls(name)
+    for trace in analysis.analysed:
+        assert loaded.peaks(trace, HOOKS[0]) == analysis.peaks(trace, HOOKS[0])
+    assert contents(config.out) == before
+
+
+def test_an_unfinished_run_is_read_as_far_as_it_is(config, analysis, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(config.out, out)
+    (out / "thinking_tokens.json").unlink()
+    rows = (out / "readings.jsonl").read_bytes().splitlines(keepends=True)
+    (out / "readings.jsonl").write_bytes(b"".join(rows[:2]) + rows[2][:100])  # being written
+    loaded = Analysis.load(out)
+    assert not loaded.finished
+    assert len(loaded.traces) == 5
+    assert len(loaded.analysed) == 2
+    assert loaded.hook_names == HOOKS
+    assert (out / "readings.jsonl").read_bytes().endswith(rows[2][:100])  # nothing is changed
+    for name in ("readings.jsonl", "traces.jsonl"):
+        (out / name).unlink()
+    assert Analysis.load(out).traces == ()
+
+
+def test_what_cannot_be_read_back_says_why(config, analysis, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        Analysis.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="holds no run of mi-lens"):
+        Analysis.load(tmp_path)
+    record = json.loads((config.out / "run.json").read_text())
+    for change, message in (
+        ({"command": "generate"}, "a run of mi-lens generate; expected one of mi-lens analyze"),
+        ({"config": {**record["config"], "kernel": 3}}, r"settings \['kernel'\], which this"),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(ValueError, match=message):
+            Analysis.load(tmp_path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        Analysis.load(tmp_path)
+
+
+def test_the_tokenizer_alone(checkpoint, tokenizer, tmp_path):
+    text = "So 12 * 7 = 84.\n\nWait"
+    assert load_tokenizer(checkpoint("llama"))(text) == tokenizer(text)
+    assert load_tokenizer("pocket-base").decode(load_tokenizer("pocket-base").encode(text)) == text
+    with pytest.raises(FileNotFoundError, match="has no tokenizer: expected one of"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match="near: pocket-reasoner"):
+        load_tokenizer("pocket-reasonr")
 
 
 def test_command_line(config, analysis, tmp_path, capsys):
@@ -276,7 +306,7 @@ def test_command_line(config, analysis, tmp_path, capsys):
     assert "no/such.jsonl: no such file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["analyze"], ["generate"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["analyze"], ["generate"], ["demo"], ["report"]])
 def test_help_and_import_are_light(command):
     program = (
         "import sys, mi_lens\n"

@@ -4,16 +4,18 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mi_lens.analysis import Analysis
 from mi_lens.information.readings import Reading
 from mi_lens.plots import Curve, comparison_figure, tokens_figure, trajectories_figure
 from mi_lens.report.loading import Run
-from mi_lens.style import save_figure
+from mi_lens.style import save_figure, style
 from mi_lens.traces import Trace
 
 CURVES = 3  # Trajectories drawn of each model.
@@ -29,7 +31,7 @@ class Image:
     caption: str
 
 
-def comparison_image(runs: Sequence[Run], folder: Path) -> Image | None:
+def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
     """Models side by side, each at its first hook name; None for fewer than two analyses."""
     found = {run.name: run.analysis for run in runs if run.analysis and run.analysis.analysed}
     analyses = dict(list(found.items())[:COMPARED])
@@ -44,7 +46,8 @@ def comparison_image(runs: Sequence[Run], folder: Path) -> Image | None:
     left_out = f" The first {COMPARED} models are drawn." if len(found) > COMPARED else ""
     return _image(
         comparison_figure(trajectories, aoms),
-        folder / "comparison",
+        folder,
+        "comparison",
         {"trajectories": trajectories, "aom": aoms},
         "Mean MI along the trace and AOM by model",
         "Left: mean trajectory over traces. Right: AOM of every trace, with the mean and its 95 % "
@@ -52,7 +55,7 @@ def comparison_image(runs: Sequence[Run], folder: Path) -> Image | None:
     )
 
 
-def run_images(name: str, analysis: Analysis, folder: Path) -> list[Image]:
+def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image]:
     """Trajectories and words of one analysis at its first hook name."""
     hook_name = analysis.hook_names[0]
     curves = [_curve(analysis, trace, hook_name) for trace in analysis.analysed[:CURVES]]
@@ -60,7 +63,8 @@ def run_images(name: str, analysis: Analysis, folder: Path) -> list[Image]:
     images = [
         _image(
             trajectories_figure(curves, analysis.config.tau),
-            folder / f"{stem}_trajectories",
+            folder,
+            f"{stem}_trajectories",
             {"hook_name": hook_name, "curves": [asdict(curve) for curve in curves]},
             f"MI trajectories of {name} with peaks marked",
             f"Trajectories at {hook_name}; the highest peaks carry the token they decode to "
@@ -72,7 +76,8 @@ def run_images(name: str, analysis: Analysis, folder: Path) -> list[Image]:
         images.append(
             _image(
                 tokens_figure(table),
-                folder / f"{stem}_tokens",
+                folder,
+                f"{stem}_tokens",
                 asdict(table),
                 f"Words at the peaks of {name}",
                 f"Words at peaks at {hook_name}. A word right of its diamond peaks more often than "
@@ -82,11 +87,19 @@ def run_images(name: str, analysis: Analysis, folder: Path) -> list[Image]:
     return images
 
 
-def _image(figure: Figure, stem: Path, numbers: dict[str, Any], alt: str, caption: str) -> Image:
-    """Saves a figure and returns it as an image."""
-    _, svg, _ = save_figure(figure, stem, numbers)
-    source = "data:image/svg+xml;base64," + b64encode(svg.read_bytes()).decode()
-    return Image(source, alt, caption)
+def _image(
+    figure: Figure, folder: Path | None, stem: str, numbers: dict[str, Any], alt: str, caption: str
+) -> Image:
+    """A figure as an image; where there is a folder, saved there too."""
+    if folder is None:
+        drawn = BytesIO()
+        with style():
+            figure.savefig(drawn, format="svg", metadata={"Date": None})
+        plt.close(figure)
+        svg = drawn.getvalue()
+    else:
+        svg = save_figure(figure, folder / stem, numbers)[1].read_bytes()
+    return Image("data:image/svg+xml;base64," + b64encode(svg).decode(), alt, caption)
 
 
 def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:

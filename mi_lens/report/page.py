@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -84,17 +83,13 @@ def write_report(
     if traces < 0:
         raise ValueError(f"traces={traces}: expected the number of traces of each run, 0 or more")
     runs = read_runs(folders)
-    if figures is None:
-        with TemporaryDirectory() as drawn:
-            text = _render(runs, Path(drawn), traces)
-    else:
-        text = _render(runs, Path(figures), traces)
+    text = _render(runs, None if figures is None else Path(figures), traces)
     # A lone surrogate cannot be written as UTF-8.
     write_text(page, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return Path(page)
 
 
-def _render(runs: Sequence[Run], figures: Path, traces: int) -> str:
+def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
     environment = Environment(
         loader=PackageLoader("mi_lens.report", "."),
         autoescape=True,
@@ -163,7 +158,7 @@ def _entry(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _section(run: Run, figures: Path) -> Section:
+def _section(run: Run, figures: Path | None) -> Section:
     if run.analysis is not None:
         if not run.analysis.analysed:
             return Section(run, [], [])

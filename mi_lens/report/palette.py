@@ -15,7 +15,7 @@ def shades_css() -> str:
     for i, share in enumerate(RISING):
         rules.append(_rule(f".h{i}", (BLUE, SKY), share))
     diverging = [((ORANGE, LIGHT_ORANGE), share) for share in (0.6, 0.25)]
-    diverging += [((BLUE, SKY), share) for share in (0.0, 0.15, 0.38, 0.68, 1.0)]
+    diverging += [((BLUE, SKY), share) for share in (0.0, 0.15, 0.35, 0.6, 1.0)]
     for i, (colours, share) in enumerate(diverging):
         rules.append(_rule(f".d{i}", colours, share))
     return "\n".join(rules)

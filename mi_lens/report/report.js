@@ -91,7 +91,7 @@
       $("layer").replaceChildren(...names.map((name) => make("option", "", name)));
       layer = Math.max(0, names.indexOf(before));
       $("layer").selectedIndex = names.length ? layer : -1;
-      $("layer").disabled = names.length === 0;
+      for (const control of [$("layer").parentNode, $("measure")]) control.hidden = names.length === 0;
       describe();
       build();
       paint();
@@ -188,7 +188,7 @@
 
     function draw() {
       const plot = $("plot"), n = trace.tokens.length;
-      const width = Math.max(240, plot.clientWidth), height = 192;
+      const width = Math.max(240, plot.clientWidth), height = trace.hooks.length ? 192 : 84;
       const left = 52, right = 10, top = 10, lanes = 40, bottom = height - 22 - lanes;
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, make("div"));
       toX = (step) => left + ((step + 0.5) / n) * (width - left - right);
@@ -269,7 +269,7 @@
       const own = hook()?.specific, kind = trace.blocks[blockOf(step)]?.[1];
       const marks = [rawPeaks().includes(step) && "raw peak", ownPeaks().includes(step) && "specific peak"].filter(Boolean);
       const events = trace.events.filter(([when]) => when === step).map(([, what]) => what);
-      return [
+      const rows = [
         ["step", `${step} of ${trace.tokens.length}`],
         ["token", JSON.stringify(trace.tokens[step]).slice(1, -1).replaceAll("\\\"", "\"").replaceAll(" ", "␣"), "token"],
         ["raw MI", hook()?.mi[step]],
@@ -282,6 +282,7 @@
         ["marks", marks.join(", ") || "none"],
         ["interventions", events.join("; ") || "none", "", "full"],
       ];
+      return trace.hooks.length ? rows : rows.filter(([label, value]) => value !== undefined && label !== "marks");
     }
 
     function detail(step) {

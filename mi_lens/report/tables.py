@@ -55,12 +55,12 @@ def text(value: str | None) -> Cell:
     return Cell(NONE, empty=True) if value is None else Cell(value)
 
 
-def number(value: float | None, digits: int = 2, *, scale: float = 1.0, unit: str = "") -> Cell:
+def number(value: float | int | None, digits: int = 2, *, scale: float = 1.0) -> Cell:
     """A number with so many decimals; none is a dash, and sorted last."""
     if value is None:
         return Cell(NONE, empty=True)
     shown = round(scale * value, digits) + 0.0  # no minus zero
-    return Cell(f"{shown:.{digits}f}{unit}", float(f"{value:.4g}"))
+    return Cell(f"{shown:.{digits}f}", float(f"{value:.4g}"))
 
 
 def p_value(value: float) -> Cell:

@@ -1,0 +1,120 @@
+"""Run folders that no model made, and a browser to open their pages in."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import false_discovery_control
+
+from mi_lens.analysis import Analysis, _write_findings
+from mi_lens.config import AnalyzeConfig
+from mi_lens.files import write_json, write_jsonl
+from mi_lens.information.calibration import Calibration
+from mi_lens.information.readings import Reading, reading_to_row
+from mi_lens.problems import Problem
+from mi_lens.runs import versions
+from mi_lens.tokens import thinking_tokens
+from mi_lens.traces import Trace, content_hash, trace_to_row
+
+THOUGHTS = (
+    "So let me think about this. First, 12 * 7 = 84 and 84 - 5 = 79.\n\n"
+    "Wait, let me check that again. The product of the two numbers is not what I guessed.\n\n"
+    "Alternatively, I can swap the factors: another way.\n\n"
+)
+VERSIONS = versions()
+Build = Callable[..., Analysis]
+
+
+def a_trace(tokenizer: Any, text: str, question: str, **fields: Any) -> Trace:
+    """A trace of a text, with a problem whose answer is 79."""
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    problem = Problem(content_hash(question), question, "79", "12 * 7 - 5 = 79", "synthetic")
+    made = {"id": content_hash([question, text]), "condition": {"name": "baseline"}}
+    return Trace(
+        **{**made, **fields}, model="synthetic", prompt=question, prompt_ids=(0, 1),
+        token_ids=ids, text=text, stop_reason="eos", problem=problem,
+    )  # fmt: skip
+
+
+def a_reading(steps: int, seed: int) -> Reading:
+    """Heavy tails, as MI has, and a calibration that goes with them."""
+    rng = np.random.default_rng(seed)
+    raw = rng.gamma(0.5, 0.02, steps)
+    mean, std = raw * rng.uniform(0.3, 1.0, steps), rng.uniform(0.002, 0.02, steps)
+    p_values = rng.integers(1, 65, steps) / 65
+    family = np.where(rng.uniform(size=steps) < 0.3, 1 / 65, 0.5)
+    calibration = Calibration(
+        64, raw, mean, std, (raw - mean) / std, p_values, false_discovery_control(p_values), family
+    )
+    covariates = {
+        "entropy": rng.gamma(1, 0.5, steps),
+        "surprisal": rng.gamma(1, 0.5, steps),
+        "norm": rng.uniform(5, 9, steps),
+        "position": np.arange(steps, dtype=float),
+    }
+    return Reading(raw, calibration, covariates, {"answer permuted": raw[::-1].copy()}, 0)
+
+
+@pytest.fixture(scope="session")
+def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """`build(folder, texts, hook_names)` writes what `analyze` would have."""
+    checkpoint = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(checkpoint)
+
+    def make(
+        folder: Path,
+        texts: Sequence[str],
+        hook_names: Sequence[str],
+        questions: Sequence[str] | None = None,
+        events: tuple[dict[str, Any], ...] = (),
+    ) -> Analysis:
+        config = AnalyzeConfig(out=folder, model=str(checkpoint), hook_names=tuple(hook_names))
+        named = questions or [f"What is 12 * 7 - 5? ({i})" for i in range(len(texts))]
+        traces = tuple(
+            a_trace(tokenizer, text, question, events=events)
+            for text, question in zip(texts, named, strict=True)
+        )
+        readings = {
+            trace.id: {name: a_reading(len(trace), 10 * i + j) for j, name in enumerate(hook_names)}
+            for i, trace in enumerate(traces)
+        }
+        strings = tuple(trace.token_strings(tokenizer) for trace in traces)
+        found = Analysis(config, traces, strings, tuple(hook_names), readings, {})
+        model = SimpleNamespace(tokenizer=tokenizer)
+        for name in hook_names:
+            peaks = [found.peaks(trace, name) for trace in traces]
+            found.tokens[name] = thinking_tokens(model, traces, peaks)
+        settings = {k: v for k, v in asdict(config).items() if k not in ("out", "batch_size")}
+        record = {"command": "analyze", "config": settings, "model": "x", "versions": VERSIONS}
+        write_json(folder / "run.json", json.loads(json.dumps(record)))
+        # As they finish: not in order.
+        write_jsonl(folder / "traces.jsonl", [trace_to_row(trace) for trace in reversed(traces)])
+        rows = [
+            {"trace": trace, "readings": {k: reading_to_row(v) for k, v in one.items()}}
+            for trace, one in readings.items()
+        ]
+        write_jsonl(folder / "readings.jsonl", rows)
+        _write_findings(found, folder)
+        return found
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium."""
+    api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip("no chromium on this machine")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
