@@ -1,0 +1,136 @@
+"""What the studies of SEAL's steering share: vectors of other problems, one folder of results."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import mi_lens
+from experiments.study import Study, said
+from mi_lens.comparison import Arm
+from mi_lens.runs import generate_into
+from mi_lens.statistics import Estimate, estimate_mean
+
+PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the input of block 20.
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringStudy(Study):
+    """What to run.
+
+    Attributes:
+        vector_problems: What vectors are made from, in the forms of `problems`; None takes the
+            train split of those. Problems that are evaluated too are refused.
+        vector_limit: How many; None takes three times `limit`.
+        depth: Where to steer: the input of the block at this fraction of the model's depth.
+    """
+
+    vector_problems: str | None = None
+    vector_limit: int | None = None
+    depth: float = PUBLISHED
+
+    def hook_name(self, model) -> str:
+        """The hook at `depth`."""
+        layer = round(self.depth * model.cfg.n_layers)
+        if not 0 < layer < model.cfg.n_layers:
+            raise ValueError(
+                f"depth={self.depth} is the input of block {layer} of {model.cfg.n_layers}; "
+                "expected one after the first, which has read no context"
+            )
+        return block_inputs(model)[layer - 1]
+
+
+def block_inputs(model) -> list[str]:
+    """The inputs of all blocks but the first: there, all like boundaries have one state."""
+    return [f"blocks.{layer}.hook_resid_pre" for layer in range(1, model.cfg.n_layers)]
+
+
+def vector_traces(config: SteeringStudy, model) -> list[mi_lens.Trace]:
+    """Greedy traces of the problems that vectors are made from; made once for all studies.
+
+    All of them, where SEAL takes as many right as wrong ones: what that would change is in
+    `experiments.vector_stability`.
+    """
+    problems = mi_lens.load_problems(
+        config.vector_problems or config.problems,
+        limit=config.vector_limit or 3 * config.limit, split="train", seed=config.seed,
+    )  # fmt: skip
+    folder = config.runs / "vectors"
+    folder.mkdir(parents=True, exist_ok=True)
+    return generate_into(
+        folder,
+        model,
+        [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems],
+        batch_size=config.batch_size,
+    )
+
+
+def steered(
+    config: SteeringStudy,
+    model,
+    problems: Sequence[mi_lens.Problem],
+    conditions: Sequence[mi_lens.Condition],
+) -> mi_lens.Evaluation:
+    """Conditions on problems, kept where every study of steering finds them."""
+    folder = config.runs / "steering"
+    folder.mkdir(parents=True, exist_ok=True)
+    return mi_lens.evaluate(
+        model, problems, conditions, max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size, folder=folder,
+    )  # fmt: skip
+
+
+def random_directions(
+    vector: mi_lens.SteeringVector, draws: int, seed: int, name: str = "random"
+) -> list[mi_lens.Condition]:
+    """The control: directions drawn at random, of a vector's norm, at its place."""
+    return [
+        mi_lens.Condition(
+            (mi_lens.Steer(vector, variant="random", seed=seed + draw),), name=f"{name} {draw + 1}"
+        )
+        for draw in range(draws)
+    ]
+
+
+def held_to(arm: Arm, budget: int) -> Arm:
+    """What an arm would have been with a smaller budget.
+
+    No decision depends on the budget, so a trace under it is the beginning of this one; cut off,
+    it has given no answer.
+    """
+    results = [
+        one if one.tokens <= budget else
+        replace(one, tokens=budget, correct=False, answer=None, stop_reason="length")
+        for one in arm.results
+    ]  # fmt: skip
+    return Arm(arm.name, tuple(results), {**arm.setting, "max_new_tokens": budget})
+
+
+def outcomes(arm: Arm, field: str) -> np.ndarray:
+    """For every problem the mean of "correct" or "tokens" over its traces."""
+    return np.array(
+        [np.mean([getattr(one, field) for one in some]) for some in arm.by_problem().values()]
+    )
+
+
+def beyond_random(arm: Arm, controls: Sequence[Arm], field: str) -> Estimate:
+    """What an arm has over the mean of its controls, paired by problem."""
+    control = np.mean([outcomes(one, field) for one in controls], 0)
+    return estimate_mean((outcomes(arm, field) - control).tolist())
+
+
+def short_table(found: mi_lens.Evaluation) -> str:
+    """A line a condition: accuracy and tokens, and how they differ from the first's."""
+    base = found.arm(found.names[0])
+    width = max(map(len, found.names)) + 2
+    lines = [
+        f"{'condition':<{width}}{'accuracy':>9}  {'less baseline':<24}{'p (Holm)':>9}  tokens less"
+    ]
+    accuracy = 100 * float(outcomes(base, "correct").mean())
+    lines.append(f"{base.name:<{width}}{accuracy:>9.1f}  {'':<33}  of {said(base.tokens())}")
+    lines += [
+        f"{one.name:<{width}}{100 * one.accuracy:>9.1f}  {said(one.difference, 100):<24}"
+        f"{one.adjusted:>9.2g}  {said(one.tokens)}"
+        for one in found.comparisons()
+    ]
+    return "\n".join(lines)
