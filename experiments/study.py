@@ -16,6 +16,7 @@ from torch import Tensor
 import mi_lens
 from mi_lens.measurement import activations_path
 from mi_lens.runs import generate_into, versions
+from mi_lens.shards import reading_code
 from mi_lens.statistics import Estimate
 from mi_lens.style import save_figure
 from mi_lens.traces import content_hash
@@ -95,7 +96,8 @@ def analysis(config: Study, model: str | None = None, **settings: Any) -> mi_len
         "hook_names": ("blocks.*.hook_resid_post",),
         **settings,
     }
-    name = content_hash([asked, versions()])
+    # States are only read again by the code that wrote them.
+    name = content_hash([asked, versions(), reading_code()])
     return mi_lens.analyze(
         mi_lens.AnalyzeConfig(
             **asked, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
