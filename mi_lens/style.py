@@ -82,7 +82,7 @@ def dots(
 
 def curve(
     axes: Axes,
-    x: Sequence[float],
+    x: Sequence[float] | Sequence[int],
     estimates: Sequence[Estimate],
     colour: str,
     label: str | None = None,

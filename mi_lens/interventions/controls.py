@@ -45,7 +45,7 @@ def matched_controls(
     *,
     by: Matching = "frequency",
     draws: int = 10,
-    entropy: Sequence[Float[np.ndarray, " step"]] | None = None,
+    entropy: Sequence[Float[np.ndarray, "_"]] | None = None,
     seed: int = 0,
 ) -> list[Control]:
     """Draws sets of control words for `Suppress` and its like.
@@ -102,7 +102,7 @@ def matched_controls(
 
 
 def _describe(
-    tokenizer, traces: Sequence[Trace], entropy: Sequence[Float[np.ndarray, " step"]] | None
+    tokenizer, traces: Sequence[Trace], entropy: Sequence[Float[np.ndarray, "_"]] | None
 ) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
     """Of every word written: its count, and its mean entropy and relative position."""
     strings = vocabulary(tokenizer)
