@@ -4,6 +4,7 @@ python -m experiments.attention_to
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
@@ -37,7 +38,7 @@ def main(config: Config) -> None:
     """Compares both kinds of words with ordinary ones, and with each other."""
     model = mi_lens.load(config.model)
     traces = sampled_traces(config, model, config.load_problems(), 1)
-    settings = {"seed": config.seed, "batch_size": config.batch_size // 2 or 1}
+    settings: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size // 2 or 1}
     groups = {
         OWN: attention_to_words(model, traces, config.words, **settings),
         OTHER: attention_to_words(model, traces, config.opening, **settings),

@@ -124,27 +124,28 @@ def auc(reading: Reading, kind: str) -> float | None:
 
 def draw(read) -> Figure:
     """Correlations of the raw MI and of its specific part, and how entropy tells peaks."""
+    blocks = range(len(read["raw"]["auc of entropy"]))
     with style():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.4))
         for axes, kind in ((left, "raw"), (middle, "specific")):
             for name, estimates in read[kind]["rank correlation"].items():
-                curve(axes, range(len(estimates)), estimates, COVARIATES[name], name, marker="o")
-            estimates = read[kind]["partial with entropy"]
-            curve(axes, range(len(estimates)), estimates, BLUE, "entropy, others held", marker="s")
+                curve(axes, blocks, estimates, COVARIATES[name], name, marker="o")
+            held = read[kind]["partial with entropy"]
+            curve(axes, blocks, held, BLUE, "entropy, others held", marker="s")
             axes.axhline(0, color="black", linewidth=0.5)
             axes.set_title(f"{kind} MI")
         middle.sharey(left)
         left.set_ylabel("rank correlation within traces")
         for kind, colour in KINDS.items():
             estimates = read[kind]["auc of entropy"]
-            curve(right, range(len(estimates)), estimates, colour, kind, marker="o")
+            curve(right, blocks, estimates, colour, kind, marker="o")
         right.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
         right.set_ylim(0, 1)
         right.set_ylabel("P(more entropy at a peak)")
         right.set_title("peaks against other steps")
         right.legend()
         for axes in (left, middle, right):
-            axes.set_xticks(range(len(read["raw"]["auc of entropy"])))
+            axes.set_xticks(blocks)
             axes.set_xlabel("block")
         legend_above(figure, left)
     return figure

@@ -5,6 +5,7 @@ python -m experiments.reading_vectors
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
@@ -27,7 +28,7 @@ def main(config: Config) -> None:
     traces = sampled_traces(config, model, config.load_problems(), 1)
     hooks = ["blocks.0.hook_resid_pre"]
     hooks += [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
-    settings = {"seed": config.seed, "batch_size": config.batch_size}
+    settings: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size}
     found = reading_vectors(model, traces, hooks, **settings)
     probe = mi_lens.separability(model, traces, hooks, **settings)
     for hook, one in found.items():

@@ -10,14 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side
 from mi_lens.activations import load_activations
-from mi_lens.information.readings import FACTORS, Reading
+from mi_lens.information.readings import Reading
 from mi_lens.measurement import activations_path
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.style import (
@@ -47,13 +46,9 @@ class Config(Study):
 
     Attributes:
         others: Other problems' answers whose own peaks are compared with the gold answer's.
-        coordinates: Length of the synthetic vectors.
-        draws: Of synthetic vectors at each value.
     """
 
     others: int = 8
-    coordinates: int = 512
-    draws: int = 8
 
 
 def main(config: Config) -> None:
@@ -63,28 +58,20 @@ def main(config: Config) -> None:
         "mi": by_block(found, {name: lambda r, n=name: mean_mi(r, n) for name in TREATMENTS}),
         "rise left": by_block(found, {name: lambda r, n=name: rise_left(r, n)
                                       for name in TREATMENTS if name != "gold answer"}),
-        "peaks": by_block(found, {"raw": lambda r: len(raw_peaks(r)),
-                                  "specific": lambda r: len(specific_peaks(r)),
-                                  "both": lambda r: len({*raw_peaks(r)} & {*specific_peaks(r)})}),
+        "peaks": by_block(found, {name: lambda r, f=f: float(len(f(r)))
+                                  for name, f in PEAKS.items()}),
         "height of own peaks": own_peaks(found, config),
     }  # fmt: skip
-    readings = [found.reading(trace, found.hook_names[-1]) for trace in found.analysed]
-    sigma = {
-        factor: estimate_mean([s for r in readings if (s := shared(r, factor)) is not None])
-        for factor in FACTORS
-    }
-    made = synthetic(config)
     for table, scale in (("rise left", 100), ("peaks", 1), ("height of own peaks", 1)):
         for name, estimates in read[table].items():
             print(f"{table}, {name}, by block: " + ", ".join(said(e, scale) for e in estimates))
     save(
         config,
         {config.model: found.traces[0].model},
-        draw(read, sigma, made),
+        draw(read),
         finding(read, found.hook_names[-1]),
-        {"hook_names": found.hook_names, **read, "peaks shared at sigma x": sigma,
-         "synthetic": made},
-    )  # fmt: skip
+        {"hook_names": found.hook_names, **read},
+    )
 
 
 def own_peaks(found: mi_lens.Analysis, config: Config) -> dict[str, list[Estimate]]:
@@ -171,87 +158,38 @@ def specific_peaks(reading: Reading) -> list[int]:
     return reading.calibration.peaks().tolist()
 
 
-def variant(reading: Reading, factor: float) -> np.ndarray:
-    """The trajectory with sigma multiplied."""
-    return reading.variants[f"sigma x {factor:g} (scale x {1 / factor:g})"]
+def both(reading: Reading) -> list[int]:
+    """Raw peaks that are specific."""
+    return sorted({*raw_peaks(reading)} & {*specific_peaks(reading)})
 
 
-def shared(reading: Reading, factor: float) -> float | None:
-    """Peaks at both widths over peaks at either; None where there are none."""
-    own, other = set(raw_peaks(reading)), set(mi_lens.find_peaks(variant(reading, factor)).tolist())
-    return len(own & other) / len(own | other) if own | other else None
+PEAKS = {"raw": raw_peaks, "specific": specific_peaks, "both": both}
 
 
-def synthetic(config: Config) -> dict[str, dict[str, list[float]]]:
-    """MI of Gaussian vectors: independent but for one large coordinate, and equal at a scale."""
-    generator = torch.Generator().manual_seed(config.seed)
-    shape = (config.draws, config.coordinates)
-    x, y = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
-    sizes, scales = np.geomspace(1, 1000, 13), np.geomspace(0.1, 100, 13)
-    massive, same = [], []
-    for size in sizes:
-        a, b = x.clone(), y.clone()
-        a[:, 0], b[:, 0] = float(size), float(size)
-        massive.append([float(mi_lens.hsic_mi(u, v)) for u, v in zip(a, b, strict=True)])
-    for scale in scales:
-        same.append([float(mi_lens.hsic_mi(scale * u, scale * u)) for u in x])
-    return {
-        name: {"at": at.tolist(), "mean": np.mean(mi, 1).tolist(),
-               "least": np.min(mi, 1).tolist(), "most": np.max(mi, 1).tolist()}
-        for name, at, mi in (("one shared coordinate", sizes, massive), ("y = x", scales, same))
-    }  # fmt: skip
-
-
-def draw(read, sigma: Mapping[float, Estimate], made) -> Figure:
-    """Six panels: what is read block by block, kernel widths, and synthetic vectors."""
+def draw(read: Mapping[str, Mapping[str, list[Estimate]]]) -> Figure:
+    """What is read block by block, a panel a quantity."""
     with style():
-        figure, panels = plt.subplots(2, 3, figsize=(PAGE, 4.3))
+        figure, panels = plt.subplots(1, 4, figsize=(PAGE, 2.2))
         shown = (
-            ("mi", 1, f"mean {MI_LABEL}"),
-            ("rise left", 100, "rise of raw peaks left (%)"),
-            ("height of own peaks", 1, "height of own peaks"),
-            ("peaks", 1, "peaks a trace"),
+            ("mi", 1.0, f"mean {MI_LABEL}"),
+            ("rise left", 100.0, "rise of raw peaks left (%)"),
+            ("height of own peaks", 1.0, "height of own peaks"),
+            ("peaks", 1.0, "peaks a trace"),
         )
-        for axes, (table, scale, label) in zip(panels.flat, shown, strict=False):
+        for axes, (table, scale, label) in zip(panels, shown, strict=True):
             for name, estimates in read[table].items():
-                if name != "difference":
-                    curve(axes, range(len(estimates)), estimates, COLOURS[name], name,
-                          scale=scale, marker="o")  # fmt: skip
+                if name == "difference":
+                    continue
+                blocks = range(len(estimates))
+                curve(axes, blocks, estimates, COLOURS[name], name, scale=scale, marker="o")
                 if name in ("massive removed", "both"):  # It may lie on another line.
                     axes.lines[-1].set(linestyle="--", markersize=6, markerfacecolor="none")
-            axes.set_xticks(range(len(estimates)))
+                axes.set_xticks(blocks)
             axes.set_xlabel("block")
             axes.set_ylabel(label)
-        panels.flat[3].legend()
-        draw_sigma(panels.flat[4], sigma)
-        draw_synthetic(panels.flat[5], made)
-        for axes, letter in zip(panels.flat, "abcdef", strict=True):
-            axes.set_title(f"({letter})")
-        legend_above(figure, panels.flat[0])
+        panels[3].legend(loc="center")
+        legend_above(figure, panels[0])
     return figure
-
-
-def draw_sigma(axes: Axes, sigma: Mapping[float, Estimate]) -> None:
-    """How many of the peaks stay at another kernel width."""
-    shares = dict(sorted({**sigma, 1.0: Estimate(1.0, 1.0, 1.0, 0)}.items()))
-    curve(axes, list(shares), list(shares.values()), BLUE, marker="o")
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([*FACTORS, 1], [f"{50 * f:g}" for f in (*FACTORS, 1)])
-    axes.set_ylim(0, 1.05)
-    axes.set_xlabel(r"kernel width $\sigma$")
-    axes.set_ylabel(r"peaks shared with $\sigma$ = 50")
-
-
-def draw_synthetic(axes: Axes, made) -> None:
-    """Two ways to any MI that have nothing to do with meaning."""
-    for (name, one), colour in zip(made.items(), (ORANGE, BLUE), strict=True):
-        axes.fill_between(
-            one["at"], one["least"], one["most"], color=colour, alpha=0.2, linewidth=0
-        )
-        axes.loglog(one["at"], one["mean"], "o-", markersize=3, color=colour, label=name)
-    axes.set_xlabel("coordinate's size, or scale")
-    axes.set_ylabel("MI of synthetic vectors")
-    axes.legend()
 
 
 def finding(read, last: str) -> Finding:
@@ -265,7 +203,7 @@ def finding(read, last: str) -> Finding:
         verdict = "with" if more.mean > 0.5 * other.mean else "in part"
     left = read["rise left"]["other answers"]
     blocks = sorted(100 * one.mean for one in left)
-    raw, specific, both = (read["peaks"][name][-1] for name in ("raw", "specific", "both"))
+    raw, specific, common = (read["peaks"][name][-1] for name in PEAKS)
     return Finding(
         about="paper 1, section 3; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
@@ -275,7 +213,7 @@ def finding(read, last: str) -> Finding:
         f"{said(more, digits=2)}; at the very steps of the gold answer's peaks other answers keep "
         f"{said(left[-1], 100, 0)} % of the rise ({blocks[0]:.0f} to {blocks[-1]:.0f} % by block). "
         f"A trace has {said(raw)} raw peaks, {said(specific)} peaks of the specific part beyond "
-        f"chance (family-wise .05), and {said(both, digits=2)} steps that are both.",
+        f"chance (family-wise .05), and {said(common, digits=2)} steps that are both.",
     )
 
 
