@@ -253,7 +253,7 @@
 
     function ticks(low, high) {
       const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
-      const step = [1, 2, 5, 10].map((m) => m * power).find((one) => one >= rough);
+      const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((one) => one >= rough);
       const found = [];
       for (let i = Math.ceil(low / step); i * step <= high + 1e-12; i++) found.push(Number((i * step).toPrecision(6)));
       return found;
