@@ -88,22 +88,31 @@ def control_conditions(
 
 
 def finding(found: mi_lens.Evaluation, name: str, controls: list[str]) -> Finding:
-    """The words against all controls that a model does write, problem by problem."""
-    written = [control for control in controls if "vocabulary" not in control]
+    """The words against controls that are like them, problem by problem."""
+    kinds = {
+        by: [c for c in controls if c.startswith(f"control: {by} ")] for by in get_args(Matching)
+    }
+    alike = [c for by in ("frequency", "entropy", "position") for c in kinds[by]]
     without = correct(found, name)
     base = correct(found, found.names[0])
     loss = estimate_mean((without - base).tolist())
-    more = estimate_mean((without - np.mean([correct(found, c) for c in written], 0)).tolist())
-    drawn = sorted(100 * float((correct(found, c) - base).mean()) for c in written)
+    more = estimate_mean((without - np.mean([correct(found, c) for c in alike], 0)).tolist())
+
+    def spread(names: list[str]) -> str:
+        changes = [100 * float((correct(found, c) - base).mean()) for c in names]
+        return f"{min(changes):+.1f} to {max(changes):+.1f}"
+
     verdicts: dict[int, Verdict] = {-1: "with", 0: "in part", 1: "against"}
     return Finding(
         about="paper 1, section 5.1 and figure 5; criticism: a random word is no fair control",
         claim="Suppressing thinking tokens costs accuracy, suppressing random words does not.",
         verdict=verdicts[side(more)] if side(loss) < 0 else "against",
-        text=f"Suppressing the words changes accuracy by {said(loss, 100)} points. That is "
-        f"{said(more, 100)} points apart from the mean of {len(written)} sets of words that are "
-        f"written as often, as uncertainly or as late, each of which changes it by {drawn[0]:.1f} "
-        f"to {drawn[-1]:.1f}.",
+        text=f"Suppressing the words changes accuracy by {said(loss, 100)} points, "
+        f"{said(more, 100)} apart from the mean of {len(alike)} sets of words that the model "
+        f"writes as often, as uncertainly or as late ({spread(alike)}). Sets drawn at random "
+        f"change it by {spread(kinds['vocabulary'])} (from the vocabulary, the paper's control) "
+        f"and by {spread(kinds['emitted'])} (from what the model writes, where a word may be one "
+        "that no answer can do without).",
     )
 
 
