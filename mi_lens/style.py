@@ -51,7 +51,7 @@ def dots(
     estimates: Sequence[Estimate],
     colours: Sequence[str] | str,
     *,
-    scale: float = 1.0,
+    scale: int | float = 1.0,
     shift: float = 0.0,
     markers: Sequence[str] | str = "o",
     label: str | None = None,
@@ -87,7 +87,7 @@ def curve(
     colour: str,
     label: str | None = None,
     *,
-    scale: float = 1.0,
+    scale: int | float = 1.0,
     marker: str = "",
 ) -> None:
     """Estimates along x as a line, their intervals as a band around it."""
