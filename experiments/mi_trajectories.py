@@ -11,6 +11,7 @@ import tyro
 
 import mi_lens
 from experiments.study import Finding, Study, analysis, is_right, said, save
+from mi_lens.information.readings import MismatchSummary
 from mi_lens.plots import Curve, trajectories_figure
 from mi_lens.statistics import Estimate, estimate_mean
 
@@ -44,7 +45,7 @@ def main(config: Config) -> None:
         config,
         {config.model: found.traces[0].model},
         trajectories_figure(curves, found.config.tau),
-        finding(counts[last]),
+        finding(counts[last], found.controls(last).mismatch),
         {"peaks": counts, "curves": curves, "traces": [trace.id for trace in chosen]},
     )
 
@@ -104,8 +105,9 @@ def count_peaks(found: mi_lens.Analysis, hook_name: str) -> dict[str, Estimate]:
     }
 
 
-def finding(counts: dict[str, Estimate]) -> Finding:
+def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Finding:
     """Whether peaks are as sparse as in table 1, and whether most are about the answer at all."""
+    others = 0 if mismatch is None else mismatch.others
     raw, share = counts["raw"], counts["share of raw peaks that are specific"]
     sparse = raw.high is not None and raw.high <= PAPER[1]
     about = share.low is not None and share.low > 0.5
@@ -114,8 +116,9 @@ def finding(counts: dict[str, Estimate]) -> Finding:
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
         verdict="with" if sparse and about else "in part" if sparse or about else "against",
         text=f"At the last block {said(raw, 100)} % of the steps are peaks of MI with the gold "
-        f"answer. Of these {said(share, 100)} % lie above what other problems' answers give at the "
-        "same states by more than chance, so the rest says nothing about this answer.",
+        f"answer. Of these {said(share, 100)} % lie above what the answers of {others} other "
+        "problems give at the same states by more than chance, so the rest says nothing about this "
+        "answer.",
     )
 
 
