@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,6 +45,9 @@ def style() -> Iterator[None]:
     """The style of every figure here, for axes of one's own as well."""
     with plt.rc_context(STYLE):
         yield
+        interactive = plt.isinteractive()
+    # A notebook's backend sets this with its first figure; undone, no later figure would show.
+    matplotlib.interactive(interactive)
 
 
 def dots(

@@ -329,5 +329,11 @@ def _lift_intervals(
     with np.errstate(invalid="ignore", divide="ignore"):
         lifts = rates(at_peaks) / rates(at_steps)
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(lifts, [tail, 1 - tail], axis=0)
-    return low.tolist(), high.tolist()
+    ends = np.nanquantile(lifts, [tail, 1 - tail], axis=0)
+    # What one trace alone writes does not vary between draws: no interval over traces.
+    once = [sum(word in counts for counts in at_steps) < 2 for word in words]
+    low, high = (
+        [None if alone else value for alone, value in zip(once, end.tolist(), strict=True)]
+        for end in ends
+    )
+    return low, high

@@ -1,5 +1,7 @@
 import json
 
+import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from mi_lens.plots import (
     tokens_figure,
     trajectories_figure,
 )
-from mi_lens.style import save_figure
+from mi_lens.style import save_figure, style
 from mi_lens.tokens import ThinkingTokens, TokenRow
 
 
@@ -76,3 +78,13 @@ def test_words(tmp_path):
     first = paths[1].read_bytes()
     save_figure(tokens_figure(table), tmp_path / "again", {})
     assert (tmp_path / "again.svg").read_bytes() == first  # The same picture every time.
+
+
+def test_what_a_notebook_sets_while_drawing_stays_set():
+    before = plt.isinteractive()
+    try:
+        with style():
+            plt.ion()
+        assert plt.isinteractive()
+    finally:
+        matplotlib.interactive(before)

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from mi_lens.generation import Request, generate
 from mi_lens.tokens import (
     SCALING_WORDS,
     TokenSet,
+    _lift_intervals,
     decode_steps,
     thinking_tokens,
     vocabulary,
@@ -117,6 +119,14 @@ def test_readouts(tiny_model):
 def test_a_single_trace_has_no_interval(tiny_model, traces):
     table = thinking_tokens(tiny_model, traces[2:], [[0, 1]])
     assert [(row.lift_low, row.lift_high) for row in table.rows] == [(None, None)]
+
+
+def test_a_word_of_one_trace_has_no_interval(tiny_model, traces):
+    once, twice = Counter({"indeed": 1, "so": 2}), Counter({"so": 3, "x": 4})
+    steps = [once, twice, Counter({"x": 5})]
+    low, high = _lift_intervals(steps, steps, ["indeed", "so"], 0.95, 200, 0)
+    assert (low[0], high[0]) == (None, None)
+    assert low[1] == high[1] == 1
 
 
 def test_no_peaks(tiny_model, traces):
