@@ -356,7 +356,10 @@
       });
     }
     $("text").addEventListener("click", (event) => { if (event.target.step !== undefined) go(event.target.step, false); });
-    $("text").addEventListener("mouseover", (event) => detail(event.target.step ?? at));
+    $("text").addEventListener("mousemove", (event) => {
+      // Text that scrolls under a mouse at rest is not pointed at.
+      if (event.movementX || event.movementY) detail(event.target.step ?? at);
+    });
     $("text").addEventListener("mouseleave", () => detail(at));
     $("plot").addEventListener("click", (event) => go(toStep(event.clientX - $("plot").getBoundingClientRect().left)));
     $("pick").addEventListener("change", () => { at = 0; show($("pick").value); });

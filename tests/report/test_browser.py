@@ -194,6 +194,7 @@ def test_keyboard(page):
     data = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent)")
     hook, blocks = data["hooks"][0], data["blocks"]
     peaks = sorted({*hook["peaks"], *hook["specific"]["peaks"]} - {0})
+    page.hover("#text .t >> nth=30")  # a mouse at rest in the text does not disturb
     page.focus("#text")
     for key, step in (
         ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("Home", 0), ("n", peaks[0]),
