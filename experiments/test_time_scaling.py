@@ -104,6 +104,7 @@ def main(config: Config) -> None:
         for name, one in found.items()
         if name != "plain"
     }
+    last = {name: some[-1] for name, some in more.items()}
     words = {
         word: estimate_mean((Spent.of([one]).correct[-1] - plainly[-1]).tolist())
         for word, one in zip(config.words, curves[TTTS[1]], strict=True)
@@ -115,7 +116,7 @@ def main(config: Config) -> None:
     save(
         config, {config.model: mi_lens.model_fingerprint(model)},
         draw(sorted(config.budgets), accuracy, tokens),
-        finding(config, accuracy["plain"], {name: some[-1] for name, some in more.items()}, tokens),
+        finding(config, accuracy["plain"], last, words, tokens),
         {
             "accuracy": accuracy, "tokens": tokens, "more than plain": more,
             "more than plain by word": words,
@@ -166,11 +167,14 @@ def finding(
     config: Config,
     plain: Sequence[Estimate],
     more: Mapping[str, Estimate],
+    words: Mapping[str, Estimate],
     tokens: Mapping[str, Sequence[float]],
 ) -> Finding:
     """Whether thinking on from thinking tokens is above plain thinking at the largest budget."""
     signs = [side(more[name]) for name in TTTS]
     best = max(more, key=lambda name: more[name].mean or 0.0)
+    by_word = sorted(words, key=lambda word: words[word].mean or 0.0)
+    ends = (f"{100 * (words[w].mean or 0.0):+.1f} ({w})" for w in (by_word[0], by_word[-1]))
     budget = max(config.budgets)
     return Finding(
         about="paper 1, section 5.3 and its figure of TTTS; s1's budget forcing",
@@ -179,8 +183,8 @@ def finding(
         text=f"Under {budget} tokens plain thinking is right in {said(plain[-1], 100)} % of "
         f"problems and spends {tokens['plain'][-1]:.0f}; against it TTTS by cycling changes "
         f"{said(more[TTTS[0]], 100)} points for {tokens[TTTS[0]][-1]:.0f} tokens, by single words "
-        f"{said(more[TTTS[1]], 100)} for {tokens[TTTS[1]][-1]:.0f}. The best way to spend the "
-        f"budget is {best} ({said(more[best], 100)} points against plain).",
+        f"{said(more[TTTS[1]], 100)} for {tokens[TTTS[1]][-1]:.0f}, {' to '.join(ends)}. "
+        f"The best way to spend the budget is {best} ({said(more[best], 100)} against plain).",
     )
 
 
