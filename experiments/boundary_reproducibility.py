@@ -181,7 +181,7 @@ def draw(
         for axes, what in zip(panels, AGREE, strict=True):
             for i, kind in enumerate(THOUGHT_CLASSES):
                 dots(axes, [found[what][kind] for found in agreement.values()],
-                     CLASS_COLOURS[kind], scale=100, shift=0.22 * (i - 1), markers=MARKERS[kind],
+                     CLASS_COLOURS[kind], scale=100.0, shift=0.22 * (i - 1), markers=MARKERS[kind],
                      label=kind)  # fmt: skip
                 if kind in chance[what]:
                     axes.plot([100 * chance[what][kind]] * len(agreement),

@@ -122,7 +122,7 @@ def gain_at(budget: int, base: Arm, seal: Arm, controls: Sequence[Arm]) -> Gain:
 
 def draw(gains: Sequence[Gain], median: int) -> Figure:
     """Accuracy within each budget, and the gain with its two parts."""
-    budgets = [one.budget for one in gains]
+    budgets = [float(one.budget) for one in gains]
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.9))
         for field, colour, label in (
@@ -130,13 +130,15 @@ def draw(gains: Sequence[Gain], median: int) -> Figure:
             ("random", GREY, "random directions"),
             ("steered", ORANGE, "SEAL"),
         ):
-            curve(left, budgets, [getattr(one, field) for one in gains], colour, label, scale=100)
+            curve(left, budgets, [getattr(one, field) for one in gains], colour, label, scale=100.0)
         for field, colour, label in (
             ("gain", GREY, "whole gain of SEAL"),
             ("cut", ORANGE, "where the baseline was cut off"),
             ("ended", GREEN, "where it had ended"),
         ):
-            curve(right, budgets, [getattr(one, field) for one in gains], colour, label, scale=100)
+            curve(
+                right, budgets, [getattr(one, field) for one in gains], colour, label, scale=100.0
+            )
         for field, colour in (("random_cut", ORANGE), ("random_ended", GREEN)):
             means = [100 * (getattr(one, field).mean or 0) for one in gains]
             right.plot(budgets, means, color=colour, linestyle="--")

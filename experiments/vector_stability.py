@@ -153,7 +153,7 @@ def draw(by_size: Mapping[str, Mapping[int, Estimate]], split: Mapping[str, Esti
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.5), width_ratios=(3, 2))
         for (name, found), colour in zip(by_size.items(), (BLUE, SKY, GREY), strict=True):
-            curve(left, list(found), list(found.values()), colour, name, marker="o")
+            curve(left, [float(n) for n in found], list(found.values()), colour, name, marker="o")
         left.set_xscale("log")
         sizes = list(next(iter(by_size.values())))
         left.set_xticks(sizes, [str(n) for n in sizes])
