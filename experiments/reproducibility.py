@@ -56,7 +56,7 @@ def main(config: Config) -> None:
     """The same problems, greedily, by every way of computing."""
     problems = config.load_problems()
     requests = [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems]
-    models: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     made: dict[str, Traces] = {}
     ways = [(available()[0], dtype, config.batch_size) for dtype in config.dtypes]
     ways.insert(1, (available()[0], config.dtypes[0], 1))
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     for backend, dtype, rows in ways:
         model = mi_lens.load(config.model, backend=backend, dtype=dtype)
         tokenizer = model.tokenizer
-        models[f"{config.model} ({backend}, {dtype})"] = mi_lens.model_fingerprint(model)
+        fingerprints[f"{backend}, {dtype}"] = mi_lens.model_fingerprint(model)
         made[f"{backend}, {dtype}, batch {rows}"] = mi_lens.generate(
             model, requests, batch_size=rows
         )
@@ -92,10 +92,11 @@ def main(config: Config) -> None:
               f"accuracy {said(one.difference, 100)}")  # fmt: skip
     save(
         config,
-        models,
+        {config.model: next(iter(fingerprints.values()))},
         draw(found, comparisons, arms[0].name),
         finding(found, comparisons, arms[0]),
-        {"reference": arms[0].name, "accuracy": {arm.name: arm.accuracy() for arm in arms},
+        {"reference": arms[0].name, "fingerprints": fingerprints,
+         "accuracy": {arm.name: arm.accuracy() for arm in arms},
          "sameness": found, "comparisons": comparisons},
     )  # fmt: skip
 
@@ -126,9 +127,9 @@ def draw(
     with style():
         figure, panels = plt.subplots(1, 3, figsize=(PAGE, 0.9 + 0.24 * len(names)), sharey=True)
         some = list(found.values())
-        dots(panels[0], [one.identical for one in some], BLUE, scale=100)
-        dots(panels[1], [one.first_step for one in some], GREEN, scale=100)
-        dots(panels[2], [one.difference for one in comparisons], ORANGE, scale=100)
+        dots(panels[0], [one.identical for one in some], BLUE, scale=100.0)
+        dots(panels[1], [one.first_step for one in some], GREEN, scale=100.0)
+        dots(panels[2], [one.difference for one in comparisons], ORANGE, scale=100.0)
         labels = ("identical traces\n(%, 95 %)", "where others first differ\n(% of trace, 95 %)",
                   "accuracy less reference\n(points, 95 %)")  # fmt: skip
         for axes, label in zip(panels, labels, strict=True):
