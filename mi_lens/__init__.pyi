@@ -69,6 +69,7 @@ from .interventions.suppress import Suppress as Suppress
 from .interventions.suppress import evasion as evasion
 from .interventions.temperature import RaiseTemperature as RaiseTemperature
 from .models import load as load
+from .models import load_tokenizer as load_tokenizer
 from .paired_peaks import compare_peaks as compare_peaks
 from .peaks import PeakStatistics as PeakStatistics
 from .peaks import find_peaks as find_peaks

@@ -12,6 +12,7 @@ from mi_lens.activations import load_activations
 from mi_lens.backends import match_hook_names
 from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
+from mi_lens.display import table
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
@@ -153,6 +154,12 @@ class Analysis:
             "mi": mean("mean"),
             "aom": mean("aom"),
         }
+
+    def _repr_html_(self) -> str:
+        summaries = [self.summary(name) for name in self.hook_names]
+        header = [key.replace("_", " ") for key in summaries[0]]
+        title = f"{self.config.model} on {self.config.problems}"
+        return table([tuple(one.values()) for one in summaries], header, title)
 
 
 def run_generate(config: GenerateConfig) -> list[Trace]:

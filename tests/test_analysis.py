@@ -97,6 +97,12 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
     assert words[HOOKS[1]]["peaks"] == sum(len(analysis.peaks(t, HOOKS[1])) for t in traces)
 
 
+def test_a_notebook_shows_the_summaries(analysis):
+    shown = analysis._repr_html_()
+    assert all(name in shown for name in analysis.hook_names)
+    assert f">{analysis.summary(analysis.hook_names[0])['mi']:.4g}<" in shown
+
+
 def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.runs.stream", None)
