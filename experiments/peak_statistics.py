@@ -108,7 +108,7 @@ def measure(found: mi_lens.Analysis, hook_name: str, config: Config) -> dict[str
 
 def mean(values: list[float | None]) -> Estimate:
     """Over the traces that define it."""
-    return estimate_mean([value for value in values if value is not None])
+    return estimate_mean([float(value) for value in values if value is not None])
 
 
 def apart(ours: list[float | None], theirs: list[float | None]) -> list[float | None]:

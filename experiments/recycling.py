@@ -143,10 +143,8 @@ def finding(
     worst, best = ordered[0], ordered[-1]
     others = sorted(100 * (one.mean or 0.0) for one in controls.values())
     again = sorted(100 * (c.difference.mean or 0.0) for k, c in compared.items() if k not in once)
-    passes = sorted({key[2] for key in compared} - {key[2] for key in once})
-    last = (
-        f"; {' or '.join(map(str, passes))} runs change it by {again[0]:+.1f} to {again[-1]:+.1f}"
-    )
+    numbers = " or ".join(map(str, sorted({n for _, _, n in compared} - {n for _, _, n in once})))
+    last = f"; {numbers} runs change it by {again[0]:+.1f} to {again[-1]:+.1f}" if again else ""
     return Finding(
         about="paper 1, section 5.2 and its table of RR; its own commentary on several passes",
         claim="Running a block again at thinking tokens (RR) raises accuracy.",
@@ -155,7 +153,7 @@ def finding(
         f"({best.name}; Holm p = {best.adjusted:.2g}) and {said(worst.difference, 100)} at worst "
         f"({worst.name}; p = {worst.adjusted:.2g}), on {best.problems} problems. At control words "
         f"written as often it changes by {others[0]:+.1f} to {others[-1]:+.1f}"
-        f"{last if again else ''}.",
+        f"{last}.",
     )
 
 

@@ -96,7 +96,9 @@ def main(config: Config) -> None:
     }
     found = {name: Spent.of(several) for name, several in curves.items()}
     found["votes"] = Spent.of([mi_lens.vote_curve(sample(config, model, problems), config.budgets)])
-    accuracy = {name: [estimate_mean(r) for r in one.correct] for name, one in found.items()}
+    accuracy = {
+        name: [estimate_mean(r.tolist()) for r in one.correct] for name, one in found.items()
+    }
     tokens = {name: one.tokens.mean(1).tolist() for name, one in found.items()}
     plainly = found["plain"].correct
     more = {

@@ -152,7 +152,7 @@ def draw(
             ("peaks", BLUE, "o", "at peaks"), ("entropy", ORANGE, "D", "at like entropy"),
             ("steps", GREY, "s", "at all steps"),
         )  # fmt: skip
-        for shift, (field, colour, marker, label) in zip((-0.22, 0, 0.22), marks, strict=True):
+        for shift, (field, colour, marker, label) in zip((-0.22, 0.0, 0.22), marks, strict=True):
             estimates = [getattr(one, field) for one in of_kinds]
             dots(left, estimates, colour, scale=100, shift=shift, markers=marker, label=label)
         left.set_yticks(range(len(KINDS)), KINDS)
