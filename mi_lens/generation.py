@@ -1,7 +1,7 @@
 """Traces for problems under conditions."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -170,6 +170,7 @@ class Plan:
         self.fingerprint = model_fingerprint(model)
         self._actions: dict[int, tuple[Intervention, Action]] = {}
         self._described: dict[int, tuple[Condition, dict[str, Any]]] = {}
+        self._problems: dict[int, tuple[Problem, str]] = {}
         self._prompts: dict[tuple[str, PromptStyle], tuple[str, tuple[int, ...]]] = {}
 
     def job(self, index: int, request: Request) -> Job:
@@ -205,12 +206,17 @@ class Plan:
         return self._prompts[key]
 
     def trace_id(self, request: Request) -> str:
-        """The id of the trace that a request gives: a hash of all that decides its tokens."""
+        """The id of the trace that a request gives: a hash of all that decides its tokens.
+
+        And of its problem: what is graded or read against a gold answer under this id is not taken
+        for that of another.
+        """
         described = self.describe(request.condition)
         what = [
             __version__,
             self.fingerprint,
             self.prompt(request)[1],
+            self._problem(request.problem),
             {key: described[key] for key in ("sampling", "interventions")},
             request.seed,
             request.max_new_tokens,
@@ -218,6 +224,13 @@ class Plan:
             request.prefix,
         ]
         return content_hash(what)
+
+    def _problem(self, problem: Problem | str) -> str:
+        if isinstance(problem, str):
+            return ""
+        if id(problem) not in self._problems:
+            self._problems[id(problem)] = problem, content_hash(asdict(problem))
+        return self._problems[id(problem)][1]
 
     def trace(self, job: Job, request: Request) -> Trace:
         """The trace of a job that has ended."""

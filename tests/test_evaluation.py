@@ -168,6 +168,23 @@ def test_every_condition_meets_every_problem(tiny_model, tmp_path):
     assert again == found
 
 
+def test_a_corrected_gold_answer_is_graded_by(tiny_model, tmp_path):
+    (wrong,) = evaluate(tiny_model, PROBLEMS[:1], CONDITIONS[:1], max_new_tokens=8,
+                        folder=tmp_path, progress=False).results  # fmt: skip
+    (trace,) = load_traces(tmp_path / "traces.jsonl")
+    assert not wrong.correct
+    said = trace.text.split()[-1]
+    # The same question in the same folder, under another name and with another answer.
+    other = replace(PROBLEMS[0], id="q0", answer=f"\\text{{{said}}}", source="mended")
+    both = [PROBLEMS[0], other]
+    found = evaluate(tiny_model, both, CONDITIONS[:1], max_new_tokens=8, folder=tmp_path,
+                     progress=False)  # fmt: skip
+    assert [(r.problem, r.source) for r in found.results] == [("p0", "sums"), ("q0", "mended")]
+    golds = [t.problem.answer for t in load_traces(tmp_path / "traces.jsonl")]
+    assert golds == [PROBLEMS[0].answer, other.answer]
+    assert found.results[0] == wrong
+
+
 def test_a_trace_without_its_result_is_graded_again(tiny_model, tmp_path):
     def run():
         return evaluate(tiny_model, PROBLEMS, CONDITIONS[:2], max_new_tokens=5, folder=tmp_path,

@@ -247,10 +247,13 @@ def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
         The names, as a list, in the order given.
 
     Raises:
-        ValueError: A name does not exist on this model; the message tells the range of layers or
-            the nearest names.
+        ValueError: A name is given twice, or does not exist on this model; the message tells the
+            range of layers or the nearest names.
     """
     names = [names] if isinstance(names, str) else list(names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"hooks {twice} are given more than once; give each once")
     known = backend_of(model).hook_names(model)
     for name in names:
         if name not in known:

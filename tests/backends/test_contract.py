@@ -277,6 +277,12 @@ def test_hooks_that_do_not_exist_are_refused(
     assert name in str(error.value)
 
 
+def test_a_hook_is_given_once(backend: Any, model: Any) -> None:
+    name = "blocks.0.hook_resid_pre"
+    with pytest.raises(ValueError, match=r"\['blocks.0.hook_resid_pre'\] are given more than once"):
+        resolve_hook_names(model, [name, "blocks.1.hook_resid_pre", name])
+
+
 def test_patterns_of_hook_names(backend: Any, model: Any) -> None:
     every = [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
     assert match_hook_names(model, "blocks.*.hook_resid_post") == every
