@@ -37,16 +37,16 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "boundary_reproducibility": {"samples": 2, "dtypes": ("float64",), "thoughts": 1},
     "critical_tokens": {"samples": 4, "rolled_out": 2, "steps": 2, "continuations": 2},
     "critical_words": {"samples": 4, "minimum_problems": 2},
-    "error_bounds": {"limit": 40},
-    "information_across_problems": {"limit": 40, "shuffles": 3},
+    "error_bounds": {"limit": 24},
+    "information_across_problems": {"limit": 24, "parts": ("parity",), "shuffles": 2},
     "peak_interventions": {"tried": 4, "steps": 2},
-    "recycling": {"passes": (1,), "layers": (2,), "draws": 1},
+    "recycling": {"passes": (1, 2), "layers": (2,), "draws": 1},
     "reproducibility": {"limit": 4, "dtypes": ("float32", "float64")},
-    "seal_table": {"draws": 1},
+    "seal_table": {"limit": 8, "draws": 1},
     "small_benchmarks": {"limit": 6, "seeds": 2},
-    "steering_ablations": {"limit": 8, "alphas": (0.5, 1.0)},
-    "suppression": {"words": ("Wait", "Hmm"), "draws": 1},
-    "test_time_scaling": {"words": ("Wait",), "samples": 2, "max_new_tokens": 384,
+    "steering_ablations": {"limit": 6, "alphas": (0.5, 1.0)},
+    "suppression": {"limit": 8, "words": ("Wait",), "draws": 1},
+    "test_time_scaling": {"limit": 6, "words": ("Wait",), "samples": 2, "max_new_tokens": 384,
                           "budgets": (64, 128, 384)},
     "truncation": {"draws": 1, "budgets": 5},
     "vector_stability": {"splits": 10},
@@ -57,6 +57,12 @@ CHEAPER: dict[str, dict[str, Any]] = {
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all studies: an analysis that several read is made once."""
     return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left_by_another_test():
+    """Where one study fails, only it does."""
+    plt.close("all")
 
 
 def run_small(name: str, runs: Path, out: Path) -> dict[str, Any]:
