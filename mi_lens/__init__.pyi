@@ -87,8 +87,8 @@ from .sampling import Sampling as Sampling
 from .sandbox import Limits as Limits
 from .sandbox import run_program as run_program
 from .seal import extract_steering_vectors as extract_steering_vectors
-from .separability import coordinates as coordinates
-from .separability import separability as separability
+from .separation import coordinates as coordinates
+from .separation import separability as separability
 from .spec import Spec as Spec
 from .stores import capture_into as capture_into
 from .sweep import run_sweep as run_sweep
