@@ -8,7 +8,6 @@ from mi_lens.attention_to import AttentionTo
 from mi_lens.contrast import WordContrast, WordRow
 from mi_lens.gains import ThoughtGains
 from mi_lens.paired_peaks import PairedQuantity, PeakComparison
-from mi_lens.style import BLUE, GREY, ORANGE
 from mi_lens.reading import compare_directions
 from mi_lens.reading_plots import (
     attention_figure,
@@ -20,6 +19,7 @@ from mi_lens.reading_plots import (
 )
 from mi_lens.rollouts import Rollouts
 from mi_lens.statistics import Estimate
+from mi_lens.style import BLUE, GREY, ORANGE
 from mi_lens.thoughts import THOUGHT_CLASSES, Thought
 from tests.test_reading import sample
 
