@@ -21,11 +21,14 @@ fingerprints, versions, intervals; SVG: the same picture for print). `make figur
 
 Everything here was run on the built-in pocket models, {models}, which are small and know \
 arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
-about these models. Intervals are 95 % bootstrap intervals over problems unless a figure says \
+about these models. "Against" means that what is claimed was not there or was reversed, within the \
+intervals given; "in part", that some of it was, or that it was there and not told from a control. \
+Intervals are 95 % bootstrap intervals over problems unless a figure says \
 otherwise.
 
 {counts}.
 """
+NAMES = {"mi": "MI", "seal": "SEAL"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ def _record(path: Path) -> dict[str, Any] | None:
 
 
 def _entry(name: str, record: dict[str, Any]) -> str:
-    title = name.replace("_", " ").capitalize()
+    title = " ".join(NAMES.get(word, word) for word in name.split("_"))
+    title = title[0].upper() + title[1:]
     return f"""## {title}
 
 ![{title}]({name}.png)
