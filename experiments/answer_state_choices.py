@@ -173,8 +173,8 @@ def finding(numbers, overlap, last: str) -> Finding:
     parts = {choice: row["specific part"][-1] for choice, row in numbers.items()}
     low, high = (f(parts, key=lambda c: parts[c].mean or 0.0) for f in (min, max))
     return Finding(
-        about="paper 1, section 3; criticism: no chat template, and the answer state is the last "
-        "token of the solution",
+        about="paper 1, the answer state; criticism: no chat template, and the answer state is "
+        "the last token of the solution",
         claim="Peaks belong to the trace: how the gold answer is read is a detail.",
         verdict=verdict,
         text=f"At {last} the paper's choice ({papers}) shares {said(others[most], 100, 0)} % of "

@@ -213,7 +213,7 @@ def finding(
         f"{said(estimate, 100)} {name}" for name, estimate in both.items() if name != sampled
     )
     return Finding(
-        about="paper 2, section 3; criticism: 93 % of such boundaries do not come again",
+        about="paper 2, classes by keywords; criticism: 93 % of such boundaries do not come again",
         claim="Keywords mark the boundaries at which the model is about to reflect or turn.",
         verdict=verdicts[side(shifted(found, -0.5))],
         text=f"Written anew from the boundary at {sampled}, {said(found, 100)} % of reflections "

@@ -65,7 +65,7 @@ def finding(found: WordContrast, config: Config) -> Finding:
     verdicts: dict[tuple[bool, ...], Verdict] = {(True,): "with", (False,): "against"}
     most = found.rows[0]
     return Finding(
-        about="further reading: words of right against wrong traces; paper 1, section 5",
+        about="further reading: words of right against wrong traces; paper 1, thinking tokens",
         claim="Thinking tokens go with reasoning that succeeds.",
         verdict=verdicts.get(tuple(signs), "in part"),
         text=f"Of {len(rows)} thinking tokens {sum(row in rows for row in telling)} differ between "

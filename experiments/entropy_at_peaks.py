@@ -165,7 +165,7 @@ def finding(raw, last: str) -> Finding:
     areas = sorted(one.mean for one in raw["auc of entropy"])
     plain = raw["rank correlation"]["entropy"][-1]
     return Finding(
-        about="paper 1, section 4; criticism: peaks may simply be steps of high entropy",
+        about="paper 1, tokens at peaks; criticism: peaks may simply be steps of high entropy",
         claim="MI peaks mark thinking words, not merely steps at which the model is unsure.",
         verdict=verdict,
         text=f"At {last} a raw peak has more entropy than another step of its trace with "

@@ -203,7 +203,7 @@ def finding(
     counts = follows + carried
     rho = f"{tracking.rho:.2f} ({tracking.low:.2f} to {tracking.high:.2f})"
     return Finding(
-        about="paper 1, sections 3 and 4; criticism: MI of one pair is not MI of random variables",
+        about="paper 1; criticism: MI of one pair is not MI of random variables",
         claim="Per-trace MI shows where the answer is known, most of all at thinking tokens.",
         verdict="with" if counts == 2 else "in part" if counts else "against",
         text=f"A probe across problems reads {said(growth, 1, 2)} bits of the {words(part)} more "

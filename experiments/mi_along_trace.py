@@ -134,7 +134,7 @@ def finding(slopes: Slopes, last: str, means) -> Finding:
         for group, estimates in slopes["specific"].items()
     )
     return Finding(
-        about="paper 1, section 2; criticism: should MI not grow toward the answer?",
+        about="paper 1, MI trajectories; criticism: should MI not grow toward the answer?",
         claim="If MI measures progress to the answer, it grows along a trace.",
         verdict=verdicts[sum(rising)],
         text=f"At {last} the raw MI of {name} traces rises from start to end by "

@@ -112,7 +112,7 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
     sparse = raw.high is not None and raw.high <= PAPER[1]
     about = share.low is not None and share.low > 0.5
     return Finding(
-        about="paper 1, section 3; criticism: one pair of vectors is no information",
+        about="paper 1, MI trajectories; criticism: one pair of vectors is no information",
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
         verdict="with" if sparse and about else "in part" if sparse or about else "against",
         text=f"At the last block {said(raw, 100)} % of the steps are peaks of MI with the gold "

@@ -159,7 +159,7 @@ def finding(
     verdicts: dict[int, Verdict] = {-1: "with", 0: "in part", 1: "against"}
     raw, specific, uncertain, matched = (said(read[name]["change"], 100) for name in GROUPS[:4])
     return Finding(
-        about="paper 1, section 5: peaks as crucial steps; neither paper acts at the peaks alone",
+        about="paper 1: peaks as crucial steps; neither paper acts at the peaks alone",
         claim="MI peaks are crucial steps of the reasoning.",
         verdict=verdicts[side(less)],
         text=f"Forbidding the token at a raw peak of {last} changes success by {raw} points and at "

@@ -164,7 +164,7 @@ def finding(raw: Mapping[str, Estimate], unevenness: Mapping[str, Estimate]) -> 
     few = ratio.high is not None and ratio.high <= max(row[1] for row in PAPER.values())
     uneven = side(unevenness["interval_max"]) > 0
     return Finding(
-        about="paper 1, section 3 and table 1",
+        about="paper 1, table 1",
         claim="Peaks are few (2.6 to 24.5 of 512 steps) and spread unevenly over the trace.",
         verdict="with" if few and uneven else "in part" if few or uneven else "against",
         text=f"At the last block {said(ratio, 100)} % of the steps are peaks, "

@@ -63,7 +63,7 @@ def finding(found: Mapping[str, ReadingVectors]) -> Finding:
     auc = best.auc[MEANS]
     gain, hook, kind = max(gains, key=lambda each: each[0].mean or 0.0)
     return Finding(
-        about="further reading: reading vectors (Zou et al., arXiv 2310.01405); paper 2, figure 2",
+        about="further reading: reading vectors (Zou et al., arXiv 2310.01405); paper 2",
         claim="The difference of means is the direction that tells kinds of thoughts apart.",
         verdict=verdict,
         text=f"The difference of means tells execution from other thoughts with a held-out AUC of "

@@ -93,7 +93,7 @@ def finding(last: PeakComparison) -> Finding:
     mi, aom = (last.quantities[name] for name in CLAIMED)
     specific = last.quantities["MI / other answers"]
     return Finding(
-        about="paper 1, section 3 and table 2; criticism: MI depends on the activations' scale",
+        about="paper 1, table 2; criticism: MI depends on the activations' scale",
         claim="A reasoning model has higher mean MI and more abnormal peaks (AOM) than its base.",
         verdict="with" if signs == [1, 1] else "in part" if 1 in signs else "against",
         text=f"Reasoner less base on {len(last.problems)} problems: mean MI "

@@ -1,4 +1,4 @@
-"""A block run again on its own output at thinking tokens, block by block (paper 1, section 5.2).
+"""A block run again on its own output at thinking tokens, block by block (RR of paper 1).
 
 python -m experiments.recycling
 """
@@ -146,7 +146,7 @@ def finding(
     numbers = " or ".join(map(str, sorted({n for _, _, n in compared} - {n for _, _, n in once})))
     last = f"; {numbers} runs change it by {again[0]:+.1f} to {again[-1]:+.1f}" if again else ""
     return Finding(
-        about="paper 1, section 5.2 and its table of RR; its own commentary on several passes",
+        about="paper 1, table of RR; its own commentary on several passes",
         claim="Running a block again at thinking tokens (RR) raises accuracy.",
         verdict="with" if specific else "in part" if gains else "against",
         text=f"One further run changes accuracy by {said(best.difference, 100)} points at best "

@@ -158,7 +158,7 @@ def finding(
         key=lambda one: (abs(one.difference.mean or 0), -(found[one.name].identical.mean or 0)),
     )
     return Finding(
-        about="paper 2, table 1; criticism: its baseline did not come out the same in other hands",
+        about="paper 2; criticism: its baseline did not come out the same in other hands",
         claim="A greedy baseline is the model's, whatever computes it.",
         verdict=verdict,
         text=f"Of {len(found)} other dtypes, engines and batch sizes {len(parted)} change a trace, "

@@ -146,7 +146,7 @@ def finding(peaks, ratio, made: Synthetic, found: mi_lens.Analysis) -> Finding:
     low, high = (f(ratio[last], key=lambda factor: ratio[last][factor].mean) for f in (min, max))
     same, one = made["y = x"], made["one shared coordinate"]
     return Finding(
-        about="paper 1, section 2 (sigma by grid search); criticism: MI depends on scale, and on "
+        about="paper 1, sigma by grid search; criticism: MI depends on scale, and on "
         "one shared large coordinate",
         claim="MI peaks do not hang on the kernel width, nor on how large activations are.",
         verdict=verdict,

@@ -157,7 +157,7 @@ def finding(
         "with" if accurate and saves else "in part" if accurate or saves else "against"
     )
     return Finding(
-        about="paper 2, table 1; criticism: no random direction, a gain by truncation",
+        about="paper 2, main table; criticism: no random direction, a gain by truncation",
         claim="Adding SEAL's vector raises accuracy and saves tokens.",
         verdict=verdict,
         text=f"SEAL changes accuracy by {said(seal.difference, 100)} points and tokens by "

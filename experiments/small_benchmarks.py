@@ -190,7 +190,7 @@ def finding(
     share = max(changed.mean or 0.0, 0.1)
     power = paired_power(config.size, 0.1, share)
     return Finding(
-        about="paper 1, figures 6 and 7; criticism: AIME24 has 30 problems, no error bars",
+        about="paper 1, gains on AIME24; criticism: AIME24 has 30 problems, no error bars",
         claim=f"A gain of a fifth on AIME24, {config.gain} or {config.gain + 1} problems, shows "
         "that a method helps.",
         verdict=verdict,

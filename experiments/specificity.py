@@ -205,7 +205,7 @@ def finding(read, last: str) -> Finding:
     blocks = sorted(100 * one.mean for one in left)
     raw, specific, common = (read["peaks"][name][-1] for name in PEAKS)
     return Finding(
-        about="paper 1, section 3; criticism: MI of two vectors sees their shape, not the answer",
+        about="paper 1, MI peaks; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
         verdict=verdict,
         text=f"At {last} the gold answer's peaks stand {said(gold, digits=2)} above a trace's "

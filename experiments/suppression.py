@@ -104,7 +104,7 @@ def finding(found: mi_lens.Evaluation, name: str, controls: list[str]) -> Findin
 
     verdicts: dict[int, Verdict] = {-1: "with", 0: "in part", 1: "against"}
     return Finding(
-        about="paper 1, section 5.1 and figure 5; criticism: a random word is no fair control",
+        about="paper 1, suppression; criticism: a random word is no fair control",
         claim="Suppressing thinking tokens costs accuracy, suppressing random words does not.",
         verdict=verdicts[side(more)] if side(loss) < 0 else "against",
         text=f"Suppressing the words changes accuracy by {said(loss, 100)} points, "

@@ -1,4 +1,4 @@
-"""Accuracy against tokens spent: thinking that goes on from thinking tokens (paper 1, section 5.3).
+"""Accuracy against tokens spent: thinking that goes on from thinking tokens (paper 1).
 
 python -m experiments.test_time_scaling
 """
@@ -179,7 +179,7 @@ def finding(
     ends = (f"{100 * (words[w].mean or 0.0):+.1f} ({w})" for w in (by_word[0], by_word[-1]))
     budget = max(config.budgets)
     return Finding(
-        about="paper 1, section 5.3 and its figure of TTTS; s1's budget forcing",
+        about="paper 1, figure of TTTS; s1's budget forcing",
         claim="Plain thinking levels off; going on from thinking tokens (TTTS) gains with budget.",
         verdict="with" if min(signs) > 0 else "in part" if max(signs) > 0 else "against",
         text=f"Under {budget} tokens plain thinking is right in {said(plain[-1], 100)} % of "

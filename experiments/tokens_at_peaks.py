@@ -1,4 +1,4 @@
-"""What stands at the peaks, and what stands at as many other steps (paper 1, section 4).
+"""What stands at the peaks, and what stands at as many other steps (paper 1).
 
 python -m experiments.tokens_at_peaks
 """
@@ -194,7 +194,7 @@ def finding(of: Mapping[str, Shares], table: ThinkingTokens, config: Config) -> 
     rows = [row for row in table.rows if word_of(row.word) in wanted]
     lifted = [row.word for row in rows if row.lift_low is not None and row.lift_low > 1]
     return Finding(
-        about="paper 1, section 4 and its figure of tokens at peaks; criticism: entropy",
+        about="paper 1, figure of tokens at peaks; criticism: entropy",
         claim="Thinking tokens (So, Hmm, Wait, ...) dominate the tokens at MI peaks.",
         verdict="with" if dominate and more else "in part" if dominate or more else "against",
         text=f"Of the peaks at the last block {said(thinking.peaks, 100)} % write a thinking "

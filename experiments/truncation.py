@@ -159,7 +159,7 @@ def finding(gains: Sequence[Gain], middle: Gain, whole: Gain) -> Finding:
     verdict: Verdict = "with" if gained and improved else "in part" if gained else "against"
     best = max(gains, key=lambda one: one.gain.mean or 0)
     return Finding(
-        about="paper 2, table 1; criticism: SEAL's gain is recovered truncation",
+        about="paper 2, main table; criticism: SEAL's gain is recovered truncation",
         claim="SEAL answers more rightly, not only sooner.",
         verdict=verdict,
         text=f"At {middle.budget} tokens, which cut off {100 * middle.cut_problems:.0f} % of the "

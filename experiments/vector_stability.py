@@ -189,7 +189,7 @@ def finding(
     alike = known(across.mean, -1.0) >= known(within.low, 1.0)
     verdict: Verdict = "with" if stable and alike else "in part" if stable or alike else "against"
     return Finding(
-        about="paper 2, section 3; criticism: the problems behind the vector were not described",
+        about="paper 2, the vector; criticism: the problems behind the vector were not described",
         claim="The vector is the model's: other problems of the task give the same one.",
         verdict=verdict,
         text=f"Vectors of {most} and {most} other problems have a cosine of "

@@ -1,4 +1,4 @@
-"""Peaks of a mutual-information trajectory, and the numbers paper 1 reports of them (section 3)."""
+"""Peaks of a mutual-information trajectory, and the numbers paper 1 reports of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
 
 
 def find_peaks(mi: ArrayLike, tau: float = 1.5) -> Int[np.ndarray, "peak"]:
-    """Steps with m_t > Q3 + tau * IQR (paper 1, section 3), in order.
+    """Steps with m_t > Q3 + tau * IQR (paper 1), in order.
 
     A constant trajectory has none. Quartiles are interpolated linearly.
 

@@ -1,6 +1,6 @@
 """Reading vectors of representation engineering beside SEAL's difference of means.
 
-Zou et al. (arXiv 2310.01405, section 3.1) take the first principal component of normalised
+Zou et al. (arXiv 2310.01405) take the first principal component of normalised
 differences between the states of two kinds of stimuli. SEAL subtracts the mean states of the two
 kinds. Here the kinds are thoughts, execution against the others, read at the boundaries that open
 them. A direction that tells classes apart need not be one that steers: the AUC says how well it

@@ -1,6 +1,6 @@
 """SEAL's steering vectors: differences between mean states at the boundaries that open thoughts.
 
-SEAL (arXiv 2504.07986, section 3) steers by S = mean(execution) - mean(reflection and transition),
+SEAL (arXiv 2504.07986) steers by S = mean(execution) - mean(reflection and transition),
 read from 500 correct and 500 incorrect traces of problems that no evaluation uses.
 """
 

@@ -1,6 +1,6 @@
 """How well a linear probe tells execution from other thoughts, layer by layer, and a map to draw.
 
-SEAL shows by t-SNE that the classes come apart in the deeper layers (its section 3). Here problems
+SEAL shows by t-SNE that the classes come apart in the deeper layers. Here problems
 are held out. At `blocks.0.hook_resid_pre` stands what the boundary token by itself tells (and the
 position, where that is embedded): the level to compare deeper layers with.
 """

@@ -21,8 +21,7 @@ from mi_lens.traces import Trace
 Readout = Literal["emitted", "consumed", "logit_lens"]
 SHOWN = 15  # words in a notebook's table
 
-# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled (section 4) and used for test-time
-# scaling (section 5).
+# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled, and used for test-time scaling.
 RECYCLED_WORDS = ("So", "Let", "Hmm", "I", "The", "Okay", "That", "First", "Now", "Wait")
 SCALING_WORDS = (
     "So", "Let", "Hmm", "I", "Okay", "First", "Wait", "But", "Now", "Then", "Since",

@@ -4,7 +4,7 @@ One pair of vectors x = h_t, y = h_y in R^d; the d coordinates are treated as d 
 With K_ij = exp(-(x_i - x_j)^2 / (2 sigma^2)), H = I - 11'/d and R = KH (KH + eps d I)^-1,
 
     MI = sum_ij Rx_ij Ry_ji                     ("normalized": what the paper's figures show)
-    MI = tr(Kx H Ky H) / (d - 1)^2              ("hsic": what the paper prints, section 2)
+    MI = tr(Kx H Ky H) / (d - 1)^2              ("hsic": what the paper prints)
 
 Neither needs a d x d matrix. Let K = Phi Phi' with r features, C = H Phi, G = C'C and
 A = (G + eps d I)^-1. Since KH = Phi C', pushing the inverse through gives R = Phi A C', so

@@ -1,6 +1,6 @@
 """Reasoning that goes on: a word put where a generation would have ended its thinking.
 
-Thinking-token test-time scaling (TTTS, paper 1, section 5.3) continues from a thinking token while
+Thinking-token test-time scaling (TTTS, paper 1) continues from a thinking token while
 budget is left; s1's budget forcing continues from "Wait".
 """
 

@@ -1,6 +1,6 @@
 """Representation recycling: a block run again on its own output at thinking tokens.
 
-Paper 1, section 5.2: h' = block_l(h_{l-1}), then h_l = block_l(h'), the other layers as usual.
+Paper 1: h' = block_l(h_{l-1}), then h_l = block_l(h'), the other layers as usual.
 Which position is recycled, the text and the released code answer differently:
 
     candidate  the code: once the logits propose a thinking token, the position that emits it runs
@@ -24,7 +24,7 @@ OUTPUT = "hook_resid_post"
 
 @dataclass(frozen=True)
 class Recycle(Worded, Intervention):
-    """Runs a layer again at words (RR, paper 1, section 5.2).
+    """Runs a layer again at words (RR, paper 1).
 
     Attributes:
         layer: The hook name of its output, as "blocks.23.hook_resid_post"; a layer number is

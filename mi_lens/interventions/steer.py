@@ -1,4 +1,4 @@
-r"""A vector added to states while the model writes (SEAL, arXiv 2504.07986, section 3).
+r"""A vector added to states while the model writes (SEAL, arXiv 2504.07986).
 
 SEAL adds alpha times S at the tokens that contain "\n\n", inside the think block. Its layer 20 is
 the input of block 20, which is the output of block 19: "blocks.19.hook_resid_post".

@@ -17,7 +17,7 @@ from mi_lens.traces import Trace
 
 @dataclass(frozen=True)
 class LogitPenalty(Worded, Intervention):
-    """Adds a number to the logits of words: SEAL's baseline adds -3 (section 5 of paper 2).
+    """Adds a number to the logits of words: SEAL's baseline adds -3 (paper 2).
 
     Attributes:
         words: Words, each with every surface form that is one token; or token ids.
@@ -49,7 +49,7 @@ class LogitPenalty(Worded, Intervention):
 
 @dataclass(frozen=True)
 class Suppress(Worded, Intervention):
-    """Gives words the probability zero (paper 1, section 5.1).
+    """Gives words the probability zero (paper 1).
 
     Attributes:
         words: Words, each with every surface form that is one token; or token ids.
