@@ -4,6 +4,7 @@ A study is a module of `experiments` with a frozen `Config`, which is its comman
 `main(config)` that draws one figure and saves it with `save`. `python -m experiments` runs all.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -53,11 +54,12 @@ class Study:
         )
 
 
-Verdict = Literal["with", "against", "in part", "beyond"]
+Verdict = Literal["with", "against", "in part", "open", "beyond"]
 VERDICTS: dict[Verdict, str] = {
     "with": "With the paper",
     "against": "Against the paper",
     "in part": "In part with, in part against the paper",
+    "open": "Undecided",
     "beyond": "Not asked by the papers",
 }
 
@@ -147,10 +149,20 @@ def evaluation(
     seeds: Sequence[int] = (0,),
 ) -> mi_lens.Evaluation:
     """Conditions on problems, the first being what others are compared with; kept likewise."""
-    return mi_lens.evaluate(
+    found = mi_lens.evaluate(
         model, problems, conditions, seeds, max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size, folder=_folder(config),
     )  # fmt: skip
+    base = found.arm(found.names[0]).results
+    capped = float(np.mean([result.capped for result in base]))
+    if capped > 0.5 or not any(result.correct for result in base):
+        warnings.warn(
+            f"{found.names[0]!r} is right in {sum(result.correct for result in base)} of "
+            f"{len(base)} traces and cut off in {100 * capped:.0f} %: there is little to change; "
+            "raise --max-new-tokens",
+            stacklevel=2,
+        )
+    return found
 
 
 def _folder(config: Study, name: str | None = None) -> Path:
@@ -224,7 +236,7 @@ def plain(value: Any) -> Any:
 
 
 def said(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
-    """An estimate with its interval, as "-1.3 (-2.0 to -0.7)"."""
+    """An estimate with its interval, as "-1.3 (-2.0 to -0.7)" or "0.0 (all 60 alike)"."""
     if estimate.mean is None:
         return "undefined"
 
@@ -233,6 +245,9 @@ def said(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
 
     if estimate.low is None or estimate.high is None:
         return number(estimate.mean)
+    if np.isclose(estimate.low, estimate.high, rtol=0, atol=1e-12):
+        # A bootstrap of equal values has no width, which is not certainty.
+        return f"{number(estimate.mean)} (all {estimate.n} alike)"
     return f"{number(estimate.mean)} ({number(estimate.low)} to {number(estimate.high)})"
 
 
