@@ -17,15 +17,16 @@ from mi_lens.files import write_text
 HEAD = """# Figures
 
 Each was drawn by one command, with its numbers beside it (JSON: configuration, seed, model \
-fingerprints, versions, intervals; SVG: the same picture for print). `make figures` draws all anew, \
-from the traces in `runs/studies` where they are; `python -m experiments --studies NAME` draws some.
+fingerprints, versions, intervals; SVG: the same picture for print). `make figures` draws all \
+anew, from the traces in `runs/studies` where they are; `python -m experiments --studies NAME` \
+draws some.
 
 Everything here was run on the built-in pocket models, {models}, which are small and know \
 arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
 about these models. "Against" means that what is claimed was not there or was reversed, within the \
 intervals given; "in part", that some of it was, or that it was there and not told from a control; \
-"undecided", that the intervals hold both. Intervals are 95 % bootstrap intervals over problems unless a figure says \
-otherwise.
+"undecided", that the intervals hold both. Intervals are 95 % bootstrap intervals over problems \
+unless a figure says otherwise; problems are those that it was tried on, of the test split.
 
 {counts}.
 """
