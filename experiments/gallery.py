@@ -77,7 +77,7 @@ def _entry(name: str, record: dict[str, Any]) -> str:
 
 {record["text"]}
 
-`{record["command"]}`: {", ".join(record["models"])}, {record["config"]["limit"]} problems. \
+`{record["command"]}`: {", ".join(record["models"])}, {record["scope"]}. \
 [Numbers]({name}.json), [SVG]({name}.svg).
 """
 

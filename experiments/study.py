@@ -53,6 +53,10 @@ class Study:
             self.problems, limit=limit or self.limit, split=split, seed=self.seed
         )
 
+    def scope(self) -> str:
+        """What it is tried on, for the gallery."""
+        return f"{self.limit} problems"
+
 
 Verdict = Literal["with", "against", "in part", "open", "beyond"]
 VERDICTS: dict[Verdict, str] = {
@@ -200,7 +204,8 @@ def save(
     record = {
         **asdict(finding),
         "command": command(config),
-        "config": plain(config),
+        "config": {k: v for k, v in plain(config).items() if k not in ("runs", "out")},
+        "scope": config.scope(),
         "models": dict(models),
         "versions": versions(),
         "numbers": plain(numbers),
