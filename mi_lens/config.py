@@ -15,9 +15,9 @@ class GenerateConfig:
         out: Folder to write to: new or empty, or one that the same command began.
         model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
         problems: "pocket", a benchmark of the hub (gsm8k, math500, math-train, aime24, aime25,
-            livecodebench), or a file of problems: JSON lines, CSV or Parquet.
+            livecodebench, livecodebench-v5), or a file of problems: JSON lines, CSV or Parquet.
         limit: Number of problems; None takes a file whole, or 100 pocket problems.
-        split: Split of the pocket task.
+        split: Split of the pocket task or the benchmark (math-train has train only).
         style: Prompt: the chat template, the raw question (paper 1), or SEAL's instruction.
         max_new_tokens: Budget of a trace.
         temperature: 0 is greedy.
@@ -100,7 +100,7 @@ class SweepConfig:
     """Run models x problems x conditions x seeds from one file; the same command goes on.
 
     Attributes:
-        spec: YAML file (`mi_lens.sweep.Spec` has the names).
+        spec: YAML file (`mi_lens.Spec` has the names).
         out: Folder to write to: new or empty, or one that the same sweep began.
         executor: This process, or workers of a Ray cluster (`pip install 'mi-lens[ray]'`).
         workers: Ray workers; None takes one a GPU, or one a CPU where there is no GPU.

@@ -21,9 +21,9 @@ class Spec:
             the others are compared with.
         grid: Name to its values.
         models: Checkpoints.
-        problems: "pocket", or a file.
+        problems: As for `mi-lens generate`.
         limit: Number of problems; None takes a file whole, or 100 pocket problems.
-        split: Of the pocket task.
+        split: Of the pocket task or the benchmark.
         seeds: Of the sampling.
         style: See `mi_lens.prompts.prompt_text`.
         max_new_tokens: Budget of a trace.
