@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, analysis, said, save, side
+from experiments.study import Finding, Study, Verdict, analysis, said, save, side
 from mi_lens.paired_peaks import PairedQuantity, PeakComparison
 from mi_lens.reading_plots import paired_peaks_figure
 
@@ -27,18 +27,20 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        base: The model that the reasoner was made from, or one like it, of as many blocks.
+        base: The model that the reasoner was made from, or one like it, of as many blocks; None
+            is pocket-base for pocket-reasoner, and no other model has a default.
     """
 
-    base: str = "pocket-base"
+    base: str | None = None
 
 
 def main(config: Config) -> None:
     """Compares the two at every block and draws the last."""
-    reasoner, base = analysis(config), analysis(config, config.base)
+    base_model = base_of(config)
+    reasoner, base = analysis(config), analysis(config, base_model)
     if len(reasoner.hook_names) != len(base.hook_names):
         raise ValueError(
-            f"{config.model} has {len(reasoner.hook_names)} blocks and {config.base} "
+            f"{config.model} has {len(reasoner.hook_names)} blocks and {base_model} "
             f"{len(base.hook_names)}; blocks are compared one with one, so give a base of as many"
         )
     compared = {
@@ -52,14 +54,23 @@ def main(config: Config) -> None:
     last = compared[reasoner.hook_names[-1]]
     save(
         config,
-        {config.model: reasoner.traces[0].model, config.base: base.traces[0].model},
+        {config.model: reasoner.traces[0].model, base_model: base.traces[0].model},
         paired_peaks_figure(last),
-        finding(last),
+        finding(last, list(compared.values())),
         {
             "blocks": {name: means(one) for name, one in compared.items()},
             "last block": last, "paper": PAPER,
         },
     )  # fmt: skip
+
+
+def base_of(config: Config) -> str:
+    """The base that was asked for, or the pocket reasoner's own."""
+    if config.base is None and config.model != "pocket-reasoner":
+        raise ValueError(
+            f"model={config.model!r} without a base; name the model that it was made from (--base)"
+        )
+    return config.base or "pocket-base"
 
 
 def row(quantity: PairedQuantity) -> str:
@@ -78,7 +89,7 @@ def means(compared: PeakComparison) -> dict[str, object]:
     }
 
 
-def finding(last: PeakComparison) -> Finding:
+def finding(last: PeakComparison, blocks: list[PeakComparison]) -> Finding:
     """Whether mean MI and AOM are higher, and whether that survives where MI has no unit."""
     missing = [name for name in (*CLAIMED, "MI / other answers") if name not in last.quantities]
     if missing:
@@ -86,19 +97,22 @@ def finding(last: PeakComparison) -> Finding:
             f"{len(last.problems)} problems define no {' or '.join(missing)} in both models; "
             "raise limit"
         )
-    signs = [
-        side(last.quantities[name].difference) * (last.quantities[name].p_adjusted <= 0.05)
-        for name in CLAIMED
-    ]
     mi, aom = (last.quantities[name] for name in CLAIMED)
     specific = last.quantities["MI / other answers"]
+    *signs, unitless = (side(q.difference) * (q.p_adjusted <= 0.05) for q in (mi, aom, specific))
+    verdict: Verdict = "against" if -1 in (*signs, unitless) else "open"
+    if 1 in (*signs, unitless):
+        verdict = "with" if signs == [1, 1] and unitless > 0 else "in part"
+    by_block = [one.quantities["AOM"].difference.mean for one in blocks if "AOM" in one.quantities]
+    aoms = [mean for mean in by_block if mean is not None]
     return Finding(
         about="paper 1, table 2; criticism: MI depends on the activations' scale",
         claim="A reasoning model has higher mean MI and more abnormal peaks (AOM) than its base.",
-        verdict="with" if signs == [1, 1] else "in part" if 1 in signs else "against",
-        text=f"Reasoner less base on {len(last.problems)} problems: mean MI "
+        verdict=verdict,
+        text=f"Reasoner less base at the last block on {len(last.problems)} problems: mean MI "
         f"{said(mi.difference, 1, 4)} (Holm p = {mi.p_adjusted:.2g}), AOM "
-        f"{said(aom.difference, 1, 2)} (p = {aom.p_adjusted:.2g}). MI compares between models only "
+        f"{said(aom.difference, 1, 2)} (p = {aom.p_adjusted:.2g}; {min(aoms):+.2f} to "
+        f"{max(aoms):+.2f} by block). MI compares between models only "
         "where its unit cancels: over MI with other problems' answers it is "
         f"{said(specific.reasoner_mean, 1, 2)} in the reasoner and "
         f"{said(specific.base_mean, 1, 2)} in the base (p = {specific.p_adjusted:.2g}).",
