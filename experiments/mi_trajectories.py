@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, analysis, is_right, said, save
+from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save
 from mi_lens.information.readings import MismatchSummary
 from mi_lens.plots import Curve, trajectories_figure
 from mi_lens.statistics import Estimate, estimate_mean
@@ -111,14 +111,18 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
     raw, share = counts["raw"], counts["share of raw peaks that are specific"]
     sparse = raw.high is not None and raw.high <= PAPER[1]
     about = share.low is not None and share.low > 0.5
+    verdict: Verdict = "with" if sparse and about else "in part" if sparse or about else "open"
+    dense = raw.low is not None and raw.low > PAPER[1]
+    if verdict == "open" and (dense or (share.high is not None and share.high < 0.5)):
+        verdict = "against"
     return Finding(
         about="paper 1, MI trajectories; criticism: one pair of vectors is no information",
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
-        verdict="with" if sparse and about else "in part" if sparse or about else "against",
+        verdict=verdict,
         text=f"At the last block {said(raw, 100)} % of the steps are peaks of MI with the gold "
         f"answer. Of these {said(share, 100)} % lie above what the answers of {others} other "
-        "problems give at the same states by more than chance, so the rest says nothing about this "
-        "answer.",
+        "problems give at the same states by more than chance; the rest cannot be told from what "
+        "other answers give.",
     )
 
 
