@@ -162,11 +162,13 @@ def finding(raw, last: str) -> Finding:
         verdict = "against"
     elif area.high is not None and area.high <= 0.5:
         verdict = "with"
+    elif area.low is None or area.high is None or (area.low <= 0.5 and area.high >= 0.7):
+        verdict = "open"
     areas = sorted(one.mean for one in raw["auc of entropy"])
     plain = raw["rank correlation"]["entropy"][-1]
     return Finding(
         about="paper 1, tokens at peaks; criticism: peaks may simply be steps of high entropy",
-        claim="MI peaks mark thinking words, not merely steps at which the model is unsure.",
+        claim="MI peaks are not merely steps at which the model is unsure.",
         verdict=verdict,
         text=f"At {last} a raw peak has more entropy than another step of its trace with "
         f"probability {said(area, digits=2)} ({areas[0]:.2f} to {areas[-1]:.2f} by block; .5 is "
