@@ -198,7 +198,7 @@ def finding(read, last: str) -> Finding:
         read["height of own peaks"][name][-1]
         for name in ("gold answer", "other answers", "difference")
     )
-    verdict: Verdict = "against"
+    verdict: Verdict = "against" if side(more) < 0 else "open"
     if side(more) > 0:
         verdict = "with" if more.mean > 0.5 * other.mean else "in part"
     left = read["rise left"]["other answers"]
@@ -208,9 +208,9 @@ def finding(read, last: str) -> Finding:
         about="paper 1, MI peaks; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
         verdict=verdict,
-        text=f"At {last} the gold answer's peaks stand {said(gold, digits=2)} above a trace's "
-        f"median and another problem's answer's own peaks {said(other, digits=2)}, a difference of "
-        f"{said(more, digits=2)}; at the very steps of the gold answer's peaks other answers keep "
+        text=f"At {last} the gold answer's peaks stand {said(gold, digits=3)} above a trace's "
+        f"median and another problem's answer's own peaks {said(other, digits=3)}, a difference of "
+        f"{said(more, digits=3)}; at the very steps of the gold answer's peaks other answers keep "
         f"{said(left[-1], 100, 0)} % of the rise ({blocks[0]:.0f} to {blocks[-1]:.0f} % by block). "
         f"A trace has {said(raw)} raw peaks, {said(specific)} peaks of the specific part beyond "
         f"chance (family-wise .05), and {said(common, digits=2)} steps that are both.",
