@@ -122,11 +122,16 @@ def draw(means, slopes: Slopes, counts: Mapping[str, int]) -> Figure:
 
 
 def finding(slopes: Slopes, last: str, means) -> Finding:
-    """Whether both the raw MI and its specific part rise along right traces."""
+    """Whether raw MI and its specific part rise along right traces, more than along wrong ones."""
     name = "right" if "right" in slopes["raw"] else "wrong"
     raw, specific, others = (slopes[k][name][-1] for k in ("raw", "specific", "other answers"))
-    rising = [side(one) > 0 for one in (raw, specific)]
-    verdicts: dict[int, Verdict] = {2: "with", 1: "in part", 0: "against"}
+    signs = [side(one) for one in (raw, specific)]
+    wrong = slopes["specific"].get("wrong", [Estimate(None, None, None, 0)])[-1].high
+    # What rises as much in wrong traces is no progress to the right answer.
+    more = name == "right" and wrong is not None and (specific.low or 0.0) > wrong
+    verdict: Verdict = "against" if -1 in signs else "open"
+    if 1 in signs:
+        verdict = "with" if signs == [1, 1] and more else "in part"
     end = [one.mean for one in means["raw"][name]]
     tenth = max(1, len(end) // 10)
     parts = " and by ".join(
@@ -136,10 +141,10 @@ def finding(slopes: Slopes, last: str, means) -> Finding:
     return Finding(
         about="paper 1, MI trajectories; criticism: should MI not grow toward the answer?",
         claim="If MI measures progress to the answer, it grows along a trace.",
-        verdict=verdicts[sum(rising)],
+        verdict=verdict,
         text=f"At {last} the raw MI of {name} traces rises from start to end by "
-        f"{said(raw, digits=2)} of its standard deviations over steps, with other problems' "
-        f"answers by {said(others, digits=2)}, and its mean in the last tenth is "
+        f"{said(raw, digits=2)} of its standard deviations over steps, MI with other problems' "
+        f"answers by {said(others, digits=2)} of its own, and raw MI's mean in the last tenth is "
         f"{np.mean(end[-tenth:]):.3f} after {np.mean(end[:tenth]):.3f} in the first. The specific "
         f"part rises by {parts}, in its own standard deviations.",
     )
