@@ -12,7 +12,7 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, analysis, said, save, states_of
+from experiments.study import Finding, Study, Verdict, analysis, said, save, states_of
 from mi_lens.grading import boxed_answer
 from mi_lens.information.bounds import entropy_bits
 from mi_lens.information.probe import UsableInformation
@@ -127,24 +127,40 @@ def draw(bounds: Mapping[str, Bounds], model_error: Estimate) -> Figure:
 
 
 def finding(one: Bounds, model_error: Estimate) -> Finding:
-    """Whether the probe's error keeps within both bounds, up to its own uncertainty."""
+    """Whether the probe's error falls and keeps within both bounds, up to its own uncertainty.
+
+    Bounds and error are of one probe: that they agree can say no more than "in part", and that they
+    do not is no word against the theorems.
+    """
     inside = [
         (e.high if e.high is not None else 1.0) >= low and (e.low or 0.0) <= high
-        for e, low, high in zip(one.probe, one.lower, one.upper, strict=True)
+        for e, (bits, _), low, high in zip(
+            one.probe, one.interval, one.lower, one.upper, strict=True
+        )
+        if bits > 0
     ]
-    fell = (one.probe[-1].high or 1.0) < (one.probe[0].low or 0.0)
-    kept = sum(inside)
+    first, last = one.probe[0], one.probe[-1]
+    verdict: Verdict = "against" if above(last, first) else "open"
+    if above(first, last) and inside and all(inside):
+        verdict = "in part"
     return Finding(
         about="paper 1, theorems 1 and 2",
-        claim="The more information states hold on the answer, the tighter both bounds on error.",
-        verdict="with" if fell and kept == len(inside) else "in part" if fell or all(inside) else
-        "against",
+        claim="The more information states hold on the answer, the lower both bounds on error.",
+        verdict=verdict,
         text=f"From the first step to the last the error of a guess of the last digit goes from "
         f"{said(one.probe[0], 1, 2)} to {said(one.probe[-1], 1, 2)} and the bounds from "
         f"{one.lower[0]:.2f} and {one.upper[0]:.2f} to {one.lower[-1]:.2f} and {one.upper[-1]:.2f}"
-        f"; it agrees with both at {kept} of {len(inside)} steps. The model's own answer errs in "
-        f"{said(model_error, 1, 3)}; bounds are of guesses from a state, not of what follows.",
+        f"; it agrees with both at {sum(inside)} of the {len(inside)} steps (of {len(one.bits)}) "
+        "whose bits are above 0 beyond chance. Bits and error are of one probe, so agreement says "
+        "that it is calibrated, no more; the last digit of the model's own answer is wrong in "
+        f"{said(model_error, 100)} % of problems: bounds are of guesses from a state, not "
+        "of what follows.",
     )  # fmt: skip
+
+
+def above(a: Estimate, b: Estimate) -> bool:
+    """Whether the whole interval of one lies above that of the other."""
+    return a.low is not None and b.high is not None and a.low > b.high
 
 
 if __name__ == "__main__":
