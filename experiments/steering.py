@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import mi_lens
-from experiments.study import Study, said
+from experiments.study import Study, Verdict, said
 from mi_lens.comparison import Arm
 from mi_lens.runs import generate_into
 from mi_lens.statistics import Estimate, estimate_mean
 
 PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the input of block 20.
+# What is published of that model on MATH-500: accuracy 67.0 to 78.0 %, tokens 4526 to 3154.
+GAIN, SAVING = 0.11, 1 - 3154 / 4526
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +47,27 @@ def block_inputs(model) -> list[str]:
     return [f"blocks.{layer}.hook_resid_pre" for layer in range(1, model.cfg.n_layers)]
 
 
-def vector_traces(config: SteeringStudy, model) -> list[mi_lens.Trace]:
+def vector_traces(
+    config: SteeringStudy, model, evaluated: Sequence[mi_lens.Problem]
+) -> list[mi_lens.Trace]:
     """Greedy traces of the problems that vectors are made from; made once for all studies.
 
     All of them, where SEAL takes as many right as wrong ones: what that would change is in
     `experiments.vector_stability`.
+
+    Raises:
+        ValueError: If any of them is evaluated too, before a trace is made.
     """
     problems = mi_lens.load_problems(
         config.vector_problems or config.problems,
         limit=config.vector_limit or 3 * config.limit, split="train", seed=config.seed,
     )  # fmt: skip
+    shared = mi_lens.overlap(problems, evaluated)
+    if shared:
+        raise ValueError(
+            f"{len(shared)} of {len(problems)} problems for vectors are evaluated too, "
+            f"{shared[0][0].id} first (a file has no splits): give --vector-problems"
+        )
     folder = config.runs / "vectors"
     folder.mkdir(parents=True, exist_ok=True)
     return generate_into(
@@ -107,7 +120,7 @@ def held_to(arm: Arm, budget: int) -> Arm:
 
 
 def outcomes(arm: Arm, field: str) -> np.ndarray:
-    """For every problem the mean of "correct" or "tokens" over its traces."""
+    """For every problem the mean of "correct", "tokens" or "capped" over its traces."""
     return np.array(
         [np.mean([getattr(one, field) for one in some]) for some in arm.by_problem().values()]
     )
@@ -117,6 +130,43 @@ def beyond_random(arm: Arm, controls: Sequence[Arm], field: str) -> Estimate:
     """What an arm has over the mean of its controls, paired by problem."""
     control = np.mean([outcomes(one, field) for one in controls], 0)
     return estimate_mean((outcomes(arm, field) - control).tolist())
+
+
+def judged(gain: int, saving: int, excluded: bool) -> Verdict:
+    """Whether steering raises accuracy and saves tokens, as claimed.
+
+    Args:
+        gain: 1 where accuracy rises, -1 where it falls, 0 where neither is known.
+        saving: 1 where tokens are saved, -1 where more are written, 0 likewise.
+        excluded: Whether the intervals leave out a gain and a saving as published.
+    """
+    if gain > 0 and saving > 0:
+        return "with"
+    if gain > 0 or saving > 0:
+        return "in part"
+    return "against" if gain < 0 or saving < 0 or excluded else "open"
+
+
+def as_published_excluded(accuracy: Estimate, tokens: Estimate, before: float | None) -> bool:
+    """Whether intervals of both changes leave out what is published of SEAL.
+
+    Args:
+        accuracy: Its change, as a share.
+        tokens: Their change, a trace.
+        before: Tokens a trace without steering.
+    """
+    if tokens.low is None or before is None:
+        return False
+    return gain_excluded(accuracy) and tokens.low > -SAVING * before
+
+
+def gain_excluded(accuracy: Estimate) -> bool:
+    """Whether the interval of a change in accuracy leaves out the published one."""
+    if accuracy.low is None or accuracy.high is None:
+        return False
+    # Where none of n changed, as many as three in n may: a bootstrap of equal values has no width.
+    alike = accuracy.low == accuracy.high
+    return accuracy.high + (3 / accuracy.n if alike else 0) < GAIN
 
 
 def short_table(found: mi_lens.Evaluation) -> str:
