@@ -5,14 +5,19 @@ python -m experiments.thought_gains
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import tyro
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, is_right, said, sampled_traces, save, side
 from mi_lens.gains import ThoughtGains, gains_by_class, thought_gains
 from mi_lens.reading_plots import gains_figure
+from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.thoughts import THOUGHT_CLASSES
+
+LIKELY = 0.9  # A thought that begins above this probability of the answer can hardly add to it.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,32 +71,75 @@ def numbers(found: Sequence[ThoughtGains]) -> dict:
          "classes": [thought.thought_class for thought in one.thoughts]}
         for one in found
     ]  # fmt: skip
-    return {"classes": gains_by_class(found), "traces": traces}
+    begun = {
+        "likely" if likely else "not yet": changes_begun(found, likely=likely)
+        for likely in (True, False)
+    }
+    return {"classes": gains_by_class(found), "other thoughts begun": begun, "traces": traces}
+
+
+def changes_begun(found: Sequence[ThoughtGains], *, likely: bool) -> Estimate:
+    """How reflections and transitions change the gold answer's probability, by where they begin.
+
+    Args:
+        found: Traces, one a problem.
+        likely: Those that begin where that probability is above `LIKELY`, or the others.
+    """
+    by_trace = []
+    for one in found:
+        steps = zip(one.thoughts, pairwise(2 ** -np.array(one.bits[1:])), strict=True)
+        changes = [
+            after - before
+            for thought, (before, after) in steps
+            if thought.thought_class != "execution" and (before > LIKELY) == likely
+        ]
+        if changes:
+            by_trace.append(float(np.mean(changes)))
+    return estimate_mean(by_trace)
 
 
 def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
-    """Execution should gain probability of the answer in right traces, other thoughts not."""
-    right = gains_by_class(groups["right traces"])
-    gained = [right[name].probability for name in THOUGHT_CLASSES]
-    useful, *others = (side(one) > 0 for one in gained)
-    verdict: Verdict = "in part"
-    if useful and not any(others):
-        verdict = "with"
-    elif any(others) and not useful:
+    """Execution should gain bits of the answer in right traces, other thoughts less or none.
+
+    Judged in bits, as a probability near 1 can only fall; and in wrong traces too, where a
+    reflection has something to mend.
+    """
+    gains = {name: gains_by_class(some) for name, some in groups.items()}
+    useful, *others = (gains["right traces"][name].bits for name in THOUGHT_CLASSES)
+    elsewhere = gains.get("wrong traces", {})
+    mended = any(side(one.bits) > 0 for name, one in elsewhere.items() if name != "execution")
+    helpful = mended or any(side(one) > 0 for one in others)
+    excess = all(
+        one.high is not None and one.high < (useful.low or 0.0) for one in others if one.n
+    ) and any(one.n for one in others)
+    verdict: Verdict = "open"
+    if side(useful) > 0:
+        verdict = "in part" if helpful else "with" if excess else "open"
+    elif helpful or side(useful) < 0:
         verdict = "against"
-    execution, reflection, transition = (said(one, 100) for one in gained)
-    wrong = ""
-    if "wrong traces" in groups:
-        of_class = gains_by_class(groups["wrong traces"])["execution"]
-        wrong = f"; in wrong traces it adds {said(of_class.probability, 100)} points"
-    bits = right["execution"].bits
+    in_bits = "; ".join(
+        f"in {len(groups[name])} {name} "
+        + ", ".join(
+            f"{kind} {said(one.bits)} ({one.thoughts})"
+            for kind, one in found.items()
+            if one.thoughts
+        )
+        for name, found in gains.items()
+    )
+    probability = gains["right traces"]["execution"].probability
+    likely, not_yet = (
+        changes_begun(groups["right traces"], likely=above) for above in (True, False)
+    )
+    most = max((abs(100 * (one.probability.mean or 0.0)) for one in elsewhere.values()), default=0)
     return Finding(
         about="further reading: gains of thoughts (after Ton et al., arXiv 2411.11984); paper 2",
         claim="Execution brings a trace on; reflection and transition thoughts are mostly excess.",
         verdict=verdict,
-        text=f"In {len(groups['right traces'])} right traces an execution thought adds {execution} "
-        f"points to the probability of the gold answer, a reflection {reflection}, a transition "
-        f"{transition}. An execution thought gains {said(bits)} bits there{wrong}.",
+        text=f"A thought adds these bits to the gold answer (number of thoughts): {in_bits}. "
+        f"In right traces execution changes its probability by {said(probability, 100)} points, "
+        f"other thoughts by {said(likely, 100)} where they begin above {LIKELY:g} and little is "
+        f"left to gain, by {said(not_yet, 100)} where below"
+        + (f", and in wrong traces no class by more than {most:.1g} points." if elsewhere else "."),
     )
 
 
