@@ -14,6 +14,8 @@ from experiments.study import Finding, Study, Verdict, said, sampled_traces, sav
 from mi_lens.reading import MEANS, ReadingVectors, reading_vectors
 from mi_lens.reading_plots import reading_figure
 
+MARGIN = 0.02  # Of AUC: what a better direction has to be able to gain.
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Study):
@@ -54,9 +56,10 @@ def finding(found: Mapping[str, ReadingVectors]) -> Finding:
     gains = [(gain, hook, kind) for hook, one in blocks.items() for kind, gain in one.gain.items()]
     better = sum(side(gain) > 0 for gain, _, _ in gains)
     worse = sum(side(gain) < 0 for gain, _, _ in gains)
+    most = max((gain.high if gain.high is not None else 1.0) for gain, _, _ in gains)
     verdict: Verdict = "in part"
     if not better:
-        verdict = "with"
+        verdict = "with" if most < MARGIN else "open"
     elif not worse:
         verdict = "against"
     best = max(blocks.values(), key=lambda one: one.auc[MEANS].auc)
@@ -68,8 +71,10 @@ def finding(found: Mapping[str, ReadingVectors]) -> Finding:
         verdict=verdict,
         text=f"The difference of means tells execution from other thoughts with a held-out AUC of "
         f"{auc.auc:.2f} ({auc.low:.2f} to {auc.high:.2f}) at best ({best.hook_name}). Reading "
-        f"vectors do better at {better} and worse at {worse} of {len(gains)} places; most is "
-        f"gained by {kind!r} at {hook}, {said(gain, digits=3)}.",
+        f"vectors do better at {better} and worse at {worse} of {len(gains)} places (intervals not "
+        f"corrected for their number): their AUC differs most in their favour with {kind!r} at "
+        f"{hook}, by {said(gain, digits=3)}, and no interval reaches above {most:+.3f} (below "
+        f"{MARGIN:+.2f} counts as no better).",
     )
 
 
