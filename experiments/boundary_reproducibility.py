@@ -207,7 +207,7 @@ def finding(
 ) -> Finding:
     """Reflections and transitions that do not come again, sampled from their own boundary."""
     found = both[sampled]
-    verdicts: dict[int, Verdict] = {-1: "against", 0: "in part", 1: "with"}
+    verdicts: dict[int, Verdict] = {-1: "against", 0: "open", 1: "with"}
     share = np.mean([one.thought.thought_class != "execution" for one in everything])
     others = "; ".join(
         f"{said(estimate, 100)} {name}" for name, estimate in both.items() if name != sampled
