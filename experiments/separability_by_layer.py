@@ -149,7 +149,11 @@ def finding(
     top, early = found[best], found[names[1]]
     beyond = top.low > position.high
     deeper = names.index(best) > len(names) / 2 and top.low > early.high
-    verdict: Verdict = "with" if beyond and deeper else "in part" if beyond else "against"
+    verdict: Verdict = "open"
+    if beyond:
+        verdict = "with" if deeper else "in part"
+    elif top.high < position.low:
+        verdict = "against"
     chance = [one.auc for one in shuffled[best]]
     return Finding(
         about="paper 2, figure of t-SNE by layer",
