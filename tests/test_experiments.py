@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 import mi_lens
-from experiments import STUDIES
+from experiments import (
+    STUDIES,
+    error_bounds,
+    mi_along_trace,
+    peak_interventions,
+    reasoning_against_base,
+)
 from experiments.__main__ import Config as AllConfig
 from experiments.__main__ import main as run_all
 from experiments.gallery import write_gallery
@@ -217,6 +223,78 @@ def test_the_gallery_is_written_from_the_numbers(tmp_path: Path, monkeypatch: py
     for name in names[:3]:
         assert all((tmp_path / f"{name}.{suffix}").exists() for suffix in ("png", "svg", "json"))
         assert f"![{name.capitalize()}]({name}.png)" in text
+
+
+def sure(mean: float) -> Estimate:
+    """A mean that is known to within a twentieth."""
+    return Estimate(mean, mean - 0.05, mean + 0.05, 50)
+
+
+UNSURE = Estimate(0.1, -0.5, 0.7, 3)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "verdict"),
+    [
+        (sure(0.4), sure(0.1), "with"),
+        (sure(0.4), sure(0.4), "in part"),
+        (sure(0.4), None, "in part"),
+        (sure(-0.4), sure(0.1), "against"),
+        (UNSURE, UNSURE, "open"),
+    ],
+)
+def test_mi_that_rises_along_wrong_traces_too_is_progress_in_part(right, wrong, verdict: str):
+    by_name = {"right": [right]} | ({} if wrong is None else {"wrong": [wrong]})
+    found = mi_along_trace.finding(
+        dict.fromkeys(mi_along_trace.KINDS, by_name), "last", {"raw": {"right": [sure(0.1)] * 10}}
+    )
+    assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "bits_low", "verdict"),
+    [
+        ((0.9, 0.1), 1.0, "in part"),
+        ((0.9, 0.1), -0.1, "open"),
+        ((0.9, 0.9), 1.0, "open"),
+        ((0.1, 0.9), 1.0, "against"),
+    ],
+)
+def test_a_probe_that_keeps_to_its_own_bounds_agrees_in_part(error, bits_low, verdict: str):
+    probe = [sure(one) for one in error]
+    bounds = error_bounds.Bounds(
+        [0.0, 3.0], [(-0.1, 0.1), (bits_low, 3.2)], [0.8, 0.05], [0.9, 0.2], probe
+    )
+    assert error_bounds.finding(bounds, sure(0.1)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("raw", "less_matched", "less_any", "verdict"),
+    [
+        (-0.9, sure(-0.5), sure(-0.5), "with"),
+        (-0.9, sure(-0.5), sure(0.0), "in part"),
+        (-0.4, sure(0.0), sure(0.0), "against"),
+        (-0.4, sure(0.0), UNSURE, "open"),
+        (-0.1, sure(0.3), sure(0.3), "against"),
+    ],
+)
+def test_peaks_are_crucial_where_they_harm_more_than_both_controls(
+    raw: float, less_matched, less_any, verdict: str
+):
+    other = {"change": sure(-0.4), "less matched": sure(0.0), "less any steps": sure(0.0)}
+    read = dict.fromkeys(peak_interventions.GROUPS, other) | {
+        "raw peaks": {
+            "change": sure(raw), "less matched": less_matched, "less any steps": less_any,
+        }
+    }  # fmt: skip
+    found = peak_interventions.finding(read, "last", 50, peak_interventions.Config())
+    assert found.verdict == verdict
+
+
+def test_another_reasoner_is_not_compared_with_the_pocket_base():
+    config = reasoning_against_base.Config(model="some/reasoner")
+    with pytest.raises(ValueError, match=r"'some/reasoner' without a base.*--base"):
+        reasoning_against_base.main(config)
 
 
 def test_an_unknown_study_is_named_with_those_that_exist(tmp_path: Path):
