@@ -168,7 +168,9 @@ def finding(numbers, overlap, last: str) -> Finding:
     others = {choice: overlap[papers, choice] for choice in numbers if choice != papers}
     kept = [one.low is not None and one.low > 0.5 for one in others.values()]
     lost = [one.high is not None and one.high < 0.5 for one in others.values()]
-    verdict: Verdict = "with" if all(kept) else "against" if all(lost) else "in part"
+    verdict: Verdict = "with" if all(kept) else "in part" if any(kept) else "open"
+    if any(lost):
+        verdict = "against"
     least, most = (f(others, key=lambda c: others[c].mean or 0.0) for f in (min, max))
     parts = {choice: row["specific part"][-1] for choice, row in numbers.items()}
     low, high = (f(parts, key=lambda c: parts[c].mean or 0.0) for f in (min, max))
@@ -177,10 +179,11 @@ def finding(numbers, overlap, last: str) -> Finding:
         "the last token of the solution",
         claim="Peaks belong to the trace: how the gold answer is read is a detail.",
         verdict=verdict,
-        text=f"At {last} the paper's choice ({papers}) shares {said(others[most], 100, 0)} % of "
-        f"its raw peaks with {most!r} at most and {said(others[least], 100, 0)} % with {least!r} "
-        f"at least. The specific part lies between {said(parts[low], digits=2)} standard "
-        f"deviations ({low}) and {said(parts[high], digits=2)} ({high}).",
+        text=f"At {last}, of the raw peaks of the paper's choice ({papers}) or of another, "
+        f"{said(others[most], 100, 0)} % are of both with {most!r}, the most, and "
+        f"{said(others[least], 100, 0)} % with {least!r}, the least. The specific "
+        f"part lies between {said(parts[low], digits=2)} standard deviations ({low}) "
+        f"and {said(parts[high], digits=2)} ({high}).",
     )
 
 
