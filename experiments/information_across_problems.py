@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, analysis, said, save, side, states_of
+from experiments.study import Finding, Study, Verdict, analysis, said, save, side, states_of
 from mi_lens.information.alignment import AlignedSteps
 from mi_lens.information.answer import AlignedInformation, Part, TrajectoryCorrelation
 from mi_lens.information.probe import UsableInformation
@@ -198,18 +198,25 @@ def finding(
     first, last = (by_name[f"fraction {end:g}"].usable for end in (0, 1))
     growth = estimate_mean(np.subtract(last.gains, first.gains).tolist())
     thinking, ordinary = (at_token(by_name, name) for name in (THINKING, ORDINARY))
-    carried = side(thinking) > 0 and (thinking.low or 0) > (ordinary.high or 0)
+    # Without a control nothing is known of thinking tokens.
+    carried = ordinary.high is not None and (thinking.low or 0) > max(ordinary.high, 0)
+    less = thinking.high is not None and ordinary.low is not None and thinking.high < ordinary.low
     follows = tracking.low > 0 and side(growth) > 0
     counts = follows + carried
+    verdict: Verdict = "with" if counts == 2 else "in part" if counts else "open"
+    if not counts and (tracking.high < 0 or side(growth) < 0 or less):
+        verdict = "against"
     rho = f"{tracking.rho:.2f} ({tracking.low:.2f} to {tracking.high:.2f})"
     return Finding(
         about="paper 1; criticism: MI of one pair is not MI of random variables",
         claim="Per-trace MI shows where the answer is known, most of all at thinking tokens.",
-        verdict="with" if counts == 2 else "in part" if counts else "against",
+        verdict=verdict,
         text=f"A probe across problems reads {said(growth, 1, 2)} bits of the {words(part)} more "
         f"at the end of a trace than at its start, and over {len(tracking.bits)} steps per-trace "
-        f"MI follows these bits with a rank correlation of {rho}. At the first thinking token it "
-        f"reads {said(thinking, 1, 2)} bits, at words written as often {said(ordinary, 1, 2)}.",
+        f"MI follows these bits with a rank correlation of {rho}, an interval over problems, the "
+        f"steps held. At the first thinking token of {thinking.n} traces it reads "
+        f"{said(thinking, 1, 2)} bits, at one draw of words written as often, in {ordinary.n} "
+        f"traces and not matched in place, {said(ordinary, 1, 2)}.",
     )
 
 
