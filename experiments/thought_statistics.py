@@ -18,6 +18,7 @@ from mi_lens.statistics import Estimate, resample
 from mi_lens.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.thoughts import THOUGHT_CLASSES, ThoughtStatistics
 
+FEWEST = 5  # Traces of a group, for an interval.
 MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}
 
 
@@ -43,7 +44,12 @@ def main(config: Config) -> None:
     if config.traces is None:
         traces = baseline_traces(config, model, config.load_problems())
     else:
-        traces = mi_lens.load_traces(config.traces)
+        traces = [one for one in mi_lens.load_traces(config.traces) if one.problem]
+        if not traces:
+            raise ValueError(
+                f"traces={config.traces}: no trace has a problem, whose answer and level are "
+                "needed; give traces that were made from problems"
+            )
     groups = mi_lens.thought_statistics(model.tokenizer, traces)
     there = sorted({one.level for one in groups if one.level is not None})
     levels = [level for level in config.levels if level in there] or there
@@ -62,7 +68,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(rows),
-        finding(found, levels, len(traces)),
+        finding(found, levels, is_right(traces) > 0),
         {"groups": groups, "differences": found},
     )
 
@@ -95,7 +101,7 @@ def differences(
 
 def apart(a: np.ndarray, b: np.ndarray) -> Estimate:
     """Difference of two groups' means; every trace is of another problem."""
-    if len(a) < 2 or len(b) < 2:
+    if min(len(a), len(b)) < FEWEST:
         return Estimate(None, None, None, len(a) + len(b))
     draws = resample(len(a)) @ a / len(a) - resample(len(b), seed=1) @ b / len(b)
     low, high = np.quantile(draws, [0.025, 0.975])
@@ -132,27 +138,49 @@ def draw(rows: Sequence[ThoughtStatistics]) -> Figure:
     return figure
 
 
-def finding(found: dict[str, dict[str, Estimate]], levels: Sequence[str], traces: int) -> Finding:
-    """Whether wrong traces, and those of the hardest level, reflect and turn more."""
+def finding(
+    found: dict[str, dict[str, Estimate]], levels: Sequence[str], right: np.ndarray
+) -> Finding:
+    """Whether wrong traces, and those of the hardest level, reflect and turn more.
+
+    Hard problems have more wrong traces and more thoughts, so that wrong traces are judged beside
+    right ones of their own level, where there are levels.
+    """
     wrong = found["wrong less right"]["both"]
     harder = found.get("hardest less easiest", {}).get("both")
-    sides = [side(wrong)] + ([side(harder)] if harder else [])
-    verdict: Verdict = "with" if min(sides) > 0 else "in part" if max(sides) > 0 else "against"
+    by_level = {one: found[f"wrong less right, {one}"]["both"] for one in levels}
+    signs = {side(one) for one in by_level.values()} if levels else {side(wrong)}
+    more = 0 if signs >= {-1, 1} else sum(signs)
+    parts = [more, *([side(harder)] if harder else [])]
+    verdict: Verdict = "in part"
+    if min(parts) > 0:
+        verdict = "with"
+    elif max(parts) <= 0 and 1 not in signs:
+        verdict = "against" if min(parts) < 0 else "open"
     within = "; ".join(
-        f"{said(found[f'wrong less right, {one}']['both'], digits=2)} among {one} ones"
-        for one in levels
-        if found[f"wrong less right, {one}"]["both"].mean is not None
+        f"{said(one, digits=2)} at level {level}"
+        for level, one in by_level.items()
+        if one.mean is not None
     )
     return Finding(
         about="paper 2, figures of thoughts by difficulty and correctness",
         claim="Wrong traces and harder problems have more reflection and transition thoughts.",
         verdict=verdict,
-        text=f"Wrong traces have {said(wrong, digits=2)} more reflection and transition thoughts "
-        f"each than right ones" + (f" ({within})" if within else "") + ". "
-        + (f"The level {levels[-1]} has {said(harder, digits=2)} more than {levels[0]}, "
-           if harder else "The problems have no levels, ")
-        + f"and intervals are over {traces} problems.",
-    )  # fmt: skip
+        text=(
+            f"Wrong traces differ from right ones by {said(wrong, digits=2)} reflection and "
+            f"transition thoughts each" + (f" ({within})" if within else "")
+            if wrong.mean is not None
+            else "Too few traces are wrong, or right, to compare them"
+        )
+        + f"; {int((~right).sum())} of {len(right)} traces are wrong. "
+        + (
+            f"Traces of level {levels[-1]} differ from those of {levels[0]} by "
+            f"{said(harder, digits=2)}, "
+            if harder and harder.mean is not None
+            else "There are no two levels with traces enough, "
+        )
+        + f"and intervals are over {len(right)} problems.",
+    )
 
 
 if __name__ == "__main__":
