@@ -3,14 +3,18 @@
 python -m experiments.critical_words
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import tyro
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, sampled_traces, save
 from mi_lens.contrast import WordContrast, WordRow, contrast_words
 from mi_lens.reading_plots import words_figure
+from mi_lens.tokens import vocabulary, word_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +42,13 @@ def main(config: Config) -> None:
     )
     for row in found.rows[:12]:
         print(f"{row.word:<16}{said_rates(row):<64}p {row.p_adjusted:.4f}")
+    once = written_once(model.tokenizer, traces, [row.word for row in found.rows])
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         words_figure(found),
-        finding(found, config),
-        {"contrast": found},
+        finding(found, once, config),
+        {"contrast": found, "once": once},
     )
 
 
@@ -56,23 +61,44 @@ def said_rates(row: WordRow) -> str:
     )
 
 
-def finding(found: WordContrast, config: Config) -> Finding:
+def written_once(tokenizer, traces: Sequence[mi_lens.Trace], words: Sequence[str]) -> list[str]:
+    """Words that nine traces in ten write exactly once: per token they tell length alone."""
+    strings = vocabulary(tokenizer)
+    counts = [Counter(word_of(strings[token]) for token in one.token_ids) for one in traces]
+    return [word for word in words if np.mean([some[word] == 1 for some in counts]) >= 0.9]
+
+
+def finding(found: WordContrast, once: Sequence[str], config: Config) -> Finding:
     """Which thinking tokens tell right from wrong traces, and which word tells most."""
     thinking = {word.casefold() for word in config.words}
     rows = [row for row in found.rows if row.word in thinking]
-    telling = [row for row in found.rows if row.p_adjusted <= 0.05]
+    others = [row for row in found.rows if row.word not in once]
+    telling = [row for row in others if row.p_adjusted <= 0.05]
     signs = {row.right > row.wrong for row in telling if row in rows}
-    verdicts: dict[tuple[bool, ...], Verdict] = {(True,): "with", (False,): "against"}
-    most = found.rows[0]
+    verdicts: dict[tuple[bool, ...], Verdict] = {(True,): "with", (False,): "against", (): "open"}
+    reach = [
+        100 * (bound or 0.0) for row in rows for bound in (row.difference.low, row.difference.high)
+    ]
     return Finding(
         about="further reading: words of right against wrong traces; paper 1, thinking tokens",
         claim="Thinking tokens go with reasoning that succeeds.",
         verdict=verdicts.get(tuple(signs), "in part"),
         text=f"Of {len(rows)} thinking tokens {sum(row in rows for row in telling)} differ between "
         f"{found.right} right and {found.wrong} wrong traces of the same {found.problems} problems "
-        f"(family-wise .05), of all {len(found.rows)} words {len(telling)}. The word that differs "
-        f"most surely is {most.word!r}, {said_rates(most)} in right against wrong traces, "
-        f"p = {most.p_adjusted:.2g}.",
+        f"(family-wise .05"
+        + (
+            f"; their intervals reach from {min(reach):+.2f} to {max(reach):+.2f} per 100 tokens"
+            if reach
+            else ""
+        )
+        + f"), of {len(others)} words {len(telling)}, where {len(once)} are left out that "
+        "nearly every trace writes once. "
+        + (
+            f"The word that differs most surely is {others[0].word!r}, {said_rates(others[0])} in "
+            f"right against wrong traces, adjusted p = {others[0].p_adjusted:.2g}."
+            if others
+            else f"No word is left of {len(found.rows)}."
+        ),
     )
 
 
