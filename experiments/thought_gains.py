@@ -130,7 +130,7 @@ def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
     likely, not_yet = (
         changes_begun(groups["right traces"], likely=above) for above in (True, False)
     )
-    most = max((abs(100 * (one.probability.mean or 0.0)) for one in elsewhere.values()), default=0)
+    most = max(0.01, *(abs(100 * (one.probability.mean or 0)) for one in elsewhere.values()), 0)
     return Finding(
         about="further reading: gains of thoughts (after Ton et al., arXiv 2411.11984); paper 2",
         claim="Execution brings a trace on; reflection and transition thoughts are mostly excess.",
@@ -139,7 +139,7 @@ def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
         f"In right traces execution changes its probability by {said(probability, 100)} points, "
         f"other thoughts by {said(likely, 100)} where they begin above {LIKELY:g} and little is "
         f"left to gain, by {said(not_yet, 100)} where below"
-        + (f", and in wrong traces no class by more than {most:.1g} points." if elsewhere else "."),
+        + (f", and in wrong traces no class by more than {most:.2f} points." if elsewhere else "."),
     )
 
 
