@@ -31,6 +31,10 @@ class SteeringStudy(Study):
     vector_limit: int | None = None
     depth: float = PUBLISHED
 
+    def scope(self) -> str:
+        """See `Study.scope`."""
+        return f"{super().scope()}, vectors of {self.vector_limit or 3 * self.limit} others"
+
     def hook_name(self, model) -> str:
         """The hook at `depth`."""
         layer = round(self.depth * model.cfg.n_layers)

@@ -32,6 +32,10 @@ class Config(SteeringStudy):
     sizes: tuple[int, ...] = (6, 12, 25, 50, 100, 200, 400, 800)
     splits: int = 200
 
+    def scope(self) -> str:
+        """See `Study.scope`."""
+        return f"{self.vector_limit or 3 * self.limit} problems of the train split"
+
 
 def main(config: Config) -> None:
     """Reads states once; all vectors are means of some of them."""
