@@ -158,7 +158,7 @@ def finding(
     numbers = " or ".join(map(str, sorted({n for _, _, n in compared} - {n for _, _, n in once})))
     last = f"; {numbers} runs change it by {again[0]:+.1f} to {again[-1]:+.1f}" if again else ""
     return Finding(
-        about="paper 1, table of RR; its own commentary on several passes",
+        about="paper 1, table of RR; commentary on the paper on several passes",
         claim="Running a block again at thinking tokens (RR) raises accuracy.",
         verdict=verdict,
         text=f"One further run changes accuracy by {said(best.difference, 100)} points at best "
