@@ -130,7 +130,7 @@ def draw(
             right.loglog(one["at"], one["mean"], "o-", markersize=3, color=colour, label=name)
         right.set_xlabel("coordinate's size, or scale")
         right.set_ylabel(r"MI of synthetic vectors, $\sigma$ = 50")
-        right.legend()
+        right.legend(loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 
 
