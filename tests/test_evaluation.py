@@ -180,7 +180,10 @@ def test_a_corrected_gold_answer_is_graded_by(tiny_model, tmp_path):
     found = evaluate(tiny_model, both, CONDITIONS[:1], max_new_tokens=8, folder=tmp_path,
                      progress=False)  # fmt: skip
     assert [(r.problem, r.source) for r in found.results] == [("p0", "sums"), ("q0", "mended")]
-    golds = [t.require_problem("to see its answer").answer for t in load_traces(tmp_path / "traces.jsonl")]
+    golds = [
+        t.require_problem("to see its answer").answer
+        for t in load_traces(tmp_path / "traces.jsonl")
+    ]
     assert golds == [PROBLEMS[0].answer, other.answer]
     assert found.results[0] == wrong
 
