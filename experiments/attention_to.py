@@ -9,7 +9,7 @@ from typing import Any
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, said, sampled_traces, save
+from experiments.study import THINKING_WORDS, Finding, Study, said, sampled_traces, save
 from mi_lens.attention_to import AttentionTo, attention_to_words
 from mi_lens.reading_plots import attention_figure
 
@@ -29,7 +29,7 @@ class Config(Study):
     """
 
     limit: int = 80
-    words: tuple[str, ...] = ("Wait", "Hmm", "Hold", "Actually", "Alternatively")
+    words: tuple[str, ...] = THINKING_WORDS
     opening: tuple[str, ...] = ("So", "Therefore", "Hence", "Then", "Now", "Next", "After", "From")
     reach: int = 100
 

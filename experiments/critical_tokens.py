@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, is_right, said, sampled_traces, save
+from experiments.study import THINKING_WORDS, Finding, Study, is_right, said, sampled_traces, save
 from mi_lens.reading_plots import rollouts_figure
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain, roll_out
 from mi_lens.tokens import word_of
@@ -33,7 +33,7 @@ class Config(Study):
     rolled_out: int = 24
     steps: int = 4
     continuations: int = 8
-    words: tuple[str, ...] = ("Wait", "Hmm", "Hold", "Actually", "Alternatively")
+    words: tuple[str, ...] = THINKING_WORDS
 
 
 def main(config: Config) -> None:

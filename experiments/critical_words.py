@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, sampled_traces, save
+from experiments.study import THINKING_WORDS, Finding, Study, Verdict, sampled_traces, save
 from mi_lens.contrast import WordContrast, WordRow, contrast_words
 from mi_lens.reading_plots import words_figure
 from mi_lens.tokens import vocabulary, word_of
@@ -29,7 +29,7 @@ class Config(Study):
 
     limit: int = 80
     samples: int = 8
-    words: tuple[str, ...] = ("Wait", "Hmm", "Hold", "Actually", "Alternatively")
+    words: tuple[str, ...] = THINKING_WORDS
     minimum_problems: int = 5
 
 

@@ -74,16 +74,12 @@ def curve(found: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> Curv
     calibration = found.reading(trace, hook_name).calibration
     strings = dict(zip((one.id for one in found.traces), found.token_strings, strict=True))
     labels = [s if any(map(str.isalnum, s)) else f"“{s.strip()}”" for s in strings[trace.id]]
-    band = None
-    if calibration is not None:
-        half = 1.96 * calibration.std
-        band = (calibration.mean - half).tolist(), (calibration.mean + half).tolist()
     return Curve(
         title=f"{question} ({'right' if is_right([trace])[0] else 'wrong'})",
         mi=found.mi(trace, hook_name),
         peaks=found.peaks(trace, hook_name),
         labels=labels,
-        mismatched=band,
+        mismatched=None if calibration is None else calibration.band(),
         specific_peaks=found.specific_peaks(trace, hook_name) or (),
     )
 

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 import mi_lens
 from experiments.study import (
+    THINKING_WORDS,
     Finding,
     Study,
     Verdict,
@@ -43,7 +44,7 @@ class Config(Study):
     """
 
     limit: int = 150
-    words: tuple[str, ...] = ("Wait", "Hmm", "Hold", "Actually", "Alternatively")
+    words: tuple[str, ...] = THINKING_WORDS
     passes: tuple[int, ...] = (1, 2, 4)
     layers: tuple[int, ...] = ()
     draws: int = 2

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.steering import (
     GAIN,
+    KEPT,
     SAVING,
     SteeringStudy,
     as_published_excluded,
@@ -21,13 +22,11 @@ from experiments.steering import (
     block_inputs,
     held_to,
     judged,
-    outcomes,
     random_directions,
     short_table,
-    steered,
     vector_traces,
 )
-from experiments.study import Finding, said, save, side
+from experiments.study import Finding, evaluation, outcomes, said, save, side
 from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
@@ -71,7 +70,7 @@ def main(config: Config) -> None:
         ),
         *controls,
     ]
-    found = steered(config, model, problems, conditions)
+    found = evaluation(config, model, problems, conditions, kept=KEPT)
     base = found.arm(found.names[0])
     tight = config.tight or int(np.median([one.tokens for one in base.results]))
     if tight >= config.max_new_tokens:

@@ -16,7 +16,16 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, baseline_traces, evaluation, said, save
+from experiments.study import (
+    THINKING_WORDS,
+    Finding,
+    Study,
+    Verdict,
+    baseline_traces,
+    evaluation,
+    said,
+    save,
+)
 from mi_lens.statistics import Estimate, estimate_mean, paired_power, problems_needed, resample
 from mi_lens.style import BLUE, COLOURS, GREY, ORANGE, PAGE, legend_above, style
 
@@ -42,7 +51,7 @@ class Config(Study):
     temperature: float = 0.6
     size: int = 30
     gain: int = 2
-    words: tuple[str, ...] = ("Wait", "Hmm", "Hold", "Actually", "Alternatively")
+    words: tuple[str, ...] = THINKING_WORDS
     layer_fraction: float = 0.5
 
 

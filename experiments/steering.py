@@ -1,4 +1,4 @@
-"""What the studies of SEAL's steering share: vectors of other problems, one folder of results."""
+"""What the studies of SEAL's steering share: vectors of other problems, a folder of results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import mi_lens
-from experiments.study import Study, Verdict, said
+from experiments.study import Study, Verdict, baseline_traces, outcomes, said
 from mi_lens.comparison import Arm
-from mi_lens.runs import generate_into
 from mi_lens.statistics import Estimate, estimate_mean
 
 PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the input of block 20.
 # What is published of that model on MATH-500: accuracy 67.0 to 78.0 %, tokens 4526 to 3154.
+KEPT = "steering"  # Where all of them keep their results.
 GAIN, SAVING = 0.11, 1 - 3154 / 4526
 
 
@@ -72,29 +72,7 @@ def vector_traces(
             f"{len(shared)} of {len(problems)} problems for vectors are evaluated too, "
             f"{shared[0][0].id} first (a file has no splits): give --vector-problems"
         )
-    folder = config.runs / "vectors"
-    folder.mkdir(parents=True, exist_ok=True)
-    return generate_into(
-        folder,
-        model,
-        [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems],
-        batch_size=config.batch_size,
-    )
-
-
-def steered(
-    config: SteeringStudy,
-    model,
-    problems: Sequence[mi_lens.Problem],
-    conditions: Sequence[mi_lens.Condition],
-) -> mi_lens.Evaluation:
-    """Conditions on problems, kept where every study of steering finds them."""
-    folder = config.runs / "steering"
-    folder.mkdir(parents=True, exist_ok=True)
-    return mi_lens.evaluate(
-        model, problems, conditions, max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size, folder=folder,
-    )  # fmt: skip
+    return baseline_traces(config, model, problems, "vectors")
 
 
 def random_directions(
@@ -121,13 +99,6 @@ def held_to(arm: Arm, budget: int) -> Arm:
         for one in arm.results
     ]  # fmt: skip
     return Arm(arm.name, tuple(results), {**arm.setting, "max_new_tokens": budget})
-
-
-def outcomes(arm: Arm, field: str) -> np.ndarray:
-    """For every problem the mean of "correct", "tokens" or "capped" over its traces."""
-    return np.array(
-        [np.mean([getattr(one, field) for one in some]) for some in arm.by_problem().values()]
-    )
 
 
 def beyond_random(arm: Arm, controls: Sequence[Arm], field: str) -> Estimate:

@@ -14,13 +14,13 @@ from matplotlib.lines import Line2D
 
 import mi_lens
 from experiments.steering import (
+    KEPT,
     SteeringStudy,
     block_inputs,
     short_table,
-    steered,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, said, save
+from experiments.study import Finding, Verdict, evaluation, said, save
 from mi_lens.comparison import compare_all
 from mi_lens.seal import Recipe
 from mi_lens.statistics import Estimate
@@ -75,7 +75,7 @@ def main(config: Config) -> None:
         add("layer", layer.split(".")[1], made["E-RT"][layer])
     for alpha in config.alphas:
         add("alpha", f"{alpha:g}", made["E-RT"][published], alpha)
-    found = steered(config, model, problems, list(conditions.values()))
+    found = evaluation(config, model, problems, list(conditions.values()), kept=KEPT)
     print(short_table(found))
     best = f"E-RT at {published}, 1"
     save(

@@ -14,16 +14,15 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.steering import (
     GAIN,
+    KEPT,
     SAVING,
     SteeringStudy,
     as_published_excluded,
     judged,
-    outcomes,
     short_table,
-    steered,
     vector_traces,
 )
-from experiments.study import Finding, said, save, side
+from experiments.study import Finding, evaluation, outcomes, said, save, side
 from mi_lens.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.style import PAGE, style
 
@@ -62,7 +61,7 @@ def main(config: Config) -> None:
         mi_lens.Condition(),
         *(mi_lens.Condition((mi_lens.Steer(v),), name=kind) for kind, v in vectors.items()),
     ]
-    found = steered(config, model, everyone, conditions)
+    found = evaluation(config, model, everyone, conditions, kept=KEPT)
     print(short_table(found))
     kind_of = np.array([kind for kind, some in problems.items() for _ in some])
     changes = {

@@ -15,12 +15,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import mi_lens
+from mi_lens.comparison import Arm
 from mi_lens.measurement import activations_path
+from mi_lens.pocket.wording import REFLECTION_WORDS
 from mi_lens.runs import generate_into, versions
 from mi_lens.shards import reading_code
 from mi_lens.statistics import Estimate
 from mi_lens.style import save_figure
 from mi_lens.traces import content_hash
+
+THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # the pocket reasoner's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,19 +121,26 @@ def states_of(found: mi_lens.Analysis, hook_name: str) -> list[Tensor]:
     return [mi_lens.load_activations(path, [hook_name])[hook_name] for path in paths]
 
 
-def traces(config: Study, model: Any, requests: Sequence[mi_lens.Request]) -> list[mi_lens.Trace]:
-    """A trace for every request, in order; kept in the study's own folder of `config.runs`."""
-    return generate_into(_folder(config), model, requests, batch_size=config.batch_size)
+def traces(
+    config: Study, model: Any, requests: Sequence[mi_lens.Request], kept: str | None = None
+) -> list[mi_lens.Trace]:
+    """A trace for every request, in order.
+
+    Args:
+        config: The study.
+        model: The model.
+        requests: What is asked of it.
+        kept: Folder of `config.runs` that several studies share; None is the study's own.
+    """
+    return generate_into(_folder(config, kept), model, requests, batch_size=config.batch_size)
 
 
 def baseline_traces(
-    config: Study, model: Any, problems: Sequence[mi_lens.Problem]
+    config: Study, model: Any, problems: Sequence[mi_lens.Problem], kept: str | None = None
 ) -> list[mi_lens.Trace]:
-    """A greedy trace of every problem, with nothing done to it."""
-    return traces(
-        config, model,
-        [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems],
-    )  # fmt: skip
+    """A greedy trace of every problem, with nothing done to it; see `traces`."""
+    requests = [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems]
+    return traces(config, model, requests, kept)
 
 
 def sampled_traces(
@@ -142,7 +153,7 @@ def sampled_traces(
         for one in problems
         for seed in range(samples)
     ]
-    return generate_into(_folder(config, "sampled"), model, requests, batch_size=config.batch_size)
+    return traces(config, model, requests, "sampled")
 
 
 def evaluation(
@@ -151,11 +162,12 @@ def evaluation(
     problems: Sequence[mi_lens.Problem],
     conditions: Sequence[mi_lens.Condition],
     seeds: Sequence[int] = (0,),
+    kept: str | None = None,
 ) -> mi_lens.Evaluation:
-    """Conditions on problems, the first being what others are compared with; kept likewise."""
+    """Conditions on problems, the first being what others are compared with; see `traces`."""
     found = mi_lens.evaluate(
         model, problems, conditions, seeds, max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size, folder=_folder(config),
+        batch_size=config.batch_size, folder=_folder(config, kept),
     )  # fmt: skip
     base = found.arm(found.names[0]).results
     capped = float(np.mean([result.capped for result in base]))
@@ -263,10 +275,16 @@ def side(estimate: Estimate) -> int:
     return int(estimate.low > 0) - int(estimate.high < 0)
 
 
+def outcomes(arm: Arm, field: str) -> np.ndarray:
+    """For every problem the mean of "correct", "tokens" or "capped" over its traces."""
+    return np.array(
+        [np.mean([getattr(one, field) for one in some]) for some in arm.by_problem().values()]
+    )
+
+
 def correct(found: mi_lens.Evaluation, name: str) -> np.ndarray:
     """For every problem the share of a condition's traces that answer it rightly."""
-    by_problem = found.arm(name).by_problem().values()
-    return np.array([np.mean([result.correct for result in results]) for results in by_problem])
+    return outcomes(found.arm(name), "correct")
 
 
 def is_right(traces: Sequence[mi_lens.Trace]) -> np.ndarray:

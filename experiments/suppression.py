@@ -11,6 +11,7 @@ import tyro
 
 import mi_lens
 from experiments.study import (
+    THINKING_WORDS,
     Finding,
     Study,
     Verdict,
@@ -35,7 +36,7 @@ class Config(Study):
         draws: Sets of control words of each kind.
     """
 
-    words: tuple[str, ...] = ("Wait", "Hmm", "Hold", "Actually", "Alternatively")
+    words: tuple[str, ...] = THINKING_WORDS
     draws: int = 5
 
 

@@ -192,7 +192,7 @@ def finding(of: Mapping[str, Shares], table: ThinkingTokens, config: Config) -> 
     dominate, more = commonest == "thinking words", side(thinking.more) > 0
     wanted = {word_of(word) for word in config.words}
     rows = [row for row in table.rows if word_of(row.word) in wanted]
-    lifted = [row.word for row in rows if row.lift_low is not None and row.lift_low > 1]
+    lifted = [row.word for row in rows if row.lifted]
     return Finding(
         about="paper 1, figure of tokens at peaks; criticism: entropy",
         claim="Thinking tokens (So, Hmm, Wait, ...) dominate the tokens at MI peaks.",

@@ -14,16 +14,15 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.steering import (
     GAIN,
+    KEPT,
     SteeringStudy,
     gain_excluded,
     held_to,
-    outcomes,
     random_directions,
     short_table,
-    steered,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, said, save, side
+from experiments.study import Finding, Verdict, evaluation, outcomes, said, save, side
 from mi_lens.comparison import Arm
 from mi_lens.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
@@ -91,7 +90,7 @@ def main(config: Config) -> None:
     vector = mi_lens.extract_steering_vectors(model, made_from, [hook_name])
     controls = random_directions(vector[hook_name], config.draws, config.seed)
     seal = mi_lens.Condition((mi_lens.Steer(vector[hook_name]),), name="SEAL")
-    found = steered(config, model, problems, [mi_lens.Condition(), seal, *controls])
+    found = evaluation(config, model, problems, [mi_lens.Condition(), seal, *controls], kept=KEPT)
     print(short_table(found))
     base = found.arm(found.names[0])
     random = [found.arm(one.name) for one in controls]

@@ -18,8 +18,8 @@ from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request
 from mi_lens.grading import Grade, grade
-from mi_lens.information.readings import ControlSummary, Reading, reading_from_row, summarize
-from mi_lens.measurement import Readings, activations_path, measure_into
+from mi_lens.information.readings import ControlSummary, Reading, summarize
+from mi_lens.measurement import Readings, activations_path, measure_into, readings_from_row
 from mi_lens.models import load, load_tokenizer
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems import Problem, load_problems
@@ -75,7 +75,7 @@ class Analysis:
         config = config_of(record, AnalyzeConfig, folder)
         by_id = {trace.id: trace for trace in traces_so_far(folder / "traces.jsonl")}
         readings = {
-            row["trace"]: {name: reading_from_row(one) for name, one in row["readings"].items()}
+            row["trace"]: readings_from_row(row["readings"])
             for row in whole_rows(folder / "readings.jsonl")
         }
         finished = (folder / LAST_WRITTEN).exists()

@@ -161,6 +161,14 @@ class Comparison:
         return table(about, caption=f"{self.name} against {self.against}")
 
 
+def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
+    """The results of the problems that have as many as they will have, in their order."""
+    by_problem: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        by_problem.setdefault((result.source, result.problem), []).append(result)
+    return [result for some in by_problem.values() if len(some) == each for result in some]
+
+
 def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
     """One condition against another; the two may come from different evaluations.
 

@@ -39,6 +39,12 @@ def escaped(text: str) -> str:
     return html.escape(UNSHOWABLE.sub("\ufffd", text))
 
 
+def one_line(text: str, longest: int) -> str:
+    """A text on one line of so many characters at most, its end cut off."""
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
 def table(
     rows: Iterable[Sequence[Any]] | Mapping[str, Any],
     header: Sequence[str] = (),

@@ -49,7 +49,7 @@ def measure_into(
     path = folder / "readings.jsonl"
     drop_torn_line(path)
     rows = read_jsonl(path) if path.exists() else []
-    done = {row["trace"]: _readings_from_row(row["readings"]) for row in rows}
+    done = {row["trace"]: readings_from_row(row["readings"]) for row in rows}
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     names = list(dict.fromkeys([*hook_names, last]))
@@ -100,7 +100,8 @@ def _read(
     }
 
 
-def _readings_from_row(row: dict[str, Any]) -> Readings:
+def readings_from_row(row: dict[str, Any]) -> Readings:
+    """What a row of readings.jsonl holds of a trace."""
     return {name: reading_from_row(reading) for name, reading in row.items()}
 
 

@@ -9,16 +9,16 @@ again. What comes of a sweep is read from the folders, at any time.
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.comparison import Result
-from mi_lens.conditions import Condition
+from mi_lens.comparison import Result, whole_problems
 from mi_lens.evaluation import Evaluation, evaluate
 from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
+from mi_lens.folders import whole_rows
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
 from mi_lens.runs import versions
@@ -261,8 +261,10 @@ def results(folder: Path) -> dict[str, Evaluation]:
                     )
                 setting, described = done["setting"], done["conditions"]
                 rows += [Result(**row) for row in done["results"]]
-            elif (unit.folder / "results.jsonl").exists():
-                rows += _whole_problems(unit, conditions, len(spec.seeds))
+            else:
+                under_way = whole_rows(unit.folder / "results.jsonl")
+                each = len(conditions) * len(spec.seeds)
+                rows += whole_problems([Result(**row) for row in under_way], each)
         if rows:
             order = {condition.name: i for i, condition in enumerate(conditions)}
             rows.sort(key=lambda row: order[row.condition])
@@ -295,15 +297,3 @@ def _problems(spec: Spec) -> list[Problem]:
 
 def _read_done(unit: Unit) -> dict[str, Any]:
     return json.loads((unit.folder / "done.json").read_text(encoding="utf-8"))
-
-
-def _whole_problems(unit: Unit, conditions: Sequence[Condition], seeds: int) -> Iterator[Result]:
-    lines = (unit.folder / "results.jsonl").read_bytes()
-    whole = lines[: lines.rfind(b"\n") + 1]  # another process may be writing the next
-    rows = [Result(**json.loads(line)) for line in whole.splitlines()]
-    by_problem: dict[str, list[Result]] = {}
-    for row in rows:
-        by_problem.setdefault(row.problem, []).append(row)
-    for some in by_problem.values():
-        if len(some) == len(conditions) * seeds:
-            yield from some

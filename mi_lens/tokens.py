@@ -116,6 +116,11 @@ class TokenRow:
     lift_low: float | None
     lift_high: float | None
 
+    @property
+    def lifted(self) -> bool:
+        """Whether it peaks more often than it occurs, beyond chance."""
+        return self.lift_low is not None and self.lift_low > 1
+
 
 @dataclass(frozen=True)
 class ThinkingTokens:

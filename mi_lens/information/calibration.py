@@ -50,6 +50,11 @@ class Calibration:
     q_values: Float[np.ndarray, " step"]
     family_p_values: Float[np.ndarray, " step"]
 
+    def band(self) -> tuple[list[float], list[float]]:
+        """Where 95 % of other answers lie, by their mean and spread: low and high, to be drawn."""
+        half = 1.96 * self.std
+        return (self.mean - half).tolist(), (self.mean + half).tolist()
+
     def peaks(
         self, tau: float = 1.5, level: float = 0.05, control: Literal["family", "fdr"] = "family"
     ) -> Int[np.ndarray, " peak"]:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mi_lens.analysis import Analysis
-from mi_lens.information.readings import Reading
+from mi_lens.display import one_line
 from mi_lens.plots import Curve, comparison_figure, tokens_figure, trajectories_figure
 from mi_lens.report.loading import Run
 from mi_lens.style import save_figure, style
@@ -107,14 +107,13 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
     graded = analysis.grades[index]
     verdict = "" if graded is None else "  (right)" if graded.correct else "  (wrong)"
     question = trace.problem.question if trace.problem else trace.prompt
-    question = " ".join(question.split())
-    question = question if len(question) <= 70 else question[:69] + "…"
+    calibration = analysis.reading(trace, hook_name).calibration
     return Curve(
-        title=_printable(f"{question}{verdict}"),
+        title=_printable(f"{one_line(question, 70)}{verdict}"),
         mi=analysis.mi(trace, hook_name),
         peaks=analysis.peaks(trace, hook_name),
         labels=[_printable(string) for string in analysis.token_strings[index]],
-        mismatched=_band(analysis.reading(trace, hook_name)),
+        mismatched=None if calibration is None else calibration.band(),
         specific_peaks=analysis.specific_peaks(trace, hook_name) or (),
     )
 
@@ -122,11 +121,3 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
 def _printable(text: str) -> str:
     """Characters that no font draws, as U+FFFD; newlines stay."""
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
-
-
-def _band(reading: Reading) -> tuple[list[float], list[float]] | None:
-    """Where 95 % of other answers lie, by their mean and spread."""
-    if reading.calibration is None:
-        return None
-    mean, half = reading.calibration.mean, 1.96 * reading.calibration.std
-    return (mean - half).tolist(), (mean + half).tolist()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mi_lens import sweep
 from mi_lens.analysis import Analysis
-from mi_lens.comparison import Result
+from mi_lens.comparison import Result, whole_problems
 from mi_lens.conditions import parse_condition
 from mi_lens.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.evaluation import Evaluation
@@ -166,7 +166,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
         setting, conditions = written["setting"], written["conditions"]
     else:
         rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
-        rows = _whole_problems(rows, len(names) * len(config.seeds))
+        rows = whole_problems(rows, len(names) * len(config.seeds))
         setting, conditions = {"max_new_tokens": config.max_new_tokens}, {}
         problems = _expected(config)
         expected = None if problems is None else problems * len(names) * len(config.seeds)
@@ -243,14 +243,6 @@ def _result(row: dict[str, Any]) -> Result:
     plain = {k: v for k, v in row.items() if not k.startswith(prefix)}
     counted = thoughts and None not in thoughts.values()
     return Result(**{**plain, "thoughts": thoughts if counted else None})
-
-
-def _whole_problems(rows: Sequence[Result], each: int) -> list[Result]:
-    """The results of the problems that have as many as they will have."""
-    by_problem: dict[tuple[str, str], list[Result]] = {}
-    for row in rows:
-        by_problem.setdefault((row.source, row.problem), []).append(row)
-    return [row for some in by_problem.values() if len(some) == each for row in some]
 
 
 def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:

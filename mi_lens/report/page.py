@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mi_lens.analysis import Analysis
+from mi_lens.display import one_line
 from mi_lens.evaluation import Evaluation
 from mi_lens.files import write_text
 from mi_lens.report.figures import Image, comparison_image, run_images
@@ -148,10 +149,9 @@ def _run_data(run: Run) -> dict[str, Any]:
 
 
 def _entry(data: Mapping[str, Any]) -> dict[str, Any]:
-    question = " ".join(data["question"].split())
     return {
         "run": data["run"],
-        "question": question if len(question) <= 60 else question[:59] + "…",
+        "question": one_line(data["question"], 60),
         "condition": data["condition"],
         "correct": data["correct"],
         "steps": len(data["tokens"]),

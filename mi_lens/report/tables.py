@@ -114,7 +114,7 @@ def words_table(table: ThinkingTokens, words: int) -> Table:
             number(row.peak_count, 0), number(row.step_count, 0), number(row.peak_rate, 4),
             number(row.step_rate, 4),
             estimate(Estimate(row.lift, row.lift_low, row.lift_high, table.traces)),
-            text("yes" if row.lift_low is not None and row.lift_low > 1 else "no"),
+            text("yes" if row.lifted else "no"),
         ]
         for row in table.rows[:words]
     ]  # fmt: skip

@@ -152,6 +152,6 @@ def thinking_words(analysis: Analysis | None) -> dict[str, Sequence[str]]:
     if analysis is None:
         return {}
     return {
-        name: [row.word for row in table.rows if row.lift_low is not None and row.lift_low > 1]
+        name: [row.word for row in table.rows if row.lifted]
         for name, table in analysis.tokens.items()
     }
