@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, said, save, side, traces
-from mi_lens.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.thoughts import THOUGHT_CLASSES, Thought, boundary_ids, classify, think_ids
 from mi_lens.tokens import word_of

@@ -12,7 +12,7 @@ import tyro
 
 from experiments import STUDIES
 from experiments.study import VERDICTS
-from mi_lens.files import write_text
+from mi_lens.common.files import write_text
 
 HEAD = """# Figures
 

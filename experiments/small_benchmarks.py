@@ -26,7 +26,13 @@ from experiments.study import (
     said,
     save,
 )
-from mi_lens.statistics import Estimate, estimate_mean, paired_power, problems_needed, resample
+from mi_lens.common.statistics import (
+    Estimate,
+    estimate_mean,
+    paired_power,
+    problems_needed,
+    resample,
+)
 from mi_lens.style import BLUE, COLOURS, GREY, ORANGE, PAGE, legend_above, style
 
 SAME = "the same again"

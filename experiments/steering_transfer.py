@@ -23,7 +23,7 @@ from experiments.steering import (
     vector_traces,
 )
 from experiments.study import Finding, evaluation, outcomes, said, save, side
-from mi_lens.statistics import Estimate, estimate_mean, sign_flip
+from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.style import PAGE, style
 
 Problem = mi_lens.Problem

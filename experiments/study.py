@@ -15,14 +15,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import mi_lens
+from mi_lens.common.provenance import content_hash, versions
+from mi_lens.common.statistics import Estimate
 from mi_lens.comparison import Arm
 from mi_lens.measurement import activations_path
 from mi_lens.pocket.wording import REFLECTION_WORDS
-from mi_lens.runs import generate_into, versions
+from mi_lens.runs import generate_into
 from mi_lens.shards import reading_code
-from mi_lens.statistics import Estimate
 from mi_lens.style import save_figure
-from mi_lens.traces import content_hash
 
 THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # the pocket reasoner's
 

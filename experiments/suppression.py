@@ -22,9 +22,9 @@ from experiments.study import (
     save,
     side,
 )
+from mi_lens.common.statistics import estimate_mean
 from mi_lens.interventions.controls import Matching
 from mi_lens.plots import paired_figure
-from mi_lens.statistics import estimate_mean
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from experiments.study import (
     side,
     traces,
 )
-from mi_lens.statistics import Estimate, estimate_mean, holm, sign_flip
+from mi_lens.common.statistics import Estimate, estimate_mean, holm, sign_flip
 from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, curve, legend_above, style
 
 TTTS = ("TTTS, cycling", "TTTS, by word")

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, is_right, said, save, side
-from mi_lens.statistics import Estimate, resample
+from mi_lens.common.statistics import Estimate, resample
 from mi_lens.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.thoughts import THOUGHT_CLASSES, ThoughtStatistics
 

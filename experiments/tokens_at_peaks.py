@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 import mi_lens
 from experiments.study import Finding, Study, analysis, said, save, side, states_of
-from mi_lens.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.style import BLUE, COLOURS, GREY, ORANGE, PAGE, curve, dots, style
 from mi_lens.tokens import (
     SCALING_WORDS,

@@ -13,6 +13,8 @@ from .budget import continue_traces as continue_traces
 from .budget import vote_curve as vote_curve
 from .code_tests import CodeTests as CodeTests
 from .colouring import show as show
+from .common.parquet import read_table as read_table
+from .common.parquet import write_table as write_table
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .conditions import Condition as Condition
@@ -92,8 +94,6 @@ from .separation import separability as separability
 from .spec import Spec as Spec
 from .stores import capture_into as capture_into
 from .sweep import run_sweep as run_sweep
-from .tables import read_table as read_table
-from .tables import write_table as write_table
 from .thoughts import Thought as Thought
 from .thoughts import ThoughtRule as ThoughtRule
 from .thoughts import classify as classify

@@ -10,10 +10,10 @@ import numpy as np
 
 from mi_lens.activations import load_activations
 from mi_lens.backends import match_hook_names
+from mi_lens.common.files import write_json
+from mi_lens.common.html import table
 from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
-from mi_lens.display import table
-from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request

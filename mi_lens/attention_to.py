@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from mi_lens.backends import backend_of, resolve_hook_names
 from mi_lens.batch import left_pad
+from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.interventions.words import Words, word_ids
-from mi_lens.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace
 from mi_lens.vectors import question_key

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.files import read_jsonl
+from mi_lens.common.files import read_jsonl
 
 MATH_SUBJECTS = (
     "algebra",

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mi_lens.common.html import table
+from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.conditions import Condition
-from mi_lens.display import table
 from mi_lens.generation import Request, end_of_text_ids, generate
 from mi_lens.grading import boxed_answer, grade
-from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.traces import Trace
 
 FINAL_ANSWER = " Final Answer within \\boxed{}:"  # paper 1's code

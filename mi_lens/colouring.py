@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mi_lens.display import BOX, LINE, NOTE, element, escaped
+from mi_lens.common.html import BOX, LINE, NOTE, element, escaped
 from mi_lens.traces import Trace
 
 # The figures' colours. At most so much of the blue that black text on a white page and white text

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mi_lens.display import table
-from mi_lens.statistics import (
+from mi_lens.common.html import table
+from mi_lens.common.statistics import (
     Estimate,
     estimate_mean,
     holm,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.grading import grade
-from mi_lens.statistics import Estimate, mean_interval
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace
 from mi_lens.vectors import question_key

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from mi_lens.batch import left_pad
+from mi_lens.common.provenance import content_hash
 from mi_lens.generation import Request
 from mi_lens.problems import Problem
 from mi_lens.prompts import encode, prompt_text
-from mi_lens.traces import StopReason, Trace, content_hash
+from mi_lens.traces import StopReason, Trace
 
 
 def generate_with_transformers(

@@ -12,19 +12,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, write_json
+from mi_lens.common.parquet import write_table
+from mi_lens.common.provenance import versions
 from mi_lens.comparison import Arm, Comparison, Result, compare_all, report, report_table
 from mi_lens.conditions import Condition, parse_condition, parse_intervention
 from mi_lens.config import EvaluateConfig
-from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl, write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import Plan, Request
 from mi_lens.grading import grade
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
 from mi_lens.prompts import PromptStyle
-from mi_lens.runs import generate_into, open_run, versions
+from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
-from mi_lens.tables import write_table
 from mi_lens.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces import Trace
 

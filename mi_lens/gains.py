@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.backends import backend_of
-from mi_lens.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.thoughts import split_thoughts as split
 from mi_lens.tokens import vocabulary

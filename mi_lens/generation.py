@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mi_lens import __version__
+from mi_lens.common.provenance import content_hash
 from mi_lens.conditions import Condition, to_json
 from mi_lens.decoding import Decoder, Job
 from mi_lens.fingerprint import model_fingerprint
@@ -14,7 +15,7 @@ from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
 from mi_lens.sampling import Sampling
-from mi_lens.traces import Trace, content_hash
+from mi_lens.traces import Trace
 
 
 @dataclass(frozen=True)

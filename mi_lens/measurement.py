@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.activations import answer_state, load_activations, next_token_uncertainty
+from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.config import AnalyzeConfig
-from mi_lens.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.information.readings import Reading, read, reading_from_row, reading_to_row
 from mi_lens.peaks import MINIMUM_STEPS

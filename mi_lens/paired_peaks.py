@@ -15,9 +15,9 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from mi_lens.analysis import Analysis
+from mi_lens.common.statistics import Estimate, estimate_mean, holm
 from mi_lens.information.readings import Reading
 from mi_lens.peaks import find_peaks, peak_statistics
-from mi_lens.statistics import Estimate, estimate_mean, holm
 from mi_lens.traces import Trace
 from mi_lens.vectors import question_key
 

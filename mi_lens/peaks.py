@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from mi_lens.display import table
+from mi_lens.common.html import table
 
 MINIMUM_STEPS = 4  # Quartiles of fewer values are not four parts.
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mi_lens.common.statistics import mean_interval
 from mi_lens.comparison import Comparison
-from mi_lens.statistics import mean_interval
 from mi_lens.style import (
     BLUE,
     COLUMN,

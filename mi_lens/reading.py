@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_lens.information.resampling import percentiles, problem_index, split_into_folds
+from mi_lens.common.resampling import percentiles, problem_index, split_into_folds
+from mi_lens.common.statistics import Estimate
 from mi_lens.separation import Separability, boundary_states, finite_states, held_out_auc
-from mi_lens.statistics import Estimate
 from mi_lens.thoughts import SEAL, ThoughtRule
 from mi_lens.traces import Trace
 

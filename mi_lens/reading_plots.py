@@ -9,13 +9,13 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from mi_lens.attention_to import AttentionTo
+from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.contrast import WordContrast
 from mi_lens.gains import ThoughtGains, gains_by_class
 from mi_lens.paired_peaks import PeakComparison
 from mi_lens.plots import resampled
 from mi_lens.reading import MEANS, ReadingVectors
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain
-from mi_lens.statistics import Estimate, mean_interval
 from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style
 from mi_lens.thoughts import THOUGHT_CLASSES
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mi_lens.activations import capture, next_token_uncertainty
+from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.conditions import Condition
 from mi_lens.generation import Plan, Request, end_of_text_ids, generate
 from mi_lens.grading import grade
@@ -21,7 +22,6 @@ from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle
 from mi_lens.sampling import Sampling
-from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.traces import Trace
 from mi_lens.vectors import question_key
 

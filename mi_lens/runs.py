@@ -1,26 +1,19 @@
 """Run folders: what produced them stands in run.json, and a killed run continues where it was."""
 
 import json
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mi_lens.common.files import append_jsonl, drop_torn_line, remove_abandoned, write_json
+from mi_lens.common.provenance import versions
 from mi_lens.config import GenerateConfig
-from mi_lens.files import append_jsonl, drop_torn_line, remove_abandoned, write_json
 from mi_lens.generation import Finished, Plan, Request, stream
 from mi_lens.traces import Trace, load_traces, trace_to_row
 
 # These change where and how fast results come, not what they are.
 IMMATERIAL = ("out", "batch_size")
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that decides a number."""
-    packages = ("mi-lens", "torch", "transformer-lens", "transformers", "numpy", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def open_run(config: GenerateConfig, model_name: str) -> Path:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.traces import content_hash
+from mi_lens.common.provenance import content_hash
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_lens.activations import States
-from mi_lens.display import table, with_interval
-from mi_lens.information.resampling import (
-    percentiles,
-    problem_index,
-    require_finite,
-    split_into_folds,
-)
+from mi_lens.common.html import table, with_interval
+from mi_lens.common.resampling import percentiles, problem_index, require_finite, split_into_folds
+from mi_lens.common.statistics import resample
 from mi_lens.seal import read_thoughts
-from mi_lens.statistics import resample
 from mi_lens.thoughts import SEAL, ThoughtRule
 from mi_lens.traces import Trace
 from mi_lens.vectors import question_key

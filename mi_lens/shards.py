@@ -26,8 +26,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mi_lens.files import replacing, room_named
-from mi_lens.traces import Trace, content_hash
+from mi_lens.common.files import replacing, room_named
+from mi_lens.common.provenance import content_hash
+from mi_lens.traces import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
 DTYPES = {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mi_lens.backends import resolve_hook_names
-from mi_lens.files import remove_abandoned
+from mi_lens.common.files import remove_abandoned
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.shards import Origin, held_names, new_shard
 from mi_lens.streaming import (

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mi_lens.files import replacing, write_json
-from mi_lens.statistics import Estimate
+from mi_lens.common.files import replacing, write_json
+from mi_lens.common.statistics import Estimate
 
 COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # After Okabe and Ito.

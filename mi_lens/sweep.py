@@ -14,17 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mi_lens.common.files import write_json
+from mi_lens.common.parquet import write_table
+from mi_lens.common.provenance import content_hash, versions
 from mi_lens.comparison import Result, whole_problems
 from mi_lens.evaluation import Evaluation, evaluate
-from mi_lens.files import write_json
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import whole_rows
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
-from mi_lens.runs import versions
 from mi_lens.spec import Spec
-from mi_lens.tables import write_table
-from mi_lens.traces import content_hash
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from functools import lru_cache
 from itertools import product
 from typing import Literal, get_args
 
-from mi_lens.display import table
+from mi_lens.common.html import table
+from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.grading import grade
-from mi_lens.statistics import Estimate, estimate_mean
 from mi_lens.tokens import vocabulary
 from mi_lens.traces import Trace
 

@@ -3,24 +3,18 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mi_lens.code_tests import CodeTests
-from mi_lens.display import table, text_box
-from mi_lens.files import read_jsonl, write_jsonl
+from mi_lens.common.files import read_jsonl, write_jsonl
+from mi_lens.common.html import table, text_box
+from mi_lens.common.parquet import read_table, write_table
+from mi_lens.common.provenance import content_hash
 from mi_lens.problems import Problem
 from mi_lens.prompts import PromptStyle, encode, prompt_text
-from mi_lens.tables import read_table, write_table
 
 StopReason = Literal["eos", "stop", "length", "context", "imported"]
-
-
-def content_hash(value: Any) -> str:
-    """Names a JSON-able value by its content: 16 hexadecimal digits."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)

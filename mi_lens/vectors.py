@@ -18,11 +18,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mi_lens.display import table
-from mi_lens.files import replacing
+from mi_lens.common.files import replacing
+from mi_lens.common.html import table
+from mi_lens.common.provenance import content_hash
 from mi_lens.problems import Problem
 from mi_lens.thoughts import ThoughtClass
-from mi_lens.traces import content_hash
 
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 DIRECTION = re.compile(r"direction\.(\d+)")

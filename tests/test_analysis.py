@@ -17,8 +17,8 @@ import mi_lens.measurement
 from mi_lens.activations import answer_state, load_activations
 from mi_lens.analysis import Analysis, analyze, run_generate
 from mi_lens.cli import main
+from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.config import AnalyzeConfig, GenerateConfig
-from mi_lens.files import read_jsonl, write_jsonl
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.models import load, load_tokenizer
 from mi_lens.peaks import find_peaks

@@ -12,16 +12,16 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from mi_lens.cli import main
+from mi_lens.common.files import read_jsonl
+from mi_lens.common.statistics import holm, mcnemar, paired_power, problems_needed, sign_flip
 from mi_lens.comparison import Arm, Result, compare, compare_all, settings_that_differ
 from mi_lens.conditions import Condition, parse_condition
 from mi_lens.evaluation import evaluate
-from mi_lens.files import read_jsonl
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models import load
 from mi_lens.problems import Problem, load_problems
 from mi_lens.sampling import Sampling
-from mi_lens.statistics import holm, mcnemar, paired_power, problems_needed, sign_flip
 from mi_lens.traces import load_traces
 
 SETTING = {"model": "m", "dtype": "float32", "max_new_tokens": 100}
@@ -236,7 +236,7 @@ def test_conditions_as_written():
 
 @pytest.mark.slow
 def test_the_command_goes_on_after_a_kill(checkpoint, tmp_path, capsys):
-    from mi_lens.files import write_jsonl
+    from mi_lens.common.files import write_jsonl
 
     write_jsonl(tmp_path / "problems.jsonl", [
         {"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS

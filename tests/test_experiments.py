@@ -35,7 +35,7 @@ from experiments.study import (
     side,
     study_name,
 )
-from mi_lens.statistics import Estimate
+from mi_lens.common.statistics import Estimate
 
 PROBLEMS = 12
 CHEAPER: dict[str, dict[str, Any]] = {

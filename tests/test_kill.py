@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_lens.files import write_jsonl
+from mi_lens.common.files import write_jsonl
 
 KILLS = 50
 PROBLEMS = [

@@ -8,7 +8,7 @@ import pytest
 from mi_lens import benchmarks
 from mi_lens.answers import is_correct
 from mi_lens.code_tests import CodeTest, CodeTests
-from mi_lens.files import read_jsonl
+from mi_lens.common.files import read_jsonl
 from mi_lens.problems import Problem, load_problems, normalised, overlap
 from mi_lens.traces import Trace, trace_from_row, trace_to_row
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mi_lens.attention_to import AttentionTo
+from mi_lens.common.statistics import Estimate
 from mi_lens.contrast import WordContrast, WordRow
 from mi_lens.gains import ThoughtGains
 from mi_lens.paired_peaks import PairedQuantity, PeakComparison
@@ -18,7 +19,6 @@ from mi_lens.reading_plots import (
     words_figure,
 )
 from mi_lens.rollouts import Rollouts
-from mi_lens.statistics import Estimate
 from mi_lens.style import BLUE, GREY, ORANGE
 from mi_lens.thoughts import THOUGHT_CLASSES, Thought
 from tests.test_reading import sample

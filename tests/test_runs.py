@@ -1,8 +1,8 @@
 import subprocess
 import sys
 
+from mi_lens.common.files import read_jsonl, replacing
 from mi_lens.config import GenerateConfig
-from mi_lens.files import read_jsonl, replacing
 from mi_lens.generation import Request, generate
 from mi_lens.runs import generate_into, open_run
 from mi_lens.traces import load_traces
@@ -45,7 +45,8 @@ def test_without_a_folder_nothing_is_written(tiny_model, tmp_path, monkeypatch):
 def abandon(*paths):
     """Leaves the temporary files of a process that was killed while it replaced these files."""
     program = (
-        "import os, sys; from contextlib import ExitStack; from mi_lens.files import replacing\n"
+        "import os, sys; from contextlib import ExitStack\n"
+        "from mi_lens.common.files import replacing\n"
         "with ExitStack() as stack:\n"
         "    [stack.enter_context(replacing(path)) for path in sys.argv[1:]]\n"
         "    os._exit(0)"

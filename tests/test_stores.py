@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mi_lens import files, shards, stores, streaming
+from mi_lens import shards, stores, streaming
 from mi_lens.activations import capture, load_activations
+from mi_lens.common import files
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import generate
 from mi_lens.shards import Origin, held_names, new_shard

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.peaks import find_peaks
-from mi_lens.statistics import Estimate, estimate_mean, spearman
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.resampling import problem_index, require_finite, shuffled_rows
 from mi_lens.information.probe import label_index
-from mi_lens.information.resampling import problem_index, require_finite, shuffled_rows
 
 
 @dataclass(frozen=True)

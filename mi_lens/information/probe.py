@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_lens.information.resampling import (
+from mi_lens.common.resampling import (
     bootstrap_counts,
     percentiles,
     problem_index,

@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.display import table
+from mi_lens.common.html import table
+from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.calibration import (
     Calibration,
     correlates,
@@ -21,7 +22,6 @@ from mi_lens.information.calibration import (
 )
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.peaks import find_peaks
-from mi_lens.statistics import Estimate, estimate_mean, spearman
 
 FACTORS = (0.25, 0.5, 2.0, 4.0)  # Of sigma; one over these, of the scale of the activations.
 Trajectory = Float[np.ndarray, "_"]

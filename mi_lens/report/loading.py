@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from mi_lens import sweep
 from mi_lens.analysis import Analysis
+from mi_lens.common.parquet import read_table
+from mi_lens.common.provenance import content_hash
 from mi_lens.comparison import Result, whole_problems
 from mi_lens.conditions import parse_condition
 from mi_lens.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
@@ -15,8 +17,7 @@ from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.grading import grade
 from mi_lens.models import load_tokenizer
 from mi_lens.problems import load_problems
-from mi_lens.tables import read_table
-from mi_lens.traces import Trace, content_hash
+from mi_lens.traces import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]
 CONFIGS = {"analyze": AnalyzeConfig, "generate": GenerateConfig, "evaluate": EvaluateConfig}

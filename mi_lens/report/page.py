@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mi_lens.analysis import Analysis
-from mi_lens.display import one_line
+from mi_lens.common.files import write_text
+from mi_lens.common.html import one_line
 from mi_lens.evaluation import Evaluation
-from mi_lens.files import write_text
 from mi_lens.report.figures import Image, comparison_image, run_images
 from mi_lens.report.loading import Run, read_runs
 from mi_lens.report.palette import SHADES, shades_css

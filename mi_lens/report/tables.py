@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mi_lens.analysis import Analysis
+from mi_lens.common.statistics import Estimate
 from mi_lens.comparison import Arm, Comparison
 from mi_lens.evaluation import Evaluation
 from mi_lens.information.readings import ControlSummary
 from mi_lens.report.findings import summary
 from mi_lens.report.loading import Run
-from mi_lens.statistics import Estimate
 from mi_lens.tokens import ThinkingTokens
 
 NONE = "–"

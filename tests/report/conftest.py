@@ -13,14 +13,14 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from mi_lens.analysis import Analysis, _write_findings
+from mi_lens.common.files import write_json, write_jsonl
+from mi_lens.common.provenance import content_hash, versions
 from mi_lens.config import AnalyzeConfig
-from mi_lens.files import write_json, write_jsonl
 from mi_lens.information.calibration import Calibration
 from mi_lens.information.readings import Reading, reading_to_row
 from mi_lens.problems import Problem
-from mi_lens.runs import versions
 from mi_lens.tokens import thinking_tokens
-from mi_lens.traces import Trace, content_hash, trace_to_row
+from mi_lens.traces import Trace, trace_to_row
 
 THOUGHTS = (
     "So let me think about this. First, 12 * 7 = 84 and 84 - 5 = 79.\n\n"

@@ -10,9 +10,9 @@ import pytest
 
 from mi_lens.analysis import run_generate
 from mi_lens.cli import main
+from mi_lens.common.files import write_jsonl
 from mi_lens.config import EvaluateConfig, GenerateConfig
 from mi_lens.evaluation import run_evaluate
-from mi_lens.files import write_jsonl
 from mi_lens.report import findings, write_report
 from mi_lens.report.loading import read_runs
 from mi_lens.report.page import embedded

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.stats import binom, binomtest, rankdata
 
-from mi_lens.display import table, with_interval
+from mi_lens.common.html import table, with_interval
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mi_lens.files import replacing
+from mi_lens.common.files import replacing
 
 
 def write_table(rows: Iterable[dict[str, Any]], path: str | Path) -> None:

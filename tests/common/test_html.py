@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 import mi_lens.style
 from mi_lens.budget import BudgetCurve
 from mi_lens.colouring import BLUE, DEEPEST, ORANGE, show
+from mi_lens.common.html import LONGEST, UNSHOWABLE, table, text_box, with_interval
+from mi_lens.common.statistics import Estimate
 from mi_lens.comparison import Arm, Result, compare, report_table
-from mi_lens.display import LONGEST, UNSHOWABLE, table, text_box, with_interval
 from mi_lens.evaluation import Evaluation
 from mi_lens.information.readings import ControlSummary, MismatchSummary, Variant
 from mi_lens.peaks import find_peaks, peak_statistics
 from mi_lens.problems import Problem
 from mi_lens.separation import Separability
-from mi_lens.statistics import Estimate
 from mi_lens.thoughts import ThoughtClass, thought_statistics
 from mi_lens.tokens import ThinkingTokens, TokenRow, TokenSet
 from mi_lens.traces import Trace
@@ -272,5 +272,5 @@ def test_controls():
 
 
 def test_the_parts_need_no_torch():
-    code = "import mi_lens.display, mi_lens.colouring, sys; assert 'torch' not in sys.modules"
+    code = "import mi_lens.common.html, mi_lens.colouring, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mi_lens.files import (
+from mi_lens.common.files import (
     append_jsonl,
     drop_torn_line,
     read_jsonl,
@@ -74,7 +74,7 @@ def test_only_a_torn_last_line_is_dropped(tmp_path):
 def test_appends_survive_kill(tmp_path):
     path = tmp_path / "a.jsonl"
     program = (
-        "import sys; from mi_lens.files import append_jsonl\n"
+        "import sys; from mi_lens.common.files import append_jsonl\n"
         "for n in range(10**9): append_jsonl(sys.argv[1], {'n': n, 'filler': 'x' * 20000})"
     )
     process = subprocess.Popen([sys.executable, "-c", program, str(path)])

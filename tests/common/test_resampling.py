@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_lens.information.resampling import (
+from mi_lens.common.resampling import (
     bootstrap_counts,
     percentiles,
     problem_index,

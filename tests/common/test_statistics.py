@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mi_lens.statistics import estimate_mean, mean_interval, resample, spearman
+from mi_lens.common.statistics import estimate_mean, mean_interval, resample, spearman
 
 
 def test_draws_are_bootstrap_draws():
