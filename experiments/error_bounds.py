@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, states_of
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.grading import boxed_answer
 from mi_lens.information.bounds import entropy_bits
 from mi_lens.information.probe import UsableInformation
+from mi_lens.problems.answers import boxed_answer
 from mi_lens.style import BLUE, GREY, ORANGE, PAGE, curve, legend_above, style
 
 FRACTIONS = tuple(i / 10 for i in range(11))

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.backends import backend_of
-from mi_lens.problems import Problem
-from mi_lens.prompts import encode, prompt_text
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import encode, prompt_text
 from mi_lens.shards import load_activations, save_activations
 from mi_lens.streaming import (
     States,

@@ -17,12 +17,13 @@ from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request
-from mi_lens.grading import Grade, grade
 from mi_lens.information.readings import ControlSummary, Reading, summarize
 from mi_lens.measurement import Readings, activations_path, measure_into, readings_from_row
 from mi_lens.models import load, load_tokenizer
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
-from mi_lens.problems import Problem, load_problems
+from mi_lens.problems.grading.grader import Grade, grade
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
 from mi_lens.tokens import ThinkingTokens, TokenRow, thinking_tokens

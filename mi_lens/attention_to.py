@@ -22,9 +22,9 @@ from mi_lens.backends import backend_of, resolve_hook_names
 from mi_lens.batch import left_pad
 from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.interventions.words import Words, word_ids
+from mi_lens.problems.problem import question_key
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 READERS = 128  # Read at once: one layer's pattern of so many rows stands in memory.
 

@@ -19,7 +19,8 @@ from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.conditions import Condition
 from mi_lens.generation import Request, end_of_text_ids, generate
-from mi_lens.grading import boxed_answer, grade
+from mi_lens.problems.answers import boxed_answer
+from mi_lens.problems.grading.grader import grade
 from mi_lens.traces import Trace
 
 FINAL_ANSWER = " Final Answer within \\boxed{}:"  # paper 1's code

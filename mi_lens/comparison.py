@@ -38,7 +38,7 @@ class Result:
         trace: Id of the trace.
         answer: As extracted from the text; None where there is none.
         correct: Whether it is the gold answer, or passes the problem's tests.
-        graded_by: What decided (`mi_lens.grading.Method`).
+        graded_by: What decided (`mi_lens.problems.grading.grader.Method`).
         tokens: Generated.
         thoughts: By class, inside the think block; None for a tokenizer without blank-line tokens.
         stop_reason: Why the generation ended.

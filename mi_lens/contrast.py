@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mi_lens.common.statistics import Estimate, mean_interval
-from mi_lens.grading import grade
+from mi_lens.problems.grading.grader import grade
+from mi_lens.problems.problem import question_key
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from mi_lens.conditions import Condition, parse_condition, parse_intervention
 from mi_lens.config import EvaluateConfig
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import Plan, Request
-from mi_lens.grading import grade
 from mi_lens.models import load
-from mi_lens.problems import Problem, load_problems
-from mi_lens.prompts import PromptStyle
+from mi_lens.problems.grading.grader import grade
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import PromptStyle
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
 from mi_lens.thoughts import THOUGHT_CLASSES, split_thoughts
@@ -96,7 +97,7 @@ def evaluate(
         problems: With gold answers.
         conditions: With names of their own; the first is what others are compared with.
         seeds: Of the sampling; more than one is of use only where tokens are sampled.
-        style: See `mi_lens.prompts.prompt_text`.
+        style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of each trace.
         stop: See `Request`.
         batch_size: Rows decoded together; changes speed and memory, not tokens.

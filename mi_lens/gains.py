@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from mi_lens.backends import backend_of
 from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.problems.problem import question_key
 from mi_lens.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.thoughts import split_thoughts as split
 from mi_lens.tokens import vocabulary
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 ASKING = "\n</think>\n\nThe final answer is \\boxed{"
 SEGMENT = 512  # Positions read at once.

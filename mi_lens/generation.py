@@ -12,8 +12,8 @@ from mi_lens.conditions import Condition, to_json
 from mi_lens.decoding import Decoder, Job
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.interventions.protocol import Action, Intervention, Row
-from mi_lens.problems import Problem
-from mi_lens.prompts import PromptStyle, encode, prompt_text
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
 from mi_lens.sampling import Sampling
 from mi_lens.traces import Trace
 
@@ -89,7 +89,7 @@ def generate(
             the arguments `condition` to `stop` make the request.
         condition: A condition, which then has the sampling settings too; or interventions, which
             act in this order; none is the baseline.
-        style: See `mi_lens.prompts.prompt_text`.
+        style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of each.
         temperature: See `Sampling`.
         top_p: See `Sampling`.

@@ -17,13 +17,12 @@ from mi_lens.activations import capture, next_token_uncertainty
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.conditions import Condition
 from mi_lens.generation import Plan, Request, end_of_text_ids, generate
-from mi_lens.grading import grade
 from mi_lens.interventions.forbid import ForbidAt
-from mi_lens.problems import Problem
-from mi_lens.prompts import PromptStyle
+from mi_lens.problems.grading.grader import grade
+from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.prompts import PromptStyle
 from mi_lens.sampling import Sampling
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 
 @dataclass(frozen=True)

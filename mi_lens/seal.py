@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mi_lens.activations import States, capture
 from mi_lens.fingerprint import model_fingerprint
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem, question_key
 from mi_lens.thoughts import (
     SEAL,
     THOUGHT_CLASSES,
@@ -25,7 +25,7 @@ from mi_lens.thoughts import (
     split_thoughts,
 )
 from mi_lens.traces import Trace
-from mi_lens.vectors import SteeringVector, question_key
+from mi_lens.vectors import SteeringVector
 
 # The first mean less each of the others; letters that stand together are pooled, thought by
 # thought. "E-RT" is SEAL's S, "E-R" and "E-T" are ablations. "E-R-T" is what EasySteer calls

@@ -18,10 +18,10 @@ from mi_lens.activations import States
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.resampling import percentiles, problem_index, require_finite, split_into_folds
 from mi_lens.common.statistics import resample
+from mi_lens.problems.problem import question_key
 from mi_lens.seal import read_thoughts
 from mi_lens.thoughts import SEAL, ThoughtRule
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 Method = Literal["pca", "tsne"]
 PERPLEXITY = 30  # of t-SNE, as is usual; a third of the neighbours where there are fewer thoughts

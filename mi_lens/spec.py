@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.conditions import Condition, parse_condition
-from mi_lens.prompts import PromptStyle
+from mi_lens.problems.prompts import PromptStyle
 from mi_lens.sampling import Sampling
 
 
@@ -25,7 +25,7 @@ class Spec:
         limit: Number of problems; None takes a file whole, or 100 pocket problems.
         split: Of the pocket task or the benchmark.
         seeds: Of the sampling.
-        style: See `mi_lens.prompts.prompt_text`.
+        style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of a trace.
         temperature: Of all conditions; 0 is greedy.
         top_p: Likewise.

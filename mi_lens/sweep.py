@@ -22,7 +22,8 @@ from mi_lens.evaluation import Evaluation, evaluate
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import whole_rows
 from mi_lens.models import load
-from mi_lens.problems import Problem, load_problems
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
 from mi_lens.spec import Spec
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.grading import grade
+from mi_lens.problems.grading.grader import grade
 from mi_lens.tokens import vocabulary
 from mi_lens.traces import Trace
 

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mi_lens.code_tests import CodeTests
 from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.common.html import table, text_box
 from mi_lens.common.parquet import read_table, write_table
 from mi_lens.common.provenance import content_hash
-from mi_lens.problems import Problem
-from mi_lens.prompts import PromptStyle, encode, prompt_text
+from mi_lens.problems.code_tests import CodeTests
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
 
 StopReason = Literal["eos", "stop", "length", "context", "imported"]
 

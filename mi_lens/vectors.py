@@ -20,17 +20,11 @@ from torch import Tensor
 
 from mi_lens.common.files import replacing
 from mi_lens.common.html import table
-from mi_lens.common.provenance import content_hash
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem, question_key
 from mi_lens.thoughts import ThoughtClass
 
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 DIRECTION = re.compile(r"direction\.(\d+)")
-
-
-def question_key(problem: Problem) -> str:
-    """Names a problem by its question, whatever its id, spacing and case."""
-    return content_hash(" ".join(problem.question.split()).casefold())
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,7 +16,7 @@ from mi_lens.activations import (
     save_activations,
 )
 from mi_lens.generation import generate
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.traces import Trace
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]

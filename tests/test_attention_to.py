@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import mi_lens.attention_to
 from mi_lens.attention_to import Match, _compare, _match, attention_paid, attention_to_words
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace
 

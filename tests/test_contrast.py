@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mi_lens.contrast import _permute, contrast_words
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.traces import Trace
 
 WORDS = ("that", "again", "so", "the", "was")  # one token each

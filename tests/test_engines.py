@@ -14,7 +14,7 @@ from mi_lens.evaluation import arm_of_traces, evaluate
 from mi_lens.generation import Request, generate
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models import load
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.sampling import Sampling
 
 PROBLEMS = [Problem(f"p{i}", q, "7") for i, q in enumerate(["What is 12 * 7?", "Hi", "So, 3?"])]

@@ -14,8 +14,8 @@ from mi_lens.generation import (
 )
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models import load
-from mi_lens.problems import Problem
-from mi_lens.prompts import encode
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import encode
 from mi_lens.sampling import Sampling
 
 QUESTIONS = [

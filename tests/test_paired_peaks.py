@@ -13,7 +13,7 @@ from mi_lens.information.calibration import Calibration
 from mi_lens.information.readings import Reading
 from mi_lens.paired_peaks import compare_peaks, quantities
 from mi_lens.peaks import find_peaks, peak_statistics
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.traces import Trace
 
 HOOK = "blocks.1.hook_resid_post"

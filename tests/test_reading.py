@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from mi_lens.common.resampling import split_into_folds
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.reading import (
     MEANS,
     PAIRED,

@@ -7,11 +7,11 @@ import mi_lens.seal
 from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import generate
 from mi_lens.models import load
-from mi_lens.problems import Problem, load_problems
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem, question_key
 from mi_lens.seal import extract_steering_vectors, read_thoughts
 from mi_lens.thoughts import EASYSTEER, split_thoughts
 from mi_lens.traces import Trace
-from mi_lens.vectors import question_key
 
 NAMES = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 TEXTS = [

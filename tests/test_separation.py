@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from mi_lens.generation import generate
 from mi_lens.models import load
-from mi_lens.problems import Problem, load_problems
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
 from mi_lens.separation import _pairs_by_problem, coordinates, probe_auc, separability
 from mi_lens.traces import Trace
 

@@ -11,13 +11,12 @@ from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem, question_key
 from mi_lens.vectors import (
     SteeringVector,
     block_outputs,
     load_gguf,
     load_vectors,
-    question_key,
     save_gguf,
     save_vectors,
 )

@@ -12,9 +12,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from mi_lens.grading import Grade, Grader, grade_all
-from mi_lens.problems import Problem, load_problems
-from mi_lens.sandbox import isolation, run_program
+from mi_lens.problems.grading.grader import Grade, Grader, grade_all
+from mi_lens.problems.grading.sandbox import isolation, run_program
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
 
 HOSTILE = {
     "powers of powers": r"9^{9^{9^{9^{9}}}}",

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.grading import boxed_answer
+from mi_lens.problems.answers import boxed_answer
 from mi_lens.traces import Trace
 
 BOXED = "\\boxed{"

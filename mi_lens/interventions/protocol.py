@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.sampling import Sampling, uniform
 from mi_lens.thoughts import ThoughtClass, boundary_ids, classify, think_ids
 

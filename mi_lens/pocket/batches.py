@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from mi_lens.pocket.reasoning import write_drill, write_trace
-from mi_lens.pocket.task import draw_exercise
 from mi_lens.pocket.tokenization import TURN_END, encode, prompt_of
+from mi_lens.problems.arithmetic import draw_exercise
 
 IGNORED = -100
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import tyro
 
-from mi_lens.pocket.task import answer_entropy
 from mi_lens.pocket.wording import REFLECTION_WORDS
+from mi_lens.problems.arithmetic import answer_entropy
 
 ABOUT = {
     "pocket-reasoner": (
@@ -130,8 +130,9 @@ def write_card(measured: dict[str, Any], trained: dict[str, Any]) -> str:
         f"{measured['parameters']:,} parameters.",
         f"## Task\n\nSums of a product and one or two other terms, bare or as a word problem. The "
         f"answer is drawn first, uniformly from 0 to 999, and the problem is built around it, so "
-        f"its entropy is log2(1000) = {answer_entropy():.3f} bits. `mi_lens.pocket.task` makes "
-        f"the problems, `mi_lens.pocket.reasoning` the training text; no text is from elsewhere.",
+        f"its entropy is log2(1000) = {answer_entropy():.3f} bits. `mi_lens.problems.arithmetic` "
+        f"makes the problems, `mi_lens.pocket.reasoning` the training text; no text is from "
+        f"elsewhere.",
         f"## Training\n\n{_training(trained)}",
         f"## What it does\n\n{measured['problems']} test problems, seed {measured['seed']}, "
         f"greedy, at most 512 new tokens, float32.\n\n"

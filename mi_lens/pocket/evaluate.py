@@ -22,9 +22,9 @@ from scipy.stats import binomtest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mi_lens.pocket.decoding import Reply, reply_to
-from mi_lens.pocket.task import LEVEL_WEIGHTS, Exercise, exercises, show_term
 from mi_lens.pocket.tokenization import prompt_of
 from mi_lens.pocket.wording import REFLECTION_WORDS, TRANSITION_WORDS
+from mi_lens.problems.arithmetic import LEVEL_WEIGHTS, Exercise, exercises, show_term
 
 CONTROL_DRAWS = 10
 CONTROL_POOL = 10

@@ -7,7 +7,6 @@ guess.
 
 from random import Random
 
-from mi_lens.pocket.task import Exercise, Term, draw_product, show_expression, show_term
 from mi_lens.pocket.wording import (
     AGREEMENTS,
     ALSO,
@@ -29,6 +28,7 @@ from mi_lens.pocket.wording import (
     STEPS,
     Writer,
 )
+from mi_lens.problems.arithmetic import Exercise, Term, draw_product, show_expression, show_term
 
 # How often the first guess is right, by level.
 GUESS_IS_RIGHT = {"easy": 0.95, "medium": 0.3, "hard": 0.1}

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from mi_lens.pocket.reasoning import write_trace
-from mi_lens.pocket.task import exercises
+from mi_lens.problems.arithmetic import exercises
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 THINK_START, THINK_END = "<think>", "</think>"

@@ -18,7 +18,7 @@ from mi_lens.comparison import Arm, Result, compare, report_table
 from mi_lens.evaluation import Evaluation
 from mi_lens.information.readings import ControlSummary, MismatchSummary, Variant
 from mi_lens.peaks import find_peaks, peak_statistics
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.separation import Separability
 from mi_lens.thoughts import ThoughtClass, thought_statistics
 from mi_lens.tokens import ThinkingTokens, TokenRow, TokenSet

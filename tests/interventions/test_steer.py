@@ -8,9 +8,9 @@ from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
 from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.steer import Steer, random_like
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem, question_key
 from mi_lens.thoughts import boundary_ids
-from mi_lens.vectors import SteeringVector, question_key
+from mi_lens.vectors import SteeringVector
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi"]
 VECTOR = torch.linspace(-1, 2, 32, dtype=torch.float64)

@@ -6,11 +6,11 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mi_lens.generation import generate
-from mi_lens.grading import is_correct
 from mi_lens.models import load
 from mi_lens.pocket import CHECKPOINTS
 from mi_lens.pocket.card import write_card
-from mi_lens.problems import load_problems
+from mi_lens.problems.answers import is_correct
+from mi_lens.problems.loading import load_problems
 
 NAMES = ("pocket-reasoner", "pocket-base")
 

@@ -12,8 +12,8 @@ from mi_lens.pocket.evaluate import (
     rate,
     words_of,
 )
-from mi_lens.pocket.task import Exercise, Term
 from mi_lens.pocket.wording import REFLECTION_WORDS
+from mi_lens.problems.arithmetic import Exercise, Term
 
 EXERCISE = Exercise((Term(1, (89, 79)), Term(-1, (6412,))), "hard", "What is 89 * 79 - 6412?")
 OPENING = "Okay, we need 89*79 - 6412.\n\n89*79 is about 6891."

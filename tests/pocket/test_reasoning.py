@@ -10,8 +10,8 @@ from mi_lens.pocket.reasoning import (
     write_drill,
     write_trace,
 )
-from mi_lens.pocket.task import Exercise, draw_exercise, show_expression, show_term
 from mi_lens.pocket.wording import REFLECTION_WORDS, TRANSITION_WORDS
+from mi_lens.problems.arithmetic import Exercise, draw_exercise, show_expression, show_term
 
 seeds = st.integers(0, 2**32)
 

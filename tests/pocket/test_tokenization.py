@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mi_lens.pocket.reasoning import write_drill, write_trace
-from mi_lens.pocket.task import draw_exercise
 from mi_lens.pocket.tokenization import TURN_END, build_tokenizer, encode, prompt_of
+from mi_lens.problems.arithmetic import draw_exercise
 
 
 @pytest.fixture(scope="module")

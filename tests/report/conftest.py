@@ -18,7 +18,7 @@ from mi_lens.common.provenance import content_hash, versions
 from mi_lens.config import AnalyzeConfig
 from mi_lens.information.calibration import Calibration
 from mi_lens.information.readings import Reading, reading_to_row
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 from mi_lens.tokens import thinking_tokens
 from mi_lens.traces import Trace, trace_to_row
 

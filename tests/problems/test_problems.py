@@ -5,11 +5,12 @@ import json
 import jaxtyping
 import pytest
 
-from mi_lens import benchmarks
-from mi_lens.answers import is_correct
-from mi_lens.code_tests import CodeTest, CodeTests
 from mi_lens.common.files import read_jsonl
-from mi_lens.problems import Problem, load_problems, normalised, overlap
+from mi_lens.problems import benchmarks
+from mi_lens.problems.answers import is_correct
+from mi_lens.problems.code_tests import CodeTest, CodeTests
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem, normalised, overlap
 from mi_lens.traces import Trace, trace_from_row, trace_to_row
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-CHILD = Path(__file__).with_name("verifier_child.py")
+CHILD = Path(__file__).with_name("math_verify_child.py")
 START_SECONDS = 60.0
 LONGEST = 2_000  # characters; no gold answer of a benchmark here has more than a tenth of that
 

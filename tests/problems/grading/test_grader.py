@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_lens.answers import boxed_answer, code_block, is_correct, stated_answer
-from mi_lens.code_tests import CodeTest, CodeTests
-from mi_lens.grading import Grade, Grader, grade, grade_all
-from mi_lens.problems import Problem, load_problems
-from mi_lens.sandbox import Limits
-from mi_lens.verifier import LONGEST, Verifier
+from mi_lens.problems.answers import boxed_answer, code_block, is_correct, stated_answer
+from mi_lens.problems.code_tests import CodeTest, CodeTests
+from mi_lens.problems.grading.grader import Grade, Grader, grade, grade_all
+from mi_lens.problems.grading.math_verify import LONGEST, Verifier
+from mi_lens.problems.grading.sandbox import Limits
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
 
 HOSTILE = {
     "huge powers": r"9^{9^{9^{9^{9}}}}",
@@ -420,5 +421,5 @@ def test_functions_are_called_and_compared():
 
 
 def test_no_module_of_ours_unpickles():
-    for path in Path(__file__).parents[1].glob("mi_lens/**/*.py"):
+    for path in Path(__file__).parents[3].glob("mi_lens/**/*.py"):
         assert "import pickle\n" not in path.read_text(encoding="utf-8"), path

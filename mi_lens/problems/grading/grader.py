@@ -7,7 +7,7 @@ r"""Grading: the pocket task by its box, mathematics by Math-Verify, code by its
 The answer to a question in mathematics is the last `\boxed{...}`, or else what the reply states
 after "answer is", "answer:" or "####"; a number that merely stands at the end is no answer. Equal
 text needs no verifier and differing integers need none either; the rest goes to Math-Verify in a
-child process (`mi_lens.verifier`).
+child process (`mi_lens.problems.grading.math_verify`).
 
 Math-Verify is generous: 10 and 10 %, 0.333333 and 1/3, x = 5 and 5, and the last part of a chain
 "6 = 5" count as equal. It is not asked whether the reasoning before the answer holds.
@@ -23,13 +23,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from mi_lens.answers import boxed_answer, code_block, is_correct, stated_answer
-from mi_lens.code_tests import run_tests
-from mi_lens.problems import Problem
-from mi_lens.sandbox import Limits
-from mi_lens.verifier import Verifier
-
-__all__ = ["Grade", "Grader", "Method", "boxed_answer", "grade", "grade_all", "is_correct"]
+from mi_lens.problems.answers import boxed_answer, code_block, stated_answer
+from mi_lens.problems.grading.math_verify import Verifier
+from mi_lens.problems.grading.programs import run_tests
+from mi_lens.problems.grading.sandbox import Limits
+from mi_lens.problems.problem import Problem
 
 Method = Literal["exact", "integer", "math-verify", "tests", "no answer"]
 INTEGER = re.compile(r"([+-]?)0*(\d+)", re.ASCII)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_lens import sandbox
-from mi_lens.sandbox import Limits, isolation, run_program
+from mi_lens.problems.grading import sandbox
+from mi_lens.problems.grading.sandbox import Limits, isolation, run_program
 
 LOW = Limits(seconds=5.0, cpu_seconds=2, memory=256 << 20, file_size=1 << 20, processes=40)
 

@@ -1,4 +1,4 @@
-r"""The child process of `mi_lens.verifier`: a JSON question a line in, a JSON verdict a line out.
+r"""The child process of `math_verify`: it reads a line of JSON and answers with one.
 
 Run by its path in an isolated interpreter; it imports nothing of this package, so that a worker
 costs sympy and not torch. Math-Verify's own timeouts are off: they need the main thread, and an

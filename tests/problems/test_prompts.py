@@ -3,7 +3,7 @@ import copy
 import jaxtyping
 import pytest
 
-from mi_lens.prompts import PUBLISHED, code_question, encode, prompt_text
+from mi_lens.problems.prompts import PUBLISHED, code_question, encode, prompt_text
 
 
 def test_styles(tokenizer):

@@ -1,16 +1,17 @@
-"""Problems: a question, its gold answer or its tests, and where they came from."""
+"""Loads problems: the built-in task, a benchmark by name, or a file."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mi_lens.answers import boxed_answer
-from mi_lens.benchmarks import BENCHMARKS, hub_rows, local_rows
-from mi_lens.code_tests import CodeTests
-from mi_lens.prompts import code_question
+from mi_lens.problems.answers import boxed_answer
+from mi_lens.problems.arithmetic import pocket_problems
+from mi_lens.problems.benchmarks import BENCHMARKS, hub_rows, local_rows
+from mi_lens.problems.code_tests import CodeTests
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import code_question
 
 # Where the benchmarks in common use keep each field, first match wins.
 COLUMNS = {
@@ -22,39 +23,6 @@ COLUMNS = {
     "split": ("split",),
 }
 GSM8K_ANSWER = re.compile(r"\n####\s*(.+?)\s*\Z")
-# LaTeX that changes how a question looks, not what it asks.
-LAYOUT = re.compile(
-    r"\\(?:(?:left|right|displaystyle)(?![a-zA-Z])|[,;:!()\[\]])|[$~\s{}]|[.,;:?!](?!\d)"
-)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question with its gold answer, or with tests.
-
-    Attributes:
-        id: Names the problem within its source.
-        question: The text put to the model, without any template.
-        answer: The gold answer, as text; "" where tests decide.
-        solution: A worked solution that ends in the answer, where the source has one.
-        source: The benchmark or file it came from.
-        split: "train", "validation" or "test".
-        level: Difficulty, in the source's own words.
-        tests: What a program must pass, for a programming problem.
-    """
-
-    id: str
-    question: str
-    answer: str
-    solution: str | None = None
-    source: str = ""
-    split: str = "test"
-    level: str | None = None
-    tests: CodeTests | None = None
-
-    def __post_init__(self):
-        if isinstance(self.tests, dict):  # as it is in a file of traces
-            object.__setattr__(self, "tests", CodeTests.from_json(self.tests))
 
 
 def load_problems(
@@ -73,8 +41,8 @@ def load_problems(
     its question is told in what form to answer.
 
     Args:
-        source: "pocket"; a name in `mi_lens.benchmarks.BENCHMARKS`, as "gsm8k"; the path of a
-            JSON-lines, CSV or Parquet file; or a folder that `datasets` loads.
+        source: "pocket"; a name in `mi_lens.problems.benchmarks.BENCHMARKS`, as "gsm8k"; the path
+            of a JSON-lines, CSV or Parquet file; or a folder that `datasets` loads.
         limit: Takes the first so many; all, or 100 pocket problems, if None.
         split: Of the pocket task, the benchmark or the folder; for a file, of the rows that do not
             name their own in a column `split`.
@@ -91,8 +59,6 @@ def load_problems(
         raise ValueError(f"columns for {sorted(unknown)}: expected fields among {sorted(COLUMNS)}")
     name = str(source)
     if name == "pocket":
-        from mi_lens.pocket import pocket_problems
-
         return pocket_problems(100 if limit is None else limit, split=split, seed=seed)
     if name in BENCHMARKS:
         rows, label = hub_rows(name, split), name
@@ -106,27 +72,6 @@ def load_problems(
     if not problems:
         raise ValueError(f"{source}: no problems in it; expected one JSON object or row each")
     return problems
-
-
-def overlap(a: Sequence[Problem], b: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
-    """The pairs of problems of two sets whose questions have the same normalised text.
-
-    Each problem of `a` is paired with the first such of `b`.
-    """
-    first: dict[str, Problem] = {}
-    for problem in b:
-        first.setdefault(normalised(problem.question), problem)
-    keys = ((problem, normalised(problem.question)) for problem in a)
-    return [(problem, first[key]) for problem, key in keys if key in first]
-
-
-def normalised(question: str) -> str:
-    r"""A question without case, white space, punctuation between words, and LaTeX's layout.
-
-    \dfrac and \tfrac are \frac, and 2^{10} is 2^10. A reworded question is another question here.
-    """
-    plain = re.sub(r"\\[dt]frac", r"\\frac", question)
-    return LAYOUT.sub("", plain).casefold()
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:

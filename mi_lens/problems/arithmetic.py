@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from random import Random
 
-from mi_lens.problems import Problem
+from mi_lens.problems.problem import Problem
 
 ANSWERS = 1000
 SPLITS = ("train", "validation", "test")

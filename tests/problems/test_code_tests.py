@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_lens import code_tests
-from mi_lens.code_tests import CodeTest, CodeTests, TestReport, run_tests, same_output, unpacked
+from mi_lens.problems import code_tests
+from mi_lens.problems.code_tests import CodeTest, CodeTests, unpacked
+from mi_lens.problems.grading.programs import TestReport, run_tests, same_output
 
 ROW = {"input": "1\n", "output": "2\n", "testtype": "stdin"}
 

@@ -28,8 +28,8 @@ def boxed_answer(text: str) -> str | None:
 def is_correct(text: str, gold: str) -> bool:
     """Whether a text's last boxed answer is the gold answer, character for character.
 
-    Fast and strict: for built-in problems and inside loops. `mi_lens.grading.grade` knows that
-    "1/2" and "0.5" are one number, and runs code.
+    Fast and strict: for built-in problems and inside loops. `mi_lens.problems.grading.grader.grade`
+    knows that "1/2" and "0.5" are one number, and runs code.
     """
     answer = boxed_answer(text)
     return answer is not None and answer == gold.strip()

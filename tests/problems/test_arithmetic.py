@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from mi_lens.pocket import answer_entropy, pocket_problems
-from mi_lens.pocket.task import SPLITS, draw_exercise, exercises, show_expression, split_of
+from mi_lens.problems.arithmetic import (
+    SPLITS,
+    answer_entropy,
+    draw_exercise,
+    exercises,
+    pocket_problems,
+    show_expression,
+    split_of,
+)
 
 LEAVING = {"sold", "away", "lost"}
 

@@ -1,0 +1,1 @@
+"""Problems: a question, and what counts as right."""
