@@ -6,7 +6,6 @@ from .activations import save_activations as save_activations
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
 from .attention_to import attention_to_words as attention_to_words
-from .backends import match_hook_names as match_hook_names
 from .budget import BudgetCurve as BudgetCurve
 from .budget import budget_curve as budget_curve
 from .budget import continue_traces as continue_traces
@@ -24,7 +23,6 @@ from .config import GenerateConfig as GenerateConfig
 from .contrast import contrast_words as contrast_words
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .fingerprint import model_fingerprint as model_fingerprint
 from .gains import gains_by_class as gains_by_class
 from .gains import thought_gains as thought_gains
 from .generation import GenerationInterrupted as GenerationInterrupted
@@ -65,8 +63,10 @@ from .interventions.suppress import LogitPenalty as LogitPenalty
 from .interventions.suppress import Suppress as Suppress
 from .interventions.suppress import evasion as evasion
 from .interventions.temperature import RaiseTemperature as RaiseTemperature
-from .models import load as load
-from .models import load_tokenizer as load_tokenizer
+from .models.fingerprint import model_fingerprint as model_fingerprint
+from .models.hook_names import match_hook_names as match_hook_names
+from .models.loading import load as load
+from .models.loading import load_tokenizer as load_tokenizer
 from .paired_peaks import compare_peaks as compare_peaks
 from .peaks import PeakStatistics as PeakStatistics
 from .peaks import find_peaks as find_peaks

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.backends import backend_of
+from mi_lens.models.backends.lookup import backend_of
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, prompt_text
 from mi_lens.shards import load_activations, save_activations

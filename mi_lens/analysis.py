@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from mi_lens.activations import load_activations
-from mi_lens.backends import match_hook_names
 from mi_lens.common.files import write_json
 from mi_lens.common.html import table
 from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request
 from mi_lens.information.readings import ControlSummary, Reading, summarize
 from mi_lens.measurement import Readings, activations_path, measure_into, readings_from_row
-from mi_lens.models import load, load_tokenizer
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.hook_names import match_hook_names
+from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.problems.loading import load_problems

@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.backends import backend_of, resolve_hook_names
-from mi_lens.batch import left_pad
 from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.interventions.words import Words, word_ids
+from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.padding import left_pad
 from mi_lens.problems.problem import question_key
 from mi_lens.tokens import vocabulary, word_of
 from mi_lens.traces import Trace

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.backends import backend_of
-from mi_lens.batch import Batch, Job, View, left_pad
+from mi_lens.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Recycling
+from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.padding import left_pad
 from mi_lens.sampling import choose_token
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from mi_lens.batch import left_pad
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation import Request
+from mi_lens.models.padding import left_pad
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, prompt_text
 from mi_lens.traces import StopReason, Trace

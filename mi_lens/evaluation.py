@@ -18,9 +18,9 @@ from mi_lens.common.provenance import versions
 from mi_lens.comparison import Arm, Comparison, Result, compare_all, report, report_table
 from mi_lens.conditions import Condition, parse_condition, parse_intervention
 from mi_lens.config import EvaluateConfig
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import Plan, Request
-from mi_lens.models import load
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.loading import load
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem

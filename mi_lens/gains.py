@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.backends import backend_of
 from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.models.backends.lookup import backend_of
 from mi_lens.problems.problem import question_key
 from mi_lens.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.thoughts import split_thoughts as split

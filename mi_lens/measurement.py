@@ -14,8 +14,8 @@ from tqdm import tqdm
 from mi_lens.activations import answer_state, load_activations, next_token_uncertainty
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.config import AnalyzeConfig
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.information.readings import Reading, read, reading_from_row, reading_to_row
+from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.peaks import MINIMUM_STEPS
 from mi_lens.shards import Origin, held_names
 from mi_lens.stores import capture_into, shard_path

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.activations import States, capture
-from mi_lens.fingerprint import model_fingerprint
+from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.thoughts import (
     SEAL,

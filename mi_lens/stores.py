@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mi_lens.backends import resolve_hook_names
 from mi_lens.common.files import remove_abandoned
-from mi_lens.fingerprint import model_fingerprint
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.shards import Origin, held_names, new_shard
 from mi_lens.streaming import (
     capture_bar,

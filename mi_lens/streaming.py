@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.backends import backend_of, resolve_hook_names
-from mi_lens.batch import left_pad
+from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.padding import left_pad
 from mi_lens.traces import Trace
 
 States = dict[str, Float[Tensor, "step d"]]

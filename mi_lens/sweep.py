@@ -19,9 +19,9 @@ from mi_lens.common.parquet import write_table
 from mi_lens.common.provenance import content_hash, versions
 from mi_lens.comparison import Result, whole_problems
 from mi_lens.evaluation import Evaluation, evaluate
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.folders import whole_rows
-from mi_lens.models import load
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.spec import Spec

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.backends import backend_of
 from mi_lens.common.files import write_json
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.statistics import resample
+from mi_lens.models.backends.lookup import backend_of
 from mi_lens.traces import Trace
 
 Readout = Literal["emitted", "consumed", "logit_lens"]

@@ -221,10 +221,10 @@ def reference() -> Callable[[Path], Any]:
 @pytest.fixture(scope="session")
 def tiny_model(checkpoint: Callable[[str], Path]) -> Any:
     """A Qwen2 of 3 layers and 32 dimensions as a HookedTransformer, in float64."""
-    import mi_lens.backends
-    from mi_lens.models import load
+    import mi_lens.models.backends.lookup
+    from mi_lens.models.loading import load
 
-    if "hooked" not in mi_lens.backends.available():
+    if "hooked" not in mi_lens.models.backends.lookup.available():
         pytest.skip("this TransformerLens has no HookedTransformer")
     return load(str(checkpoint("qwen2")), backend="hooked", dtype="float64", device="cpu")
 
@@ -232,7 +232,7 @@ def tiny_model(checkpoint: Callable[[str], Path]) -> Any:
 @pytest.fixture(scope="session")
 def tiny_bridge(checkpoint: Callable[[str], Path]) -> Any:
     """The same Qwen2 as a TransformerBridge, in float64."""
-    from mi_lens.models import load
+    from mi_lens.models.loading import load
 
     return load(str(checkpoint("qwen2")), backend="bridge", dtype="float64", device="cpu")
 

@@ -126,7 +126,7 @@ def test_special_tokens_stay_out_of_the_mean(checkpoint, tmp_path):
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    from mi_lens.models import load
+    from mi_lens.models.loading import load
 
     folder = shutil.copytree(checkpoint("qwen2"), tmp_path / "with_bos")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)

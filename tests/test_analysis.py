@@ -20,7 +20,7 @@ from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.information.hsic import hsic_mi
-from mi_lens.models import load, load_tokenizer
+from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.peaks import find_peaks
 from mi_lens.traces import load_traces
 
@@ -239,7 +239,7 @@ def test_logit_lens_and_answer_sites(config, tmp_path):
 def test_a_run_is_read_back_without_its_model(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.analysis.load", None)
-    monkeypatch.setattr("mi_lens.models._load_weights", None)
+    monkeypatch.setattr("mi_lens.models.loading._load_weights", None)
     loaded = Analysis.load(config.out)
     assert loaded.finished
     for field in ("traces", "token_strings", "hook_names", "tokens"):

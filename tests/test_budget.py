@@ -6,7 +6,7 @@ from mi_lens.budget import FINAL_ANSWER, budget_curve, continue_traces, vote_cur
 from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
 from mi_lens.interventions.recycle import Recycle
-from mi_lens.models import load
+from mi_lens.models.loading import load
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem

@@ -88,7 +88,7 @@ def test_conditions_of_a_prompt_share_its_row_until_they_differ(model, monkeypat
 
 def test_a_waiting_row_takes_a_finished_ones_place(tiny_model, monkeypatch):
     requests = [Request(p, max_new_tokens=n) for p, n in zip(PROMPTS, [12, 2, 3, 4], strict=True)]
-    from mi_lens.backends import hooked
+    from mi_lens.models.backends import hooked
 
     widths = []
     step = hooked.step

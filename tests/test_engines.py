@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from mi_lens.backends import available
 from mi_lens.comparison import compare
 from mi_lens.conditions import Condition
 from mi_lens.engines import generate_with_transformers, generate_with_vllm
 from mi_lens.evaluation import arm_of_traces, evaluate
 from mi_lens.generation import Request, generate
 from mi_lens.interventions.suppress import Suppress
-from mi_lens.models import load
+from mi_lens.models.backends.lookup import available
+from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
 from mi_lens.sampling import Sampling
 

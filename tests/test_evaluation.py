@@ -19,7 +19,7 @@ from mi_lens.conditions import Condition, parse_condition
 from mi_lens.evaluation import evaluate
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.suppress import Suppress
-from mi_lens.models import load
+from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.sampling import Sampling

@@ -7,7 +7,7 @@ import torch
 import mi_lens.gains
 from mi_lens.gains import ThoughtGains, answer_bits, gains_by_class, thought_gains
 from mi_lens.generation import generate
-from mi_lens.models import load
+from mi_lens.models.loading import load
 from mi_lens.problems.answers import is_correct
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem

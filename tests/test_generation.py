@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from mi_lens.conditions import Condition
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import (
     Plan,
     Request,
@@ -13,7 +12,8 @@ from mi_lens.generation import (
     stream,
 )
 from mi_lens.interventions.suppress import Suppress
-from mi_lens.models import load
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode
 from mi_lens.sampling import Sampling

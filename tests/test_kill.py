@@ -78,7 +78,7 @@ def kill_and_continue(folder: Path, command: list[str]) -> None:
     import torch
 
     import mi_lens.analysis
-    import mi_lens.backends.hooked
+    import mi_lens.models.backends.hooked
     import mi_lens.report
 
     torch.set_num_threads(1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import mi_lens.seal
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import generate
-from mi_lens.models import load
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.seal import extract_steering_vectors, read_thoughts

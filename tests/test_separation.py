@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from mi_lens.generation import generate
-from mi_lens.models import load
+from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.separation import _pairs_by_problem, coordinates, probe_auc, separability

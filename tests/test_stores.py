@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from mi_lens import shards, stores, streaming
 from mi_lens.activations import capture, load_activations
 from mi_lens.common import files
-from mi_lens.fingerprint import model_fingerprint
 from mi_lens.generation import generate
+from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.shards import Origin, held_names, new_shard
 from mi_lens.stores import capture_into
 

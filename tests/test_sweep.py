@@ -12,7 +12,7 @@ import pytest
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
 from mi_lens.evaluation import evaluate
-from mi_lens.models import load
+from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.sweep import Spec, open_sweep, results, run_sweep, status, units, waiting
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mi_lens.activations import capture
 from mi_lens.generation import generate
-from mi_lens.models import load
+from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.thoughts import (

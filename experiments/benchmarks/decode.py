@@ -26,8 +26,8 @@ import transformers
 from torch import Tensor
 
 import mi_lens
-from mi_lens.backends import available, get_backend
-from mi_lens.pocket import CHECKPOINTS
+from mi_lens.models.backends.lookup import available, get_backend
+from mi_lens.models.pocket import CHECKPOINTS
 
 HALF_BILLION = {
     "hidden_size": 896,
@@ -127,7 +127,7 @@ def untouched_transformer(source: Any, tokenizer: Any) -> Any:
     """TransformerLens's own classes and its own memory layout."""
     from transformer_lens import HookedTransformer  # not in TransformerLens 4
 
-    from mi_lens.backends.conversion import convert_config, convert_weights
+    from mi_lens.models.backends.conversion import convert_config, convert_weights
 
     cfg = convert_config(source)
     model = HookedTransformer(cfg, move_to_device=False)

@@ -34,8 +34,8 @@ def growth_mb(folder: Path, backend: str, dtype: str) -> float:
     import torch
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
-    from mi_lens.backends import get_backend
-    from mi_lens.models import load
+    from mi_lens.models.backends.lookup import get_backend
+    from mi_lens.models.loading import load
 
     torch.set_num_threads(1)
     engine = get_backend(backend)

@@ -30,7 +30,7 @@ def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from mi_lens.activations import capture
-    from mi_lens.backends import get_backend
+    from mi_lens.models.backends.lookup import get_backend
     from mi_lens.stores import capture_into
     from mi_lens.traces import Trace
 

@@ -15,7 +15,7 @@ import torch
 import mi_lens
 from experiments.benchmarks.decode import source_model
 from mi_lens import Condition, Recycle, Request
-from mi_lens.backends import get_backend
+from mi_lens.models.backends.lookup import get_backend
 
 
 def seconds(model: Any, problems: Any, conditions: Any, tokens: int, batch: int) -> float:

@@ -14,7 +14,7 @@ from mi_lens.conditions import parse_condition
 from mi_lens.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.evaluation import Evaluation
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
-from mi_lens.models import load_tokenizer
+from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.loading import load_problems
 from mi_lens.traces import Trace

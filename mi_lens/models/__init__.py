@@ -1,0 +1,1 @@
+"""A model, and the little that differs between two classes of it."""

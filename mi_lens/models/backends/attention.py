@@ -1,0 +1,244 @@
+"""TransformerLens's attention with the same hooks and the same values, at the speed of decoding.
+
+What differs: keys are rotated once and cached rotated; a cache grows in place; query heads of a
+group share their key head without a copy of it for each; masks and rotation angles are made once a
+step, not once a layer; and scores and pattern are written out only where they have a hook or a
+softcap, else the fused kernel computes the heads' outputs.
+
+With a cache, `hook_rot_k` sees the new positions only, like all hooks. With a cache of
+TransformerLens's own (as in its `generate`) the attention is TransformerLens's own too.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
+from transformer_lens.components.abstract_attention import AbstractAttention
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+from transformer_lens.utilities.activation_functions import apply_softcap, softcap_enabled
+
+from mi_lens.models.backends.block import is_watched
+from mi_lens.models.backends.cache import LayerCache
+
+Angles = tuple[Float[Tensor, "rows new 1 d_head"], Float[Tensor, "rows new 1 d_head"]]
+
+
+@dataclass
+class Positions:
+    """Where the new positions of a step stand, the same for all its layers.
+
+    Attributes:
+        mask: 0 on padding, over past and new positions; None where nothing is padded.
+        past: How many positions come before the new ones.
+        new: How many are new.
+        device: Where the model is.
+    """
+
+    mask: Int[Tensor, "batch total"] | None
+    past: int
+    new: int
+    device: torch.device
+    _seen: dict[int | None, Bool[Tensor, "rows 1 new total"]] = field(default_factory=dict)
+    _angles: Angles | None = None
+
+    @cached_property
+    def padding(self) -> Int[Tensor, "batch total"] | None:
+        """The mask where a row has padding, None where none has."""
+        return None if self.mask is None or bool(self.mask.all()) else self.mask
+
+    def sees_all(self, window: int | None) -> bool:
+        """Whether every new position sees every position up to itself."""
+        total = self.past + self.new
+        return self.padding is None and (window is None or total <= window)
+
+    def seen(self, window: int | None) -> Bool[Tensor, "rows 1 new total"]:
+        """Which positions each new one sees: itself and before, unpadded, in the window."""
+        if window not in self._seen:
+            total = self.past + self.new
+            seen = torch.ones(self.new, total, dtype=torch.bool, device=self.device)
+            seen = seen.tril(self.past)[None, None]
+            if window is not None:
+                seen = seen.triu(self.past - window + 1)
+            if self.padding is not None:
+                seen = seen & self.padding[:, None, None].bool()
+            self._seen[window] = seen
+        return self._seen[window]
+
+    def angles(self, attention: AbstractAttention) -> Angles:
+        """Cosines and sines of the new positions; the sines with the sign that `rotate` wants."""
+        if self._angles is None:
+            total = self.past + self.new
+            if min(total, attention.cfg.n_ctx) > len(attention.rotary_cos):
+                size = max(total, 2 * len(attention.rotary_cos))
+                attention._extend_rotary_embeddings(min(size, attention.cfg.n_ctx))
+            if self.padding is None:
+                where = (None, slice(self.past, total), None)
+            else:
+                where = ((self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :, None],)
+            sine, half = attention.rotary_sin[where], attention.rotary_sin.shape[1] // 2
+            signed = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+            self._angles = attention.rotary_cos[where], signed
+        return self._angles
+
+
+@dataclass
+class Turn:
+    """What a block is given in place of a cache entry.
+
+    Attributes:
+        positions: Of the new positions.
+        cache: The layer's cache; None where nothing is to be kept.
+    """
+
+    positions: Positions
+    cache: LayerCache | None
+
+
+def rotate(x: Float[Tensor, "batch new heads d_head"], angles: Angles) -> Tensor:
+    """Rotate queries or keys by their positions' angles, first half with second half."""
+    cosine, signed_sine = angles
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), signed_sine)
+
+
+class _Fast(AbstractAttention):
+    """The forward pass; the projections' weights are the other base class's."""
+
+    def forward(
+        self,
+        query_input: Float[Tensor, "batch new *heads d_model"],
+        key_input: Float[Tensor, "batch new *kv_heads d_model"],
+        value_input: Float[Tensor, "batch new *kv_heads d_model"],
+        past_kv_cache_entry: Any = None,
+        additive_attention_mask: Tensor | None = None,
+        attention_mask: Int[Tensor, "batch total"] | None = None,
+        position_bias: Tensor | None = None,
+    ) -> Float[Tensor, "batch new d_model"]:
+        """As in TransformerLens, with a `Turn` for a cache entry; its positions hold the mask."""
+        turn = past_kv_cache_entry
+        if isinstance(turn, TransformerLensKeyValueCacheEntry):
+            return super().forward(
+                query_input, key_input, value_input, turn, attention_mask=attention_mask
+            )
+        if turn is None:
+            new, device = query_input.shape[1], query_input.device
+            turn = Turn(Positions(attention_mask, 0, new, device), None)
+        q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
+        if self.cfg.positional_embedding_type == "rotary":
+            angles = turn.positions.angles(self)
+            q = self.hook_rot_q(rotate(q, angles))
+            k = self.hook_rot_k(rotate(k, angles))
+        if turn.cache is None:
+            keys, values = k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            keys, values = turn.cache.append(k, v)
+        written_out = softcap_enabled(self.cfg.attn_scores_soft_cap) or is_watched(
+            self.hook_attn_scores, self.hook_pattern
+        )
+        attend = self._attend_written_out if written_out else self._attend_fused
+        return self._project_out(self.hook_z(attend(q, keys, values, turn.positions)))
+
+    def calculate_qkv_matrices(self, query_input: Tensor, key_input: Tensor, value_input: Tensor):
+        """Queries, keys and values, `[batch, new, heads, d_head]` each."""
+        if query_input.ndim == 4:  # an input for each head
+            return super().calculate_qkv_matrices(query_input, key_input, value_input)
+        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
+        key_weights, value_weights = self._weights_of_keys_and_values()
+        k = self.hook_k(project(key_input, *key_weights))
+        v = self.hook_v(project(value_input, *value_weights))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self._apply_qk_norm(q, self.q_norm), self._apply_qk_norm(k, self.k_norm)
+        return q, k, v
+
+    def _weights_of_keys_and_values(self) -> Any:
+        return (self.W_K, self.b_K), (self.W_V, self.b_V)
+
+    @property
+    def _window(self) -> int | None:
+        return self.cfg.window_size if self.attn_type == "local" else None
+
+    def _attend_fused(
+        self,
+        q: Float[Tensor, "batch new heads d_head"],
+        keys: Float[Tensor, "batch kv_heads total d_head"],
+        values: Float[Tensor, "batch kv_heads total d_head"],
+        positions: Positions,
+    ) -> Float[Tensor, "batch new heads d_head"]:
+        """What each head reads, without scores or pattern in memory."""
+        batch, new, heads, d_head = q.shape
+        everything = positions.sees_all(self._window)
+        mask = None if everything and new in (1, keys.shape[2]) else positions.seen(self._window)
+        scale = 1 / self.attn_scale
+        if new == 1:  # the heads of a group are as many queries of one head
+            groups = q.reshape(batch, keys.shape[1], -1, d_head)
+            z = functional.scaled_dot_product_attention(
+                groups, keys, values, attn_mask=mask, scale=scale
+            )
+            return z.reshape(batch, 1, heads, d_head)
+        if mask is not None:
+            # Padding sees nothing, of which some kernels make NaN: let it see itself.
+            mask = mask | torch.ones_like(mask[:1]).triu(positions.past).tril(positions.past)
+        return functional.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            keys,
+            values,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+            enable_gqa=True,
+        ).transpose(1, 2)
+
+    def _attend_written_out(
+        self,
+        q: Float[Tensor, "batch new heads d_head"],
+        keys: Float[Tensor, "batch kv_heads total d_head"],
+        values: Float[Tensor, "batch kv_heads total d_head"],
+        positions: Positions,
+    ) -> Float[Tensor, "batch new heads d_head"]:
+        """What each head reads, by way of scores and pattern and their hooks."""
+        batch, new, heads, d_head = q.shape
+        groups = q.transpose(1, 2).reshape(batch, keys.shape[1], -1, d_head)
+        scores = (groups @ keys.transpose(2, 3)).view(batch, heads, new, -1) / self.attn_scale
+        scores = apply_softcap(scores, self.cfg.attn_scores_soft_cap)
+        scores = scores.masked_fill(~positions.seen(self._window), -torch.inf)
+        # A padding position at the start of a row sees nothing, and its pattern would be NaN.
+        pattern = self.hook_attn_scores(scores).softmax(dim=-1).nan_to_num(nan=0.0)
+        pattern = self.hook_pattern(pattern).to(values.dtype)
+        z = pattern.reshape(batch, keys.shape[1], -1, keys.shape[2]) @ values
+        return z.view(batch, heads, new, d_head).transpose(1, 2)
+
+    def _project_out(
+        self, z: Float[Tensor, "batch new heads d_head"]
+    ) -> Float[Tensor, "batch new d_model"]:
+        if self.cfg.use_attn_result:
+            result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
+            return self.hook_result(result).sum(dim=2) + self.b_O
+        return functional.linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
+
+
+def project(
+    x: Float[Tensor, "batch new d_model"],
+    weight: Float[Tensor, "heads d_model d_head"],
+    bias: Float[Tensor, "heads d_head"],
+) -> Float[Tensor, "batch new heads d_head"]:
+    """A projection to heads; without a copy where the weight is stored as `build` stores it."""
+    flat = functional.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
+    return flat.view(*x.shape[:2], *bias.shape)
+
+
+class FastAttention(_Fast, Attention):
+    """As many key heads as query heads."""
+
+
+class FastGroupedAttention(_Fast, GroupedQueryAttention):
+    """Query heads in groups, each with one key head."""
+
+    def _weights_of_keys_and_values(self) -> Any:
+        if self.cfg.ungroup_grouped_query_attention:
+            return super()._weights_of_keys_and_values()
+        return (self._W_K, self._b_K), (self._W_V, self._b_V)

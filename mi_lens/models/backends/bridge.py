@@ -1,0 +1,261 @@
+"""TransformerBridge: the Hugging Face model itself, with TransformerLens's hooks in it.
+
+Hook names are those of HookedTransformer, as aliases: `blocks.N.hook_resid_pre`, `.hook_resid_mid`,
+`.hook_resid_post`, `.hook_attn_out`, `.hook_mlp_out`, `.attn.hook_q` and so on, `hook_embed`,
+`ln_final.hook_normalized`. The bridge has names of its own beside them (`blocks.N.hook_in`).
+
+Norms, rotary angles and softmax compute in float32 whatever the model's dtype is, as Hugging Face's
+do: a bridge in float64 is good to about 1e-6, a HookedTransformer to 1e-13.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from mi_lens.models.backends.context import require_context
+from mi_lens.models.backends.silence import silenced
+
+name = "bridge"
+
+# Hook points that the bridge has and its own forward pass never comes by.
+SILENT = ("rotary_emb.hook_out", "attn.hook_hidden_states", "attn.qkv.hook_in", "attn.qkv.hook_out")
+
+
+def build(hf_model: Any, tokenizer: Any) -> TransformerBridge:
+    """See `Backend.build`. The Hugging Face model lives on inside the bridge."""
+    architecture = type(hf_model).__name__
+    config = hf_model.config
+    model = build_bridge_from_module(
+        hf_model, architecture, hf_config=config, model_name=config.name_or_path or architecture
+    )
+    if tokenizer is not None:
+        model.tokenizer = tokenizer  # given to the builder, it would come back with a BOS token
+        prepends_bos = len(tokenizer("")["input_ids"]) > 0
+        model.cfg.tokenizer_prepends_bos = model.cfg.default_prepend_bos = prepends_bos
+    if model.cfg.dtype == torch.float64:
+        _keep_scores_finite(model)
+    return model.eval().requires_grad_(False)
+
+
+def _keep_scores_finite(model: TransformerBridge) -> None:
+    """Masked scores are the least float64, which the softmax turns into the -inf of float32.
+
+    A padding position sees nothing but masked scores: it would become NaN, and as 0 * NaN is NaN,
+    so would every position after it.
+    """
+    least = torch.finfo(torch.float32).min
+    for layer in range(model.cfg.n_layers):
+        model.add_hook(
+            f"blocks.{layer}.attn.hook_attn_scores",
+            lambda scores, hook: scores.clamp(min=least),
+            is_permanent=True,
+        )
+
+
+def hook_names(model: TransformerBridge) -> list[str]:
+    """See `Backend.hook_names`."""
+    return [name for name, point in model.hook_dict.items() if _fires(model, point.name or name)]
+
+
+def _fires(model: TransformerBridge, name: str) -> bool:
+    return model._gated_hook_reason(name) is None and not name.endswith(SILENT)
+
+
+def forward(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch pos"],
+    attention_mask: Int[Tensor, "batch pos"],
+    logits_to_keep: int | None = None,
+) -> Float[Tensor, "batch kept d_vocab"]:
+    """See `Backend.forward`."""
+    return _run(model, tokens, attention_mask, logits_to_keep, use_cache=False)
+
+
+def step(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch new"],
+    attention_mask: Int[Tensor, "batch total"],
+    cache: DynamicCache,
+    logits_to_keep: int | None = None,
+) -> Float[Tensor, "batch kept d_vocab"]:
+    """See `Backend.step`."""
+    return _run(
+        model, tokens, attention_mask, logits_to_keep, past_key_values=cache, use_cache=True
+    )
+
+
+def _run(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "batch new"],
+    attention_mask: Int[Tensor, "batch total"],
+    logits_to_keep: int | None,
+    **cache: Any,
+) -> Float[Tensor, "batch kept d_vocab"]:
+    require_context(model, attention_mask)
+    attention_mask = attention_mask.to(model.cfg.device)
+    new = tokens.shape[1]
+    keep = new if logits_to_keep is None else logits_to_keep
+    positions = attention_mask.new_tensor(range(new - keep, new))
+    return model(
+        tokens.to(model.cfg.device),
+        attention_mask=attention_mask,
+        position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new:],
+        logits_to_keep=positions,
+        **cache,
+    )
+
+
+def again(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: DynamicCache,
+    rows: Int[Tensor, " rows"],
+    *,
+    keep_kv: bool = False,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """See `Backend.again`."""
+    with silenced(model):
+        return _rerun(model, layer, residual, attention_mask, cache, rows, keep_kv)
+
+
+def onward(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: DynamicCache,
+    rows: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows d_vocab"]:
+    """See `Backend.onward`."""
+    for index in range(layer, model.cfg.n_layers):
+        residual = _rerun(model, index, residual, attention_mask, cache, rows, keep_kv=False)
+    return _logits(model, residual)[:, 0]
+
+
+def _rerun(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: DynamicCache,
+    rows: Int[Tensor, " rows"],
+    keep_kv: bool,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """Run a block on a copy of these rows of its cache without their last position."""
+    held = _layers(cache)[layer]
+    before = DynamicCache()
+    for _ in range(layer):  # the block finds its own layer by number
+        before.layers.append(DynamicLayer())
+    before.update(held.keys[rows, :, :-1], held.values[rows, :, :-1], layer)
+    output = model.blocks[layer](
+        residual, **_surroundings(model, layer, residual, attention_mask), past_key_values=before
+    )
+    if not keep_kv:
+        new = _layers(before)[layer]
+        held.keys[rows, :, -1] = new.keys[:, :, -1]
+        held.values[rows, :, -1] = new.values[:, :, -1]
+    return output
+
+
+def _surroundings(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+) -> dict[str, Any]:
+    """What Hugging Face's model would tell this block when it runs at the last position."""
+    visible = attention_mask.to(model.cfg.device).bool()
+    positions = visible.sum(dim=1, keepdim=True) - 1
+    window = _window(model.original_model.config, layer)
+    if window is not None:
+        visible = visible.clone()
+        visible[:, :-window] = False
+    told = {"attention_mask": visible[:, None, None], "position_ids": positions}
+    rotary = getattr(model.original_model.base_model, "rotary_emb", None)
+    if rotary is not None:
+        told["position_embeddings"] = rotary(residual, positions)
+    return told
+
+
+def _window(config: Any, layer: int) -> int | None:
+    """How many positions the layer sees, itself included; None for all."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and kinds[layer] != "sliding_attention":
+        return None
+    return getattr(config, "sliding_window", None)
+
+
+def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
+    """See `Backend.new_cache`. All positions are kept, also in layers with a window."""
+    return DynamicCache()
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """Each holds `keys` and `values` `[batch, kv_heads, pos, d_head]`, by a class of its own."""
+    return list(cache.layers)
+
+
+def cache_length(cache: DynamicCache) -> int:
+    """See `Backend.cache_length`."""
+    return cache.get_seq_length()
+
+
+def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
+    """See `Backend.keep_rows`."""
+    cache.batch_select_indices(rows)
+
+
+def join(cache: DynamicCache, other: DynamicCache) -> None:
+    """See `Backend.join`."""
+    for mine, theirs in zip(_layers(cache), _layers(other), strict=True):
+        mine.keys = _stack(mine.keys, theirs.keys)
+        mine.values = _stack(mine.values, theirs.values)
+
+
+def _stack(
+    upper: Float[Tensor, "batch heads pos d_head"], lower: Float[Tensor, "more heads other d_head"]
+) -> Float[Tensor, "rows heads longer d_head"]:
+    """All rows, the shorter ones with zeros on the left."""
+    length = max(upper.shape[2], lower.shape[2])
+    return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in (upper, lower)])
+
+
+def crop(cache: DynamicCache, length: int) -> None:
+    """See `Backend.crop`."""
+    surplus = cache.get_seq_length() - length
+    if surplus > 0:
+        cache.crop(-surplus)
+
+
+def trim(cache: DynamicCache, columns: int) -> None:
+    """See `Backend.trim`."""
+    for layer in _layers(cache):
+        layer.keys = layer.keys[:, :, columns:]
+        layer.values = layer.values[:, :, columns:]
+
+
+def unembed(
+    model: TransformerBridge, residual: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_vocab"]:
+    """See `Backend.unembed`."""
+    states = residual.to(model.cfg.device, model.cfg.dtype).reshape(1, -1, residual.shape[-1])
+    return _logits(model, states).reshape(*residual.shape[:-1], -1)
+
+
+def _logits(
+    model: TransformerBridge, residual: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_vocab"]:
+    logits = model.unembed(model.ln_final(residual))
+    cap = getattr(model.cfg, "output_logits_soft_cap", None)
+    if cap is not None and cap > 0:
+        logits = cap * (logits / cap).tanh()
+    return logits

@@ -1,0 +1,244 @@
+"""HookedTransformer, built from any Hugging Face checkpoint of a supported architecture.
+
+The weights stay as trained: nothing is folded into norms and nothing is centred, since both change
+the residual stream that is to be measured. Attention is `mi_lens.models.backends.attention`, and
+the cache `mi_lens.models.backends.cache`; all hooks are where TransformerLens has them, with the
+same values.
+"""
+
+import warnings
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.components.attention import Attention
+from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+from transformer_lens.components.rms_norm import RMSNorm
+from transformer_lens.components.transformer_block import TransformerBlock
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.activation_functions import apply_softcap
+
+from mi_lens.models.backends.attention import FastAttention, FastGroupedAttention, Positions, Turn
+from mi_lens.models.backends.block import FastBlock, FastHookPoint, FastRMSNorm
+from mi_lens.models.backends.cache import LayerCache
+from mi_lens.models.backends.context import require_context
+from mi_lens.models.backends.conversion import CONVERTERS, convert_config, convert_weights
+from mi_lens.models.backends.silence import silenced
+
+name = "hooked"
+Cache = list[LayerCache]
+
+
+def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
+    """See `Backend.build`. The Hugging Face weights are taken over, not copied.
+
+    Tied embeddings stay tied: `W_E` and `W_U` then share memory.
+    """
+    cfg = convert_config(hf_model)
+    with warnings.catch_warnings():
+        # Deprecated in favour of the bridge, which is the other backend.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(cfg, move_to_device=False)
+    _take_weights(model, convert_weights(hf_model, cfg))
+    _speed_up(model)
+    model.to(hf_model.device, print_details=False)
+    if tokenizer is not None:
+        # set_tokenizer would load it a second time, with a BOS token that its maker did not want.
+        model.tokenizer = tokenizer
+        cfg.tokenizer_prepends_bos = cfg.default_prepend_bos = len(tokenizer("")["input_ids"]) > 0
+    return model.eval().requires_grad_(False)
+
+
+def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
+    parameters = {key for key, _ in model.named_parameters()}
+    # The converter of GPT-2 leaves out the unembedding's bias: it has none, and zero is right.
+    missing = parameters - weights.keys() - {"unembed.b_U"}
+    unused = weights.keys() - parameters
+    if missing or unused:
+        raise RuntimeError(
+            f"the weights do not fit HookedTransformer: without a weight {sorted(missing)}, "
+            f"without a place {sorted(unused)}; this TransformerLens may not be supported"
+        )
+    model.load_state_dict(weights, strict=False, assign=True)
+
+
+FASTER = {
+    Attention: FastAttention,
+    GroupedQueryAttention: FastGroupedAttention,
+    HookPoint: FastHookPoint,
+    RMSNorm: FastRMSNorm,
+    TransformerBlock: FastBlock,
+}
+
+
+def _speed_up(model: HookedTransformer) -> None:
+    """Exchange the code of a model's parts for ours; weights and hooks stay."""
+    for part in model.modules():
+        part.__class__ = FASTER.get(type(part), type(part))
+        # An nn.Module looks its parts up in Python, unless they stand among its own attributes.
+        part.__dict__.update(part._modules)
+
+
+def hook_names(model: HookedTransformer) -> list[str]:
+    """See `Backend.hook_names`."""
+    return [name for name, point in model.hook_dict.items() if _fires(model, name, point)]
+
+
+def _fires(model: HookedTransformer, name: str, point: Any) -> bool:
+    try:
+        model.check_hooks_to_add(point, name, lambda tensor, hook: None)
+    except AssertionError:
+        return False
+    return True
+
+
+def forward(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    attention_mask: Int[Tensor, "batch pos"],
+    logits_to_keep: int | None = None,
+) -> Float[Tensor, "batch kept d_vocab"]:
+    """See `Backend.forward`."""
+    require_context(model, attention_mask)
+    residual = model(tokens, attention_mask=attention_mask, stop_at_layer=model.cfg.n_layers)
+    return _last_logits(model, residual, logits_to_keep)
+
+
+def step(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch new"],
+    attention_mask: Int[Tensor, "batch total"],
+    cache: Cache,
+    logits_to_keep: int | None = None,
+) -> Float[Tensor, "batch kept d_vocab"]:
+    """See `Backend.step`."""
+    require_context(model, attention_mask)
+    tokens, attention_mask = tokens.to(model.cfg.device), attention_mask.to(model.cfg.device)
+    positions = Positions(attention_mask, cache_length(cache), tokens.shape[1], tokens.device)
+    residual = _embed(model, tokens, positions)
+    for block, layer_cache in zip(model.blocks, cache, strict=True):
+        residual = block(residual, past_kv_cache_entry=Turn(positions, layer_cache))
+    return _last_logits(model, residual, logits_to_keep)
+
+
+def _embed(
+    model: HookedTransformer, tokens: Int[Tensor, "batch new"], positions: Positions
+) -> Float[Tensor, "batch new d_model"]:
+    if model.cfg.use_hook_tokens:
+        tokens = model.hook_tokens(tokens)
+    embedded = model.hook_embed(model.embed(tokens))
+    if model.cfg.positional_embedding_type != "standard":
+        return embedded
+    return embedded + model.hook_pos_embed(model.pos_embed(tokens, positions.past, positions.mask))
+
+
+def again(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: Cache,
+    rows: Int[Tensor, " rows"],
+    *,
+    keep_kv: bool = False,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """See `Backend.again`."""
+    with silenced(model.blocks[layer]):
+        return _rerun(model, layer, residual, attention_mask, cache, rows, keep_kv)
+
+
+def onward(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: Cache,
+    rows: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows d_vocab"]:
+    """See `Backend.onward`."""
+    for index in range(layer, model.cfg.n_layers):
+        residual = _rerun(model, index, residual, attention_mask, cache, rows, keep_kv=False)
+    return _last_logits(model, residual, None)[:, 0]
+
+
+def _rerun(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "rows 1 d_model"],
+    attention_mask: Int[Tensor, "rows total"],
+    cache: Cache,
+    rows: Int[Tensor, " rows"],
+    keep_kv: bool,
+) -> Float[Tensor, "rows 1 d_model"]:
+    """Run a block on a copy of these rows of its cache without their last position."""
+    attention_mask = attention_mask.to(model.cfg.device)
+    positions = Positions(attention_mask, attention_mask.shape[1] - 1, 1, residual.device)
+    before = cache[layer].before_last(rows)
+    output = model.blocks[layer](residual, past_kv_cache_entry=Turn(positions, before))
+    if not keep_kv:
+        cache[layer].replace_last(rows, before)
+    return output
+
+
+def _last_logits(
+    model: HookedTransformer, residual: Float[Tensor, "batch pos d_model"], keep: int | None
+) -> Float[Tensor, "batch kept d_vocab"]:
+    normed = model.ln_final(residual)
+    if keep is not None:
+        normed = normed[:, normed.shape[1] - keep :]
+    return apply_softcap(model.unembed(normed), model.cfg.output_logits_soft_cap)
+
+
+def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
+    """See `Backend.new_cache`. A cache for each layer.
+
+    Raises:
+        ValueError: TransformerLens made this model, from an architecture that is not one of ours.
+    """
+    if not isinstance(model.blocks[0], FastBlock):
+        architecture = model.cfg.original_architecture
+        if architecture not in CONVERTERS:
+            raise ValueError(
+                f"architecture {architecture!r}: backend 'hooked' generates with one of "
+                f"{list(CONVERTERS)}; load the checkpoint with mi_lens.load"
+            )
+        _speed_up(model)
+    return [LayerCache() for _ in model.blocks]
+
+
+def cache_length(cache: Cache) -> int:
+    """See `Backend.cache_length`."""
+    return cache[0].length
+
+
+def keep_rows(cache: Cache, rows: Int[Tensor, " kept"]) -> None:
+    """See `Backend.keep_rows`."""
+    for layer in cache:
+        layer.keep_rows(rows)
+
+
+def join(cache: Cache, other: Cache) -> None:
+    """See `Backend.join`."""
+    for mine, theirs in zip(cache, other, strict=True):
+        mine.join(theirs)
+
+
+def crop(cache: Cache, length: int) -> None:
+    """See `Backend.crop`."""
+    for layer in cache:
+        layer.crop(length)
+
+
+def trim(cache: Cache, columns: int) -> None:
+    """See `Backend.trim`."""
+    for layer in cache:
+        layer.trim(columns)
+
+
+def unembed(
+    model: HookedTransformer, residual: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_vocab"]:
+    """See `Backend.unembed`."""
+    states = residual.to(model.cfg.device, model.cfg.dtype).reshape(1, -1, residual.shape[-1])
+    return _last_logits(model, states, None).reshape(*residual.shape[:-1], -1)

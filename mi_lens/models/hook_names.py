@@ -1,0 +1,63 @@
+"""Hook names: whether they exist on a model and fire, and which ones fit a pattern."""
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from mi_lens.models.backends.lookup import backend_of
+
+
+def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
+    """Check that hooks of these names exist and fire.
+
+    Args:
+        model: The model.
+        names: One hook name or several.
+
+    Returns:
+        The names, as a list, in the order given.
+
+    Raises:
+        ValueError: A name is given twice, or does not exist on this model; the message tells the
+            range of layers or the nearest names.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"hooks {twice} are given more than once; give each once")
+    known = backend_of(model).hook_names(model)
+    for name in names:
+        if name not in known:
+            raise ValueError(_unknown_hook(name, known, model.cfg.n_layers))
+    return names
+
+
+def match_hook_names(model: Any, patterns: str | Sequence[str]) -> list[str]:
+    """The names of hooks that fire and fit a pattern, as "blocks.*.hook_resid_post".
+
+    Args:
+        model: The model.
+        patterns: One or several, in which * stands for anything; a name is its own pattern.
+
+    Returns:
+        The names, each once, in the order of the patterns and, in a pattern, of the blocks.
+
+    Raises:
+        ValueError: Nothing fits a pattern; the message is that of `resolve_hook_names`.
+    """
+    known = backend_of(model).hook_names(model)
+    found: list[str] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        found += fnmatch.filter(known, pattern) or resolve_hook_names(model, pattern)
+    return list(dict.fromkeys(found))
+
+
+def _unknown_hook(name: str, known: list[str], n_layers: int) -> str:
+    block = re.match(r"blocks\.(\d+)\.", name)
+    if block and int(block.group(1)) >= n_layers:
+        return f"hook {name!r}: the model has {n_layers} layers, blocks.0 to blocks.{n_layers - 1}"
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"; near: {', '.join(near)}" if near else "; for example blocks.0.hook_resid_post"
+    return f"hook {name!r} does not exist on this model, or is switched off in its config{hint}"
