@@ -14,7 +14,7 @@ import mi_lens
 from experiments.study import THINKING_WORDS, Finding, Study, Verdict, sampled_traces, save
 from mi_lens.contrast import WordContrast, WordRow, contrast_words
 from mi_lens.reading_plots import words_figure
-from mi_lens.tokens import vocabulary, word_of
+from mi_lens.traces.vocabulary import vocabulary, word_of
 
 
 @dataclass(frozen=True, kw_only=True)

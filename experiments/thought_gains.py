@@ -15,7 +15,7 @@ from experiments.study import Finding, Study, Verdict, is_right, said, sampled_t
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.gains import ThoughtGains, gains_by_class, thought_gains
 from mi_lens.reading_plots import gains_figure
-from mi_lens.thoughts import THOUGHT_CLASSES
+from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
 LIKELY = 0.9  # A thought that begins above this probability of the answer can hardly add to it.
 

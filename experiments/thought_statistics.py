@@ -16,7 +16,8 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, is_right, said, save, side
 from mi_lens.common.statistics import Estimate, resample
 from mi_lens.style import CLASS_COLOURS, PAGE, dots, legend_above, style
-from mi_lens.thoughts import THOUGHT_CLASSES, ThoughtStatistics
+from mi_lens.traces.thought_statistics import ThoughtStatistics
+from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
 FEWEST = 5  # Traces of a group, for an interval.
 MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}

@@ -23,7 +23,7 @@ from mi_lens.streaming import (
     require_increasing,
     require_readable,
 )
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 __all__ = [
     "AnswerSite",

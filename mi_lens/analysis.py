@@ -27,7 +27,7 @@ from mi_lens.problems.problem import Problem
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
 from mi_lens.tokens import ThinkingTokens, TokenRow, thinking_tokens
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 LAST_WRITTEN = "thinking_tokens.json"  # Where it stands, a run is finished.
 

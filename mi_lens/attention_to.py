@@ -19,13 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
-from mi_lens.interventions.words import Words, word_ids
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
 from mi_lens.problems.problem import question_key
-from mi_lens.tokens import vocabulary, word_of
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
 
 READERS = 128  # Read at once: one layer's pattern of so many rows stands in memory.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mi_lens.interventions.protocol import Action, Row
 from mi_lens.sampling import Sampling
-from mi_lens.traces import StopReason
+from mi_lens.traces.trace import StopReason
 
 
 @dataclass

@@ -21,7 +21,7 @@ from mi_lens.conditions import Condition
 from mi_lens.generation import Request, end_of_text_ids, generate
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.grading.grader import grade
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 FINAL_ANSWER = " Final Answer within \\boxed{}:"  # paper 1's code
 

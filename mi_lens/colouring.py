@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mi_lens.common.html import BOX, LINE, NOTE, element, escaped
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 # The figures' colours. At most so much of the blue that black text on a white page and white text
 # on a black one can still be read.

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float
 from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import question_key
-from mi_lens.tokens import vocabulary, word_of
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary, word_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mi_lens.generation import Request
 from mi_lens.models.padding import left_pad
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, prompt_text
-from mi_lens.traces import StopReason, Trace
+from mi_lens.traces.trace import StopReason, Trace
 
 
 def generate_with_transformers(

@@ -27,8 +27,8 @@ from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
-from mi_lens.thoughts import THOUGHT_CLASSES, split_thoughts
-from mi_lens.traces import Trace
+from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
+from mi_lens.traces.trace import Trace
 
 
 @dataclass(frozen=True)

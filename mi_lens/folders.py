@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mi_lens.config import GenerateConfig
-from mi_lens.traces import Trace, trace_from_row
+from mi_lens.traces.trace import Trace, trace_from_row
 
 Config = TypeVar("Config", bound=GenerateConfig)
 

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.problems.problem import question_key
-from mi_lens.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
-from mi_lens.thoughts import split_thoughts as split
-from mi_lens.tokens import vocabulary
-from mi_lens.traces import Trace
+from mi_lens.traces.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
+from mi_lens.traces.thoughts import split_thoughts as split
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary
 
 ASKING = "\n</think>\n\nThe final answer is \\boxed{"
 SEGMENT = 512  # Positions read at once.

@@ -15,7 +15,7 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
 from mi_lens.sampling import Sampling
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.peaks import MINIMUM_STEPS
 from mi_lens.shards import Origin, held_names
 from mi_lens.stores import capture_into, shard_path
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 Readings = dict[str, Reading]  # By hook name.
 

@@ -19,7 +19,7 @@ from mi_lens.common.statistics import Estimate, estimate_mean, holm
 from mi_lens.information.readings import Reading
 from mi_lens.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import question_key
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 IN_UNITS_OF_MI = ("mean MI", "std of MI")
 # What two runs may differ in and still be of the same experiment.

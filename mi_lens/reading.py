@@ -19,8 +19,8 @@ from torch import Tensor
 from mi_lens.common.resampling import percentiles, problem_index, split_into_folds
 from mi_lens.common.statistics import Estimate
 from mi_lens.separation import Separability, boundary_states, finite_states, held_out_auc
-from mi_lens.thoughts import SEAL, ThoughtRule
-from mi_lens.traces import Trace
+from mi_lens.traces.thoughts import SEAL, ThoughtRule
+from mi_lens.traces.trace import Trace
 
 MEANS, PAIRED, UNPAIRED = "difference of means", "PC1, one problem", "PC1, any problems"
 

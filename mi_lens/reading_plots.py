@@ -17,7 +17,7 @@ from mi_lens.plots import resampled
 from mi_lens.reading import MEANS, ReadingVectors
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain
 from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style
-from mi_lens.thoughts import THOUGHT_CLASSES
+from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
 
 def paired_peaks_figure(comparison: PeakComparison) -> Figure:

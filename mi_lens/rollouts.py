@@ -22,7 +22,7 @@ from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.sampling import Sampling
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from mi_lens.common.files import append_jsonl, drop_torn_line, remove_abandoned,
 from mi_lens.common.provenance import versions
 from mi_lens.config import GenerateConfig
 from mi_lens.generation import Finished, Plan, Request, stream
-from mi_lens.traces import Trace, load_traces, trace_to_row
+from mi_lens.traces.trace import Trace, load_traces, trace_to_row
 
 # These change where and how fast results come, not what they are.
 IMMATERIAL = ("out", "batch_size")

@@ -16,7 +16,7 @@ from torch import Tensor
 from mi_lens.activations import States, capture
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.thoughts import (
+from mi_lens.traces.thoughts import (
     SEAL,
     THOUGHT_CLASSES,
     Thought,
@@ -24,7 +24,7 @@ from mi_lens.thoughts import (
     ThoughtRule,
     split_thoughts,
 )
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 from mi_lens.vectors import SteeringVector
 
 # The first mean less each of the others; letters that stand together are pooled, thought by

@@ -20,8 +20,8 @@ from mi_lens.common.resampling import percentiles, problem_index, require_finite
 from mi_lens.common.statistics import resample
 from mi_lens.problems.problem import question_key
 from mi_lens.seal import read_thoughts
-from mi_lens.thoughts import SEAL, ThoughtRule
-from mi_lens.traces import Trace
+from mi_lens.traces.thoughts import SEAL, ThoughtRule
+from mi_lens.traces.trace import Trace
 
 Method = Literal["pca", "tsne"]
 PERPLEXITY = 30  # of t-SNE, as is usual; a third of the neighbours where there are fewer thoughts

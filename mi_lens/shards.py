@@ -28,7 +28,7 @@ from torch import Tensor
 
 from mi_lens.common.files import replacing, room_named
 from mi_lens.common.provenance import content_hash
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
 DTYPES = {

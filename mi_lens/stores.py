@@ -24,7 +24,7 @@ from mi_lens.streaming import (
     require_readable,
     stream_states,
 )
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 
 def capture_into(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
 SEGMENT = 512  # Positions read at once: bounds the attention scores that stand in memory.

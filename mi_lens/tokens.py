@@ -1,9 +1,8 @@
 """Thinking tokens: the words that peaks decode to, counted against how often they occur anyway."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,76 +15,11 @@ from mi_lens.common.files import write_json
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.statistics import resample
 from mi_lens.models.backends.lookup import backend_of
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import TokenSet, vocabulary, word_of
 
 Readout = Literal["emitted", "consumed", "logit_lens"]
 SHOWN = 15  # words in a notebook's table
-
-# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled, and used for test-time scaling.
-RECYCLED_WORDS = ("So", "Let", "Hmm", "I", "The", "Okay", "That", "First", "Now", "Wait")
-SCALING_WORDS = (
-    "So", "Let", "Hmm", "I", "Okay", "First", "Wait", "But", "Now", "Then", "Since",
-    "Therefore", "If", "Maybe", "To",
-)  # fmt: skip
-
-
-def word_of(string: str) -> str:
-    r"""The word a token string writes: without surrounding space and punctuation, case folded.
-
-    Empty where nothing is left, as for "\n\n" or " =".
-    """
-    characters = string.casefold()
-    inside = [i for i, c in enumerate(characters) if c.isalnum()]
-    return characters[inside[0] : inside[-1] + 1] if inside else ""
-
-
-@lru_cache(maxsize=8)
-def vocabulary(tokenizer) -> tuple[str, ...]:
-    """Every token's string; tokens added as markup, such as "<think>", are empty strings."""
-    strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-    markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
-    return tuple("" if i in markup else s for i, s in enumerate(strings))
-
-
-@dataclass(frozen=True)
-class TokenSet:
-    """Words with all the token ids that write them: " Wait", "Wait", "wait" are one word.
-
-    Attributes:
-        words: Word to its token ids.
-    """
-
-    words: dict[str, tuple[int, ...]]
-
-    @classmethod
-    def of(cls, tokenizer, words: Iterable[str]) -> "TokenSet":
-        """The surface variants of each word in a tokenizer's vocabulary.
-
-        Raises:
-            ValueError: If no single token writes a word.
-        """
-        variants = defaultdict(list)
-        for token, string in enumerate(vocabulary(tokenizer)):
-            variants[word_of(string)].append(token)
-        found = {}
-        for word in words:
-            key = word_of(word)
-            if not key or key not in variants:
-                raise ValueError(
-                    f"no single token of this tokenizer writes {word!r}; expected words that are "
-                    "one token, as 'Wait'"
-                )
-            found[key] = tuple(variants[key])
-        return cls(found)
-
-    def _repr_html_(self) -> str:
-        rows = ((word, len(ids), ", ".join(map(str, ids))) for word, ids in self.words.items())
-        return table(rows, ("word", "surface forms", "token ids"))
-
-    @property
-    def ids(self) -> frozenset[int]:
-        """All token ids of all words."""
-        return frozenset(token for tokens in self.words.values() for token in tokens)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from mi_lens.common.files import replacing
 from mi_lens.common.html import table
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.thoughts import ThoughtClass
+from mi_lens.traces.thoughts import ThoughtClass
 
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 DIRECTION = re.compile(r"direction\.(\d+)")

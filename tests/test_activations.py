@@ -17,7 +17,7 @@ from mi_lens.activations import (
 )
 from mi_lens.generation import generate
 from mi_lens.problems.problem import Problem
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 QUESTIONS = ["What is 12 * 7 - 5?", "Hi", "A farmer has 37 boxes with 48 apples each"]

@@ -22,7 +22,7 @@ from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.peaks import find_peaks
-from mi_lens.traces import load_traces
+from mi_lens.traces.trace import load_traces
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 PROBLEMS = [

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 import mi_lens.attention_to
 from mi_lens.attention_to import Match, _compare, _match, attention_paid, attention_to_words
 from mi_lens.problems.problem import Problem
-from mi_lens.tokens import vocabulary, word_of
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary, word_of
 
 TEXTS = [
     "So let me see that again. that is so, and the final is that. So the box is this.",

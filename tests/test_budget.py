@@ -10,7 +10,7 @@ from mi_lens.models.loading import load
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 CLOSE = "\n</think>\n\nThe result is \\boxed{"
 

@@ -6,7 +6,7 @@ import pytest
 
 from mi_lens.contrast import _permute, contrast_words
 from mi_lens.problems.problem import Problem
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 WORDS = ("that", "again", "so", "the", "was")  # one token each
 

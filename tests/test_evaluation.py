@@ -23,7 +23,7 @@ from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.sampling import Sampling
-from mi_lens.traces import load_traces
+from mi_lens.traces.trace import load_traces
 
 SETTING = {"model": "m", "dtype": "float32", "max_new_tokens": 100}
 

@@ -11,8 +11,8 @@ from mi_lens.models.loading import load
 from mi_lens.problems.answers import is_correct
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.thoughts import Thought, split_thoughts
-from mi_lens.traces import Trace
+from mi_lens.traces.thoughts import Thought, split_thoughts
+from mi_lens.traces.trace import Trace
 
 ASKING = "\n</think>\n\nThe answer is \\boxed{"
 TEXTS = [

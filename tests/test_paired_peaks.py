@@ -14,7 +14,7 @@ from mi_lens.information.readings import Reading
 from mi_lens.paired_peaks import compare_peaks, quantities
 from mi_lens.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import Problem
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 HOOK = "blocks.1.hook_resid_post"
 

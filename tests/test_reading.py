@@ -17,7 +17,7 @@ from mi_lens.reading import (
     reading_vectors,
 )
 from mi_lens.seal import extract_steering_vectors
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 
 def sample(shift=2.0, nuisance=0.0, n=400, d=6, problems=50, seed=0):

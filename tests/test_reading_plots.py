@@ -20,7 +20,7 @@ from mi_lens.reading_plots import (
 )
 from mi_lens.rollouts import Rollouts
 from mi_lens.style import BLUE, GREY, ORANGE
-from mi_lens.thoughts import THOUGHT_CLASSES, Thought
+from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought
 from tests.test_reading import sample
 
 E = Estimate(0.2, 0.1, 0.4, 9)

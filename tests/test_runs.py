@@ -5,7 +5,7 @@ from mi_lens.common.files import read_jsonl, replacing
 from mi_lens.config import GenerateConfig
 from mi_lens.generation import Request, generate
 from mi_lens.runs import generate_into, open_run
-from mi_lens.traces import load_traces
+from mi_lens.traces.trace import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]
 REQUESTS = [Request(question, max_new_tokens=4) for question in QUESTIONS]

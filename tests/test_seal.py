@@ -10,8 +10,8 @@ from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.seal import extract_steering_vectors, read_thoughts
-from mi_lens.thoughts import EASYSTEER, split_thoughts
-from mi_lens.traces import Trace
+from mi_lens.traces.thoughts import EASYSTEER, split_thoughts
+from mi_lens.traces.trace import Trace
 
 NAMES = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 TEXTS = [

@@ -10,7 +10,7 @@ from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.separation import _pairs_by_problem, coordinates, probe_auc, separability
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 
 def sample(shift: float, n: int = 300, d: int = 8, problems: int = 60, seed: int = 0):

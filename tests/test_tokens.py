@@ -7,16 +7,9 @@ import torch
 
 from mi_lens.activations import capture
 from mi_lens.generation import Request, generate
-from mi_lens.tokens import (
-    SCALING_WORDS,
-    TokenSet,
-    _lift_intervals,
-    decode_steps,
-    thinking_tokens,
-    vocabulary,
-    word_of,
-)
-from mi_lens.traces import Trace
+from mi_lens.tokens import _lift_intervals, decode_steps, thinking_tokens
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import SCALING_WORDS, TokenSet, vocabulary, word_of
 
 LAST = "blocks.2.hook_resid_post"
 

@@ -32,7 +32,7 @@ def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
     from mi_lens.activations import capture
     from mi_lens.models.backends.lookup import get_backend
     from mi_lens.stores import capture_into
-    from mi_lens.traces import Trace
+    from mi_lens.traces.trace import Trace
 
     torch.set_num_threads(1)
     config = LlamaConfig(

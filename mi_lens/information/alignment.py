@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.problems.answers import boxed_answer
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 BOXED = "\\boxed{"
 

@@ -13,9 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float
 
-from mi_lens.interventions.words import Words, as_words
-from mi_lens.tokens import vocabulary, word_of
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import Words, as_words, vocabulary, word_of
 
 Matching = Literal["vocabulary", "emitted", "frequency", "entropy", "position"]
 NEAREST = 5  # a control is drawn from so many words that are nearest

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
-from mi_lens.interventions.words import Worded, Words, as_words
-from mi_lens.thoughts import think_ids
+from mi_lens.interventions.words import Worded
+from mi_lens.traces.think_block import think_ids
+from mi_lens.traces.vocabulary import Words, as_words
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from mi_lens.problems.problem import Problem
 from mi_lens.sampling import Sampling, uniform
-from mi_lens.thoughts import ThoughtClass, boundary_ids, classify, think_ids
+from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.thoughts import ThoughtClass, classify
 
 Trigger = Literal["candidate", "consumed"]
 

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from mi_lens.interventions.protocol import Action, Intervention, Recycling, Row, Trigger
-from mi_lens.interventions.words import Worded, Words, word_ids
+from mi_lens.interventions.words import Worded
+from mi_lens.traces.vocabulary import Words, word_ids
 
 OUTPUT = "hook_resid_post"
 

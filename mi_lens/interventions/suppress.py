@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
-from mi_lens.interventions.words import Worded, Words, as_words, word_ids
-from mi_lens.tokens import TokenSet, word_of
-from mi_lens.traces import Trace
+from mi_lens.interventions.words import Worded
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import TokenSet, Words, as_words, word_ids, word_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from mi_lens.common.html import one_line
 from mi_lens.plots import Curve, comparison_figure, tokens_figure, trajectories_figure
 from mi_lens.report.loading import Run
 from mi_lens.style import save_figure, style
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 CURVES = 3  # Trajectories drawn of each model.
 COMPARED = 3  # Models that the comparison has colours for.

@@ -17,7 +17,7 @@ from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.loading import load_problems
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]
 CONFIGS = {"analyze": AnalyzeConfig, "generate": GenerateConfig, "evaluate": EvaluateConfig}

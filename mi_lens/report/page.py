@@ -30,7 +30,7 @@ from mi_lens.report.tables import (
     words_table,
 )
 from mi_lens.report.traces import shown_traces, thinking_words
-from mi_lens.tokens import SCALING_WORDS
+from mi_lens.traces.vocabulary import SCALING_WORDS
 
 WORDS = 15  # Rows of a table of words.
 

@@ -12,8 +12,9 @@ from mi_lens.information.readings import Reading
 from mi_lens.peaks import find_peaks
 from mi_lens.report.loading import Run, Verdict
 from mi_lens.report.palette import SHADES
-from mi_lens.thoughts import boundary_ids, split_thoughts
-from mi_lens.traces import Trace
+from mi_lens.traces.think_block import boundary_ids
+from mi_lens.traces.thoughts import split_thoughts
+from mi_lens.traces.trace import Trace
 
 HIGHEST = 0.98  # The darkest shade begins where 98 % of a trace's steps lie below.
 # Edges of the shades of the specific part, in standard deviations of the other answers.

@@ -20,9 +20,11 @@ from mi_lens.information.readings import ControlSummary, MismatchSummary, Varian
 from mi_lens.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import Problem
 from mi_lens.separation import Separability
-from mi_lens.thoughts import ThoughtClass, thought_statistics
-from mi_lens.tokens import ThinkingTokens, TokenRow, TokenSet
-from mi_lens.traces import Trace
+from mi_lens.tokens import ThinkingTokens, TokenRow
+from mi_lens.traces.thought_statistics import thought_statistics
+from mi_lens.traces.thoughts import ThoughtClass
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import TokenSet
 from mi_lens.vectors import SteeringVector
 
 MARKUP = "</pre></table><script>alert('1')</script><img src=x onerror=\"alert(2)\"> &lt; $x$ <!--"

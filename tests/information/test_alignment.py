@@ -12,8 +12,8 @@ from mi_lens.information.alignment import (
     at_token,
     matched_tokens,
 )
-from mi_lens.tokens import TokenSet
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import TokenSet
 
 TEXTS = (
     "So this is 7.\n\nWait, is this so? So it is 8.\n\n The answer is \\boxed{79}.",

@@ -5,8 +5,8 @@ import pytest
 
 from mi_lens.interventions import controls
 from mi_lens.interventions.controls import matched_controls
-from mi_lens.tokens import vocabulary, word_of
-from mi_lens.traces import Trace
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary, word_of
 
 # Written so often, by word; the last are late in the trace, or uncertain.
 TIMES = {"so": 8, "the": 8, "this": 7, "that": 9, "let": 30, "me": 31, "is": 29, "an": 2, "box": 1}

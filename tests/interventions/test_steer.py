@@ -9,7 +9,7 @@ from mi_lens.generation import Request, generate
 from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.steer import Steer, random_like
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.thoughts import boundary_ids
+from mi_lens.traces.think_block import boundary_ids
 from mi_lens.vectors import SteeringVector
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi"]

@@ -11,7 +11,7 @@ from mi_lens.problems.answers import is_correct
 from mi_lens.problems.code_tests import CodeTest, CodeTests
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, normalised, overlap
-from mi_lens.traces import Trace, trace_from_row, trace_to_row
+from mi_lens.traces.trace import Trace, trace_from_row, trace_to_row
 
 
 def write(path, *rows):

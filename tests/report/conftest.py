@@ -20,7 +20,7 @@ from mi_lens.information.calibration import Calibration
 from mi_lens.information.readings import Reading, reading_to_row
 from mi_lens.problems.problem import Problem
 from mi_lens.tokens import thinking_tokens
-from mi_lens.traces import Trace, trace_to_row
+from mi_lens.traces.trace import Trace, trace_to_row
 
 THOUGHTS = (
     "So let me think about this. First, 12 * 7 = 84 and 84 - 5 = 79.\n\n"

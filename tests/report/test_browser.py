@@ -6,7 +6,7 @@ import pytest
 
 from mi_lens.report import write_report
 from mi_lens.report.palette import contrast
-from mi_lens.tokens import SCALING_WORDS
+from mi_lens.traces.vocabulary import SCALING_WORDS
 from tests.report.conftest import THOUGHTS
 
 HOOKS = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(4))

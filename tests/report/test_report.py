@@ -18,7 +18,7 @@ from mi_lens.report.loading import read_runs
 from mi_lens.report.page import embedded
 from mi_lens.report.traces import blocks, rounded
 from mi_lens.sweep import Spec, run_sweep
-from mi_lens.thoughts import split_thoughts
+from mi_lens.traces.thoughts import split_thoughts
 from tests.report.conftest import THOUGHTS, a_trace
 
 HOOKS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")

@@ -12,18 +12,11 @@ from mi_lens.generation import generate
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.thoughts import (
-    EASYSTEER,
-    SEAL,
-    ThoughtRule,
-    boundary_ids,
-    classify,
-    split_thoughts,
-    think_ids,
-    thought_statistics,
-)
-from mi_lens.tokens import vocabulary
-from mi_lens.traces import Trace
+from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.thought_statistics import thought_statistics
+from mi_lens.traces.thoughts import EASYSTEER, SEAL, ThoughtRule, classify, split_thoughts
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary
 
 PROBLEM = Problem("p", "What is 12 * 7?", "84", level="easy")
 

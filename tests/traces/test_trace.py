@@ -5,7 +5,7 @@ import pytest
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.problem import Problem
-from mi_lens.traces import Trace, load_traces, save_traces
+from mi_lens.traces.trace import Trace, load_traces, save_traces
 
 PROBLEM = Problem("p/1", "What is 2 + 2?", "4", solution="It is 4", level="easy")
 

@@ -4,18 +4,12 @@ SEAL (arXiv 2504.07986) tells execution, reflection and transition apart by keyw
 steers the state at the boundary that opens a thought: the token whose string contains "\n\n".
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import product
 from typing import Literal, get_args
 
-from mi_lens.common.html import table
-from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.problems.grading.grader import grade
-from mi_lens.tokens import vocabulary
-from mi_lens.traces import Trace
+from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.trace import Trace
 
 ThoughtClass = Literal["execution", "reflection", "transition"]
 THOUGHT_CLASSES: tuple[ThoughtClass, ...] = get_args(ThoughtClass)
@@ -102,31 +96,6 @@ def classify(text: str, rule: ThoughtRule = SEAL) -> ThoughtClass:
     return "execution"
 
 
-@lru_cache(maxsize=8)
-def boundary_ids(tokenizer) -> frozenset[int]:
-    r"""The tokens whose string contains a blank line, "\n\n".
-
-    Raises:
-        ValueError: If there are none, as with tokenizers that write every newline by itself.
-    """
-    found = frozenset(i for i, string in enumerate(vocabulary(tokenizer)) if "\n\n" in string)
-    if not found:
-        raise ValueError(
-            "no token of this tokenizer contains '\\n\\n', so no state stands at a boundary "
-            "between thoughts; expected a tokenizer such as Qwen2's or Llama 3's"
-        )
-    return found
-
-
-@lru_cache(maxsize=8)
-def think_ids(tokenizer) -> tuple[int, int] | None:
-    """The ids of "<think>" and "</think>", or None where these are not both single tokens."""
-    ids = tokenizer.get_vocab()
-    if "<think>" in ids and "</think>" in ids:
-        return ids["<think>"], ids["</think>"]
-    return None
-
-
 @dataclass(frozen=True)
 class Thought:
     """A thought of a trace: its tokens are the generated tokens start to stop - 1.
@@ -193,121 +162,3 @@ def _spans(
     if start is not None:
         spans.append((start, len(token_ids)))
     return [span for span in spans if span[0] < span[1]]
-
-
-@dataclass(frozen=True)
-class ClassStatistics:
-    """How many thoughts of one class a group of traces has.
-
-    Attributes:
-        thoughts: Their number.
-        tokens: Their tokens, boundaries not among them.
-        thoughts_per_trace: With its interval over traces.
-        tokens_per_trace: Likewise.
-    """
-
-    thoughts: int
-    tokens: int
-    thoughts_per_trace: Estimate
-    tokens_per_trace: Estimate
-
-
-@dataclass(frozen=True)
-class ThoughtStatistics:
-    """Thoughts by class in a group of traces (SEAL's figures of counts by level and correctness).
-
-    Attributes:
-        correct: Whether the group's answers are right; None for all, gold answer or not.
-        level: The problems' difficulty; None for all.
-        traces: How many there are.
-        classes: By class.
-    """
-
-    correct: bool | None
-    level: str | None
-    traces: int
-    classes: dict[ThoughtClass, ClassStatistics]
-
-    def share(self, thought_class: ThoughtClass) -> float | None:
-        """The class's share of the group's thoughts; None where it has no thoughts."""
-        total = sum(counts.thoughts for counts in self.classes.values())
-        return self.classes[thought_class].thoughts / total if total else None
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (
-                name,
-                counts.thoughts,
-                self.share(name),
-                counts.thoughts_per_trace.text,
-                counts.tokens_per_trace.text,
-            )
-            for name, counts in self.classes.items()
-        ]
-        verdict = {True: "right ", False: "wrong ", None: ""}[self.correct]
-        level = "" if self.level is None else f" of level {self.level}"
-        header = ("class", "thoughts", "share", "thoughts a trace", "tokens a trace")
-        return table(rows, header, f"{self.traces:,} {verdict}traces{level}")
-
-
-def thought_statistics(
-    tokenizer, traces: Sequence[Trace], rule: ThoughtRule = SEAL
-) -> list[ThoughtStatistics]:
-    """Counts of thoughts and of their tokens, by class, correctness and level.
-
-    The first group is all traces; then come the correct and the incorrect ones, and each level,
-    all of it and by correctness. Groups without traces are left out. A trace without a gold answer
-    is neither correct nor incorrect.
-    """
-    counted = [
-        (_correct(trace), _level(trace), _counts(split_thoughts(tokenizer, trace, rule)))
-        for trace in traces
-    ]
-    levels = sorted({level for _, level, _ in counted if level is not None})
-    groups = []
-    for level, correct in product((None, *levels), (None, True, False)):
-        counts = [
-            count
-            for is_right, of_level, count in counted
-            if correct in (None, is_right) and level in (None, of_level)
-        ]
-        if counts:
-            groups.append(ThoughtStatistics(correct, level, len(counts), _by_class(counts)))
-    return groups
-
-
-def _correct(trace: Trace) -> bool | None:
-    problem = trace.problem
-    if problem is None or not (problem.answer or problem.tests):
-        return None
-    return grade(trace.text, problem).correct
-
-
-def _level(trace: Trace) -> str | None:
-    return trace.problem.level if trace.problem is not None else None
-
-
-TraceCounts = tuple[Counter[ThoughtClass], Counter[ThoughtClass]]
-
-
-def _counts(thoughts: Sequence[Thought]) -> TraceCounts:
-    """Thoughts and tokens by class."""
-    numbers, tokens = Counter(), Counter()
-    for thought in thoughts:
-        numbers[thought.thought_class] += 1
-        tokens[thought.thought_class] += thought.stop - thought.start
-    return numbers, tokens
-
-
-def _by_class(counts: Sequence[TraceCounts]) -> dict[ThoughtClass, ClassStatistics]:
-    statistics = {}
-    for thought_class in THOUGHT_CLASSES:
-        numbers = [float(number[thought_class]) for number, _ in counts]
-        tokens = [float(token[thought_class]) for _, token in counts]
-        statistics[thought_class] = ClassStatistics(
-            thoughts=int(sum(numbers)),
-            tokens=int(sum(tokens)),
-            thoughts_per_trace=estimate_mean(numbers),
-            tokens_per_trace=estimate_mean(tokens),
-        )
-    return statistics

@@ -1,0 +1,1 @@
+"""What a model wrote: traces, their words and their thoughts."""

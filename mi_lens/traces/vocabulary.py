@@ -1,0 +1,126 @@
+"""Words and the token ids that write them: a tokenizer's vocabulary, word by word."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from mi_lens.common.html import table
+
+# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled, and used for test-time scaling.
+RECYCLED_WORDS = ("So", "Let", "Hmm", "I", "The", "Okay", "That", "First", "Now", "Wait")
+SCALING_WORDS = (
+    "So", "Let", "Hmm", "I", "Okay", "First", "Wait", "But", "Now", "Then", "Since",
+    "Therefore", "If", "Maybe", "To",
+)  # fmt: skip
+
+
+def word_of(string: str) -> str:
+    r"""The word a token string writes: without surrounding space and punctuation, case folded.
+
+    Empty where nothing is left, as for "\n\n" or " =".
+    """
+    characters = string.casefold()
+    inside = [i for i, c in enumerate(characters) if c.isalnum()]
+    return characters[inside[0] : inside[-1] + 1] if inside else ""
+
+
+@lru_cache(maxsize=8)
+def vocabulary(tokenizer) -> tuple[str, ...]:
+    """Every token's string; tokens added as markup, such as "<think>", are empty strings."""
+    strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
+    return tuple("" if i in markup else s for i, s in enumerate(strings))
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """Words with all the token ids that write them: " Wait", "Wait", "wait" are one word.
+
+    Attributes:
+        words: Word to its token ids.
+    """
+
+    words: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, tokenizer, words: Iterable[str]) -> "TokenSet":
+        """The surface variants of each word in a tokenizer's vocabulary.
+
+        Raises:
+            ValueError: If no single token writes a word.
+        """
+        variants = defaultdict(list)
+        for token, string in enumerate(vocabulary(tokenizer)):
+            variants[word_of(string)].append(token)
+        found = {}
+        for word in words:
+            key = word_of(word)
+            if not key or key not in variants:
+                raise ValueError(
+                    f"no single token of this tokenizer writes {word!r}; expected words that are "
+                    "one token, as 'Wait'"
+                )
+            found[key] = tuple(variants[key])
+        return cls(found)
+
+    def _repr_html_(self) -> str:
+        rows = ((word, len(ids), ", ".join(map(str, ids))) for word, ids in self.words.items())
+        return table(rows, ("word", "surface forms", "token ids"))
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All token ids of all words."""
+        return frozenset(token for tokens in self.words.values() for token in tokens)
+
+
+Words = Sequence[str | int] | TokenSet
+
+
+def as_words(words: Words) -> tuple[str | int, ...]:
+    """Words as given: one, several, token ids, or a `TokenSet`, which stands for its ids.
+
+    Raises:
+        ValueError: If there are none, or one is neither a word nor a token id.
+    """
+    given: Iterable[Any] = words.ids if isinstance(words, TokenSet) else words
+    found = (words,) if isinstance(words, str) else tuple(given)
+    if isinstance(words, TokenSet):
+        found = tuple(sorted(found))
+    if not found:
+        raise ValueError("no words given; expected at least one, as 'Wait'")
+    for word in found:
+        if not isinstance(word, str | int):
+            raise ValueError(f"{word!r} is neither a word nor a token id; expected as 'Wait'")
+    return found
+
+
+def word_ids(model, words: Words, *, containing: bool = False) -> frozenset[int]:
+    """The token ids of words: every surface form that is one token; ids stand for themselves.
+
+    Args:
+        model: Whose vocabulary it is.
+        words: Words and token ids.
+        containing: Also tokens that contain a word, case-insensitively.
+
+    Raises:
+        ValueError: If no single token writes a word, or the vocabulary has no such id.
+    """
+    given = as_words(words)
+    ids = {word for word in given if isinstance(word, int)}
+    names = [word for word in given if isinstance(word, str)]
+    for token in ids:
+        if not 0 <= token < model.cfg.d_vocab:
+            raise ValueError(f"token id {token}: this vocabulary has 0 to {model.cfg.d_vocab - 1}")
+    if containing:
+        parts = [name.casefold() for name in names]
+        found = {
+            token
+            for token, string in enumerate(vocabulary(model.tokenizer))
+            if any(part in string.casefold() for part in parts)
+        }
+        if names and not found:
+            raise ValueError(f"no token of this tokenizer contains any of {names}")
+        return frozenset(ids | found)
+    return frozenset(ids) | TokenSet.of(model.tokenizer, names).ids
