@@ -10,8 +10,8 @@ import tyro
 
 import mi_lens
 from experiments.study import THINKING_WORDS, Finding, Study, said, sampled_traces, save
-from mi_lens.attention_to import AttentionTo, attention_to_words
 from mi_lens.reading_plots import attention_figure
+from mi_lens.states.attention_to_words import AttentionTo, attention_to_words
 
 OWN, OTHER, BOTH = (
     "thinking / equally frequent", "opening / equally frequent", "thinking / opening",

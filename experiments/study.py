@@ -21,7 +21,7 @@ from mi_lens.comparison import Arm
 from mi_lens.measurement import activations_path
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
 from mi_lens.runs import generate_into
-from mi_lens.shards import reading_code
+from mi_lens.states.shard import reading_code
 from mi_lens.style import save_figure
 
 THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # the pocket reasoner's

@@ -1,11 +1,5 @@
-from .activations import answer_state as answer_state
-from .activations import capture as capture
-from .activations import load_activations as load_activations
-from .activations import next_token_uncertainty as next_token_uncertainty
-from .activations import save_activations as save_activations
 from .analysis import Analysis as Analysis
 from .analysis import analyze as analyze
-from .attention_to import attention_to_words as attention_to_words
 from .budget import BudgetCurve as BudgetCurve
 from .budget import budget_curve as budget_curve
 from .budget import continue_traces as continue_traces
@@ -92,7 +86,13 @@ from .seal import extract_steering_vectors as extract_steering_vectors
 from .separation import coordinates as coordinates
 from .separation import separability as separability
 from .spec import Spec as Spec
-from .stores import capture_into as capture_into
+from .states.answer_state import answer_state as answer_state
+from .states.attention_to_words import attention_to_words as attention_to_words
+from .states.capture import capture as capture
+from .states.capture_to_disk import capture_into as capture_into
+from .states.shard import load_activations as load_activations
+from .states.shard import save_activations as save_activations
+from .states.uncertainty import next_token_uncertainty as next_token_uncertainty
 from .sweep import run_sweep as run_sweep
 from .tokens import ThinkingTokens as ThinkingTokens
 from .tokens import thinking_tokens as thinking_tokens

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mi_lens.activations import load_activations
 from mi_lens.common.files import write_json
 from mi_lens.common.html import table
 from mi_lens.conditions import Condition, parse_intervention
@@ -26,6 +25,7 @@ from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
+from mi_lens.states.shard import load_activations
 from mi_lens.tokens import ThinkingTokens, TokenRow, thinking_tokens
 from mi_lens.traces.trace import Trace
 

@@ -11,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.activations import answer_state, load_activations, next_token_uncertainty
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.config import AnalyzeConfig
 from mi_lens.information.readings import Reading, read, reading_from_row, reading_to_row
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.peaks import MINIMUM_STEPS
-from mi_lens.shards import Origin, held_names
-from mi_lens.stores import capture_into, shard_path
+from mi_lens.states.answer_state import answer_state
+from mi_lens.states.capture_to_disk import capture_into, shard_path
+from mi_lens.states.shard import Origin, held_names, load_activations
+from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
 
 Readings = dict[str, Reading]  # By hook name.

@@ -8,7 +8,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from mi_lens.attention_to import AttentionTo
 from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.contrast import WordContrast
 from mi_lens.gains import ThoughtGains, gains_by_class
@@ -16,6 +15,7 @@ from mi_lens.paired_peaks import PeakComparison
 from mi_lens.plots import resampled
 from mi_lens.reading import MEANS, ReadingVectors
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain
+from mi_lens.states.attention_to_words import AttentionTo
 from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 

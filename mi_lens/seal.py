@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.activations import States, capture
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem, question_key
+from mi_lens.states.capture import capture
+from mi_lens.states.segments import States
 from mi_lens.traces.thoughts import (
     SEAL,
     THOUGHT_CLASSES,

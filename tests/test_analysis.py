@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import mi_lens.measurement
-from mi_lens.activations import answer_state, load_activations
 from mi_lens.analysis import Analysis, analyze, run_generate
 from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl, write_jsonl
@@ -22,6 +21,8 @@ from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.information.hsic import hsic_mi
 from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.peaks import find_peaks
+from mi_lens.states.answer_state import answer_state
+from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import load_traces
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")

@@ -53,7 +53,7 @@ def table(path: Path) -> list[str]:
 
 def contents(folder: Path) -> dict[str, object]:
     """What every table and shard of a run holds; an error if one is corrupt."""
-    from mi_lens.activations import load_activations
+    from mi_lens.states.shard import load_activations
 
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):

@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from mi_lens.attention_to import AttentionTo
 from mi_lens.common.statistics import Estimate
 from mi_lens.contrast import WordContrast, WordRow
 from mi_lens.gains import ThoughtGains
@@ -19,6 +18,7 @@ from mi_lens.reading_plots import (
     words_figure,
 )
 from mi_lens.rollouts import Rollouts
+from mi_lens.states.attention_to_words import AttentionTo
 from mi_lens.style import BLUE, GREY, ORANGE
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought
 from tests.test_reading import sample

@@ -29,9 +29,9 @@ def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from mi_lens.activations import capture
     from mi_lens.models.backends.lookup import get_backend
-    from mi_lens.stores import capture_into
+    from mi_lens.states.capture import capture
+    from mi_lens.states.capture_to_disk import capture_into
     from mi_lens.traces.trace import Trace
 
     torch.set_num_threads(1)

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_lens.activations import capture
 from mi_lens.generation import generate
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
+from mi_lens.states.capture import capture
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thought_statistics import thought_statistics
 from mi_lens.traces.thoughts import EASYSTEER, SEAL, ThoughtRule, classify, split_thoughts

@@ -15,8 +15,7 @@ from torch import Tensor
 from mi_lens.common.files import remove_abandoned
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
-from mi_lens.shards import Origin, held_names, new_shard
-from mi_lens.streaming import (
+from mi_lens.states.segments import (
     capture_bar,
     positions_of,
     read_ids,
@@ -24,6 +23,7 @@ from mi_lens.streaming import (
     require_readable,
     stream_states,
 )
+from mi_lens.states.shard import Origin, held_names, new_shard
 from mi_lens.traces.trace import Trace
 
 

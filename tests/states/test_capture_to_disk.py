@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mi_lens import shards, stores, streaming
-from mi_lens.activations import capture, load_activations
 from mi_lens.common import files
 from mi_lens.generation import generate
 from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.shards import Origin, held_names, new_shard
-from mi_lens.stores import capture_into
+from mi_lens.states import capture_to_disk as stores
+from mi_lens.states import segments as streaming
+from mi_lens.states import shard as shards
+from mi_lens.states.capture import capture
+from mi_lens.states.capture_to_disk import capture_into
+from mi_lens.states.shard import Origin, held_names, load_activations, new_shard
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
 QUESTIONS = ["What is 12 * 7 - 5?", "Hi", "A farmer has 37 boxes with 48 apples each"]
@@ -235,7 +237,7 @@ def test_safetensors_itself_reads_a_shard(tmp_path_factory, sizes, dtype):
 
 def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, tmp_path):
     program = (
-        "import os, signal, sys, torch; from mi_lens.shards import new_shard\n"
+        "import os, signal, sys, torch; from mi_lens.states.shard import new_shard\n"
         "with new_shard(sys.argv[1], {'a': (3, 2)}, torch.float32, {}) as shard:\n"
         "    shard.append('a', torch.ones(3, 2)); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -266,7 +268,7 @@ def test_peak_memory_does_not_grow_with_hook_names():
         float(
             subprocess.run(
                 [*command, hooks], check=True, capture_output=True, text=True,
-                cwd=Path(__file__).parents[1], env=os.environ | {"OMP_NUM_THREADS": "1"},
+                cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"},
             ).stdout
         )
         for hooks in ("1", "24")

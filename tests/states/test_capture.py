@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens import streaming
-from mi_lens.activations import (
-    answer_state,
-    capture,
-    load_activations,
-    next_token_uncertainty,
-    read_states,
-    save_activations,
-)
 from mi_lens.generation import generate
 from mi_lens.problems.problem import Problem
+from mi_lens.states import segments as streaming
+from mi_lens.states.answer_state import answer_state
+from mi_lens.states.capture import capture
+from mi_lens.states.segments import read_states
+from mi_lens.states.shard import load_activations, save_activations
+from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]

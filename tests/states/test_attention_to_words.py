@@ -4,9 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mi_lens.attention_to
-from mi_lens.attention_to import Match, _compare, _match, attention_paid, attention_to_words
+import mi_lens.states.attention_to_words
 from mi_lens.problems.problem import Problem
+from mi_lens.states.attention_to_words import (
+    Match,
+    _compare,
+    _match,
+    attention_paid,
+    attention_to_words,
+)
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -43,7 +49,7 @@ def plain(model, trace, match):
 
 @pytest.mark.parametrize("readers", [7, 128])
 def test_agrees_with_whole_patterns(tiny_model, traces, monkeypatch, readers):
-    monkeypatch.setattr(mi_lens.attention_to, "READERS", readers)
+    monkeypatch.setattr(mi_lens.states.attention_to_words, "READERS", readers)
     matched = [
         (traces[0], [Match(5, 3, 9), Match(7, 0, 8)]),
         (traces[1], [Match(6, 4, len(traces[1]) - 3)]),
@@ -72,9 +78,9 @@ def test_patterns_are_not_kept(tiny_model, traces, monkeypatch):
         seen.append(tuple(pattern.shape))
         return original(pattern, hook, **where)
 
-    original = mi_lens.attention_to._add
-    monkeypatch.setattr(mi_lens.attention_to, "_add", add)
-    monkeypatch.setattr(mi_lens.attention_to, "READERS", 8)
+    original = mi_lens.states.attention_to_words._add
+    monkeypatch.setattr(mi_lens.states.attention_to_words, "_add", add)
+    monkeypatch.setattr(mi_lens.states.attention_to_words, "READERS", 8)
     attention_paid(tiny_model, [(traces[0], [Match(5, 3, 9)])])
     assert max(shape[2] for shape in seen) == 8
     assert len(seen) % 3 == 0

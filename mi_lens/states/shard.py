@@ -68,9 +68,13 @@ class Origin:
 @cache
 def reading_code() -> str:
     """The versions of all that decides a state, and a hash of this package's part of it."""
-    here = Path(__file__).parent
+    package = Path(__file__).parents[1]
     digest = blake2b(digest_size=4)
-    for file in sorted([here / "streaming.py", *(here / "models" / "backends").glob("*.py")]):
+    for file in [
+        package / "states" / "segments.py",
+        package / "models" / "padding.py",
+        *sorted((package / "models" / "backends").glob("*.py")),
+    ]:
         digest.update(file.read_bytes())
     packages = ("mi-lens", "torch", "transformer-lens", "transformers")
     return ", ".join(f"{name} {version(name)}" for name in packages) + f", {digest.hexdigest()}"

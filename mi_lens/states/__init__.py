@@ -1,0 +1,1 @@
+"""What a model held while it wrote a trace."""

@@ -1,0 +1,60 @@
+"""The state of a gold answer, h_y: what every state of a trace is compared with."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import encode, prompt_text
+from mi_lens.states.segments import (
+    read_states,
+)
+
+AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
+
+
+def answer_state(
+    model,
+    problem: Problem,
+    hook_names: Sequence[str],
+    *,
+    site: AnswerSite = "solution_last",
+    template: bool = False,
+) -> dict[str, Float[Tensor, "d"]]:
+    """The state of a problem's gold answer, h_y, at every hook name.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        problem: Its `solution` or `answer` is read.
+        hook_names: As for `capture`.
+        site: "solution_last", the last token of the worked solution (paper 1's code);
+            "answer_last", the last token of the answer; "answer_mean", the mean over its tokens.
+        template: Reads the text as the reply to the question under the chat template; else alone,
+            with the special tokens that the tokenizer puts before plain text (paper 1's code).
+
+    Raises:
+        ValueError: If the site is unknown, or asks for a solution that the problem lacks.
+    """
+    if site not in get_args(AnswerSite):
+        raise ValueError(f"site={site!r}: expected one of {get_args(AnswerSite)}")
+    text = problem.solution if site == "solution_last" else problem.answer
+    if not text:
+        wanted = "solution" if site == "solution_last" else "answer"
+        raise ValueError(
+            f"problem {problem.id} has no {wanted}; use another site than {site!r} "
+            f"(expected one of {get_args(AnswerSite)})"
+        )
+    tokenizer = model.tokenizer
+    if template:
+        before = encode(tokenizer, prompt_text(tokenizer, problem.question), templated=True)
+        ids = [*before, *tokenizer.encode(text, add_special_tokens=False)]
+        length = len(ids) - len(before)
+    else:
+        ids = encode(tokenizer, text, templated=False)
+        length = len(tokenizer.encode(text, add_special_tokens=False))
+    (states,) = read_states(model, [ids], hook_names, [length])
+    if site == "answer_mean":
+        return {name: state.double().mean(0).to(state.dtype) for name, state in states.items()}
+    return {name: state[-1].clone() for name, state in states.items()}

@@ -1,0 +1,41 @@
+"""How sure the model was of each token that it wrote, in bits."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.models.backends.lookup import backend_of
+from mi_lens.traces.trace import Trace
+
+
+@torch.inference_mode()
+def next_token_uncertainty(
+    model, trace: Trace, last_states: Float[Tensor, "step d"]
+) -> dict[str, Float[np.ndarray, " step"]]:
+    """How sure the model is of each generated token, in bits.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        trace: A finished trace.
+        last_states: Its states at the last block's hook_resid_post.
+
+    Returns:
+        "entropy" of the next-token distribution (at temperature 1), and "surprisal" of the token
+        that was emitted.
+    """
+    if len(last_states) != len(trace):
+        raise ValueError(f"trace {trace.id}: {len(last_states)} states for {len(trace)} steps")
+    backend = backend_of(model)
+    entropy, surprisal = [], []
+    emitted = torch.tensor(trace.token_ids)
+    for part, tokens in zip(last_states.split(256), emitted.split(256), strict=True):
+        log_p = backend.unembed(model, part).double().log_softmax(-1).cpu()
+        entropy.append(torch.special.entr(log_p.exp()).sum(-1) / math.log(2))
+        surprisal.append(-log_p.gather(-1, tokens[:, None])[:, 0] / math.log(2))
+    return {
+        "entropy": torch.cat(entropy).numpy(),
+        "surprisal": torch.cat(surprisal).numpy(),
+    }
