@@ -20,8 +20,8 @@ from tqdm import tqdm
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.calibration import Calibration, mismatched_gold
-from mi_lens.peaks import MINIMUM_STEPS
+from mi_lens.information.per_trace.controls import Calibration, mismatched_gold
+from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
 from mi_lens.states.answer_state import AnswerSite
 from mi_lens.style import COLOURS, PAGE, dots, legend_above, style
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, states_of
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.bounds import entropy_bits
-from mi_lens.information.probe import UsableInformation
+from mi_lens.information.across_problems.error_bounds import entropy_bits
+from mi_lens.information.across_problems.probe import UsableInformation
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.style import BLUE, GREY, ORANGE, PAGE, curve, legend_above, style
 

@@ -16,9 +16,13 @@ from tqdm import tqdm
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side, states_of
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.alignment import AlignedSteps
-from mi_lens.information.answer import AlignedInformation, Part, TrajectoryCorrelation
-from mi_lens.information.probe import UsableInformation
+from mi_lens.information.across_problems.aligned_steps import AlignedSteps
+from mi_lens.information.across_problems.answer_parts import (
+    AlignedInformation,
+    Part,
+    TrajectoryCorrelation,
+)
+from mi_lens.information.across_problems.probe import UsableInformation
 from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, style
 
 FRACTIONS = tuple(i / 10 for i in range(11))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side, traces
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.readings import Reading
+from mi_lens.information.per_trace.measurement import Reading
 from mi_lens.rollouts import ForbidAt
 from mi_lens.style import BLUE, GREY, ORANGE, PAGE, dots, style
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.readings import FACTORS, Reading
+from mi_lens.information.per_trace.measurement import FACTORS, Reading
 from mi_lens.style import BLUE, COLOURS, ORANGE, PAGE, curve, style
 
 Synthetic = dict[str, dict[str, list[float]]]

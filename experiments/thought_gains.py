@@ -13,7 +13,11 @@ import tyro
 import mi_lens
 from experiments.study import Finding, Study, Verdict, is_right, said, sampled_traces, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.gains import ThoughtGains, gains_by_class, thought_gains
+from mi_lens.information.across_problems.thought_gains import (
+    ThoughtGains,
+    gains_by_class,
+    thought_gains,
+)
 from mi_lens.reading_plots import gains_figure
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 

@@ -17,35 +17,45 @@ from .config import GenerateConfig as GenerateConfig
 from .contrast import contrast_words as contrast_words
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .gains import gains_by_class as gains_by_class
-from .gains import thought_gains as thought_gains
 from .generation import GenerationInterrupted as GenerationInterrupted
 from .generation import Plan as Plan
 from .generation import Request as Request
 from .generation import generate as generate
-from .information.alignment import at_answer as at_answer
-from .information.alignment import at_boundary as at_boundary
-from .information.alignment import at_fraction as at_fraction
-from .information.alignment import at_token as at_token
-from .information.alignment import matched_tokens as matched_tokens
-from .information.answer import answer_parts as answer_parts
-from .information.answer import correlate_with_trajectory as correlate_with_trajectory
-from .information.answer import digits_information as digits_information
-from .information.answer import information_at as information_at
-from .information.bounds import accumulated_information as accumulated_information
-from .information.bounds import error_bounds as error_bounds
-from .information.calibration import correlates as correlates
-from .information.calibration import covariates as covariates
-from .information.calibration import massive_coordinates as massive_coordinates
-from .information.calibration import mismatched_gold as mismatched_gold
-from .information.calibration import permuted_coordinates as permuted_coordinates
-from .information.calibration import scale_sweep as scale_sweep
-from .information.calibration import sigma_sweep as sigma_sweep
-from .information.calibration import without_massive as without_massive
-from .information.hsic import hsic_mi as hsic_mi
-from .information.hsic import mi_trajectories as mi_trajectories
-from .information.independence import independence_test as independence_test
-from .information.probe import usable_information as usable_information
+from .information.across_problems.aligned_steps import at_answer as at_answer
+from .information.across_problems.aligned_steps import at_boundary as at_boundary
+from .information.across_problems.aligned_steps import at_fraction as at_fraction
+from .information.across_problems.aligned_steps import at_token as at_token
+from .information.across_problems.aligned_steps import matched_tokens as matched_tokens
+from .information.across_problems.answer_parts import answer_parts as answer_parts
+from .information.across_problems.answer_parts import (
+    correlate_with_trajectory as correlate_with_trajectory,
+)
+from .information.across_problems.answer_parts import digits_information as digits_information
+from .information.across_problems.answer_parts import information_at as information_at
+from .information.across_problems.error_bounds import (
+    accumulated_information as accumulated_information,
+)
+from .information.across_problems.error_bounds import error_bounds as error_bounds
+from .information.across_problems.independence import independence_test as independence_test
+from .information.across_problems.probe import usable_information as usable_information
+from .information.across_problems.thought_gains import gains_by_class as gains_by_class
+from .information.across_problems.thought_gains import thought_gains as thought_gains
+from .information.per_trace.controls import correlates as correlates
+from .information.per_trace.controls import covariates as covariates
+from .information.per_trace.controls import massive_coordinates as massive_coordinates
+from .information.per_trace.controls import mismatched_gold as mismatched_gold
+from .information.per_trace.controls import permuted_coordinates as permuted_coordinates
+from .information.per_trace.controls import scale_sweep as scale_sweep
+from .information.per_trace.controls import sigma_sweep as sigma_sweep
+from .information.per_trace.controls import without_massive as without_massive
+from .information.per_trace.hsic import hsic_mi as hsic_mi
+from .information.per_trace.hsic import mi_trajectories as mi_trajectories
+from .information.per_trace.peaks import PeakStatistics as PeakStatistics
+from .information.per_trace.peaks import find_peaks as find_peaks
+from .information.per_trace.peaks import peak_statistics as peak_statistics
+from .information.per_trace.peaks import top_k_peaks as top_k_peaks
+from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTokens
+from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
 from .interventions.controls import matched_controls as matched_controls
 from .interventions.extend import Continue as Continue
 from .interventions.protocol import Action as Action
@@ -62,10 +72,6 @@ from .models.hook_names import match_hook_names as match_hook_names
 from .models.loading import load as load
 from .models.loading import load_tokenizer as load_tokenizer
 from .paired_peaks import compare_peaks as compare_peaks
-from .peaks import PeakStatistics as PeakStatistics
-from .peaks import find_peaks as find_peaks
-from .peaks import peak_statistics as peak_statistics
-from .peaks import top_k_peaks as top_k_peaks
 from .problems.code_tests import CodeTests as CodeTests
 from .problems.grading.grader import Grade as Grade
 from .problems.grading.grader import Grader as Grader
@@ -94,8 +100,6 @@ from .states.shard import load_activations as load_activations
 from .states.shard import save_activations as save_activations
 from .states.uncertainty import next_token_uncertainty as next_token_uncertainty
 from .sweep import run_sweep as run_sweep
-from .tokens import ThinkingTokens as ThinkingTokens
-from .tokens import thinking_tokens as thinking_tokens
 from .traces.thought_statistics import thought_statistics as thought_statistics
 from .traces.thoughts import Thought as Thought
 from .traces.thoughts import ThoughtRule as ThoughtRule

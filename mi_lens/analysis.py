@@ -14,19 +14,25 @@ from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request
-from mi_lens.information.readings import ControlSummary, Reading, summarize
+from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
+from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.peaks import (
+    MINIMUM_STEPS,
+    PeakStatistics,
+    find_peaks,
+    peak_statistics,
+)
+from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow, thinking_tokens
 from mi_lens.measurement import Readings, activations_path, measure_into, readings_from_row
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import match_hook_names
 from mi_lens.models.loading import load, load_tokenizer
-from mi_lens.peaks import MINIMUM_STEPS, PeakStatistics, find_peaks, peak_statistics
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.runs import generate_into, open_run
 from mi_lens.sampling import Sampling
 from mi_lens.states.shard import load_activations
-from mi_lens.tokens import ThinkingTokens, TokenRow, thinking_tokens
 from mi_lens.traces.trace import Trace
 
 LAST_WRITTEN = "thinking_tokens.json"  # Where it stands, a run is finished.

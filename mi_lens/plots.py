@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mi_lens.common.statistics import mean_interval
 from mi_lens.comparison import Comparison
+from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.style import (
     BLUE,
     COLUMN,
@@ -24,7 +25,6 @@ from mi_lens.style import (
     legend_above,
     style,
 )
-from mi_lens.tokens import ThinkingTokens
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.contrast import WordContrast
-from mi_lens.gains import ThoughtGains, gains_by_class
+from mi_lens.information.across_problems.thought_gains import ThoughtGains, gains_by_class
 from mi_lens.paired_peaks import PeakComparison
 from mi_lens.plots import resampled
 from mi_lens.reading import MEANS, ReadingVectors

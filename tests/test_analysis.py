@@ -18,9 +18,9 @@ from mi_lens.analysis import Analysis, analyze, run_generate
 from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.config import AnalyzeConfig, GenerateConfig
-from mi_lens.information.hsic import hsic_mi
+from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.models.loading import load, load_tokenizer
-from mi_lens.peaks import find_peaks
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import load_traces

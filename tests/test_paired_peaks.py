@@ -9,10 +9,10 @@ from scipy.stats import wilcoxon
 
 from mi_lens.analysis import Analysis
 from mi_lens.config import AnalyzeConfig
-from mi_lens.information.calibration import Calibration
-from mi_lens.information.readings import Reading
+from mi_lens.information.per_trace.controls import Calibration
+from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.paired_peaks import compare_peaks, quantities
-from mi_lens.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.trace import Trace
 

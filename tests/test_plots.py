@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.plots import (
     Curve,
     comparison_figure,
@@ -13,7 +14,6 @@ from mi_lens.plots import (
     trajectories_figure,
 )
 from mi_lens.style import save_figure, style
-from mi_lens.tokens import ThinkingTokens, TokenRow
 
 
 def texts(figure):

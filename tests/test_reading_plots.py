@@ -6,7 +6,7 @@ import pytest
 
 from mi_lens.common.statistics import Estimate
 from mi_lens.contrast import WordContrast, WordRow
-from mi_lens.gains import ThoughtGains
+from mi_lens.information.across_problems.thought_gains import ThoughtGains
 from mi_lens.paired_peaks import PairedQuantity, PeakComparison
 from mi_lens.reading import compare_directions
 from mi_lens.reading_plots import (

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_lens.information.hsic import hsic_mi, mi_trajectories
+from mi_lens.information.per_trace.hsic import hsic_mi, mi_trajectories
 
 SIGMA, EPS = 50.0, 1e-5
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import tyro
 
-from mi_lens.information.validation import (
+from mi_lens.information.across_problems.known_channels import (
     bias_study,
     binary_channel,
     exclusive_or_channel,

@@ -1,0 +1,1 @@
+"""What states say of the answer: of one trace, and across problems."""

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mi_lens.analysis import Analysis
-from mi_lens.information.calibration import Calibration
-from mi_lens.information.readings import Reading
-from mi_lens.peaks import find_peaks
+from mi_lens.information.per_trace.controls import Calibration
+from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.report.loading import Run, Verdict
 from mi_lens.report.palette import SHADES
 from mi_lens.traces.think_block import boundary_ids

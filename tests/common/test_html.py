@@ -16,11 +16,11 @@ from mi_lens.common.html import LONGEST, UNSHOWABLE, table, text_box, with_inter
 from mi_lens.common.statistics import Estimate
 from mi_lens.comparison import Arm, Result, compare, report_table
 from mi_lens.evaluation import Evaluation
-from mi_lens.information.readings import ControlSummary, MismatchSummary, Variant
-from mi_lens.peaks import find_peaks, peak_statistics
+from mi_lens.information.per_trace.control_summary import ControlSummary, MismatchSummary, Variant
+from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
+from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.problems.problem import Problem
 from mi_lens.separation import Separability
-from mi_lens.tokens import ThinkingTokens, TokenRow
 from mi_lens.traces.thought_statistics import thought_statistics
 from mi_lens.traces.thoughts import ThoughtClass
 from mi_lens.traces.trace import Trace

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-import mi_lens.gains
-from mi_lens.gains import ThoughtGains, answer_bits, gains_by_class, thought_gains
+import mi_lens.information.across_problems.thought_gains
 from mi_lens.generation import generate
+from mi_lens.information.across_problems.thought_gains import (
+    ThoughtGains,
+    answer_bits,
+    gains_by_class,
+    thought_gains,
+)
 from mi_lens.models.loading import load
 from mi_lens.problems.answers import is_correct
 from mi_lens.problems.loading import load_problems
@@ -46,7 +51,7 @@ def plain_bits(logits_of, tokenizer, trace, cut):
 def test_agrees_with_whole_forward_passes(
     tiny_model, tokenizer, traces, checkpoint, reference, float64_throughout, monkeypatch, segment
 ):
-    monkeypatch.setattr(mi_lens.gains, "SEGMENT", segment)
+    monkeypatch.setattr(mi_lens.information.across_problems.thought_gains, "SEGMENT", segment)
     theirs = reference(checkpoint("qwen2"))
     found = thought_gains(tiny_model, traces, asking=ASKING)
     assert [one.trace for one in found] == [trace.id for trace in traces]

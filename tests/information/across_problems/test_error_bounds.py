@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_lens.information.bounds import (
+from mi_lens.information.across_problems.error_bounds import (
     accumulated_information,
     binary_entropy,
     entropy_bits,

@@ -1,120 +1,16 @@
-"""What is read from a trace at a hook name: its trajectory, and what every control says of it."""
+"""What the controls say of a model at one hook name, over traces."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
-from mi_lens.information.calibration import (
-    Calibration,
-    correlates,
-    covariates,
-    massive_coordinates,
-    mismatched_gold,
-    permuted_coordinates,
-    sigma_sweep,
-    without_massive,
-)
-from mi_lens.information.hsic import hsic_mi
-from mi_lens.peaks import find_peaks
-
-FACTORS = (0.25, 0.5, 2.0, 4.0)  # Of sigma; one over these, of the scale of the activations.
-Trajectory = Float[np.ndarray, "_"]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A trace at one hook name.
-
-    Attributes:
-        mi: MI(h_t; h_y), one value a step.
-        calibration: The same beside other problems' answers; None with fewer than two of those.
-        covariates: Entropy, surprisal, norm and position, one value a step.
-        variants: The trajectory under another treatment, by the treatment's name: the answer's
-            coordinates permuted (mean over permutations), massive coordinates removed, sigma
-            multiplied (or, which is the same, the activations divided).
-        massive: How many coordinates are massive.
-    """
-
-    mi: Trajectory
-    calibration: Calibration | None
-    covariates: dict[str, Trajectory]
-    variants: dict[str, Trajectory]
-    massive: int
-
-
-def read(
-    states: Float[Tensor, "step d"],
-    answer: Float[Tensor, " d"],
-    others: Float[Tensor, "other d"],
-    uncertainty: Mapping[str, Trajectory],
-    *,
-    sigma: float = 50.0,
-    seed: int = 0,
-) -> Reading:
-    """The trajectory of a trace at one hook name, with every control.
-
-    Args:
-        states: States of the trace.
-        answer: Its gold answer state.
-        others: Answer states of other problems; with fewer than two there is no calibration.
-        uncertainty: Entropy and surprisal of every step.
-        sigma: Kernel width.
-        seed: Of the permutations.
-    """
-    by_sigma = sigma_sweep(states, answer, [factor * sigma for factor in FACTORS])
-    return Reading(
-        mi=hsic_mi(states, answer, sigma=sigma).cpu().numpy(),
-        calibration=mismatched_gold(states, answer, others, sigma=sigma)
-        if len(others) >= 2
-        else None,
-        covariates=covariates(states, uncertainty),
-        variants={
-            "answer permuted": permuted_coordinates(states, answer, sigma=sigma, seed=seed).mean(0),
-            "massive removed": without_massive(states, answer, sigma=sigma),
-            # One sweep is two: see scale_sweep.
-            **{
-                f"sigma x {f:g} (scale x {1 / f:g})": mi
-                for f, mi in zip(FACTORS, by_sigma, strict=True)
-            },
-        },
-        massive=int(massive_coordinates(states, answer).sum()),
-    )
-
-
-def reading_to_row(reading: Reading) -> dict[str, Any]:
-    """A reading as a JSON object."""
-
-    def listed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: listed(item) for key, item in value.items()}
-        return value.tolist() if isinstance(value, np.ndarray) else value
-
-    return listed(asdict(reading))
-
-
-def reading_from_row(row: Mapping[str, Any]) -> Reading:
-    """The inverse of `reading_to_row`."""
-
-    def arrays(values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: np.array(value, dtype=float) if isinstance(value, list) else value
-            for key, value in values.items()
-        }
-
-    calibration = row["calibration"]
-    return Reading(
-        mi=np.array(row["mi"], dtype=float),
-        calibration=None if calibration is None else Calibration(**arrays(calibration)),
-        covariates=arrays(row["covariates"]),
-        variants=arrays(row["variants"]),
-        massive=row["massive"],
-    )
+from mi_lens.information.per_trace.controls import correlates
+from mi_lens.information.per_trace.measurement import Reading, Trajectory
+from mi_lens.information.per_trace.peaks import find_peaks
 
 
 @dataclass(frozen=True)

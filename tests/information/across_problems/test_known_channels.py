@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from mi_lens.information.independence import independence_test
-from mi_lens.information.probe import usable_information
-from mi_lens.information.validation import (
+from mi_lens.information.across_problems.independence import independence_test
+from mi_lens.information.across_problems.known_channels import (
     bias_study,
     binary_channel,
     exclusive_or_channel,
     quantile_channel,
     table_channel,
 )
+from mi_lens.information.across_problems.probe import usable_information
 
 
 def test_the_truth_of_gaussian_channels_at_their_limits():

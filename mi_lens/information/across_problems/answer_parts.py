@@ -16,8 +16,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from mi_lens.common.resampling import bootstrap_counts, percentiles, problem_index
-from mi_lens.information.alignment import AlignedSteps
-from mi_lens.information.probe import UsableInformation, usable_information
+from mi_lens.information.across_problems.aligned_steps import AlignedSteps
+from mi_lens.information.across_problems.probe import UsableInformation, usable_information
 
 Part = Literal["whole", "first_digit", "last_digit", "parity", "size"]
 SIZE_CLASSES = 4

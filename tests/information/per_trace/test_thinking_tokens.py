@@ -6,8 +6,12 @@ import pytest
 import torch
 
 from mi_lens.generation import Request, generate
+from mi_lens.information.per_trace.thinking_tokens import (
+    _lift_intervals,
+    decode_steps,
+    thinking_tokens,
+)
 from mi_lens.states.capture import capture
-from mi_lens.tokens import _lift_intervals, decode_steps, thinking_tokens
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import SCALING_WORDS, TokenSet, vocabulary, word_of
 

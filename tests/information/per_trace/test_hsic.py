@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_lens.information.hsic import _check, hsic_mi, median_distance, mi_trajectories
-from mi_lens.information.kernel_features import KernelFeatures, lay_out, order_for
+from mi_lens.information.per_trace.hsic import _check, hsic_mi, median_distance, mi_trajectories
+from mi_lens.information.per_trace.kernel_features import KernelFeatures, lay_out, order_for
 
 EPS = 1e-5
 
@@ -193,7 +193,7 @@ def test_many_answers_equal_one_by_one(vectors):
 def test_many_chunks_equal_one(vectors, monkeypatch):
     many = vectors.repeat(50, 1)
     whole = hsic_mi(many, vectors)
-    monkeypatch.setattr("mi_lens.information.kernel_features.WORKSPACE", {"cpu": 4096})
+    monkeypatch.setattr("mi_lens.information.per_trace.kernel_features.WORKSPACE", {"cpu": 4096})
     assert_exact(hsic_mi(many, vectors), whole)
 
 

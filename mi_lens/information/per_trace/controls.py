@@ -15,8 +15,8 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
-from mi_lens.information.hsic import hsic_mi
-from mi_lens.peaks import find_peaks
+from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.peaks import find_peaks
 
 
 @dataclass(frozen=True)

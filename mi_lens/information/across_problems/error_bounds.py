@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.information.probe import UsableInformation, usable_information
+from mi_lens.information.across_problems.probe import UsableInformation, usable_information
 
 
 @dataclass(frozen=True)

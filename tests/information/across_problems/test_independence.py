@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from mi_lens.information.independence import gaussian_kernel, independence_test
+from mi_lens.information.across_problems.independence import gaussian_kernel, independence_test
 
 
 def slow_hsic(k: np.ndarray, ell: np.ndarray) -> float:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens.information.alignment import AlignedSteps
-from mi_lens.information.answer import (
+from mi_lens.information.across_problems.aligned_steps import AlignedSteps
+from mi_lens.information.across_problems.answer_parts import (
     answer_parts,
     correlate_with_trajectory,
     digits_information,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens.information.alignment import (
+from mi_lens.information.across_problems.aligned_steps import (
     AlignedSteps,
     at_answer,
     at_boundary,

@@ -22,7 +22,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.information.kernel_features import KernelFeatures, Layout, lay_out, rows_at_once
+from mi_lens.information.per_trace.kernel_features import (
+    KernelFeatures,
+    Layout,
+    lay_out,
+    rows_at_once,
+)
 
 Estimator = Literal["normalized", "hsic"]
 

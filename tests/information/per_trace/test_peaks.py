@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_lens.peaks import find_peaks, peak_statistics, top_k_peaks
+from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics, top_k_peaks
 
 trajectories = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=60)
 

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens.information.calibration import scale_sweep
-from mi_lens.information.hsic import hsic_mi
-from mi_lens.information.readings import (
-    read,
-    reading_from_row,
-    reading_to_row,
-    summarize,
-)
+from mi_lens.information.per_trace.control_summary import summarize
+from mi_lens.information.per_trace.controls import scale_sweep
+from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.measurement import read, reading_from_row, reading_to_row
 
 
 def made(seed, others=8):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from mi_lens.information.calibration import (
+from mi_lens.information.per_trace.controls import (
     correlates,
     covariates,
     massive_coordinates,
@@ -15,7 +15,7 @@ from mi_lens.information.calibration import (
     sigma_sweep,
     without_massive,
 )
-from mi_lens.information.hsic import hsic_mi
+from mi_lens.information.per_trace.hsic import hsic_mi
 
 
 def normal(*shape, seed=0, scale=20.0):

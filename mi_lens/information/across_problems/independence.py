@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.resampling import problem_index, require_finite, shuffled_rows
-from mi_lens.information.probe import label_index
+from mi_lens.information.across_problems.probe import label_index
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.stats import norm, t
 from torch import Tensor
 
-from mi_lens.information.probe import usable_information
+from mi_lens.information.across_problems.probe import usable_information
 
 Draw = Callable[[int, np.random.Generator], tuple[Tensor, Int[np.ndarray, "row"]]]
 

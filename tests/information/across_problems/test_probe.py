@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from mi_lens.information import probe
-from mi_lens.information.probe import usable_information
+from mi_lens.information.across_problems import probe
+from mi_lens.information.across_problems.probe import usable_information
 
 
 def clusters(n=120, classes=3, dimensions=6, apart=3.0, seed=0):
