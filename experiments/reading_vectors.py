@@ -11,8 +11,8 @@ import tyro
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, said, sampled_traces, save, side
-from mi_lens.reading import MEANS, ReadingVectors, reading_vectors
 from mi_lens.reading_plots import reading_figure
+from mi_lens.steering.reading_vectors import MEANS, ReadingVectors, reading_vectors
 
 MARGIN = 0.02  # Of AUC: what a better direction has to be able to gain.
 

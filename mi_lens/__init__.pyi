@@ -9,8 +9,6 @@ from .common.parquet import read_table as read_table
 from .common.parquet import write_table as write_table
 from .comparison import Comparison as Comparison
 from .comparison import compare as compare
-from .conditions import Condition as Condition
-from .conditions import parse_intervention as parse_intervention
 from .config import AnalyzeConfig as AnalyzeConfig
 from .config import EvaluateConfig as EvaluateConfig
 from .config import GenerateConfig as GenerateConfig
@@ -56,12 +54,15 @@ from .information.per_trace.peaks import peak_statistics as peak_statistics
 from .information.per_trace.peaks import top_k_peaks as top_k_peaks
 from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTokens
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
+from .interventions.condition import Condition as Condition
+from .interventions.condition import parse_intervention as parse_intervention
 from .interventions.controls import matched_controls as matched_controls
 from .interventions.extend import Continue as Continue
 from .interventions.protocol import Action as Action
 from .interventions.protocol import Intervention as Intervention
 from .interventions.protocol import Row as Row
 from .interventions.recycle import Recycle as Recycle
+from .interventions.sampling import Sampling as Sampling
 from .interventions.steer import Steer as Steer
 from .interventions.suppress import LogitPenalty as LogitPenalty
 from .interventions.suppress import Suppress as Suppress
@@ -82,15 +83,10 @@ from .problems.grading.sandbox import run_program as run_program
 from .problems.loading import load_problems as load_problems
 from .problems.problem import Problem as Problem
 from .problems.problem import overlap as overlap
-from .reading import reading_vectors as reading_vectors
 from .report import write_report as write_report
 from .rollouts import critical_gain as critical_gain
 from .rollouts import mean_gain as mean_gain
 from .rollouts import roll_out as roll_out
-from .sampling import Sampling as Sampling
-from .seal import extract_steering_vectors as extract_steering_vectors
-from .separation import coordinates as coordinates
-from .separation import separability as separability
 from .spec import Spec as Spec
 from .states.answer_state import answer_state as answer_state
 from .states.attention_to_words import attention_to_words as attention_to_words
@@ -99,6 +95,15 @@ from .states.capture_to_disk import capture_into as capture_into
 from .states.shard import load_activations as load_activations
 from .states.shard import save_activations as save_activations
 from .states.uncertainty import next_token_uncertainty as next_token_uncertainty
+from .steering.gguf import load_gguf as load_gguf
+from .steering.gguf import save_gguf as save_gguf
+from .steering.reading_vectors import reading_vectors as reading_vectors
+from .steering.seal import extract_steering_vectors as extract_steering_vectors
+from .steering.separability import coordinates as coordinates
+from .steering.separability import separability as separability
+from .steering.vector import SteeringVector as SteeringVector
+from .steering.vector import load_vectors as load_vectors
+from .steering.vector import save_vectors as save_vectors
 from .sweep import run_sweep as run_sweep
 from .traces.thought_statistics import thought_statistics as thought_statistics
 from .traces.thoughts import Thought as Thought
@@ -109,11 +114,6 @@ from .traces.trace import Trace as Trace
 from .traces.trace import load_traces as load_traces
 from .traces.trace import save_traces as save_traces
 from .traces.vocabulary import TokenSet as TokenSet
-from .vectors import SteeringVector as SteeringVector
-from .vectors import load_gguf as load_gguf
-from .vectors import load_vectors as load_vectors
-from .vectors import save_gguf as save_gguf
-from .vectors import save_vectors as save_vectors
 
 __version__: str
 __all__: list[str]

@@ -10,7 +10,6 @@ import numpy as np
 
 from mi_lens.common.files import write_json
 from mi_lens.common.html import table
-from mi_lens.conditions import Condition, parse_intervention
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.generation import Plan, Request
@@ -23,6 +22,8 @@ from mi_lens.information.per_trace.peaks import (
     peak_statistics,
 )
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow, thinking_tokens
+from mi_lens.interventions.condition import Condition, parse_intervention
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.measurement import Readings, activations_path, measure_into, readings_from_row
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import match_hook_names
@@ -31,7 +32,6 @@ from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.runs import generate_into, open_run
-from mi_lens.sampling import Sampling
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.interventions.protocol import Action, Row
-from mi_lens.sampling import Sampling
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.traces.trace import StopReason
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from mi_lens.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Recycling
+from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.padding import left_pad
-from mi_lens.sampling import choose_token
 
 
 class Decoder:

@@ -16,9 +16,10 @@ from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, write
 from mi_lens.common.parquet import write_table
 from mi_lens.common.provenance import versions
 from mi_lens.comparison import Arm, Comparison, Result, compare_all, report, report_table
-from mi_lens.conditions import Condition, parse_condition, parse_intervention
 from mi_lens.config import EvaluateConfig
 from mi_lens.generation import Plan, Request
+from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.grading.grader import grade
@@ -26,7 +27,6 @@ from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.runs import generate_into, open_run
-from mi_lens.sampling import Sampling
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
 

@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 from mi_lens import __version__
 from mi_lens.common.provenance import content_hash
-from mi_lens.conditions import Condition, to_json
 from mi_lens.decoding import Decoder, Job
+from mi_lens.interventions.condition import Condition, to_json
 from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
-from mi_lens.sampling import Sampling
 from mi_lens.traces.trace import Trace
 
 

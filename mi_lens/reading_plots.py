@@ -13,9 +13,9 @@ from mi_lens.contrast import WordContrast
 from mi_lens.information.across_problems.thought_gains import ThoughtGains, gains_by_class
 from mi_lens.paired_peaks import PeakComparison
 from mi_lens.plots import resampled
-from mi_lens.reading import MEANS, ReadingVectors
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain
 from mi_lens.states.attention_to_words import AttentionTo
+from mi_lens.steering.reading_vectors import MEANS, ReadingVectors
 from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 

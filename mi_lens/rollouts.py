@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.conditions import Condition
 from mi_lens.generation import Plan, Request, end_of_text_ids, generate
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.sampling import Sampling
 from mi_lens.states.capture import capture
 from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace

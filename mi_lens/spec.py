@@ -6,9 +6,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mi_lens.conditions import Condition, parse_condition
+from mi_lens.interventions.condition import Condition, parse_condition
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.sampling import Sampling
 
 
 @dataclass(frozen=True)

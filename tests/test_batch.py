@@ -2,8 +2,8 @@ import torch
 
 from mi_lens.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Row
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.padding import left_pad
-from mi_lens.sampling import Sampling
 
 
 class Add(Action):

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from mi_lens.budget import FINAL_ANSWER, budget_curve, continue_traces, vote_curve
-from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.models.loading import load
 from mi_lens.problems.answers import boxed_answer

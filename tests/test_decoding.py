@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mi_lens.conditions import Condition
 from mi_lens.decoding import Decoder
 from mi_lens.generation import GenerationInterrupted, Request, generate, stream
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.protocol import Action, Intervention, positions
 from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.sampling import Sampling, choose_token
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
-from mi_lens.sampling import Sampling, choose_token
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?", "2"]
 THIRD, FIFTH = tuple(range(0, 384, 3)), tuple(range(2, 384, 5))

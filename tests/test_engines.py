@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from mi_lens.comparison import compare
-from mi_lens.conditions import Condition
 from mi_lens.engines import generate_with_transformers, generate_with_vllm
 from mi_lens.evaluation import arm_of_traces, evaluate
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.backends.lookup import available
 from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
-from mi_lens.sampling import Sampling
 
 PROBLEMS = [Problem(f"p{i}", q, "7") for i, q in enumerate(["What is 12 * 7?", "Hi", "So, 3?"])]
 

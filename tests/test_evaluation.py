@@ -15,14 +15,14 @@ from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl
 from mi_lens.common.statistics import holm, mcnemar, paired_power, problems_needed, sign_flip
 from mi_lens.comparison import Arm, Result, compare, compare_all, settings_that_differ
-from mi_lens.conditions import Condition, parse_condition
 from mi_lens.evaluation import evaluate
+from mi_lens.interventions.condition import Condition, parse_condition
 from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.sampling import Sampling
 from mi_lens.traces.trace import load_traces
 
 SETTING = {"model": "m", "dtype": "float32", "max_new_tokens": 100}

@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mi_lens.conditions import Condition
 from mi_lens.generation import (
     Plan,
     Request,
@@ -11,12 +10,13 @@ from mi_lens.generation import (
     generate,
     stream,
 )
+from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode
-from mi_lens.sampling import Sampling
 
 QUESTIONS = [
     "What is 12 * 7 - 5?",

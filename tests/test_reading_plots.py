@@ -8,7 +8,6 @@ from mi_lens.common.statistics import Estimate
 from mi_lens.contrast import WordContrast, WordRow
 from mi_lens.information.across_problems.thought_gains import ThoughtGains
 from mi_lens.paired_peaks import PairedQuantity, PeakComparison
-from mi_lens.reading import compare_directions
 from mi_lens.reading_plots import (
     attention_figure,
     gains_figure,
@@ -19,9 +18,10 @@ from mi_lens.reading_plots import (
 )
 from mi_lens.rollouts import Rollouts
 from mi_lens.states.attention_to_words import AttentionTo
+from mi_lens.steering.reading_vectors import compare_directions
 from mi_lens.style import BLUE, GREY, ORANGE
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought
-from tests.test_reading import sample
+from tests.steering.test_reading_vectors import sample
 
 E = Estimate(0.2, 0.1, 0.4, 9)
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import mi_lens.rollouts
-from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.problems.grading.grader import Grade
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.rollouts import Rollouts, critical_gain, mean_gain, roll_out
-from mi_lens.sampling import Sampling
 
 PROBLEMS = [Problem(str(i), f"What is 12 * {i}?", str(12 * i)) for i in range(3)]
 SAMPLED = Condition((), Sampling(1.0))

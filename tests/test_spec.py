@@ -1,7 +1,7 @@
 import pytest
 
 import mi_lens
-from mi_lens.conditions import Condition
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.temperature import RaiseTemperature
 from mi_lens.spec import Spec
 

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_lens.interventions.sampling import Sampling, uniform
 from mi_lens.problems.problem import Problem
-from mi_lens.sampling import Sampling, uniform
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import ThoughtClass, classify
 

@@ -18,9 +18,9 @@ from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention, Row, positions
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.problems.problem import Problem, question_key
+from mi_lens.steering.vector import SteeringVector, load_vectors
 from mi_lens.traces.think_block import boundary_ids
 from mi_lens.traces.vocabulary import Words, as_words, word_ids
-from mi_lens.vectors import SteeringVector, load_vectors
 
 Variant = Literal["add", "project", "random"]
 

@@ -4,8 +4,8 @@ from collections.abc import Set
 from dataclasses import asdict, dataclass, replace
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.words import Worded
-from mi_lens.sampling import Sampling
 from mi_lens.traces.vocabulary import Words, word_ids
 
 

@@ -20,12 +20,12 @@ from mi_lens.information.per_trace.control_summary import ControlSummary, Mismat
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.problems.problem import Problem
-from mi_lens.separation import Separability
+from mi_lens.steering.separability import Separability
+from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.thought_statistics import thought_statistics
 from mi_lens.traces.thoughts import ThoughtClass
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet
-from mi_lens.vectors import SteeringVector
 
 MARKUP = "</pre></table><script>alert('1')</script><img src=x onerror=\"alert(2)\"> &lt; $x$ <!--"
 TAGS = {"table", "caption", "thead", "tbody", "tr", "th", "td", "pre", "em", "div", "span", "br"}

@@ -1,7 +1,7 @@
 import pytest
 
-from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.suppress import LogitPenalty
 

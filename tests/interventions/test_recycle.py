@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mi_lens.conditions import Condition
 from mi_lens.decoding import Decoder
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?"]

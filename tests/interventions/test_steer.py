@@ -3,14 +3,14 @@ from typing import Any
 import pytest
 import torch
 
-from mi_lens.conditions import Condition
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.steer import Steer, random_like
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.states.capture import capture
+from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.think_block import boundary_ids
-from mi_lens.vectors import SteeringVector
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi"]
 VECTOR = torch.linspace(-1, 2, 32, dtype=torch.float64)

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from mi_lens.conditions import Condition
 from mi_lens.decoding import Decoder
 from mi_lens.generation import Request, generate
+from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import LogitPenalty, Suppress, evasion
 from mi_lens.interventions.temperature import RaiseTemperature
-from mi_lens.sampling import Sampling
 from mi_lens.traces.vocabulary import TokenSet, word_ids
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?"]

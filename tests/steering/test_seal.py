@@ -3,13 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-import mi_lens.seal
+import mi_lens.steering.seal
 from mi_lens.generation import generate
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.seal import extract_steering_vectors, read_thoughts
+from mi_lens.steering.seal import extract_steering_vectors, read_thoughts
 from mi_lens.traces.thoughts import EASYSTEER, split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -128,8 +128,8 @@ def test_states_stand_one_batch_at_a_time(tiny_model, traces, monkeypatch):
         sizes.append((len(batch), batch_size))
         return capture(model, batch, hook_names, batch_size=batch_size)
 
-    capture = mi_lens.seal.capture
-    monkeypatch.setattr(mi_lens.seal, "capture", counted)
+    capture = mi_lens.steering.seal.capture
+    monkeypatch.setattr(mi_lens.steering.seal, "capture", counted)
     extract_steering_vectors(tiny_model, traces, NAMES[:1], batch_size=2)
     assert sizes == [(2, 2), (2, 2), (1, 2)]  # One trace has no thoughts: it is not read.
 

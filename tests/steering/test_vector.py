@@ -12,14 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.vectors import (
-    SteeringVector,
-    block_outputs,
-    load_gguf,
-    load_vectors,
-    save_gguf,
-    save_vectors,
-)
+from mi_lens.steering.gguf import block_outputs, load_gguf, save_gguf
+from mi_lens.steering.vector import SteeringVector, load_vectors, save_vectors
 
 PROBLEM = Problem("math/7", "What is  12 * 7?", "84")
 EXECUTION, REFLECTION, TRANSITION = 59_383, 25_827, 7_501  # thoughts behind the real files

@@ -9,7 +9,7 @@ from mi_lens.generation import generate
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.separation import _pairs_by_problem, coordinates, probe_auc, separability
+from mi_lens.steering.separability import _pairs_by_problem, coordinates, probe_auc, separability
 from mi_lens.traces.trace import Trace
 
 

@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 
-from mi_lens.conditions import KINDS, Condition, from_json, parse_intervention, to_json
+from mi_lens.interventions.condition import KINDS, Condition, from_json, parse_intervention, to_json
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
-from mi_lens.sampling import Sampling
 
 ALL = (
     Suppress(["Wait", 7]),

@@ -17,6 +17,7 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.states.capture import capture
 from mi_lens.states.segments import States
+from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.thoughts import (
     SEAL,
     THOUGHT_CLASSES,
@@ -26,7 +27,6 @@ from mi_lens.traces.thoughts import (
     split_thoughts,
 )
 from mi_lens.traces.trace import Trace
-from mi_lens.vectors import SteeringVector
 
 # The first mean less each of the others; letters that stand together are pooled, thought by
 # thought. "E-RT" is SEAL's S, "E-R" and "E-T" are ablations. "E-R-T" is what EasySteer calls

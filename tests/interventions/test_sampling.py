@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from mi_lens.sampling import Sampling, choose_token, uniform
+from mi_lens.interventions.sampling import Sampling, choose_token, uniform
 
 
 @pytest.mark.parametrize(

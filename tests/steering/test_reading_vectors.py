@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from mi_lens.common.resampling import split_into_folds
 from mi_lens.problems.problem import Problem
-from mi_lens.reading import (
+from mi_lens.steering.reading_vectors import (
     MEANS,
     PAIRED,
     UNPAIRED,
@@ -16,7 +16,7 @@ from mi_lens.reading import (
     compare_directions,
     reading_vectors,
 )
-from mi_lens.seal import extract_steering_vectors
+from mi_lens.steering.seal import extract_steering_vectors
 from mi_lens.traces.trace import Trace
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mi_lens.common.resampling import percentiles, problem_index, split_into_folds
 from mi_lens.common.statistics import Estimate
-from mi_lens.separation import Separability, boundary_states, finite_states, held_out_auc
+from mi_lens.steering.separability import Separability, boundary_states, finite_states, held_out_auc
 from mi_lens.traces.thoughts import SEAL, ThoughtRule
 from mi_lens.traces.trace import Trace
 
@@ -75,7 +75,7 @@ def reading_vectors(
         rule: Tells thoughts apart.
         folds: 3 or more. All thoughts of a problem are in one.
         seed: Of pairs, folds and bootstrap.
-        batch_size: See `mi_lens.seal.read_thoughts`.
+        batch_size: See `mi_lens.steering.seal.read_thoughts`.
 
     Raises:
         ValueError: If there are no thoughts, fewer problems than folds, or a class or pairs of one

@@ -9,7 +9,7 @@ from typing import Any
 
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.recycle import Recycle
-from mi_lens.sampling import Sampling
+from mi_lens.interventions.sampling import Sampling
 
 KINDS = {
     "Continue": "mi_lens.interventions.extend",
