@@ -15,10 +15,10 @@ from .config import GenerateConfig as GenerateConfig
 from .contrast import contrast_words as contrast_words
 from .evaluation import Evaluation as Evaluation
 from .evaluation import evaluate as evaluate
-from .generation import GenerationInterrupted as GenerationInterrupted
-from .generation import Plan as Plan
-from .generation import Request as Request
-from .generation import generate as generate
+from .generation.generate import GenerationInterrupted as GenerationInterrupted
+from .generation.generate import generate as generate
+from .generation.request import Plan as Plan
+from .generation.request import Request as Request
 from .information.across_problems.aligned_steps import at_answer as at_answer
 from .information.across_problems.aligned_steps import at_boundary as at_boundary
 from .information.across_problems.aligned_steps import at_fraction as at_fraction

@@ -12,7 +12,8 @@ from mi_lens.common.files import write_json
 from mi_lens.common.html import table
 from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
-from mi_lens.generation import Plan, Request
+from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.resume import generate_into
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
 from mi_lens.information.per_trace.measurement import Reading
 from mi_lens.information.per_trace.peaks import (
@@ -31,7 +32,7 @@ from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.runs import generate_into, open_run
+from mi_lens.runs import open_run
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.generation import Request, end_of_text_ids, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.grading.grader import grade

@@ -17,7 +17,8 @@ from mi_lens.common.parquet import write_table
 from mi_lens.common.provenance import versions
 from mi_lens.comparison import Arm, Comparison, Result, compare_all, report, report_table
 from mi_lens.config import EvaluateConfig
-from mi_lens.generation import Plan, Request
+from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.fingerprint import model_fingerprint
@@ -26,7 +27,7 @@ from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.runs import generate_into, open_run
+from mi_lens.runs import open_run
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -234,7 +235,7 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
 
     Args:
         traces: With problems, one a problem and seed: imported, or of another engine
-            (`mi_lens.engines`), whose name is taken into the setting.
+            (`mi_lens.generation.engines.unhooked`), whose name is taken into the setting.
         tokenizer: Of the traces' token ids.
         setting: What else may change a result, as dtype and device; see `Arm`.
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.generation import Plan, Request, end_of_text_ids, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling

@@ -1,16 +1,13 @@
 """Run folders: what produced them stands in run.json, and a killed run continues where it was."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import append_jsonl, drop_torn_line, remove_abandoned, write_json
+from mi_lens.common.files import remove_abandoned, write_json
 from mi_lens.common.provenance import versions
 from mi_lens.config import GenerateConfig
-from mi_lens.generation import Finished, Plan, Request, stream
-from mi_lens.traces.trace import Trace, load_traces, trace_to_row
 
 # These change where and how fast results come, not what they are.
 IMMATERIAL = ("out", "batch_size")
@@ -66,44 +63,3 @@ def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> li
         elif a != b:
             found.append(f"{path}{key} was {a!r}, now {b!r}")
     return found
-
-
-def generate_into(
-    folder: Path | None,
-    model,
-    requests: Sequence[Request],
-    *,
-    batch_size: int,
-    progress: bool = True,
-    on_finished: Callable[[Finished], object] = lambda finished: None,
-) -> list[Trace]:
-    """Generates traces into a folder's traces.jsonl, each on disk before the next is waited for.
-
-    Traces that are there already are not generated again.
-
-    Args:
-        folder: None keeps traces in memory only.
-        model: A HookedTransformer or TransformerBridge with its tokenizer.
-        requests: Of equal ones, one is generated.
-        batch_size: Rows decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on a terminal's stderr.
-        on_finished: Called with each new trace once it is on disk.
-
-    Returns:
-        A trace for every request, in their order.
-    """
-    path = None if folder is None else folder / "traces.jsonl"
-    done = {}
-    if path is not None and path.exists():
-        drop_torn_line(path)
-        done = {trace.id: trace for trace in load_traces(path)}
-    ids = list(map(Plan(model).trace_id, requests))
-    waiting = {id_: r for id_, r in zip(ids, requests, strict=True) if id_ not in done}
-    if waiting:
-        todo = list(waiting.values())
-        for finished in stream(model, todo, batch_size=batch_size, progress=progress):
-            if path is not None:
-                append_jsonl(path, trace_to_row(finished.trace))
-            done[finished.trace.id] = finished.trace
-            on_finished(finished)
-    return [done[id_] for id_ in ids]

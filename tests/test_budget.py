@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from mi_lens.budget import FINAL_ANSWER, budget_curve, continue_traces, vote_curve
-from mi_lens.generation import Request, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.models.loading import load

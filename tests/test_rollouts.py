@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import mi_lens.rollouts
-from mi_lens.generation import Request, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling

@@ -2,7 +2,7 @@ import pandas
 import pytest
 
 from mi_lens.common.parquet import read_table, write_table
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.trace import load_traces, save_traces

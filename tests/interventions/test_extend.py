@@ -1,6 +1,7 @@
 import pytest
 
-from mi_lens.generation import Request, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.suppress import LogitPenalty

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.interventions.forbid import ForbidAt
 
 QUESTION = ["What is 12 * 0?"]

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 import torch
 
-from mi_lens.generation import Request, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.steer import Steer, random_like

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from mi_lens.decoding import Decoder
-from mi_lens.generation import Request, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.loop import Decoder
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import LogitPenalty, Suppress, evasion

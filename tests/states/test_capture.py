@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.problems.problem import Problem
 from mi_lens.states import segments as streaming
 from mi_lens.states.answer_state import answer_state

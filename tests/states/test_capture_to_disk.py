@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mi_lens.common import files
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.states import capture_to_disk as stores
 from mi_lens.states import segments as streaming

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mi_lens.steering.seal
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems

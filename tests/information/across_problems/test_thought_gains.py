@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import mi_lens.information.across_problems.thought_gains
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.information.across_problems.thought_gains import (
     ThoughtGains,
     answer_bits,

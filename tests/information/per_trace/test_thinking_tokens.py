@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens.generation import Request, generate
+from mi_lens.generation.generate import generate
+from mi_lens.generation.request import Request
 from mi_lens.information.per_trace.thinking_tokens import (
     _lift_intervals,
     decode_steps,

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mi_lens.generation import generate
+from mi_lens.generation.generate import generate
 from mi_lens.models.loading import load
 from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.card import write_card

@@ -1,6 +1,6 @@
 import torch
 
-from mi_lens.batch import Batch, Job, View
+from mi_lens.generation.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.padding import left_pad

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.batch import Batch, Job, View
+from mi_lens.generation.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Recycling
 from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.backends.lookup import backend_of

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from mi_lens.decoding import Decoder
-from mi_lens.generation import GenerationInterrupted, Request, generate, stream
+from mi_lens.generation.generate import GenerationInterrupted, generate, stream
+from mi_lens.generation.loop import Decoder
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.protocol import Action, Intervention, positions
@@ -112,7 +113,7 @@ def test_only_rows_whose_logits_change_are_drawn_without_the_change(tiny_model, 
         drawn.append(sampling.temperature)
         return choose_token(logits, sampling, number)
 
-    monkeypatch.setattr("mi_lens.decoding.choose_token", spy)
+    monkeypatch.setattr("mi_lens.generation.loop.choose_token", spy)
     acts = [(), (Suppress(THIRD),), (Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD),)]
     requests = [
         Request(PROMPTS[0], Condition(some, Sampling(0.7 + 0.1 * i)), max_new_tokens=5)

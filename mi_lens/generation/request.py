@@ -1,17 +1,13 @@
-"""Traces for problems under conditions."""
+"""What is asked of a model, and requests made ready for one: prompts, bound interventions, ids."""
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from mi_lens import __version__
 from mi_lens.common.provenance import content_hash
-from mi_lens.decoding import Decoder, Job
+from mi_lens.generation.batch import Job
 from mi_lens.interventions.condition import Condition, to_json
 from mi_lens.interventions.protocol import Action, Intervention, Row
-from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
@@ -51,116 +47,6 @@ class Request:
             )
         if "" in self.stop:
             raise ValueError("stop holds an empty text, which stands everywhere; leave it out")
-
-
-class GenerationInterrupted(KeyboardInterrupt):
-    """Ctrl-C while generating; what was done is in `traces`.
-
-    Attributes:
-        traces: Index of the request to its trace, for those that had finished.
-    """
-
-    def __init__(self, traces: dict[int, Trace], asked: int):
-        super().__init__(f"stopped; {len(traces)} of {asked} traces are in this error's .traces")
-        self.traces = traces
-
-
-def generate(
-    model,
-    requests: Iterable[Request | Problem | str],
-    condition: Condition | Sequence[Intervention] | Intervention = (),
-    *,
-    style: PromptStyle = "chat",
-    max_new_tokens: int = 512,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int | None = None,
-    min_p: float = 0.0,
-    seed: int = 0,
-    stop: Sequence[str | int] = (),
-    batch_size: int = 16,
-    progress: bool = True,
-) -> list[Trace]:
-    """Generates a trace for every request, in their order.
-
-    Args:
-        model: A HookedTransformer or TransformerBridge with its tokenizer. Hooks on it fire.
-        requests: Requests, whose conditions may differ; or problems or bare questions, for which
-            the arguments `condition` to `stop` make the request.
-        condition: A condition, which then has the sampling settings too; or interventions, which
-            act in this order; none is the baseline.
-        style: See `mi_lens.problems.prompts.prompt_text`.
-        max_new_tokens: Budget of each.
-        temperature: See `Sampling`.
-        top_p: See `Sampling`.
-        top_k: See `Sampling`.
-        min_p: See `Sampling`.
-        seed: See `Request`.
-        stop: See `Request`.
-        batch_size: Rows decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on a terminal's stderr.
-
-    Raises:
-        ValueError: If there are no requests, an argument is out of range, the model has no
-            tokenizer, a prompt leaves no room in the model's context, or an intervention does not
-            fit the model or must not be tried on a problem.
-        GenerationInterrupted: On Ctrl-C, with the traces that were done.
-    """
-    if not isinstance(condition, Condition):
-        several = condition if isinstance(condition, Sequence) else (condition,)
-        sampling = Sampling(temperature, top_p, top_k, min_p)
-        condition = Condition(tuple(several), sampling)
-    elif (temperature, top_p, top_k, min_p) != (0.0, 1.0, None, 0.0):
-        raise ValueError("sampling settings are given twice: put them into the condition")
-    full = [
-        item
-        if isinstance(item, Request)
-        else Request(item, condition, style, seed, max_new_tokens, tuple(stop))
-        for item in requests
-    ]
-    traces: dict[int, Trace] = {}
-    try:
-        for done in stream(model, full, batch_size=batch_size, progress=progress):
-            traces[done.index] = done.trace
-    except KeyboardInterrupt:
-        raise GenerationInterrupted(traces, len(full)) from None
-    return [traces[index] for index in range(len(full))]
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A generation that has ended.
-
-    Attributes:
-        index: Of its request.
-        trace: What was generated.
-        seconds: Its share of the time that its batches took.
-    """
-
-    index: int
-    trace: Trace
-    seconds: float
-
-
-def stream(
-    model, requests: Sequence[Request], *, batch_size: int = 16, progress: bool = False
-) -> Iterator[Finished]:
-    """Yields traces as they finish, for callers that save as they go."""
-    if not requests:
-        raise ValueError("no problems to generate for; expected at least one")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    if model.tokenizer is None:
-        raise ValueError("the model has no tokenizer; load it with mi_lens.load")
-    plan = Plan(model)
-    jobs = [plan.job(index, request) for index, request in enumerate(requests)]
-    decoder = Decoder(model, frozenset(end_of_text_ids(model)), batch_size)
-    with tqdm(
-        total=len(jobs), desc="generate", unit="trace", disable=None if progress else True
-    ) as bar:
-        for job in decoder.run(jobs):
-            bar.update()
-            yield Finished(job.index, plan.trace(job, requests[job.index]), job.seconds)
 
 
 class Plan:

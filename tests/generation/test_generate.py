@@ -3,13 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mi_lens.generation import (
-    Plan,
-    Request,
-    end_of_text_ids,
-    generate,
-    stream,
-)
+from mi_lens.generation.generate import generate, stream
+from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress
@@ -94,7 +89,9 @@ def test_stops(tiny_model, monkeypatch):
     (full,) = generate(tiny_model, QUESTIONS[:1], max_new_tokens=8, progress=False)
     assert (full.stop_reason, full.token_ids) == ("context", free.token_ids[:4])
     monkeypatch.undo()
-    monkeypatch.setattr("mi_lens.generation.end_of_text_ids", lambda model: {free.token_ids[2]})
+    monkeypatch.setattr(
+        "mi_lens.generation.generate.end_of_text_ids", lambda model: {free.token_ids[2]}
+    )
     (ended,) = generate(tiny_model, QUESTIONS[:1], max_new_tokens=8, progress=False)
     first = free.token_ids.index(free.token_ids[2])
     assert (ended.stop_reason, ended.token_ids) == ("eos", free.token_ids[: first + 1])
@@ -182,7 +179,7 @@ def test_a_prompt_is_read_once(tiny_model, monkeypatch):
         read.append(text)
         return encode(tokenizer, text, templated=templated)
 
-    monkeypatch.setattr("mi_lens.generation.encode", spy)
+    monkeypatch.setattr("mi_lens.generation.request.encode", spy)
     requests = [
         Request(question, seed=seed, style=style, max_new_tokens=2)
         for question in ("Hi", Problem("p", "Hi", "2"), "2")

@@ -1,0 +1,1 @@
+"""What runs a model while it writes, one file an engine."""

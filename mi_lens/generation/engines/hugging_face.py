@@ -1,0 +1,61 @@
+"""Unhooked baselines by Hugging Face's own `generate`."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mi_lens.generation.engines.unhooked import encoded_prompt, refuse, unhooked_trace, until_end
+from mi_lens.generation.request import Request
+from mi_lens.models.padding import left_pad
+from mi_lens.traces.trace import StopReason, Trace
+
+
+def generate_with_transformers(
+    checkpoint: str | Path, requests: Sequence[Request], *, batch_size: int = 8, **load: Any
+) -> list[Trace]:
+    """Greedy traces by Hugging Face's own `generate`, without any hook.
+
+    Args:
+        checkpoint: A folder or hub id of a causal language model with its tokenizer.
+        requests: Greedy, without interventions, prefix or stop texts.
+        batch_size: Rows decoded together, left-padded.
+        **load: To `AutoModelForCausalLM.from_pretrained`, as dtype or device_map.
+
+    Raises:
+        ValueError: If a request asks for what this engine does not do, or for padding in float64.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    refuse(requests, greedy_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **load).eval()
+    if model.dtype == torch.float64 and batch_size > 1:
+        raise ValueError(
+            "in float64 Hugging Face's masks overflow at padding; use batch_size=1, or float32"
+        )
+    ends = model.generation_config.eos_token_id
+    end_ids = set(ends if isinstance(ends, list) else [ends]) - {None}
+    engine = f"transformers {version('transformers')} generate, {model.dtype}"
+    prompts = [encoded_prompt(tokenizer, request) for request in requests]
+    traces = []
+    for start in range(0, len(requests), batch_size):
+        some = range(start, min(start + batch_size, len(requests)))
+        tokens, mask = left_pad([prompts[i][1] for i in some], device=model.device)
+        with torch.inference_mode():
+            out = model.generate(
+                tokens, attention_mask=mask, do_sample=False,
+                max_new_tokens=max(requests[i].max_new_tokens for i in some),
+                pad_token_id=min(end_ids, default=0),
+            )  # fmt: skip
+        for i, row in zip(some, out[:, tokens.shape[1] :].tolist(), strict=True):
+            ids = until_end(row[: requests[i].max_new_tokens], end_ids)
+            reason: StopReason = "eos" if ids and ids[-1] in end_ids else "length"
+            traces.append(
+                unhooked_trace(
+                    str(checkpoint), engine, tokenizer, requests[i], prompts[i], ids, reason
+                )
+            )
+    return traces
