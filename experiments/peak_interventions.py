@@ -15,7 +15,7 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side, traces
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Reading
-from mi_lens.rollouts import ForbidAt
+from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
 MATCHED = "as uncertain as raw peaks"

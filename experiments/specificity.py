@@ -17,7 +17,7 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Reading
-from mi_lens.measurement import activations_path
+from mi_lens.runs.measure import activations_path
 from mi_lens.states.shard import load_activations
 from mi_lens.style import (
     BLUE,

@@ -8,7 +8,7 @@ import numpy as np
 import mi_lens
 from experiments.study import Study, Verdict, baseline_traces, outcomes, said
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.comparison import Arm
+from mi_lens.evaluation.comparison import Arm
 
 PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the input of block 20.
 # What is published of that model on MATH-500: accuracy 67.0 to 78.0 %, tokens 4526 to 3154.

@@ -22,7 +22,7 @@ from experiments.steering import (
 )
 from experiments.study import Finding, Verdict, evaluation, said, save
 from mi_lens.common.statistics import Estimate
-from mi_lens.comparison import compare_all
+from mi_lens.evaluation.comparison import compare_all
 from mi_lens.steering.seal import Recipe
 from mi_lens.style import BLUE, GREY, ORANGE, PAGE, style
 

@@ -17,10 +17,10 @@ from torch import Tensor
 import mi_lens
 from mi_lens.common.provenance import content_hash, versions
 from mi_lens.common.statistics import Estimate
-from mi_lens.comparison import Arm
+from mi_lens.evaluation.comparison import Arm
 from mi_lens.generation.resume import generate_into
-from mi_lens.measurement import activations_path
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
+from mi_lens.runs.measure import activations_path
 from mi_lens.states.shard import reading_code
 from mi_lens.style import save_figure
 

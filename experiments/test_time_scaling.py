@@ -44,7 +44,7 @@ class Config(Study):
         words: Thinking tokens from which thinking goes on.
         budgets: Tokens a problem; traces are made under the largest, `max_new_tokens`.
         asking: Put at a cut, where a final answer is asked for: the pocket model's own way to end.
-            Paper 1's is `mi_lens.budget.FINAL_ANSWER`.
+            Paper 1's is `mi_lens.evaluation.budget_curve.FINAL_ANSWER`.
         samples: Traces a problem that vote.
         temperature: Of those.
     """

@@ -1,10 +1,10 @@
-"""The command line: one subcommand a configuration of `mi_lens.config`."""
+"""The command line: one subcommand a configuration of `mi_lens.runs.config`."""
 
 import sys
 
 import tyro
 
-from mi_lens.config import (
+from mi_lens.runs.config import (
     AnalyzeConfig,
     DemoConfig,
     EvaluateConfig,
@@ -60,8 +60,8 @@ def run(config: Config) -> None:
     elif isinstance(config, SweepConfig | StatusConfig | ResultsConfig):
         _run_sweep_command(config)
     elif isinstance(config, AnalyzeConfig):
-        from mi_lens.analysis import analyze
         from mi_lens.report import findings, write_report
+        from mi_lens.runs.analyze import analyze
 
         analysis = analyze(config)
         page = write_report([config.out], config.out / "report.html", config.out / "figures")
@@ -71,19 +71,19 @@ def run(config: Config) -> None:
 
         print(f"Report: {write_report(config.runs, config.out, traces=config.traces)}")
     elif isinstance(config, EvaluateConfig):
-        from mi_lens.evaluation import run_evaluate
+        from mi_lens.runs.evaluate import run_evaluate
 
         found = run_evaluate(config)
         print(f"{found.report()}\n\nResults: {config.out / 'results.jsonl'}")
     else:
-        from mi_lens.analysis import run_generate
+        from mi_lens.runs.generate import run_generate
 
         traces = run_generate(config)
         print(f"{len(traces)} traces in {config.out / 'traces.jsonl'}")
 
 
 def _run_sweep_command(config: SweepConfig | StatusConfig | ResultsConfig) -> None:
-    from mi_lens import sweep
+    from mi_lens.runs import sweep
 
     if isinstance(config, StatusConfig):
         print(sweep.status(config.out))
@@ -94,7 +94,7 @@ def _run_sweep_command(config: SweepConfig | StatusConfig | ResultsConfig) -> No
     elif config.executor == "local":
         found = sweep.run_sweep(sweep.Spec.read(config.spec), config.out)
     else:
-        from mi_lens.executors import run_sweep_on_ray
+        from mi_lens.runs.sweep_on_ray import run_sweep_on_ray
 
         spec = sweep.Spec.read(config.spec)
         found = run_sweep_on_ray(spec, config.out, workers=config.workers, address=config.address)

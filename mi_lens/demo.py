@@ -1,8 +1,8 @@
 """The demo: both pocket models on the same problems, and one report of what was found."""
 
-from mi_lens.analysis import analyze
-from mi_lens.config import AnalyzeConfig, DemoConfig
 from mi_lens.report import findings, write_report
+from mi_lens.runs.analyze import analyze
+from mi_lens.runs.config import AnalyzeConfig, DemoConfig
 
 MODELS = ("pocket-reasoner", "pocket-base")
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mi_lens.common.statistics import mean_interval
-from mi_lens.comparison import Comparison
+from mi_lens.evaluation.comparison import Comparison
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.style import (
     BLUE,

@@ -9,11 +9,11 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from mi_lens.common.statistics import Estimate, mean_interval
-from mi_lens.contrast import WordContrast
+from mi_lens.evaluation.critical_tokens import Rollouts, critical_gain, mean_gain
+from mi_lens.evaluation.word_contrast import WordContrast
 from mi_lens.information.across_problems.thought_gains import ThoughtGains, gains_by_class
-from mi_lens.paired_peaks import PeakComparison
 from mi_lens.plots import resampled
-from mi_lens.rollouts import Rollouts, critical_gain, mean_gain
+from mi_lens.runs.paired_analyses import PeakComparison
 from mi_lens.states.attention_to_words import AttentionTo
 from mi_lens.steering.reading_vectors import MEANS, ReadingVectors
 from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style

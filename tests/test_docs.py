@@ -22,10 +22,10 @@ import yaml
 
 import mi_lens
 from mi_lens.cli import COMMANDS
-from mi_lens.config import EvaluateConfig, GenerateConfig
 from mi_lens.interventions.condition import parse_condition, parse_intervention
+from mi_lens.runs.config import EvaluateConfig, GenerateConfig
+from mi_lens.runs.sweep_spec import Spec
 from mi_lens.steering.vector import SteeringVector, save_vectors
-from mi_lens.sweep import Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from mi_lens.common.statistics import Estimate
-from mi_lens.contrast import WordContrast, WordRow
+from mi_lens.evaluation.critical_tokens import Rollouts
+from mi_lens.evaluation.word_contrast import WordContrast, WordRow
 from mi_lens.information.across_problems.thought_gains import ThoughtGains
-from mi_lens.paired_peaks import PairedQuantity, PeakComparison
 from mi_lens.reading_plots import (
     attention_figure,
     gains_figure,
@@ -16,7 +16,7 @@ from mi_lens.reading_plots import (
     rollouts_figure,
     words_figure,
 )
-from mi_lens.rollouts import Rollouts
+from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 from mi_lens.states.attention_to_words import AttentionTo
 from mi_lens.steering.reading_vectors import compare_directions
 from mi_lens.style import BLUE, GREY, ORANGE

@@ -11,10 +11,10 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from mi_lens.analysis import Analysis
 from mi_lens.common.html import one_line
 from mi_lens.plots import Curve, comparison_figure, tokens_figure, trajectories_figure
 from mi_lens.report.loading import Run
+from mi_lens.runs.analysis import Analysis
 from mi_lens.style import save_figure, style
 from mi_lens.traces.trace import Trace
 

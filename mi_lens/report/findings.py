@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mi_lens.analysis import Analysis
+from mi_lens.runs.analysis import Analysis
 
 FINDINGS = (  # Field of a summary, its label, digits.
     ("traces", "problems", 0),

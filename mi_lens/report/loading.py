@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mi_lens import sweep
-from mi_lens.analysis import Analysis
 from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import content_hash
-from mi_lens.comparison import Result, whole_problems
-from mi_lens.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
-from mi_lens.evaluation import Evaluation
-from mi_lens.folders import config_of, read_record, traces_so_far, whole_rows
+from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.evaluation.result import Result, whole_problems
 from mi_lens.interventions.condition import parse_condition
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.loading import load_problems
+from mi_lens.runs import sweep
+from mi_lens.runs.analysis import Analysis
+from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
+from mi_lens.runs.folder import config_of, read_record, traces_so_far, whole_rows
 from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]

@@ -11,10 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mi_lens.analysis import Analysis
 from mi_lens.common.files import write_text
 from mi_lens.common.html import one_line
-from mi_lens.evaluation import Evaluation
+from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.report.figures import Image, comparison_image, run_images
 from mi_lens.report.loading import Run, read_runs
 from mi_lens.report.palette import SHADES, shades_css
@@ -30,6 +29,7 @@ from mi_lens.report.tables import (
     words_table,
 )
 from mi_lens.report.traces import shown_traces, thinking_words
+from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.vocabulary import SCALING_WORDS
 
 WORDS = 15  # Rows of a table of words.

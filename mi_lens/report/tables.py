@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mi_lens.analysis import Analysis
 from mi_lens.common.statistics import Estimate
-from mi_lens.comparison import Arm, Comparison
-from mi_lens.evaluation import Evaluation
+from mi_lens.evaluation.comparison import Arm, Comparison
+from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.information.per_trace.control_summary import ControlSummary
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.report.findings import summary
 from mi_lens.report.loading import Run
+from mi_lens.runs.analysis import Analysis
 
 NONE = "–"
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mi_lens.analysis import Analysis
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Reading
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.report.loading import Run, Verdict
 from mi_lens.report.palette import SHADES
+from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.think_block import boundary_ids
 from mi_lens.traces.thoughts import split_thoughts
 from mi_lens.traces.trace import Trace

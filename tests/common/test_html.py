@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mi_lens.style
-from mi_lens.budget import BudgetCurve
 from mi_lens.colouring import BLUE, DEEPEST, ORANGE, show
 from mi_lens.common.html import LONGEST, UNSHOWABLE, table, text_box, with_interval
 from mi_lens.common.statistics import Estimate
-from mi_lens.comparison import Arm, Result, compare, report_table
-from mi_lens.evaluation import Evaluation
+from mi_lens.evaluation.budget_curve import BudgetCurve
+from mi_lens.evaluation.comparison import Arm, compare
+from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.evaluation.result import Result
+from mi_lens.evaluation.table import report_table
 from mi_lens.information.per_trace.control_summary import ControlSummary, MismatchSummary, Variant
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow

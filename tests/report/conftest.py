@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
-from mi_lens.analysis import Analysis, _write_findings
 from mi_lens.common.files import write_json, write_jsonl
 from mi_lens.common.provenance import content_hash, versions
-from mi_lens.config import AnalyzeConfig
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Reading, reading_to_row
 from mi_lens.information.per_trace.thinking_tokens import thinking_tokens
 from mi_lens.problems.problem import Problem
+from mi_lens.runs.analysis import Analysis
+from mi_lens.runs.analyze import _write_findings
+from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.traces.trace import Trace, trace_to_row
 
 THOUGHTS = (

@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from mi_lens.analysis import run_generate
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
-from mi_lens.config import EvaluateConfig, GenerateConfig
-from mi_lens.evaluation import run_evaluate
 from mi_lens.report import findings, write_report
 from mi_lens.report.loading import read_runs
 from mi_lens.report.page import embedded
 from mi_lens.report.traces import blocks, rounded
-from mi_lens.sweep import Spec, run_sweep
+from mi_lens.runs.config import EvaluateConfig, GenerateConfig
+from mi_lens.runs.evaluate import run_evaluate
+from mi_lens.runs.generate import run_generate
+from mi_lens.runs.sweep import run_sweep
+from mi_lens.runs.sweep_spec import Spec
 from mi_lens.traces.thoughts import split_thoughts
 from tests.report.conftest import THOUGHTS, a_trace
 

@@ -77,9 +77,9 @@ def kill_and_continue(folder: Path, command: list[str]) -> None:
 
     import torch
 
-    import mi_lens.analysis
     import mi_lens.models.backends.hooked
     import mi_lens.report
+    import mi_lens.runs.analyze
 
     torch.set_num_threads(1)
     mi_lens.report.write_report = lambda *_: folder
@@ -133,7 +133,7 @@ def test_fifty_kills(checkpoint, tmp_path):
     command += ["--max-new-tokens", "24", "--hook-names", "blocks.0.hook_resid_post"]
     command += [f"blocks.{layer}.hook_resid_post" for layer in (1, 2)]
     program = (
-        "import sys; from pathlib import Path; from tests.test_kill import kill_and_continue; "
+        "import sys; from pathlib import Path; from tests.runs.test_kill import kill_and_continue; "
         "kill_and_continue(Path(sys.argv[1]), sys.argv[2:])"
     )
     done = subprocess.run(
@@ -141,7 +141,7 @@ def test_fifty_kills(checkpoint, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
     )
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from mi_lens.budget import FINAL_ANSWER, budget_curve, continue_traces, vote_curve
+from mi_lens.evaluation.budget_curve import FINAL_ANSWER, budget_curve, continue_traces, vote_curve
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition

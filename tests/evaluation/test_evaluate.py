@@ -14,8 +14,9 @@ from scipy.stats import binom, binomtest
 from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl
 from mi_lens.common.statistics import holm, mcnemar, paired_power, problems_needed, sign_flip
-from mi_lens.comparison import Arm, Result, compare, compare_all, settings_that_differ
-from mi_lens.evaluation import evaluate
+from mi_lens.evaluation.comparison import Arm, compare, compare_all, settings_that_differ
+from mi_lens.evaluation.evaluate import evaluate
+from mi_lens.evaluation.result import Result
 from mi_lens.interventions.condition import Condition, parse_condition
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling

@@ -2,11 +2,11 @@ import subprocess
 import sys
 
 from mi_lens.common.files import read_jsonl, replacing
-from mi_lens.config import GenerateConfig
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.runs import open_run
+from mi_lens.runs.config import GenerateConfig
+from mi_lens.runs.folder import open_run
 from mi_lens.traces.trace import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]

@@ -2,7 +2,7 @@
 
 Problems differ in their words and in how hard they are, so right and wrong traces are compared
 within a problem, as several samples of it. What is found goes together with success; whether a word
-decides it, `mi_lens.rollouts` asks.
+decides it, `mi_lens.evaluation.critical_tokens` asks.
 """
 
 from collections import Counter, defaultdict

@@ -11,10 +11,11 @@ import pytest
 
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
-from mi_lens.evaluation import evaluate
+from mi_lens.evaluation.evaluate import evaluate
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
-from mi_lens.sweep import Spec, open_sweep, results, run_sweep, status, units, waiting
+from mi_lens.runs.sweep import open_sweep, results, run_sweep, status, units, waiting
+from mi_lens.runs.sweep_spec import Spec
 
 YAML = """
 models: {models}
@@ -75,7 +76,7 @@ def test_what_is_done_is_not_done_again(folder, monkeypatch):
     spec = Spec.read(folder / "spec.yaml")
     found = run_sweep(spec, folder / "out")
     assert not waiting(spec, folder / "out", 5)
-    monkeypatch.setattr("mi_lens.sweep.load", None)
+    monkeypatch.setattr("mi_lens.runs.sweep.load", None)
     assert run_sweep(spec, folder / "out") == found
 
 
@@ -89,7 +90,7 @@ def test_a_failed_unit_is_named_and_tried_again(folder, monkeypatch):
         return load(name, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mi_lens.sweep.load", breaking)
+        patch.setattr("mi_lens.runs.sweep.load", breaking)
         with pytest.raises(RuntimeError, match=r"1 units failed.*the disk is gone"):
             run_sweep(spec, folder / "out")
     half = status(folder / "out")
@@ -161,7 +162,7 @@ def test_the_commands(folder, capsys):
 @pytest.mark.timeout(280)
 def test_a_ray_cluster_of_which_a_worker_is_lost(folder):
     ray = pytest.importorskip("ray")
-    from mi_lens.executors import run_sweep_on_ray
+    from mi_lens.runs.sweep_on_ray import run_sweep_on_ray
 
     spec = replace(Spec.read(folder / "spec.yaml"), unit=1)
     alone = run_sweep(spec, folder / "alone")

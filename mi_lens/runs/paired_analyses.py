@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import wilcoxon
 
-from mi_lens.analysis import Analysis
 from mi_lens.common.statistics import Estimate, estimate_mean, holm
 from mi_lens.information.per_trace.measurement import Reading
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import question_key
+from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.trace import Trace
 
 IN_UNITS_OF_MI = ("mean MI", "std of MI")

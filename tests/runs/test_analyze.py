@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-import mi_lens.measurement
-from mi_lens.analysis import Analysis, analyze, run_generate
+import mi_lens.runs.measure
 from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl, write_jsonl
-from mi_lens.config import AnalyzeConfig, GenerateConfig
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.models.loading import load, load_tokenizer
+from mi_lens.runs.analysis import Analysis
+from mi_lens.runs.analyze import analyze
+from mi_lens.runs.config import AnalyzeConfig, GenerateConfig
+from mi_lens.runs.generate import run_generate
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import load_traces
@@ -106,8 +108,8 @@ def test_a_notebook_shows_the_summaries(analysis):
 
 def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     before = contents(config.out)
-    monkeypatch.setattr("mi_lens.runs.stream", None)
-    monkeypatch.setattr("mi_lens.measurement.capture_into", None)
+    monkeypatch.setattr("mi_lens.generation.resume.stream", None)
+    monkeypatch.setattr("mi_lens.runs.measure.capture_into", None)
     again = analyze(config)
     assert again.tokens == analysis.tokens
     assert contents(config.out) == before
@@ -205,7 +207,7 @@ def test_traces_too_short_for_peaks(config, tmp_path):
 
 
 def test_states_that_are_not_finite_are_named(config, analysis, tmp_path, monkeypatch):
-    good = mi_lens.measurement.load_activations
+    good = mi_lens.runs.measure.load_activations
 
     def poisoned(path, hook_names):
         states = good(path, hook_names)
@@ -213,7 +215,7 @@ def test_states_that_are_not_finite_are_named(config, analysis, tmp_path, monkey
             states[HOOKS[0]][5, 2] = float("nan")
         return states
 
-    monkeypatch.setattr("mi_lens.measurement.load_activations", poisoned)
+    monkeypatch.setattr("mi_lens.runs.measure.load_activations", poisoned)
     config = replace(config, out=tmp_path / "run")
     with pytest.raises(ValueError, match=rf"trace {analysis.traces[3].id}: states\[5\] holds NaN"):
         analyze(config)
@@ -239,7 +241,7 @@ def test_logit_lens_and_answer_sites(config, tmp_path):
 
 def test_a_run_is_read_back_without_its_model(config, analysis, monkeypatch):
     before = contents(config.out)
-    monkeypatch.setattr("mi_lens.analysis.load", None)
+    monkeypatch.setattr("mi_lens.runs.analyze.load", None)
     monkeypatch.setattr("mi_lens.models.loading._load_weights", None)
     loaded = Analysis.load(config.out)
     assert loaded.finished

@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
-from mi_lens.config import AnalyzeConfig
 from mi_lens.information.per_trace.measurement import (
     Reading,
     read,
@@ -21,6 +20,7 @@ from mi_lens.information.per_trace.measurement import (
 )
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
 from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture_to_disk import capture_into, shard_path
 from mi_lens.states.shard import Origin, held_names, load_activations

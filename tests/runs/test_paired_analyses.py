@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
-from mi_lens.analysis import Analysis
-from mi_lens.config import AnalyzeConfig
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Reading
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
-from mi_lens.paired_peaks import compare_peaks, quantities
 from mi_lens.problems.problem import Problem
+from mi_lens.runs.analysis import Analysis
+from mi_lens.runs.config import AnalyzeConfig
+from mi_lens.runs.paired_analyses import compare_peaks, quantities
 from mi_lens.traces.trace import Trace
 
 HOOK = "blocks.1.hook_resid_post"

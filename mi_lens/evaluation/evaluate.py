@@ -12,22 +12,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, write_json
-from mi_lens.common.parquet import write_table
+from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.common.provenance import versions
-from mi_lens.comparison import Arm, Comparison, Result, compare_all, report, report_table
-from mi_lens.config import EvaluateConfig
+from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
+from mi_lens.evaluation.result import Result
+from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
-from mi_lens.interventions.sampling import Sampling
-from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.models.loading import load
+from mi_lens.interventions.condition import Condition
 from mi_lens.problems.grading.grader import grade
-from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.runs import open_run
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -109,7 +104,7 @@ def evaluate(
     Raises:
         ValueError: If conditions share a name, or as `generate`.
     """
-    _require_names(conditions)
+    require_names(conditions)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
         for problem in problems
@@ -150,7 +145,7 @@ def evaluate(
     return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
 
 
-def _require_names(conditions: Sequence[Condition]) -> None:
+def require_names(conditions: Sequence[Condition]) -> None:
     names = [condition.name for condition in conditions]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"conditions {names}: expected at least one, each with a name of its own")
@@ -188,46 +183,6 @@ def _read_results(path: Path | None) -> dict[str, Result]:
         return {}
     drop_torn_line(path)
     return {row["trace"]: Result(**row) for row in read_jsonl(path)}
-
-
-def run_evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluates into `config.out`; a run that was killed continues where it was.
-
-    Raises:
-        ValueError: As `evaluate`.
-        FileExistsError: If the folder holds something else.
-    """
-    problems = load_problems(
-        config.problems, limit=config.limit, split=config.split, seed=config.seed
-    )
-    sampling = Sampling(config.temperature, config.top_p, config.top_k, config.min_p)
-    common = tuple(map(parse_intervention, config.intervene))
-    conditions = []
-    for text in config.conditions:
-        one = parse_condition(text)
-        conditions.append(Condition((*common, *one.interventions), sampling, one.name))
-    _require_names(conditions)
-    model = load(config.model, backend=config.backend, dtype=config.dtype, device=config.device)
-    for condition in conditions:
-        for intervention in condition.interventions:
-            intervention.bind(model)  # refuses what does not fit before there is a folder
-    folder = open_run(config, model_fingerprint(model))
-    found = evaluate(
-        model, problems, conditions, config.seeds, style=config.style,
-        max_new_tokens=config.max_new_tokens, stop=config.stop, batch_size=config.batch_size,
-        folder=folder,
-    )  # fmt: skip
-    write_table(map(asdict, found.results), folder / "results.parquet")
-    write_json(
-        folder / "evaluation.json",
-        {
-            "setting": found.setting,
-            "conditions": found.conditions,
-            "accuracy": {name: asdict(found.arm(name).accuracy()) for name in found.names},
-            "comparisons": [asdict(one) for one in found.comparisons()],
-        },
-    )
-    return found
 
 
 def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]) -> Arm:

@@ -21,48 +21,7 @@ from mi_lens.common.statistics import (
     problems_needed,
     sign_flip,
 )
-
-CAPPED = ("length", "context")
-
-
-@dataclass(frozen=True)
-class Result:
-    """One problem under one condition with one seed.
-
-    Attributes:
-        problem: Its id.
-        source: Where the problem came from.
-        level: Its difficulty, where the source has one.
-        condition: Name of the condition.
-        seed: Of the sampling.
-        trace: Id of the trace.
-        answer: As extracted from the text; None where there is none.
-        correct: Whether it is the gold answer, or passes the problem's tests.
-        graded_by: What decided (`mi_lens.problems.grading.grader.Method`).
-        tokens: Generated.
-        thoughts: By class, inside the think block; None for a tokenizer without blank-line tokens.
-        stop_reason: Why the generation ended.
-        seconds: Its share of the time that its batches took; None where it was not measured.
-    """
-
-    problem: str
-    source: str
-    level: str | None
-    condition: str
-    seed: int
-    trace: str
-    answer: str | None
-    correct: bool
-    graded_by: str
-    tokens: int
-    thoughts: dict[str, int] | None
-    stop_reason: str
-    seconds: float | None
-
-    @property
-    def capped(self) -> bool:
-        """Whether the budget or the context cut it off."""
-        return self.stop_reason in CAPPED
+from mi_lens.evaluation.result import Result
 
 
 @dataclass(frozen=True)
@@ -148,25 +107,17 @@ class Comparison:
         about: dict[str, Any] = {
             "problems": self.problems,
             "accuracy, %": 100 * self.accuracy,
-            "difference, points": _interval(self.difference, 100.0),
+            "difference, points": interval(self.difference, 100.0),
             "mended, broken": f"{self.mended}, {self.broken}",
             "p, adjusted": f"{self.p_value:.2g}, {self.adjusted:.2g}",
-            "tokens, difference": _interval(self.tokens),
-            **{f"{part} [{e.n}]": _interval(e, 100.0) for part, e in self.split.items()},
+            "tokens, difference": interval(self.tokens),
+            **{f"{part} [{e.n}]": interval(e, 100.0) for part, e in self.split.items()},
             **{f"within {b:,} tokens": f"{100 * d:+.1f}" for b, d in self.within.items()},
             "power for 5 points": self.power,
             "problems needed": self.needed,
             "settings that differ": "; ".join(self.settings_differ) or "none",
         }
         return table(about, caption=f"{self.name} against {self.against}")
-
-
-def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
-    """The results of the problems that have as many as they will have, in their order."""
-    by_problem: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        by_problem.setdefault((result.source, result.problem), []).append(result)
-    return [result for some in by_problem.values() if len(some) == each for result in some]
 
 
 def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
@@ -283,85 +234,7 @@ def _split(pairs: Sequence[Pair], seed: int) -> dict[str, Estimate]:
     }
 
 
-def report(arms: Sequence[Arm], base: Arm) -> str:
-    """The paired table, the split of every difference, and what it can show at all, as text."""
-    found = compare_all(arms, base)
-    accuracy = base.accuracy()
-    width = max(24, len(base.name), *(len(arm.name) for arm in arms))
-    lines = [
-        f"{accuracy.n} problems, {len(base.results)} traces a condition; differences from "
-        f"{base.name!r}, paired by problem, 95 % intervals over problems",
-        "",
-        f"{'condition':<{width}} {'acc.':>6} {'difference':>22} {'+':>4}{'-':>4} {'p (Holm)':>9} "
-        f"{'tokens':>7} {'difference':>20} {'capped':>7}",
-    ]
-    capped = float(np.mean([r.capped for r in base.results]))
-    tokens = base.tokens().mean
-    assert accuracy.mean is not None
-    assert tokens is not None
-    lines.append(
-        f"{base.name:<{width}} {100 * accuracy.mean:>6.1f} {'':>22} {'':>8} {'':>9} "
-        f"{tokens:>7.0f} {'':>20} {100 * capped:>6.1f}%"
-    )
-    for arm, one in zip(arms, found, strict=True):
-        capped = float(np.mean([r.capped for r in arm.results]))
-        lines.append(
-            f"{one.name:<{width}} {100 * one.accuracy:>6.1f} "
-            f"{_interval(one.difference, 100.0):>22} "
-            f"{one.mended:>4}{one.broken:>4} {one.adjusted:>9.2g} {arm.tokens().mean:>7.0f} "
-            f"{_interval(one.tokens):>20} {100 * capped:>6.1f}%"
-        )
-    lines += ["", "Difference in accuracy (points) by part of the problems, and within a budget:"]
-    for one in found:
-        parts = [f"{name} {_interval(e, 100.0)} [{e.n}]" for name, e in one.split.items()]
-        parts += [f"within {b} tokens {100 * d:+.1f}" for b, d in one.within.items()]
-        lines.append(f"  {one.name}: " + "; ".join(parts))
-    lines += ["", "Power:"]
-    for one in found:
-        needed = f"{one.needed} problems would be needed" if one.needed else "no difference seen"
-        lines.append(
-            f"  {one.name}: a gain of 5 points would be found with probability {one.power:.2f}; "
-            f"to find the difference seen with probability .8, {needed}"
-        )
-    return "\n".join(lines)
-
-
-def report_table(arms: Sequence[Arm], base: Arm) -> str:
-    """The paired table as HTML, for a notebook."""
-    accuracy = base.accuracy()
-    found: list[Comparison | None] = [None, *compare_all(arms, base)]
-    rows = [_cells(arm, one) for arm, one in zip([base, *arms], found, strict=True)]
-    header = (
-        "condition", "accuracy, %", "difference, points", "mended", "broken", "p (Holm)",
-        "tokens", "difference, tokens", "capped, %",
-    )  # fmt: skip
-    caption = (
-        f"{accuracy.n} problems; differences from {base.name!r}, paired by problem, with 95 % "
-        "intervals over problems"
-    )
-    return table(rows, header, caption)
-
-
-def _cells(arm: Arm, one: Comparison | None) -> tuple[Any, ...]:
-    """A condition's line; the base has no comparison."""
-    accuracy, tokens = arm.accuracy().mean, arm.tokens().mean
-    capped = np.mean([result.capped for result in arm.results])
-    assert accuracy is not None
-    assert tokens is not None
-    return (
-        arm.name,
-        round(100 * accuracy, 1),
-        "" if one is None else _interval(one.difference, 100.0),
-        "" if one is None else one.mended,
-        "" if one is None else one.broken,
-        "" if one is None else f"{one.adjusted:.2g}",
-        round(tokens),
-        "" if one is None else _interval(one.tokens),
-        round(100 * float(capped), 1),
-    )
-
-
-def _interval(estimate: Estimate, scale: float = 1.0) -> str:
+def interval(estimate: Estimate, scale: float = 1.0) -> str:
     if estimate.mean is None or estimate.low is None or estimate.high is None:
         return "" if estimate.mean is None else f"{scale * estimate.mean:+.1f}"
     low, high = scale * estimate.low, scale * estimate.high

@@ -4,7 +4,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from mi_lens.contrast import _permute, contrast_words
+from mi_lens.evaluation.word_contrast import _permute, contrast_words
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.trace import Trace
 

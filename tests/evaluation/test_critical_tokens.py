@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import mi_lens.rollouts
+import mi_lens.evaluation.critical_tokens
+from mi_lens.evaluation.critical_tokens import Rollouts, critical_gain, mean_gain, roll_out
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
@@ -12,7 +13,6 @@ from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.problems.grading.grader import Grade
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.rollouts import Rollouts, critical_gain, mean_gain, roll_out
 
 PROBLEMS = [Problem(str(i), f"What is 12 * {i}?", str(12 * i)) for i in range(3)]
 SAMPLED = Condition((), Sampling(1.0))
@@ -31,7 +31,7 @@ def odd(text, gold):
 
 def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
     monkeypatch.setattr(
-        mi_lens.rollouts,
+        mi_lens.evaluation.critical_tokens,
         "grade",
         lambda text, problem: Grade(odd(text, problem), None, "exact", ""),
     )

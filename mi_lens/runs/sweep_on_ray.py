@@ -11,8 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mi_lens.evaluation import Evaluation
-from mi_lens.sweep import Spec, Unit, Worker, open_sweep, raise_failed, results, waiting
+from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.runs.sweep import Unit, Worker, open_sweep, raise_failed, results, waiting
+from mi_lens.runs.sweep_spec import Spec
 
 ATTEMPTS = 3  # of a unit whose workers are lost
 

@@ -3,7 +3,7 @@ import pytest
 import mi_lens
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.temperature import RaiseTemperature
-from mi_lens.spec import Spec
+from mi_lens.runs.sweep_spec import Spec
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,6 @@ def test_a_spec_may_be_python():
 
 
 def test_where_it_is_found():
-    from mi_lens import sweep
+    from mi_lens.runs import sweep
 
     assert mi_lens.Spec is sweep.Spec is Spec

@@ -1,0 +1,153 @@
+"""mi-lens analyze: problems, traces, states, trajectories, peaks and their words, in one run."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mi_lens.common.files import write_json
+from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.resume import generate_into
+from mi_lens.information.per_trace.peaks import (
+    MINIMUM_STEPS,
+    find_peaks,
+)
+from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, thinking_tokens
+from mi_lens.interventions.condition import Condition, parse_intervention
+from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.hook_names import match_hook_names
+from mi_lens.models.loading import load
+from mi_lens.problems.loading import load_problems
+from mi_lens.problems.problem import Problem
+from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
+from mi_lens.runs.config import AnalyzeConfig, GenerateConfig
+from mi_lens.runs.folder import open_run
+from mi_lens.runs.measure import Readings, activations_path, measure_into
+from mi_lens.states.shard import load_activations
+from mi_lens.traces.trace import Trace
+
+
+def analyze(config: AnalyzeConfig) -> Analysis:
+    """Generates traces, reads their states, and finds peaks and the words they decode to.
+
+    Writes to `config.out`, each result before the next begins: run.json, traces.jsonl,
+    activations/ (a safetensors file a trace), readings.jsonl, peaks.json,
+    controls.json, thinking_tokens.json. A run that was killed continues where it was.
+
+    Raises:
+        ValueError: If there are no problems, a problem lacks what `config.site` reads, a hook name
+            does not exist, or no trace is long enough to have peaks.
+        FileExistsError: If the folder holds something else.
+    """
+    problems = _problems(config)
+    _require_solutions(problems, config)
+    model = _model(config)
+    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    hook_names = tuple(match_hook_names(model, config.hook_names or (last,)))
+    requests = _requests(config, model, problems)
+    # From here on the folder exists: what can be refused was refused.
+    folder = open_run(config, model_fingerprint(model))
+    traces = generate_into(folder, model, requests, batch_size=config.batch_size)
+    readings = measure_into(folder, config, model, traces, hook_names)
+    if not readings:
+        raise ValueError(
+            f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
+            "max_new_tokens, or look at traces.jsonl for why the model stops at once"
+        )
+    analysed = [trace for trace in traces if trace.id in readings]
+    analysis = Analysis(
+        config=config,
+        traces=tuple(traces),
+        token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
+        hook_names=hook_names,
+        readings=readings,
+        tokens={
+            name: _tokens(config, model, analysed, readings, name, folder) for name in hook_names
+        },
+    )
+    _write_findings(analysis, folder)
+    return analysis
+
+
+def _problems(config: GenerateConfig) -> list[Problem]:
+    return load_problems(config.problems, limit=config.limit, split=config.split, seed=config.seed)
+
+
+def _model(config: GenerateConfig):
+    return load(config.model, backend=config.backend, dtype=config.dtype, device=config.device)
+
+
+def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> None:
+    lacking = [problem.id for problem in problems if not problem.solution]
+    if config.site == "solution_last" and lacking:
+        raise ValueError(
+            f"{len(lacking)} of {len(problems)} problems have no worked solution (the first is "
+            f"{lacking[0]}), and site='solution_last' reads its last token; use "
+            "site='answer_last' or 'answer_mean'"
+        )
+
+
+def _requests(config: GenerateConfig, model, problems: list[Problem]) -> list[Request]:
+    condition = Condition(
+        tuple(map(parse_intervention, config.intervene)),
+        Sampling(config.temperature, config.top_p, config.top_k, config.min_p),
+    )
+    requests = [
+        Request(problem, condition, config.style, config.seed, config.max_new_tokens, config.stop)
+        for problem in problems
+    ]
+    plan = Plan(model)
+    for index, request in enumerate(requests):
+        plan.job(index, request)  # refuses what does not fit the model
+    return requests
+
+
+def _tokens(
+    config: AnalyzeConfig,
+    model,
+    traces: Sequence[Trace],
+    readings: dict[str, Readings],
+    hook_name: str,
+    folder: Path,
+) -> ThinkingTokens:
+    states = None
+    if config.readout == "logit_lens":
+        states = [load_activations(activations_path(folder, trace))[hook_name] for trace in traces]
+    return thinking_tokens(
+        model,
+        traces,
+        [find_peaks(readings[trace.id][hook_name].mi, config.tau).tolist() for trace in traces],
+        readout=config.readout,
+        states=states,
+        seed=config.seed,
+    )
+
+
+def _write_findings(analysis: Analysis, folder: Path) -> None:
+    write_json(
+        folder / "peaks.json",
+        {
+            "traces": [trace.id for trace in analysis.traces],
+            "summaries": [analysis.summary(name) for name in analysis.hook_names],
+            "too_short": [t.id for t in analysis.traces if t.id not in analysis.readings],
+            "peaks": [
+                {
+                    "trace": trace.id,
+                    "hook_name": name,
+                    "peaks": analysis.peaks(trace, name),
+                    "specific_peaks": analysis.specific_peaks(trace, name),
+                    **asdict(analysis.statistics(trace, name)),
+                }
+                for trace in analysis.analysed
+                for name in analysis.hook_names
+            ],
+        },
+    )
+    write_json(
+        folder / "controls.json",
+        {name: asdict(analysis.controls(name)) for name in analysis.hook_names},
+    )
+    write_json(
+        folder / LAST_WRITTEN,
+        {name: asdict(table) for name, table in analysis.tokens.items()},
+    )
