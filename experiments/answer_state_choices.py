@@ -22,8 +22,8 @@ from experiments.study import Finding, Study, Verdict, baseline_traces, said, sa
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.controls import Calibration, mismatched_gold
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
+from mi_lens.report.plots.style import COLOURS, PAGE, dots, legend_above, style
 from mi_lens.states.answer_state import AnswerSite
-from mi_lens.style import COLOURS, PAGE, dots, legend_above, style
 
 Choice = tuple[AnswerSite, bool]
 CHOICES: tuple[Choice, ...] = tuple(product(get_args(AnswerSite), (False, True)))

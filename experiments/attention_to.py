@@ -10,7 +10,7 @@ import tyro
 
 import mi_lens
 from experiments.study import THINKING_WORDS, Finding, Study, said, sampled_traces, save
-from mi_lens.reading_plots import attention_figure
+from mi_lens.report.plots.words import attention_figure
 from mi_lens.states.attention_to_words import AttentionTo, attention_to_words
 
 OWN, OTHER, BOTH = (

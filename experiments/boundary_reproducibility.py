@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, said, save, side, traces
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.style import CLASS_COLOURS, PAGE, dots, legend_above, style
+from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought, classify
 from mi_lens.traces.vocabulary import word_of

@@ -12,7 +12,7 @@ import tyro
 import mi_lens
 from experiments.study import THINKING_WORDS, Finding, Study, is_right, said, sampled_traces, save
 from mi_lens.evaluation.critical_tokens import Rollouts, critical_gain, mean_gain, roll_out
-from mi_lens.reading_plots import rollouts_figure
+from mi_lens.report.plots.words import rollouts_figure
 from mi_lens.traces.vocabulary import word_of
 
 

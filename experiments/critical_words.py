@@ -13,7 +13,7 @@ import tyro
 import mi_lens
 from experiments.study import THINKING_WORDS, Finding, Study, Verdict, sampled_traces, save
 from mi_lens.evaluation.word_contrast import WordContrast, WordRow, contrast_words
-from mi_lens.reading_plots import words_figure
+from mi_lens.report.plots.words import words_figure
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
 

@@ -16,7 +16,17 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.measurement import Reading
-from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, curve, legend_above, style
+from mi_lens.report.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    curve,
+    legend_above,
+    style,
+)
 
 COVARIATES = {"entropy": ORANGE, "surprisal": PURPLE, "norm": GREEN, "position": GREY}
 KINDS = {"raw": BLUE, "specific": GREEN}

@@ -17,7 +17,7 @@ from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.error_bounds import entropy_bits
 from mi_lens.information.across_problems.probe import UsableInformation
 from mi_lens.problems.answers import boxed_answer
-from mi_lens.style import BLUE, GREY, ORANGE, PAGE, curve, legend_above, style
+from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, curve, legend_above, style
 
 FRACTIONS = tuple(i / 10 for i in range(11))
 DIGITS = 10

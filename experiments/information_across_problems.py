@@ -23,7 +23,7 @@ from mi_lens.information.across_problems.answer_parts import (
     TrajectoryCorrelation,
 )
 from mi_lens.information.across_problems.probe import UsableInformation
-from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, style
+from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, style
 
 FRACTIONS = tuple(i / 10 for i in range(11))
 BOUNDARIES = (1, 2, 3, 4, 5)

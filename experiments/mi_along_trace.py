@@ -15,8 +15,18 @@ from matplotlib.ticker import MaxNLocator
 from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Reading
-from mi_lens.plots import resampled
-from mi_lens.style import BLUE, GREY, MI_LABEL, ORANGE, PAGE, curve, dots, legend_above, style
+from mi_lens.report.plots.peaks import resampled
+from mi_lens.report.plots.style import (
+    BLUE,
+    GREY,
+    MI_LABEL,
+    ORANGE,
+    PAGE,
+    curve,
+    dots,
+    legend_above,
+    style,
+)
 
 COLOURS = {"right": BLUE, "wrong": ORANGE}
 KINDS = ("raw", "other answers", "specific")

@@ -13,7 +13,7 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.control_summary import MismatchSummary
-from mi_lens.plots import Curve, trajectories_figure
+from mi_lens.report.plots.peaks import Curve, trajectories_figure
 
 PAPER = (0.0051, 0.048)  # Peaks a step in table 1: the fewest and the most of six models.
 

@@ -16,7 +16,7 @@ from experiments.study import Finding, Study, Verdict, analysis, is_right, said,
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Reading
 from mi_lens.interventions.forbid import ForbidAt
-from mi_lens.style import BLUE, GREY, ORANGE, PAGE, dots, style
+from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
 MATCHED = "as uncertain as raw peaks"
 GROUPS = ("raw peaks", "highest specific part", "highest entropy", MATCHED, "any steps")

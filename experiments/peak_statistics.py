@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style
+from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style
 
 # Number of peaks, peaks a step, mean interval; of MATH problems, cut at 512 tokens.
 PAPER = {

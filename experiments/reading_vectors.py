@@ -11,7 +11,7 @@ import tyro
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, said, sampled_traces, save, side
-from mi_lens.reading_plots import reading_figure
+from mi_lens.report.plots.thoughts import reading_figure
 from mi_lens.steering.reading_vectors import MEANS, ReadingVectors, reading_vectors
 
 MARGIN = 0.02  # Of AUC: what a better direction has to be able to gain.

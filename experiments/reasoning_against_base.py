@@ -9,7 +9,7 @@ import tyro
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side
-from mi_lens.reading_plots import paired_peaks_figure
+from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 
 # Mean MI of the origin and of the reasoning model, then AOM likewise.

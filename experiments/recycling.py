@@ -29,7 +29,7 @@ from experiments.study import (
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.evaluation.comparison import Comparison, compare_all
 from mi_lens.interventions.protocol import Trigger
-from mi_lens.style import COLOURS, GREY, PAGE, curve, legend_above, style
+from mi_lens.report.plots.style import COLOURS, GREY, PAGE, curve, legend_above, style
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from mi_lens.evaluation.evaluate import grade_trace
 from mi_lens.generation.engines.hugging_face import generate_with_transformers
 from mi_lens.models.backends.lookup import available
 from mi_lens.models.pocket import CHECKPOINTS
-from mi_lens.style import BLUE, GREEN, ORANGE, PAGE, dots, style
+from mi_lens.report.plots.style import BLUE, GREEN, ORANGE, PAGE, dots, style
 
 Traces = list[mi_lens.Trace]
 

@@ -16,7 +16,7 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import FACTORS, Reading
-from mi_lens.style import BLUE, COLOURS, ORANGE, PAGE, curve, style
+from mi_lens.report.plots.style import BLUE, COLOURS, ORANGE, PAGE, curve, style
 
 Synthetic = dict[str, dict[str, list[float]]]
 

@@ -28,7 +28,7 @@ from experiments.steering import (
 )
 from experiments.study import Finding, evaluation, outcomes, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.style import BLUE, GREY, ORANGE, PAGE, dots, style
+from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
 NOTHING = Estimate(None, None, None, 0)
 

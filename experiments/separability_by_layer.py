@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, save
 from mi_lens.problems.problem import question_key
+from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, PAGE, style
 from mi_lens.steering.seal import read_thoughts
 from mi_lens.steering.separability import Separability, coordinates, probe_auc
-from mi_lens.style import BLUE, CLASS_COLOURS, GREY, PAGE, style
 
 MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}
 

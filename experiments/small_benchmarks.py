@@ -33,7 +33,7 @@ from mi_lens.common.statistics import (
     problems_needed,
     resample,
 )
-from mi_lens.style import BLUE, COLOURS, GREY, ORANGE, PAGE, legend_above, style
+from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, legend_above, style
 
 SAME = "the same again"
 

@@ -17,9 +17,7 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Reading
-from mi_lens.runs.measure import activations_path
-from mi_lens.states.shard import load_activations
-from mi_lens.style import (
+from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
     GREY,
@@ -32,6 +30,8 @@ from mi_lens.style import (
     legend_above,
     style,
 )
+from mi_lens.runs.measure import activations_path
+from mi_lens.states.shard import load_activations
 
 TREATMENTS = ("gold answer", "massive removed", "other answers", "answer permuted")
 COLOURS = {

@@ -23,8 +23,8 @@ from experiments.steering import (
 from experiments.study import Finding, Verdict, evaluation, said, save
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.comparison import compare_all
+from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, style
 from mi_lens.steering.seal import Recipe
-from mi_lens.style import BLUE, GREY, ORANGE, PAGE, style
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from experiments.steering import (
 )
 from experiments.study import Finding, evaluation, outcomes, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
-from mi_lens.style import PAGE, style
+from mi_lens.report.plots.style import PAGE, style
 
 Problem = mi_lens.Problem
 KINDS: dict[str, Callable[[Problem], bool]] = {

@@ -20,9 +20,9 @@ from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.comparison import Arm
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
+from mi_lens.report.plots.style import save_figure
 from mi_lens.runs.measure import activations_path
 from mi_lens.states.shard import reading_code
-from mi_lens.style import save_figure
 
 THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # the pocket reasoner's
 

@@ -24,7 +24,7 @@ from experiments.study import (
 )
 from mi_lens.common.statistics import estimate_mean
 from mi_lens.interventions.controls import Matching
-from mi_lens.plots import paired_figure
+from mi_lens.report.plots.comparisons import paired_figure
 
 
 @dataclass(frozen=True, kw_only=True)

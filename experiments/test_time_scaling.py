@@ -23,7 +23,18 @@ from experiments.study import (
     traces,
 )
 from mi_lens.common.statistics import Estimate, estimate_mean, holm, sign_flip
-from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, curve, legend_above, style
+from mi_lens.report.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PAGE,
+    PURPLE,
+    SKY,
+    curve,
+    legend_above,
+    style,
+)
 
 TTTS = ("TTTS, cycling", "TTTS, by word")
 COLOURS = {

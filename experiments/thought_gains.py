@@ -18,7 +18,7 @@ from mi_lens.information.across_problems.thought_gains import (
     gains_by_class,
     thought_gains,
 )
-from mi_lens.reading_plots import gains_figure
+from mi_lens.report.plots.thoughts import gains_figure
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
 LIKELY = 0.9  # A thought that begins above this probability of the answer can hardly add to it.

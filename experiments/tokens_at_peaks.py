@@ -23,7 +23,7 @@ from mi_lens.information.per_trace.thinking_tokens import (
     TokenRow,
     decode_steps,
 )
-from mi_lens.style import BLUE, COLOURS, GREY, ORANGE, PAGE, curve, dots, style
+from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, curve, dots, style
 from mi_lens.traces.vocabulary import SCALING_WORDS, vocabulary, word_of
 
 KINDS = ("thinking words", "other words", "numbers", "punctuation")

@@ -25,7 +25,7 @@ from experiments.steering import (
 from experiments.study import Finding, Verdict, evaluation, outcomes, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.evaluation.comparison import Arm
-from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
+from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
 
 
 @dataclass(frozen=True, kw_only=True)

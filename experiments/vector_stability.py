@@ -16,8 +16,8 @@ import mi_lens
 from experiments.steering import SteeringStudy, vector_traces
 from experiments.study import Finding, Verdict, is_right, said, save
 from mi_lens.common.statistics import Estimate
+from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, SKY, curve, dots, style
 from mi_lens.steering.seal import read_thoughts
-from mi_lens.style import BLUE, GREEN, GREY, ORANGE, PAGE, SKY, curve, dots, style
 
 
 @dataclass(frozen=True, kw_only=True)

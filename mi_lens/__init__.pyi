@@ -1,4 +1,3 @@
-from .colouring import show as show
 from .common.parquet import read_table as read_table
 from .common.parquet import write_table as write_table
 from .evaluation.budget_curve import BudgetCurve as BudgetCurve
@@ -80,7 +79,8 @@ from .problems.grading.sandbox import run_program as run_program
 from .problems.loading import load_problems as load_problems
 from .problems.problem import Problem as Problem
 from .problems.problem import overlap as overlap
-from .report import write_report as write_report
+from .report.coloured_trace import show as show
+from .report.page import write_report as write_report
 from .runs.analysis import Analysis as Analysis
 from .runs.analyze import analyze as analyze
 from .runs.config import AnalyzeConfig as AnalyzeConfig

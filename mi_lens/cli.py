@@ -60,14 +60,15 @@ def run(config: Config) -> None:
     elif isinstance(config, SweepConfig | StatusConfig | ResultsConfig):
         _run_sweep_command(config)
     elif isinstance(config, AnalyzeConfig):
-        from mi_lens.report import findings, write_report
+        from mi_lens.report.findings import findings
+        from mi_lens.report.page import write_report
         from mi_lens.runs.analyze import analyze
 
         analysis = analyze(config)
         page = write_report([config.out], config.out / "report.html", config.out / "figures")
         print(f"{findings({config.model: analysis})}\n\nReport: {page}")
     elif isinstance(config, ReportConfig):
-        from mi_lens.report import write_report
+        from mi_lens.report.page import write_report
 
         print(f"Report: {write_report(config.runs, config.out, traces=config.traces)}")
     elif isinstance(config, EvaluateConfig):

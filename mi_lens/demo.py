@@ -1,6 +1,7 @@
 """The demo: both pocket models on the same problems, and one report of what was found."""
 
-from mi_lens.report import findings, write_report
+from mi_lens.report.findings import findings
+from mi_lens.report.page import write_report
 from mi_lens.runs.analyze import analyze
 from mi_lens.runs.config import AnalyzeConfig, DemoConfig
 

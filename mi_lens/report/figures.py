@@ -12,10 +12,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mi_lens.common.html import one_line
-from mi_lens.plots import Curve, comparison_figure, tokens_figure, trajectories_figure
 from mi_lens.report.loading import Run
+from mi_lens.report.plots.peaks import Curve, comparison_figure, trajectories_figure
+from mi_lens.report.plots.style import save_figure, style
+from mi_lens.report.plots.words import tokens_figure
 from mi_lens.runs.analysis import Analysis
-from mi_lens.style import save_figure, style
 from mi_lens.traces.trace import Trace
 
 CURVES = 3  # Trajectories drawn of each model.

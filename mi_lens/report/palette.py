@@ -1,6 +1,6 @@
 """Shades of the page: blue for what is high, orange for what is low, on light and dark paper."""
 
-from mi_lens.style import BLUE, ORANGE, SKY
+from mi_lens.report.plots.style import BLUE, ORANGE, SKY
 
 SHADES = 7
 PAPERS = ("#ffffff", "#14171a")  # Light, dark.

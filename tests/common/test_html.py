@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import mi_lens.style
-from mi_lens.colouring import BLUE, DEEPEST, ORANGE, show
+import mi_lens.report.plots.style
 from mi_lens.common.html import LONGEST, UNSHOWABLE, table, text_box, with_interval
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.budget_curve import BudgetCurve
@@ -22,6 +21,7 @@ from mi_lens.information.per_trace.control_summary import ControlSummary, Mismat
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.problems.problem import Problem
+from mi_lens.report.coloured_trace import BLUE, DEEPEST, ORANGE, show
 from mi_lens.steering.separability import Separability
 from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.thought_statistics import thought_statistics
@@ -176,8 +176,8 @@ def test_coloured_text_can_be_read_on_light_and_dark_pages():
 
 
 def test_colours_are_those_of_the_figures():
-    assert "#{:02X}{:02X}{:02X}".format(*BLUE) == mi_lens.style.BLUE
-    assert ORANGE == mi_lens.style.ORANGE
+    assert "#{:02X}{:02X}{:02X}".format(*BLUE) == mi_lens.report.plots.style.BLUE
+    assert ORANGE == mi_lens.report.plots.style.ORANGE
 
 
 def test_numbers_of_peaks():
@@ -276,5 +276,6 @@ def test_controls():
 
 
 def test_the_parts_need_no_torch():
-    code = "import mi_lens.common.html, mi_lens.colouring, sys; assert 'torch' not in sys.modules"
+    parts = "mi_lens.common.html, mi_lens.report.coloured_trace"
+    code = f"import {parts}, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -369,9 +369,9 @@ def test_only_models_of_transformer_lens_have_a_backend() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a peak")
 def test_a_checkpoint_stands_in_memory_once(tmp_path: Path) -> None:
-    """In fresh processes, to the end of a forward pass; experiments/benchmarks has it at 1 GB."""
+    """In fresh processes, to the end of a forward pass; experiments/timings has it at 1 GB."""
     program = (
-        "import sys; from pathlib import Path; from experiments.benchmarks.loading import *; "
+        "import sys; from pathlib import Path; from experiments.timings.loading import *; "
         "folder = Path(sys.argv[1]); make_checkpoint(folder, 3, 'float32', '70MB'); "
         "print(*(in_a_fresh_process(folder, *way.split()) for way in sys.argv[2:]))"
     )

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mi_lens.report import write_report
+from mi_lens.report.page import write_report
 from mi_lens.report.palette import contrast
 from mi_lens.traces.vocabulary import SCALING_WORDS
 from tests.report.conftest import THOUGHTS

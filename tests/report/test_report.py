@@ -10,9 +10,9 @@ import pytest
 
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
-from mi_lens.report import findings, write_report
+from mi_lens.report.findings import findings
 from mi_lens.report.loading import read_runs
-from mi_lens.report.page import embedded
+from mi_lens.report.page import embedded, write_report
 from mi_lens.report.traces import blocks, rounded
 from mi_lens.runs.config import EvaluateConfig, GenerateConfig
 from mi_lens.runs.evaluate import run_evaluate

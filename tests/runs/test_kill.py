@@ -78,11 +78,11 @@ def kill_and_continue(folder: Path, command: list[str]) -> None:
     import torch
 
     import mi_lens.models.backends.hooked
-    import mi_lens.report
+    import mi_lens.report.page
     import mi_lens.runs.analyze
 
     torch.set_num_threads(1)
-    mi_lens.report.write_report = lambda *_: folder
+    mi_lens.report.page.write_report = lambda *_: folder
     out = folder / "undisturbed"
     times = []
     for round_ in range(2):  # the first also reads what is imported late

@@ -262,7 +262,7 @@ def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_hook_names():
     """Of 24 layers, 5,000 x 256 float32 each, which are 123 MB together."""
-    command = [sys.executable, "-m", "experiments.benchmarks.memory", "--way", "streamed"]
+    command = [sys.executable, "-m", "experiments.timings.memory", "--way", "streamed"]
     command += ["--layers", "24", "--tokens", "5000", "--hooks"]
     one, all_ = (
         float(

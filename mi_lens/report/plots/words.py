@@ -1,4 +1,4 @@
-"""Figures of a reasoning model beside its base, and of what is read from right and wrong traces."""
+"""Figures of words: at peaks, in right and wrong traces, forbidden, attended to."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,45 +7,38 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from mi_lens.common.statistics import Estimate, mean_interval
+from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.critical_tokens import Rollouts, critical_gain, mean_gain
 from mi_lens.evaluation.word_contrast import WordContrast
-from mi_lens.information.across_problems.thought_gains import ThoughtGains, gains_by_class
-from mi_lens.plots import resampled
-from mi_lens.runs.paired_analyses import PeakComparison
+from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
+from mi_lens.report.plots.style import BLUE, COLUMN, GREY, ORANGE, PAGE, dots, legend_above, style
 from mi_lens.states.attention_to_words import AttentionTo
-from mi_lens.steering.reading_vectors import MEANS, ReadingVectors
-from mi_lens.style import BLUE, COLOURS, COLUMN, GREY, ORANGE, PAGE, dots, style
-from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
 
-def paired_peaks_figure(comparison: PeakComparison) -> Figure:
-    """Every quantity of every problem, reasoner against base, with the paired difference.
-
-    Above the diagonal the reasoner has more. Grey panels are in units of MI, which do not compare
-    between models.
-    """
-    shown = list(comparison.quantities.values())
-    columns = min(5, len(shown))
-    lines = -(-len(shown) // columns)
+def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
+    """How often each word stands at peaks, beside what its frequency alone would give."""
+    rows = table.rows[:top]
     with style():
-        figure, panels = plt.subplots(
-            lines, columns, figsize=(PAGE, 1.75 * lines + 0.2), squeeze=False
+        figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * max(len(rows), 4) + 0.9))
+        y = np.arange(len(rows))
+        axes.barh(y, [row.peak_count for row in rows], color=BLUE, height=0.7, label="at peaks")
+        axes.plot(
+            [row.step_rate * table.peaks for row in rows],
+            y,
+            "D",
+            color=ORANGE,
+            markersize=3.5,
+            label="expected from frequency",
         )
-        for axes, one in zip(panels.flat, shown, strict=False):
-            colour = GREY if one.in_units_of_mi else BLUE
-            axes.plot(one.base, one.reasoner, "o", color=colour, markersize=2, alpha=0.5)
-            axes.axline((one.base[0], one.base[0]), slope=1, color="black", linewidth=0.5)
-            axes.plot(one.base_mean.mean, one.reasoner_mean.mean, "P", color=ORANGE, markersize=5)
-            d = one.difference
-            interval = "" if d.low is None else f"\n{d.mean:+.2g} ({d.low:+.2g}, {d.high:+.2g})"
-            axes.set_title(f"{one.name}{interval}", fontsize=6)
-            axes.tick_params(labelsize=6)
-        for axes in panels.flat[len(shown) :]:
-            axes.set_visible(False)
-        figure.supxlabel("base", fontsize=8)
-        figure.supylabel("reasoning model", fontsize=8)
+        axes.set_yticks(y, [row.word for row in rows], parse_math=False)
+        axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel(f"peaks (of {table.peaks}; {table.filtered} not words)")
+        legend_above(figure, axes)
+        if not rows:
+            axes.text(0.5, 0.5, "no word stands at a peak", ha="center", transform=axes.transAxes)
     return figure
 
 
@@ -111,42 +104,6 @@ def rollouts_figure(groups: Mapping[str, Sequence[Rollouts]]) -> Figure:
     return figure
 
 
-def gains_figure(groups: Mapping[str, Sequence[ThoughtGains]]) -> Figure:
-    """Probability of the gold answer along the trace, and what a thought of each class adds.
-
-    Args:
-        groups: Name to traces, such as right and wrong ones; at most four.
-    """
-    with style():
-        figure, (left, middle, right) = plt.subplots(
-            1, 3, figsize=(PAGE, 2.4), width_ratios=(1.3, 1, 1)
-        )
-        x = np.linspace(0, 1, 50)
-        for i, (name, found) in enumerate(groups.items()):
-            values = np.stack([resampled([2.0**-b for b in one.bits]) for one in found])
-            left.plot(x, values.mean(0), color=COLOURS[i], label=f"{name} ({len(found)})")
-            if len(found) > 1:
-                low, high = mean_interval(values)
-                left.fill_between(x, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-            classes = gains_by_class(found)
-            shift = 0.16 * (i - (len(groups) - 1) / 2)
-            for axes, field in ((middle, "bits"), (right, "probability")):
-                rows = [getattr(classes[c], field) for c in THOUGHT_CLASSES]
-                dots(axes, rows, COLOURS[i], shift=shift)
-        left.set_xlabel("cut, from no thought to the last")
-        left.set_ylabel("P(gold answer) if asked there")
-        left.set_ylim(-0.02, 1.02)
-        for axes, label in ((middle, "bits"), (right, "probability")):
-            axes.axvline(0, color="black", linewidth=0.5)
-            axes.set_xlabel(f"gain of a thought\n({label}, 95 %)")
-            axes.set_yticks(range(3), THOUGHT_CLASSES if axes is middle else [""] * 3)
-            axes.set_ylim(2.5, -0.5)
-        figure.legend(
-            *left.get_legend_handles_labels(), loc="outside upper center", ncols=len(groups)
-        )
-    return figure
-
-
 def attention_figure(groups: Mapping[str, AttentionTo]) -> Figure:
     """Attention to words over attention to their controls, head by head, a panel a comparison.
 
@@ -183,36 +140,3 @@ def attention_figure(groups: Mapping[str, AttentionTo]) -> Figure:
         bar.ax.set_yticklabels([f"{2.0**t:g}" for t in ticks])
         bar.set_label("word / control")
     return figure
-
-
-def reading_figure(found: Mapping[str, ReadingVectors]) -> Figure:
-    """Reading vectors beside SEAL's, hook by hook: held-out AUC, and cosine with SEAL's."""
-    names = list(next(iter(found.values())).auc)
-    x = np.arange(len(found))
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.5), width_ratios=(1.4, 1))
-        for i, name in enumerate(names):
-            auc = [one.auc[name] for one in found.values()]
-            place = x + 0.1 * (i - 1)
-            left.plot(place, [a.auc for a in auc], "o-", color=COLOURS[i], markersize=3, label=name)
-            left.vlines(place, [a.low for a in auc], [a.high for a in auc], color=COLOURS[i])
-            if name != MEANS:
-                cosine = np.array([one.cosine[name] for one in found.values()], dtype=float)
-                right.plot(x, cosine, "o-", color=COLOURS[i], markersize=3)
-        left.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
-        left.set_ylabel("held-out AUC (95 %)")
-        right.set_ylabel("cosine with mean difference")
-        right.set_ylim(-0.05, 1.05)
-        for axes in (left, right):
-            axes.set_xticks(x, [_short(name) for name in found])
-            axes.set_xlabel("hook (layer, site)")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
-
-
-def _short(hook_name: str) -> str:
-    """As "3 post" for "blocks.3.hook_resid_post"; other names as they are."""
-    parts = hook_name.split(".")
-    if len(parts) == 3 and parts[2].startswith("hook_resid_"):
-        return f"{parts[1]} {parts[2].removeprefix('hook_resid_')}"
-    return hook_name

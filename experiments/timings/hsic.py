@@ -1,6 +1,6 @@
 """How fast hsic_mi is: beside the published evaluation, beside reading the input once.
 
-    python -m experiments.benchmarks.hsic --device cpu
+    python -m experiments.timings.hsic --device cpu
 
 Everything is timed in this one process, on the same threads. With a single CPU thread
 (OMP_NUM_THREADS=1) the clock is the process's CPU time, which other work on the machine disturbs

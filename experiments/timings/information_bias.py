@@ -1,6 +1,6 @@
 """Estimated minus true bits of usable information, where the truth is known, at small n.
 
-Run: python experiments/benchmarks/information_bias.py [--repeats 40] [--sizes 50 100 200 500 1000]
+Run: python experiments/timings/information_bias.py [--repeats 40] [--sizes 50 100 200 500 1000]
 """
 
 from dataclasses import dataclass

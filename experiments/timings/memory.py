@@ -1,6 +1,6 @@
 """Peak memory of reading a long trace's states at every layer: in memory, and streamed to disk.
 
-    python -m experiments.benchmarks.memory
+    python -m experiments.timings.memory
 
 A random Llama of 16 layers and 256 dimensions reads one trace of 16,000 tokens at every
 hook_resid_post. Each way runs in a fresh process, whose peak is the kernel's own (VmHWM, Linux).
@@ -57,7 +57,7 @@ def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
 
 def in_a_fresh_process(way: str, layers: int, tokens: int, hooks: int) -> float:
     """`growth_mb` where nothing ran before."""
-    command = [sys.executable, "-m", "experiments.benchmarks.memory", "--way", way]
+    command = [sys.executable, "-m", "experiments.timings.memory", "--way", way]
     command += ["--layers", str(layers), "--tokens", str(tokens), "--hooks", str(hooks)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)

@@ -1,6 +1,6 @@
 r"""How many answers a minute are graded, and what becomes of hostile ones.
 
-    python -m experiments.benchmarks.grading --math PATH/math_train.jsonl
+    python -m experiments.timings.grading --math PATH/math_train.jsonl
 
 Every answer timed goes through Math-Verify: gold answers as "1 \cdot answer", and as the next
 problem's, so that equal text and plain integers decide nothing. Child processes start within the

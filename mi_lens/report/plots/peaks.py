@@ -1,6 +1,6 @@
-"""Figures of trajectories, peaks, words and paired comparisons."""
+"""Figures of trajectories and their peaks."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -8,20 +8,15 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from mi_lens.common.statistics import mean_interval
-from mi_lens.evaluation.comparison import Comparison
-from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
-from mi_lens.style import (
+from mi_lens.report.plots.style import (
     BLUE,
-    COLUMN,
     GREEN,
     GREY,
     MI_LABEL,
     ORANGE,
     PAGE,
-    dots,
     legend_above,
     style,
 )
@@ -164,59 +159,4 @@ def comparison_figure(
         right.set_xlim(-0.5, len(trajectories) - 0.5)
         right.set_ylabel("AOM of a trace (IQRs)")
         right.set_ylim(bottom=0)
-    return figure
-
-
-def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
-    """How often each word stands at peaks, beside what its frequency alone would give."""
-    rows = table.rows[:top]
-    with style():
-        figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * max(len(rows), 4) + 0.9))
-        y = np.arange(len(rows))
-        axes.barh(y, [row.peak_count for row in rows], color=BLUE, height=0.7, label="at peaks")
-        axes.plot(
-            [row.step_rate * table.peaks for row in rows],
-            y,
-            "D",
-            color=ORANGE,
-            markersize=3.5,
-            label="expected from frequency",
-        )
-        axes.set_yticks(y, [row.word for row in rows], parse_math=False)
-        axes.invert_yaxis()
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel(f"peaks (of {table.peaks}; {table.filtered} not words)")
-        legend_above(figure, axes)
-        if not rows:
-            axes.text(0.5, 0.5, "no word stands at a peak", ha="center", transform=axes.transAxes)
-    return figure
-
-
-def paired_figure(comparisons: Sequence[Comparison], controls: Collection[str] = ()) -> Figure:
-    """What conditions change in accuracy and in length, paired by problem, one a line.
-
-    Args:
-        comparisons: All against one condition; at least one.
-        controls: Names of those that are controls: drawn grey, as squares.
-    """
-    if not comparisons:
-        raise ValueError("no comparisons to draw; expected at least one")
-    names = [one.name for one in comparisons]
-    is_control = [name in controls for name in names]
-    with style():
-        figure, panels = plt.subplots(
-            1, 2, figsize=(PAGE, 0.6 + 0.15 * len(names)), sharey=True, width_ratios=(3, 2)
-        )
-        shown = (
-            ("difference", 100.0, BLUE, "accuracy less baseline (points, 95 %)"),
-            ("tokens", 1.0, ORANGE, "tokens less baseline (95 %)"),
-        )
-        for axes, (field, scale, colour, title) in zip(panels, shown, strict=True):
-            shades = [GREY if control else colour for control in is_control]
-            dots(axes, [getattr(one, field) for one in comparisons], shades, scale=scale,
-                 markers=["s" if control else "o" for control in is_control])  # fmt: skip
-            axes.axvline(0, color="black", linewidth=0.5)
-            axes.set_xlabel(title)
-        panels[0].set_yticks(range(len(names)), names, parse_math=False)
-        panels[0].set_ylim(len(names) - 0.4, -0.6)
     return figure

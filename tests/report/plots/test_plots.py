@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
-from mi_lens.plots import (
-    Curve,
-    comparison_figure,
-    resampled,
-    tokens_figure,
-    trajectories_figure,
-)
-from mi_lens.style import save_figure, style
+from mi_lens.report.plots.peaks import Curve, comparison_figure, resampled, trajectories_figure
+from mi_lens.report.plots.style import save_figure, style
+from mi_lens.report.plots.words import tokens_figure
 
 
 def texts(figure):

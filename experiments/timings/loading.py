@@ -1,6 +1,6 @@
 """Peak memory of the host while a checkpoint is loaded and run once, beside its size.
 
-    python -m experiments.benchmarks.loading
+    python -m experiments.timings.loading
 
 Makes random Qwen2 checkpoints of about 1 GB in shards of 200 MB, in float32 and bfloat16, in a
 temporary folder, and loads each in a fresh process by both backends and in both dtypes. Linux only.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.benchmarks.memory import forget_peak, peak_mb
+from experiments.timings.memory import forget_peak, peak_mb
 
 
 def make_checkpoint(folder: Path, layers: int, dtype: str, shard: str) -> None:
@@ -50,7 +50,7 @@ def growth_mb(folder: Path, backend: str, dtype: str) -> float:
 
 def in_a_fresh_process(folder: Path, backend: str, dtype: str) -> float:
     """`growth_mb` where nothing ran before."""
-    command = [sys.executable, "-m", "experiments.benchmarks.loading", "--folder", str(folder)]
+    command = [sys.executable, "-m", "experiments.timings.loading", "--folder", str(folder)]
     command += ["--backend", backend, "--dtype", dtype]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.splitlines()[-1])

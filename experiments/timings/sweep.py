@@ -1,6 +1,6 @@
 """A sweep over layers in one go beside the same conditions one by one.
 
-    python -m experiments.benchmarks.sweep
+    python -m experiments.timings.sweep
 
 One CPU thread, CPU time. Two shapes: the pocket reasoner, whose steps cost by the row, and a random
 model of the 0.5B shape, whose steps cost by the weights that are read whatever the number of rows.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import mi_lens
-from experiments.benchmarks.decode import source_model
+from experiments.timings.decode import source_model
 from mi_lens import Condition, Recycle, Request
 from mi_lens.models.backends.lookup import get_backend
 

@@ -8,18 +8,13 @@ from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.critical_tokens import Rollouts
 from mi_lens.evaluation.word_contrast import WordContrast, WordRow
 from mi_lens.information.across_problems.thought_gains import ThoughtGains
-from mi_lens.reading_plots import (
-    attention_figure,
-    gains_figure,
-    paired_peaks_figure,
-    reading_figure,
-    rollouts_figure,
-    words_figure,
-)
+from mi_lens.report.plots.paired_analyses import paired_peaks_figure
+from mi_lens.report.plots.style import BLUE, GREY, ORANGE
+from mi_lens.report.plots.thoughts import gains_figure, reading_figure
+from mi_lens.report.plots.words import attention_figure, rollouts_figure, words_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 from mi_lens.states.attention_to_words import AttentionTo
 from mi_lens.steering.reading_vectors import compare_directions
-from mi_lens.style import BLUE, GREY, ORANGE
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought
 from tests.steering.test_reading_vectors import sample
 

@@ -1,7 +1,7 @@
 """Tokens per second while decoding: ours with a hook on, beside Hugging Face without any.
 
-    python -m experiments.benchmarks.decode --shape pocket --batch 8 --context 1024
-    python -m experiments.benchmarks.decode --shape 0.5b --batch 1 --context 32
+    python -m experiments.timings.decode --shape pocket --batch 8 --context 1024
+    python -m experiments.timings.decode --shape 0.5b --batch 1 --context 32
 
 All engines run in this one process on one set of weights, in turn and several times over. A clock
 is read when a step enters the embedding and when it leaves the unembedding; a step's time is that

@@ -1,0 +1,1 @@
+"""Figures, named by what they show."""

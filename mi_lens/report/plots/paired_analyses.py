@@ -1,0 +1,36 @@
+"""Figures of a reasoning model beside its base."""
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, style
+from mi_lens.runs.paired_analyses import PeakComparison
+
+
+def paired_peaks_figure(comparison: PeakComparison) -> Figure:
+    """Every quantity of every problem, reasoner against base, with the paired difference.
+
+    Above the diagonal the reasoner has more. Grey panels are in units of MI, which do not compare
+    between models.
+    """
+    shown = list(comparison.quantities.values())
+    columns = min(5, len(shown))
+    lines = -(-len(shown) // columns)
+    with style():
+        figure, panels = plt.subplots(
+            lines, columns, figsize=(PAGE, 1.75 * lines + 0.2), squeeze=False
+        )
+        for axes, one in zip(panels.flat, shown, strict=False):
+            colour = GREY if one.in_units_of_mi else BLUE
+            axes.plot(one.base, one.reasoner, "o", color=colour, markersize=2, alpha=0.5)
+            axes.axline((one.base[0], one.base[0]), slope=1, color="black", linewidth=0.5)
+            axes.plot(one.base_mean.mean, one.reasoner_mean.mean, "P", color=ORANGE, markersize=5)
+            d = one.difference
+            interval = "" if d.low is None else f"\n{d.mean:+.2g} ({d.low:+.2g}, {d.high:+.2g})"
+            axes.set_title(f"{one.name}{interval}", fontsize=6)
+            axes.tick_params(labelsize=6)
+        for axes in panels.flat[len(shown) :]:
+            axes.set_visible(False)
+        figure.supxlabel("base", fontsize=8)
+        figure.supylabel("reasoning model", fontsize=8)
+    return figure
