@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
@@ -66,32 +66,32 @@ def main(config: Config) -> None:
     )
 
 
-def by_block(found: mi_lens.Analysis, value: Callable[[Reading], float | None]) -> Blocks:
+def by_block(found: mi_lens.Analysis, value: Callable[[Measurement], float | None]) -> Blocks:
     """Means over problems, block by block; traces where the value is undefined do not count."""
     return [
         estimate_mean(
-            [v for t in found.analysed if (v := value(found.reading(t, hook))) is not None]
+            [v for t in found.analysed if (v := value(found.measurement(t, hook))) is not None]
         )
         for hook in found.hook_names
     ]
 
 
-def trajectory(reading: Reading, kind: str) -> np.ndarray:
+def trajectory(measurement: Measurement, kind: str) -> np.ndarray:
     """The raw MI, or its specific part."""
-    assert reading.calibration is not None
-    return reading.mi if kind == "raw" else reading.calibration.specific
+    assert measurement.calibration is not None
+    return measurement.mi if kind == "raw" else measurement.calibration.specific
 
 
-def correlation(reading: Reading, kind: str, name: str) -> float | None:
+def correlation(measurement: Measurement, kind: str, name: str) -> float | None:
     """Rank correlation with a covariate; None where either does not vary."""
-    mi, other = trajectory(reading, kind), reading.covariates[name]
+    mi, other = trajectory(measurement, kind), measurement.covariates[name]
     return spearman(mi, other) if np.ptp(mi) and np.ptp(other) else None
 
 
-def partial(reading: Reading, kind: str) -> float:
+def partial(measurement: Measurement, kind: str) -> float:
     """Rank correlation with entropy, norm and position being held."""
     mi, entropy, *held = (
-        rankdata(x) for x in (trajectory(reading, kind), *map(reading.covariates.get,
+        rankdata(x) for x in (trajectory(measurement, kind), *map(measurement.covariates.get,
                                                               ("entropy", "norm", "position")))
     )  # fmt: skip
     design = np.stack([np.ones_like(mi), *held], axis=1)
@@ -99,36 +99,36 @@ def partial(reading: Reading, kind: str) -> float:
     return float(np.corrcoef(*left)[0, 1])
 
 
-def at_peaks(reading: Reading, kind: str) -> np.ndarray:
+def at_peaks(measurement: Measurement, kind: str) -> np.ndarray:
     """Which steps are peaks: raw ones, or as many of the highest specific part.
 
     Peaks of the specific part beyond chance are too few on short traces to be compared.
     """
-    raw = mi_lens.find_peaks(reading.mi)
-    steps = raw if kind == "raw" or not len(raw) else highest(reading, len(raw))
-    mask = np.zeros(len(reading.mi), dtype=bool)
+    raw = mi_lens.find_peaks(measurement.mi)
+    steps = raw if kind == "raw" or not len(raw) else highest(measurement, len(raw))
+    mask = np.zeros(len(measurement.mi), dtype=bool)
     mask[steps] = True
     return mask
 
 
-def highest(reading: Reading, count: int) -> np.ndarray:
+def highest(measurement: Measurement, count: int) -> np.ndarray:
     """The steps of highest specific part."""
-    return mi_lens.top_k_peaks(trajectory(reading, "specific"), count)
+    return mi_lens.top_k_peaks(trajectory(measurement, "specific"), count)
 
 
-def excess(reading: Reading, kind: str) -> float | None:
+def excess(measurement: Measurement, kind: str) -> float | None:
     """Mean entropy at peaks less that of other steps, in bits; None without peaks."""
-    mask, entropy = at_peaks(reading, kind), reading.covariates["entropy"]
+    mask, entropy = at_peaks(measurement, kind), measurement.covariates["entropy"]
     return float(entropy[mask].mean() - entropy[~mask].mean()) if mask.any() else None
 
 
-def auc(reading: Reading, kind: str) -> float | None:
+def auc(measurement: Measurement, kind: str) -> float | None:
     """How often a peak has more entropy than another step of its trace; None without peaks."""
-    mask = at_peaks(reading, kind)
+    mask = at_peaks(measurement, kind)
     if not mask.any():
         return None
     n = int(mask.sum())
-    ranks = rankdata(reading.covariates["entropy"])[mask].sum()
+    ranks = rankdata(measurement.covariates["entropy"])[mask].sum()
     return float((ranks - n * (n + 1) / 2) / (n * (len(mask) - n)))
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.peaks import resampled
 from mi_lens.report.plots.style import (
     BLUE,
@@ -50,7 +50,9 @@ def main(config: Config) -> None:
     right = is_right(found.analysed)
     masks = {name: right == value for name, value in (("right", 1), ("wrong", 0))}
     masks = {name: mask for name, mask in masks.items() if mask.any()}
-    read = [[found.reading(trace, hook) for trace in found.analysed] for hook in found.hook_names]
+    read = [
+        [found.measurement(trace, hook) for trace in found.analysed] for hook in found.hook_names
+    ]
     slopes: Slopes = {
         kind: {
             name: [slope([r for r, one in zip(block, mask, strict=True) if one], kind)
@@ -76,29 +78,31 @@ def main(config: Config) -> None:
     )
 
 
-def trajectory(reading: Reading, kind: str) -> np.ndarray:
+def trajectory(measurement: Measurement, kind: str) -> np.ndarray:
     """The MI with the gold answer, with others' on the mean, or the specific part."""
-    assert reading.calibration is not None
-    return {"raw": reading.mi, "other answers": reading.calibration.mean,
-            "specific": reading.calibration.specific}[kind]  # fmt: skip
+    assert measurement.calibration is not None
+    return {"raw": measurement.mi, "other answers": measurement.calibration.mean,
+            "specific": measurement.calibration.specific}[kind]  # fmt: skip
 
 
-def slope(readings: list[Reading], kind: str) -> Estimate:
+def slope(measurements: list[Measurement], kind: str) -> Estimate:
     """Rise from a trace's start to its end by a straight line, in standard deviations over steps.
 
     A standard deviation of the trajectory itself is the unit, so that blocks and kinds compare.
     """
     slopes = []
-    for reading in readings:
-        mi = trajectory(reading, kind)
+    for measurement in measurements:
+        mi = trajectory(measurement, kind)
         if np.ptp(mi) > 0:
             slopes.append(float(np.polyfit(np.linspace(0, 1, len(mi)), mi, 1)[0] / mi.std()))
     return estimate_mean(slopes)
 
 
-def mean_curve(readings: list[Reading], mask: np.ndarray, kind: str, points: int) -> list[Estimate]:
+def mean_curve(
+    measurements: list[Measurement], mask: np.ndarray, kind: str, points: int
+) -> list[Estimate]:
     """Means over traces at fractions of their length, each point the mean of its part."""
-    chosen = [trajectory(r, kind) for r, one in zip(readings, mask, strict=True) if one]
+    chosen = [trajectory(r, kind) for r, one in zip(measurements, mask, strict=True) if one]
     smooth = [resampled([part.mean() for part in np.array_split(mi, min(points, len(mi)))], points)
               for mi in chosen]  # fmt: skip
     return [estimate_mean(column) for column in np.array(smooth).T.tolist()]

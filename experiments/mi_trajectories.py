@@ -71,7 +71,7 @@ def curve(found: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> Curv
     """A trace as it is drawn."""
     assert trace.problem is not None
     question = shorten(trace.problem.question, 72, placeholder=" …")
-    calibration = found.reading(trace, hook_name).calibration
+    calibration = found.measurement(trace, hook_name).calibration
     strings = dict(zip((one.id for one in found.traces), found.token_strings, strict=True))
     labels = [s if any(map(str.isalnum, s)) else f"“{s.strip()}”" for s in strings[trace.id]]
     return Curve(

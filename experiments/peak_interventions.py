@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side, traces
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
@@ -49,7 +49,7 @@ def main(config: Config) -> None:
             "more problems (--limit) or fewer steps (--steps)"
         )
     picked = [
-        pick(found.reading(trace, last), config, np.random.default_rng([config.seed, i]))
+        pick(found.measurement(trace, last), config, np.random.default_rng([config.seed, i]))
         for i, trace in enumerate(chosen)
     ]
     model = mi_lens.load(config.model)
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     after = is_right(made).reshape(shape).mean(-1)
     changes = {name: after[:, i] - before for i, name in enumerate(GROUPS)}
     entropy = {
-        name: [found.reading(t, last).covariates["entropy"][some[name]].mean()
+        name: [found.measurement(t, last).covariates["entropy"][some[name]].mean()
                for t, some in zip(chosen, picked, strict=True)]
         for name in GROUPS
     }  # fmt: skip
@@ -91,12 +91,14 @@ def main(config: Config) -> None:
     )  # fmt: skip
 
 
-def pick(reading: Reading, config: Config, rng: np.random.Generator) -> dict[str, list[int]]:
+def pick(
+    measurement: Measurement, config: Config, rng: np.random.Generator
+) -> dict[str, list[int]]:
     """Steps of every kind; the trace's last token, which ends it, is none of them."""
-    assert reading.calibration is not None
-    last = len(reading.mi) - 1
-    entropy = reading.covariates["entropy"]
-    raw = [step for step in mi_lens.find_peaks(reading.mi).tolist() if step < last]
+    assert measurement.calibration is not None
+    last = len(measurement.mi) - 1
+    entropy = measurement.covariates["entropy"]
+    raw = [step for step in mi_lens.find_peaks(measurement.mi).tolist() if step < last]
     peaks = rng.choice(raw, config.steps, replace=len(raw) < config.steps).tolist()
     free = sorted(set(range(last)) - set(raw))
     matched: list[int] = []
@@ -106,7 +108,7 @@ def pick(reading: Reading, config: Config, rng: np.random.Generator) -> dict[str
         matched.append(int(rng.choice(near)))
     return {
         "raw peaks": peaks,
-        "highest specific part": top(reading.calibration.specific[:last], config.steps),
+        "highest specific part": top(measurement.calibration.specific[:last], config.steps),
         "highest entropy": top(entropy[:last], config.steps),
         MATCHED: matched,
         "any steps": rng.choice(last, config.steps, replace=False).tolist(),

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.per_trace.measurement import FACTORS, Reading
+from mi_lens.information.per_trace.measurement import FACTORS, Measurement
 from mi_lens.report.plots.style import BLUE, COLOURS, ORANGE, PAGE, curve, style
 
 Synthetic = dict[str, dict[str, list[float]]]
@@ -38,10 +38,11 @@ def main(config: Config) -> None:
     """Follows the peaks through kernel widths, and measures MI of synthetic vectors."""
     found = analysis(config)
     read = {
-        hook: [found.reading(trace, hook) for trace in found.analysed] for hook in found.hook_names
+        hook: [found.measurement(trace, hook) for trace in found.analysed]
+        for hook in found.hook_names
     }
-    peaks = {hook: by_factor(readings, shared) for hook, readings in read.items()}
-    ratio = {hook: by_factor(readings, relative) for hook, readings in read.items()}
+    peaks = {hook: by_factor(measurements, shared) for hook, measurements in read.items()}
+    ratio = {hook: by_factor(measurements, relative) for hook, measurements in read.items()}
     made = synthetic(config)
     for hook in read:
         print(f"{hook}: peaks shared at sigma " + ", ".join(
@@ -56,30 +57,31 @@ def main(config: Config) -> None:
     )
 
 
-def by_factor(readings: list[Reading], value) -> dict[float, Estimate]:
+def by_factor(measurements: list[Measurement], value) -> dict[float, Estimate]:
     """Means over problems at every width; traces without peaks do not count."""
     return {
-        factor: estimate_mean([v for r in readings if (v := value(r, factor)) is not None])
+        factor: estimate_mean([v for r in measurements if (v := value(r, factor)) is not None])
         for factor in FACTORS
     }
 
 
-def at_width(reading: Reading, factor: float) -> np.ndarray:
+def at_width(measurement: Measurement, factor: float) -> np.ndarray:
     """The trajectory with sigma multiplied."""
-    return reading.variants[f"sigma x {factor:g} (scale x {1 / factor:g})"]
+    return measurement.variants[f"sigma x {factor:g} (scale x {1 / factor:g})"]
 
 
-def shared(reading: Reading, factor: float) -> float | None:
+def shared(measurement: Measurement, factor: float) -> float | None:
     """Peaks at both widths over peaks at either; None where there are none."""
     own, other = (
-        set(mi_lens.find_peaks(mi).tolist()) for mi in (reading.mi, at_width(reading, factor))
+        set(mi_lens.find_peaks(mi).tolist())
+        for mi in (measurement.mi, at_width(measurement, factor))
     )
     return len(own & other) / len(own | other) if own | other else None
 
 
-def relative(reading: Reading, factor: float) -> float:
+def relative(measurement: Measurement, factor: float) -> float:
     """Mean MI at the width over mean MI."""
-    return float(at_width(reading, factor).mean() / reading.mi.mean())
+    return float(at_width(measurement, factor).mean() / measurement.mi.mean())
 
 
 def synthetic(config: Config) -> Synthetic:

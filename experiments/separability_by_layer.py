@@ -16,7 +16,7 @@ import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, save
 from mi_lens.problems.problem import question_key
 from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, PAGE, style
-from mi_lens.steering.seal import read_thoughts
+from mi_lens.steering.seal import states_of_thoughts
 from mi_lens.steering.separability import Separability, coordinates, probe_auc
 
 MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}
@@ -41,7 +41,7 @@ def main(config: Config) -> None:
     traces = baseline_traces(config, model, config.load_problems())
     hooks = ["blocks.0.hook_resid_pre"]
     hooks += [f"blocks.{n}.hook_resid_post" for n in range(model.cfg.n_layers)]
-    read = list(read_thoughts(model, traces, hooks))
+    read = list(states_of_thoughts(model, traces, hooks))
     classes = np.array([t.thought_class for one in read for t in one.thoughts])
     execution = classes == "execution"
     if min(execution.sum(), (~execution).sum()) < 2:

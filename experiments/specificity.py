@@ -16,7 +16,7 @@ from tqdm import tqdm
 import mi_lens
 from experiments.study import Finding, Study, Verdict, analysis, said, save, side
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
@@ -111,56 +111,56 @@ def height(mi: np.ndarray) -> float:
 
 
 def by_block(
-    found: mi_lens.Analysis, values: Mapping[str, Callable[[Reading], float | None]]
+    found: mi_lens.Analysis, values: Mapping[str, Callable[[Measurement], float | None]]
 ) -> dict[str, list[Estimate]]:
     """Means over problems of what is read from a trace, block by block."""
     return {
         name: [
             estimate_mean([v for t in found.analysed
-                           if (v := value(found.reading(t, hook))) is not None])
+                           if (v := value(found.measurement(t, hook))) is not None])
             for hook in found.hook_names
         ]
         for name, value in values.items()
     }  # fmt: skip
 
 
-def treated(reading: Reading, name: str) -> np.ndarray:
+def treated(measurement: Measurement, name: str) -> np.ndarray:
     """The trajectory under a treatment."""
-    assert reading.calibration is not None
+    assert measurement.calibration is not None
     if name in ("gold answer", "other answers"):
-        return reading.mi if name == "gold answer" else reading.calibration.mean
-    return reading.variants[name]
+        return measurement.mi if name == "gold answer" else measurement.calibration.mean
+    return measurement.variants[name]
 
 
-def mean_mi(reading: Reading, name: str) -> float:
+def mean_mi(measurement: Measurement, name: str) -> float:
     """Mean MI of a trace under a treatment."""
-    return float(treated(reading, name).mean())
+    return float(treated(measurement, name).mean())
 
 
-def rise_left(reading: Reading, name: str) -> float | None:
+def rise_left(measurement: Measurement, name: str) -> float | None:
     """What part of the height of raw peaks above the trace's median a treatment leaves."""
-    peaks = raw_peaks(reading)
+    peaks = raw_peaks(measurement)
     if not peaks:
         return None
     heights = [mi[peaks].sum() - len(peaks) * np.median(mi)
-               for mi in (treated(reading, name), reading.mi)]  # fmt: skip
+               for mi in (treated(measurement, name), measurement.mi)]  # fmt: skip
     return float(heights[0] / heights[1])
 
 
-def raw_peaks(reading: Reading) -> list[int]:
+def raw_peaks(measurement: Measurement) -> list[int]:
     """As the paper finds them."""
-    return mi_lens.find_peaks(reading.mi).tolist()
+    return mi_lens.find_peaks(measurement.mi).tolist()
 
 
-def specific_peaks(reading: Reading) -> list[int]:
+def specific_peaks(measurement: Measurement) -> list[int]:
     """Peaks of what the gold answer has over other answers, beyond chance."""
-    assert reading.calibration is not None
-    return reading.calibration.peaks().tolist()
+    assert measurement.calibration is not None
+    return measurement.calibration.peaks().tolist()
 
 
-def both(reading: Reading) -> list[int]:
+def both(measurement: Measurement) -> list[int]:
     """Raw peaks that are specific."""
-    return sorted({*raw_peaks(reading)} & {*specific_peaks(reading)})
+    return sorted({*raw_peaks(measurement)} & {*specific_peaks(measurement)})
 
 
 PEAKS = {"raw": raw_peaks, "specific": specific_peaks, "both": both}

@@ -22,7 +22,7 @@ from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
 from mi_lens.report.plots.style import save_figure
 from mi_lens.runs.measure import activations_path
-from mi_lens.states.shard import reading_code
+from mi_lens.states.shard import capture_code
 
 THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # the pocket reasoner's
 
@@ -107,7 +107,7 @@ def analysis(config: Study, model: str | None = None, **settings: Any) -> mi_len
         **settings,
     }
     # States are only read again by the code that wrote them.
-    name = content_hash([asked, versions(), reading_code()])
+    name = content_hash([asked, versions(), capture_code()])
     return mi_lens.analyze(
         mi_lens.AnalyzeConfig(
             **asked, out=config.runs / f"analysis-{name}", batch_size=config.batch_size

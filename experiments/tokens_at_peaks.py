@@ -103,8 +103,8 @@ def share(
     found: mi_lens.Analysis, hook_name: str, kinds: Sequence[np.ndarray]
 ) -> dict[str, Shares]:
     """The share of each kind at peaks, beside steps of like entropy and all steps."""
-    readings = [found.reading(trace, hook_name) for trace in found.analysed]
-    entropy = [reading.covariates["entropy"] for reading in readings]
+    measurements = [found.measurement(trace, hook_name) for trace in found.analysed]
+    entropy = [measurement.covariates["entropy"] for measurement in measurements]
     edges = np.quantile(np.concatenate(entropy), np.arange(1, BINS) / BINS)
     bins = [np.searchsorted(edges, values) for values in entropy]
     all_bins, all_kinds = np.concatenate(bins), np.concatenate(kinds)

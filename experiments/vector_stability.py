@@ -17,7 +17,7 @@ from experiments.steering import SteeringStudy, vector_traces
 from experiments.study import Finding, Verdict, is_right, said, save
 from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, SKY, curve, dots, style
-from mi_lens.steering.seal import read_thoughts
+from mi_lens.steering.seal import states_of_thoughts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def main(config: Config) -> None:
     hook_name = config.hook_name(model)
     traces = vector_traces(config, model, ())
     rng = np.random.default_rng(config.seed)
-    read = list(read_thoughts(model, traces, [hook_name]))
+    read = list(states_of_thoughts(model, traces, [hook_name]))
     thoughts = Thoughts(
         torch.cat([one.states[hook_name] for one in read]).double().numpy(),
         np.array([t.thought_class == "execution" for one in read for t in one.thoughts]),

@@ -108,7 +108,7 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
     graded = analysis.grades[index]
     verdict = "" if graded is None else "  (right)" if graded.correct else "  (wrong)"
     question = trace.problem.question if trace.problem else trace.prompt
-    calibration = analysis.reading(trace, hook_name).calibration
+    calibration = analysis.measurement(trace, hook_name).calibration
     return Curve(
         title=_printable(f"{one_line(question, 70)}{verdict}"),
         mi=analysis.mi(trace, hook_name),

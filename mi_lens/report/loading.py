@@ -129,7 +129,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     if not analysis.finished:
         unfinished = (
             f"{_count(len(analysis.traces), _expected(analysis.config))}, "
-            f"{len(analysis.readings)} of them read; the words at peaks come last. {AGAIN}"
+            f"{len(analysis.measurements)} of them read; the words at peaks come last. {AGAIN}"
         )
     graded = zip(analysis.traces, analysis.grades, strict=True)
     verdicts = {t.id: Verdict(g.extracted, g.correct) for t, g in graded if g is not None}

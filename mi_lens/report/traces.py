@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mi_lens.information.per_trace.controls import Calibration
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.report.loading import Run, Verdict
 from mi_lens.report.palette import SHADES
@@ -46,10 +46,10 @@ def trace_data(
         analysis: What was read from it, where anything was.
         verdicts: Trace id to what became of it.
     """
-    readings = {} if analysis is None else analysis.readings.get(trace.id, {})
+    measurements = {} if analysis is None else analysis.measurements.get(trace.id, {})
     tau = 1.5 if analysis is None else analysis.config.tau
     verdict = verdicts.get(trace.id)
-    covariates = next(iter(readings.values())).covariates if readings else {}
+    covariates = next(iter(measurements.values())).covariates if measurements else {}
     problem = trace.problem
     return {
         "id": trace.id,
@@ -65,7 +65,7 @@ def trace_data(
         "entropy": rounded(covariates["entropy"]) if covariates else None,
         "surprisal": rounded(covariates["surprisal"]) if covariates else None,
         "events": _events(trace, tokenizer),
-        "hooks": [_layer(name, reading, tau) for name, reading in readings.items()],
+        "hooks": [_layer(name, measurement, tau) for name, measurement in measurements.items()],
     }
 
 
@@ -93,16 +93,16 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
     return found
 
 
-def _layer(hook_name: str, reading: Reading, tau: float) -> dict[str, Any]:
-    low, high = float(reading.mi.min()), float(np.quantile(reading.mi, HIGHEST))
+def _layer(hook_name: str, measurement: Measurement, tau: float) -> dict[str, Any]:
+    low, high = float(measurement.mi.min()), float(np.quantile(measurement.mi, HIGHEST))
     edges = np.linspace(low, high, SHADES)[1:]
     return {
         "name": hook_name,
-        "mi": rounded(reading.mi),
+        "mi": rounded(measurement.mi),
         "edges": rounded(edges),
-        "threshold": _threshold(reading.mi, tau),
-        "peaks": find_peaks(reading.mi, tau).tolist(),
-        "specific": _specific(reading.calibration, tau),
+        "threshold": _threshold(measurement.mi, tau),
+        "peaks": find_peaks(measurement.mi, tau).tolist(),
+        "specific": _specific(measurement.calibration, tau),
     }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mi_lens.common.html import table
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peaks import (
     PeakStatistics,
     find_peaks,
@@ -20,7 +20,7 @@ from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import config_of, read_record, traces_so_far, whole_rows
-from mi_lens.runs.measure import Readings, readings_from_row
+from mi_lens.runs.measure import Measurements, measurements_from_row
 from mi_lens.traces.trace import Trace
 
 LAST_WRITTEN = "thinking_tokens.json"  # Where it stands, a run is finished.
@@ -35,7 +35,7 @@ class Analysis:
         traces: One a problem, in order.
         token_strings: For every trace, its generated tokens as text.
         hook_names: What was read.
-        readings: Trace id to what was read from it; a trace too short for peaks has none.
+        measurements: Trace id to what was read from it; a trace too short for peaks has none.
         tokens: Hook name to the table of words at its peaks.
     """
 
@@ -43,7 +43,7 @@ class Analysis:
     traces: tuple[Trace, ...]
     token_strings: tuple[list[str], ...]
     hook_names: tuple[str, ...]
-    readings: dict[str, Readings]
+    measurements: dict[str, Measurements]
     tokens: dict[str, ThinkingTokens]
 
     @classmethod
@@ -51,7 +51,7 @@ class Analysis:
         """Reads back what `analyze` wrote, with the tokenizer only: the model is not loaded.
 
         Of a run that is not finished, what is there: traces in the order in which they finished,
-        readings so far, and no words (`finished` is False).
+        measurements so far, and no words (`finished` is False).
 
         Args:
             folder: The run's folder; nothing in it is changed.
@@ -69,8 +69,8 @@ class Analysis:
             )
         config = config_of(record, AnalyzeConfig, folder)
         by_id = {trace.id: trace for trace in traces_so_far(folder / "traces.jsonl")}
-        readings = {
-            row["trace"]: readings_from_row(row["readings"])
+        measurements = {
+            row["trace"]: measurements_from_row(row["readings"])
             for row in whole_rows(folder / "readings.jsonl")
         }
         finished = (folder / LAST_WRITTEN).exists()
@@ -81,8 +81,8 @@ class Analysis:
             config=config,
             traces=traces,
             token_strings=tuple(trace.token_strings(tokenizer) for trace in traces),
-            hook_names=tuple(next(iter(readings.values()), {})),
-            readings=readings,
+            hook_names=tuple(next(iter(measurements.values()), {})),
+            measurements=measurements,
             tokens={name: _table_from_row(row) for name, row in tables.items()},
         )
 
@@ -98,30 +98,30 @@ class Analysis:
 
     @cached_property
     def analysed(self) -> tuple[Trace, ...]:
-        """The traces that have readings."""
-        return tuple(trace for trace in self.traces if trace.id in self.readings)
+        """The traces that have measurements."""
+        return tuple(trace for trace in self.traces if trace.id in self.measurements)
 
-    def reading(self, trace: Trace, hook_name: str) -> Reading:
+    def measurement(self, trace: Trace, hook_name: str) -> Measurement:
         """What was read from a trace at a hook name."""
-        return self.readings[trace.id][hook_name]
+        return self.measurements[trace.id][hook_name]
 
     def mi(self, trace: Trace, hook_name: str) -> list[float]:
         """The trajectory of a trace at a hook name."""
-        return self.reading(trace, hook_name).mi.tolist()
+        return self.measurement(trace, hook_name).mi.tolist()
 
     def peaks(self, trace: Trace, hook_name: str) -> list[int]:
         """The raw peaks of a trace at a hook name."""
-        return find_peaks(self.reading(trace, hook_name).mi, self.config.tau).tolist()
+        return find_peaks(self.measurement(trace, hook_name).mi, self.config.tau).tolist()
 
     def specific_peaks(self, trace: Trace, hook_name: str) -> list[int] | None:
         """The significant peaks of the specific part; None where there is no calibration."""
-        calibration = self.reading(trace, hook_name).calibration
+        calibration = self.measurement(trace, hook_name).calibration
         return None if calibration is None else calibration.peaks(self.config.tau).tolist()
 
     def controls(self, hook_name: str) -> ControlSummary:
         """What the controls say at a hook name, over traces."""
-        readings = [self.reading(trace, hook_name) for trace in self.analysed]
-        return summarize(readings, tau=self.config.tau)
+        measurements = [self.measurement(trace, hook_name) for trace in self.analysed]
+        return summarize(measurements, tau=self.config.tau)
 
     def statistics(self, trace: Trace, hook_name: str) -> PeakStatistics:
         """The numbers of a trace's peaks at a hook name."""

@@ -22,7 +22,7 @@ from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
 from mi_lens.runs.config import AnalyzeConfig, GenerateConfig
 from mi_lens.runs.folder import open_run
-from mi_lens.runs.measure import Readings, activations_path, measure_into
+from mi_lens.runs.measure import Measurements, activations_path, measure_into
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 
@@ -48,21 +48,22 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     # From here on the folder exists: what can be refused was refused.
     folder = open_run(config, model_fingerprint(model))
     traces = generate_into(folder, model, requests, batch_size=config.batch_size)
-    readings = measure_into(folder, config, model, traces, hook_names)
-    if not readings:
+    measurements = measure_into(folder, config, model, traces, hook_names)
+    if not measurements:
         raise ValueError(
             f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
             "max_new_tokens, or look at traces.jsonl for why the model stops at once"
         )
-    analysed = [trace for trace in traces if trace.id in readings]
+    analysed = [trace for trace in traces if trace.id in measurements]
     analysis = Analysis(
         config=config,
         traces=tuple(traces),
         token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
         hook_names=hook_names,
-        readings=readings,
+        measurements=measurements,
         tokens={
-            name: _tokens(config, model, analysed, readings, name, folder) for name in hook_names
+            name: _tokens(config, model, analysed, measurements, name, folder)
+            for name in hook_names
         },
     )
     _write_findings(analysis, folder)
@@ -106,7 +107,7 @@ def _tokens(
     config: AnalyzeConfig,
     model,
     traces: Sequence[Trace],
-    readings: dict[str, Readings],
+    measurements: dict[str, Measurements],
     hook_name: str,
     folder: Path,
 ) -> ThinkingTokens:
@@ -116,7 +117,7 @@ def _tokens(
     return thinking_tokens(
         model,
         traces,
-        [find_peaks(readings[trace.id][hook_name].mi, config.tau).tolist() for trace in traces],
+        [find_peaks(measurements[trace.id][hook_name].mi, config.tau).tolist() for trace in traces],
         readout=config.readout,
         states=states,
         seed=config.seed,
@@ -129,7 +130,7 @@ def _write_findings(analysis: Analysis, folder: Path) -> None:
         {
             "traces": [trace.id for trace in analysis.traces],
             "summaries": [analysis.summary(name) for name in analysis.hook_names],
-            "too_short": [t.id for t in analysis.traces if t.id not in analysis.readings],
+            "too_short": [t.id for t in analysis.traces if t.id not in analysis.measurements],
             "peaks": [
                 {
                     "trace": trace.id,

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.information.per_trace.measurement import (
-    Reading,
-    read,
-    reading_from_row,
-    reading_to_row,
+    Measurement,
+    measure,
+    measurement_from_row,
+    measurement_to_row,
 )
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
 from mi_lens.models.fingerprint import model_fingerprint
@@ -27,7 +27,7 @@ from mi_lens.states.shard import Origin, held_names, load_activations
 from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
 
-Readings = dict[str, Reading]  # By hook name.
+Measurements = dict[str, Measurement]  # By hook name.
 
 
 def activations_path(folder: Path, trace: Trace) -> Path:
@@ -37,11 +37,11 @@ def activations_path(folder: Path, trace: Trace) -> Path:
 
 def measure_into(
     folder: Path, config: AnalyzeConfig, model, traces: Sequence[Trace], hook_names: Sequence[str]
-) -> dict[str, Readings]:
+) -> dict[str, Measurements]:
     """Reads traces into a folder's activations/ and readings.jsonl; what is there stays.
 
     The last block's states are kept beside those asked for: how sure the model was of a token is
-    read from them, so that a run killed between states and readings runs no model again.
+    read from them, so that a run killed between states and measurements runs no model again.
 
     Returns:
         For every trace that is long enough to have peaks, by its id, what was read at each hook
@@ -55,7 +55,7 @@ def measure_into(
     path = folder / "readings.jsonl"
     drop_torn_line(path)
     rows = read_jsonl(path) if path.exists() else []
-    done = {row["trace"]: readings_from_row(row["readings"]) for row in rows}
+    done = {row["trace"]: measurements_from_row(row["readings"]) for row in rows}
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     names = list(dict.fromkeys([*hook_names, last]))
@@ -68,12 +68,12 @@ def measure_into(
         if trace.id in done:  # only its states were lost
             continue
         try:
-            readings = _read(config, model, trace, shard, hook_names, last, answers[trace.id])
+            measurements = _read(config, model, trace, shard, hook_names, last, answers[trace.id])
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
-        row = {name: reading_to_row(reading) for name, reading in readings.items()}
+        row = {name: measurement_to_row(measurement) for name, measurement in measurements.items()}
         append_jsonl(path, {"trace": trace.id, "readings": row})
-        done[trace.id] = readings
+        done[trace.id] = measurements
     return {trace.id: done[trace.id] for trace in long_enough}
 
 
@@ -90,11 +90,11 @@ def _read(
     hook_names: Sequence[str],
     last: str,
     answers: "_Answers",
-) -> Readings:
+) -> Measurements:
     """Reads a shard, of which the states of one hook name stand in memory at a time."""
     uncertainty = next_token_uncertainty(model, trace, load_activations(shard, [last])[last])
     return {
-        name: read(
+        name: measure(
             load_activations(shard, [name])[name],
             answers.gold[name],
             answers.others[name],
@@ -106,9 +106,9 @@ def _read(
     }
 
 
-def readings_from_row(row: dict[str, Any]) -> Readings:
+def measurements_from_row(row: dict[str, Any]) -> Measurements:
     """What a row of readings.jsonl holds of a trace."""
-    return {name: reading_from_row(reading) for name, reading in row.items()}
+    return {name: measurement_from_row(measurement) for name, measurement in row.items()}
 
 
 @dataclass(frozen=True)

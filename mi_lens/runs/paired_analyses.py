@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from mi_lens.common.statistics import Estimate, estimate_mean, holm
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import question_key
 from mi_lens.runs.analysis import Analysis
@@ -115,7 +115,7 @@ def compare_peaks(
         if trace.problem is not None
     }
     values = [
-        [quantities(run.reading(found[key], name), tau=run.config.tau) for key in shared]
+        [quantities(run.measurement(found[key], name), tau=run.config.tau) for key in shared]
         for run, found, name in zip((reasoner, base), (ours, theirs), names, strict=True)
     ]
     return PeakComparison(
@@ -127,10 +127,10 @@ def compare_peaks(
     )
 
 
-def quantities(reading: Reading, *, tau: float = 1.5) -> dict[str, float | None]:
+def quantities(measurement: Measurement, *, tau: float = 1.5) -> dict[str, float | None]:
     """The numbers of one trace that `compare_peaks` compares; None where one is undefined."""
-    statistics = peak_statistics(reading.mi, find_peaks(reading.mi, tau))
-    permuted = float(reading.variants["answer permuted"].mean())
+    statistics = peak_statistics(measurement.mi, find_peaks(measurement.mi, tau))
+    permuted = float(measurement.variants["answer permuted"].mean())
     found: dict[str, float | None] = {
         "mean MI": statistics.mean,
         "std of MI": statistics.std,
@@ -140,7 +140,7 @@ def quantities(reading: Reading, *, tau: float = 1.5) -> dict[str, float | None]
         "peaks per step": statistics.ratio,
         "MI / permuted answer": _ratio(statistics.mean, permuted),
     }
-    calibration = reading.calibration
+    calibration = measurement.calibration
     if calibration is not None:
         found["MI / other answers"] = _ratio(statistics.mean, float(calibration.mean.mean()))
         found["specific part"] = float(calibration.specific.mean())

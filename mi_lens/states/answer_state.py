@@ -9,7 +9,7 @@ from torch import Tensor
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, prompt_text
 from mi_lens.states.segments import (
-    read_states,
+    last_states,
 )
 
 AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
@@ -54,7 +54,7 @@ def answer_state(
     else:
         ids = encode(tokenizer, text, templated=False)
         length = len(tokenizer.encode(text, add_special_tokens=False))
-    (states,) = read_states(model, [ids], hook_names, [length])
+    (states,) = last_states(model, [ids], hook_names, [length])
     if site == "answer_mean":
         return {name: state.double().mean(0).to(state.dtype) for name, state in states.items()}
     return {name: state[-1].clone() for name, state in states.items()}

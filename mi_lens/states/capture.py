@@ -7,9 +7,9 @@ from mi_lens.states.segments import (
     capture_bar,
     positions_of,
     read_ids,
-    read_positions,
     require_increasing,
     require_readable,
+    states_at,
 )
 from mi_lens.traces.trace import Trace
 
@@ -54,7 +54,7 @@ def capture(
             chosen = steps[start : start + batch_size]
             for trace, some in zip(batch, chosen, strict=True):
                 require_increasing(f"trace {trace.id}: steps", some, len(trace))
-            states += read_positions(
+            states += states_at(
                 model, list(map(read_ids, batch)), hook_names,
                 [positions_of(trace, some) for trace, some in zip(batch, chosen, strict=True)],
             )  # fmt: skip

@@ -17,9 +17,9 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.states.segments import (
     capture_bar,
+    last_states,
     positions_of,
     read_ids,
-    read_states,
     require_readable,
     stream_states,
 )
@@ -134,5 +134,5 @@ def _widths(model, hook_names: Sequence[str]) -> dict[str, int]:
     """The d of every hook name, found by reading one token."""
     if not hook_names:
         return {}
-    (states,) = read_states(model, [[0]], hook_names, [1])
+    (states,) = last_states(model, [[0]], hook_names, [1])
     return {name: state.shape[1] for name, state in states.items()}

@@ -105,7 +105,7 @@ def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " some"]) -> Float[T
     return states[column.to(states.device)]
 
 
-def read_states(
+def last_states(
     model, sequences: Sequence[Sequence[int]], hook_names: Sequence[str], lasts: Sequence[int]
 ) -> list[States]:
     """States at the last positions of token sequences, on the CPU in the model's dtype.
@@ -125,10 +125,10 @@ def read_states(
     positions = [
         range(len(ids) - last, len(ids)) for ids, last in zip(sequences, lasts, strict=True)
     ]
-    return read_positions(model, sequences, hook_names, positions)
+    return states_at(model, sequences, hook_names, positions)
 
 
-def read_positions(
+def states_at(
     model,
     sequences: Sequence[Sequence[int]],
     hook_names: Sequence[str],

@@ -49,7 +49,7 @@ class Origin:
             another machine may have sampled other tokens from the same.
         model: Fingerprint of the model that read them.
         dtype: What the states are kept in.
-        code: See `reading_code`.
+        code: See `capture_code`.
     """
 
     trace: str
@@ -62,11 +62,11 @@ class Origin:
     def of(cls, trace: Trace, model: str, dtype: torch.dtype) -> "Origin":
         """The origin of a trace's states, read here by the model of this fingerprint."""
         tokens = content_hash([trace.prompt_ids, trace.token_ids])
-        return cls(trace.id, tokens, model, str(dtype).removeprefix("torch."), reading_code())
+        return cls(trace.id, tokens, model, str(dtype).removeprefix("torch."), capture_code())
 
 
 @cache
-def reading_code() -> str:
+def capture_code() -> str:
     """The versions of all that decides a state, and a hash of this package's part of it."""
     package = Path(__file__).parents[1]
     digest = blake2b(digest_size=4)

@@ -75,7 +75,7 @@ def reading_vectors(
         rule: Tells thoughts apart.
         folds: 3 or more. All thoughts of a problem are in one.
         seed: Of pairs, folds and bootstrap.
-        batch_size: See `mi_lens.steering.seal.read_thoughts`.
+        batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
 
     Raises:
         ValueError: If there are no thoughts, fewer problems than folds, or a class or pairs of one

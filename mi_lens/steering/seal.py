@@ -36,7 +36,7 @@ LETTERS: dict[str, ThoughtClass] = {"E": "execution", "R": "reflection", "T": "t
 
 
 @dataclass(frozen=True)
-class ReadThoughts:
+class ThoughtStates:
     """A trace's thoughts, and the states at the boundaries that open them.
 
     Attributes:
@@ -50,14 +50,14 @@ class ReadThoughts:
     states: States
 
 
-def read_thoughts(
+def states_of_thoughts(
     model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,
     rule: ThoughtRule = SEAL,
     batch_size: int = 8,
-) -> Iterator[ReadThoughts]:
+) -> Iterator[ThoughtStates]:
     """Reads the states of thoughts, trace by trace; traces without thoughts are passed over.
 
     Args:
@@ -80,7 +80,7 @@ def read_thoughts(
         for (trace, thoughts), states in zip(batch, captured, strict=True):
             problem = trace.require_problem("to tell what its thoughts were read from")
             steps = [thought.boundary_step for thought in thoughts]
-            yield ReadThoughts(
+            yield ThoughtStates(
                 problem, thoughts, {name: state[steps] for name, state in states.items()}
             )
 
@@ -110,7 +110,7 @@ def extract_steering_vectors(
         recipe: "E-RT", mean(execution) - mean(reflection and transition together), SEAL's S;
             "E-R", mean(execution) - mean(reflection); "E-T" likewise; "E-R-T", both means
             subtracted (EasySteer's merged vector).
-        batch_size: See `read_thoughts`.
+        batch_size: See `states_of_thoughts`.
 
     Raises:
         ValueError: If the recipe is unknown, or takes a class of which there are no thoughts.
@@ -122,7 +122,7 @@ def extract_steering_vectors(
     counts = torch.zeros(2, len(THOUGHT_CLASSES), dtype=torch.int64)
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for read in read_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size):
+    for read in states_of_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size):
         key = question_key(read.problem)
         half = half_of.setdefault(key, len(half_of) % 2)
         problems[key] = read.problem.id

@@ -19,7 +19,7 @@ from mi_lens.common.resampling import percentiles, problem_index, require_finite
 from mi_lens.common.statistics import resample
 from mi_lens.problems.problem import question_key
 from mi_lens.states.segments import States
-from mi_lens.steering.seal import read_thoughts
+from mi_lens.steering.seal import states_of_thoughts
 from mi_lens.traces.thoughts import SEAL, ThoughtRule
 from mi_lens.traces.trace import Trace
 
@@ -76,7 +76,7 @@ def separability(
         rule: Tells thoughts apart.
         folds: 3 or more. All thoughts of a problem are in one.
         seed: Of the folds.
-        batch_size: See `mi_lens.steering.seal.read_thoughts`.
+        batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
 
     Raises:
         ValueError: If there are fewer problems than folds, or the thoughts outside a fold are all
@@ -106,12 +106,12 @@ def boundary_states(
         traces: Finished traces with their problems.
         hook_names: All are read in one pass; the thoughts' states stand in memory together.
         rule: Tells thoughts apart.
-        batch_size: See `mi_lens.steering.seal.read_thoughts`.
+        batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
 
     Raises:
         ValueError: If there are no thoughts.
     """
-    parts = list(read_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size))
+    parts = list(states_of_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size))
     if not parts:
         raise ValueError(
             f"no thoughts in {len(traces)} traces; expected reasoning with blank lines between "

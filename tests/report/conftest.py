@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control
 from mi_lens.common.files import write_json, write_jsonl
 from mi_lens.common.provenance import content_hash, versions
 from mi_lens.information.per_trace.controls import Calibration
-from mi_lens.information.per_trace.measurement import Reading, reading_to_row
+from mi_lens.information.per_trace.measurement import Measurement, measurement_to_row
 from mi_lens.information.per_trace.thinking_tokens import thinking_tokens
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import Analysis
@@ -43,7 +43,7 @@ def a_trace(tokenizer: Any, text: str, question: str, **fields: Any) -> Trace:
     )  # fmt: skip
 
 
-def a_reading(steps: int, seed: int) -> Reading:
+def a_measurement(steps: int, seed: int) -> Measurement:
     """Heavy tails, as MI has, and a calibration that goes with them."""
     rng = np.random.default_rng(seed)
     raw = rng.gamma(0.5, 0.02, steps)
@@ -59,7 +59,7 @@ def a_reading(steps: int, seed: int) -> Reading:
         "norm": rng.uniform(5, 9, steps),
         "position": np.arange(steps, dtype=float),
     }
-    return Reading(raw, calibration, covariates, {"answer permuted": raw[::-1].copy()}, 0)
+    return Measurement(raw, calibration, covariates, {"answer permuted": raw[::-1].copy()}, 0)
 
 
 @pytest.fixture(scope="session")
@@ -81,12 +81,14 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
             a_trace(tokenizer, text, question, events=events)
             for text, question in zip(texts, named, strict=True)
         )
-        readings = {
-            trace.id: {name: a_reading(len(trace), 10 * i + j) for j, name in enumerate(hook_names)}
+        measurements = {
+            trace.id: {
+                name: a_measurement(len(trace), 10 * i + j) for j, name in enumerate(hook_names)
+            }
             for i, trace in enumerate(traces)
         }
         strings = tuple(trace.token_strings(tokenizer) for trace in traces)
-        found = Analysis(config, traces, strings, tuple(hook_names), readings, {})
+        found = Analysis(config, traces, strings, tuple(hook_names), measurements, {})
         model = SimpleNamespace(tokenizer=tokenizer)
         for name in hook_names:
             peaks = [found.peaks(trace, name) for trace in traces]
@@ -97,8 +99,8 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
         # As they finish: not in order.
         write_jsonl(folder / "traces.jsonl", [trace_to_row(trace) for trace in reversed(traces)])
         rows = [
-            {"trace": trace, "readings": {k: reading_to_row(v) for k, v in one.items()}}
-            for trace, one in readings.items()
+            {"trace": trace, "readings": {k: measurement_to_row(v) for k, v in one.items()}}
+            for trace, one in measurements.items()
         ]
         write_jsonl(folder / "readings.jsonl", rows)
         _write_findings(found, folder)

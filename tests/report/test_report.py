@@ -75,7 +75,9 @@ def test_the_page_holds_what_was_found(analysed, tmp_path):
             assert layer["specific"]["peaks"] == analysed.specific_peaks(trace, name)
             assert layer["edges"] == sorted(layer["edges"])
             assert len(layer["edges"]) == data["shades"] - 1
-        assert shown["entropy"] == rounded(analysed.reading(trace, HOOKS[0]).covariates["entropy"])
+        assert shown["entropy"] == rounded(
+            analysed.measurement(trace, HOOKS[0]).covariates["entropy"]
+        )
     lifted = {
         name: [row.word for row in table.rows if row.lift_low is not None and row.lift_low > 1]
         for name, table in analysed.tokens.items()

@@ -78,7 +78,7 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
     assert {t.id for t in traces} == {t.id for t in analysis.traces}
     assert [t.problem.id for t in analysis.traces] == [p["id"] for p in PROBLEMS]
     rows = read_jsonl(config.out / "readings.jsonl")
-    assert {row["trace"] for row in rows} == {t.id for t in traces} == set(analysis.readings)
+    assert {row["trace"] for row in rows} == {t.id for t in traces} == set(analysis.measurements)
     read = {row["trace"]: row["readings"] for row in rows}
     model = load(config.model, dtype="float64", device="cpu")
     for trace in analysis.traces:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import wilcoxon
 
 from mi_lens.information.per_trace.controls import Calibration
-from mi_lens.information.per_trace.measurement import Reading
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import Analysis
@@ -19,12 +19,12 @@ from mi_lens.traces.trace import Trace
 HOOK = "blocks.1.hook_resid_post"
 
 
-def reading(mi, seed=0, calibrated=True):
+def measurement(mi, seed=0, calibrated=True):
     rng = np.random.default_rng(seed)
     mean, std = 0.9 * mi, np.full(len(mi), 0.1)
     p = rng.random(len(mi))
     calibration = Calibration(9, mi, mean, std, (mi - mean) / std, p, p, p)
-    return Reading(mi, calibration if calibrated else None, {}, {"answer permuted": mi / 2}, 0)
+    return Measurement(mi, calibration if calibrated else None, {}, {"answer permuted": mi / 2}, 0)
 
 
 def run(trajectories, hook=HOOK, calibrated=True, **settings):
@@ -33,13 +33,13 @@ def run(trajectories, hook=HOOK, calibrated=True, **settings):
         Trace(f"t{i}", "m", "p", (1,), (2,) * 9, "x", "eos", problem=Problem(i, f"What is {i}?", i))
         for i in trajectories
     )
-    readings = {
-        trace.id: {hook: reading(mi, k, calibrated)}
+    measurements = {
+        trace.id: {hook: measurement(mi, k, calibrated)}
         for k, (trace, mi) in enumerate(zip(traces, trajectories.values(), strict=True))
         if mi is not None
     }
     config = AnalyzeConfig(out=Path("somewhere"), **settings)
-    return Analysis(config, traces, (), (hook,), readings, {})
+    return Analysis(config, traces, (), (hook,), measurements, {})
 
 
 def trajectories(n, seed, steps=40):
@@ -82,8 +82,8 @@ def test_agrees_with_a_plain_evaluation():
 def test_only_two_quantities_have_the_unit_of_mi(seed, unit):
     (mi,) = trajectories(1, seed).values()
     before, after = (
-        quantities(reading(mi, calibrated=False)),
-        quantities(reading(unit * mi, calibrated=False)),
+        quantities(measurement(mi, calibrated=False)),
+        quantities(measurement(unit * mi, calibrated=False)),
     )
     for name, value in before.items():
         factor = unit if name in ("mean MI", "std of MI") else 1
@@ -133,6 +133,6 @@ def test_errors():
     others = {f"other {i}": mi for i, mi in some.items()}
     with pytest.raises(ValueError, match="no problem has peaks in both runs"):
         compare_peaks(run(some), run(others), HOOK)
-    again = replace(run(some), readings={})
+    again = replace(run(some), measurements={})
     with pytest.raises(ValueError, match="no problem has peaks in both runs"):
         compare_peaks(again, run(some), HOOK)

@@ -11,7 +11,7 @@ from mi_lens.problems.problem import Problem
 from mi_lens.states import segments as streaming
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture import capture
-from mi_lens.states.segments import read_states
+from mi_lens.states.segments import last_states
 from mi_lens.states.shard import load_activations, save_activations
 from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
@@ -93,7 +93,7 @@ def test_answer_state_sites(model):
 
     def last(text, count=1):
         ids = tokenizer.encode(text)
-        return read_states(model, [ids], [name], [count])[0][name]
+        return last_states(model, [ids], [name], [count])[0][name]
 
     solution = answer_state(model, PROBLEM, [name])[name]
     torch.testing.assert_close(solution, last(PROBLEM.solution)[-1])
@@ -110,7 +110,7 @@ def test_answer_state_under_the_template(model):
     name = "blocks.1.hook_resid_post"
     trace = Trace.from_text(model.tokenizer, PROBLEM, PROBLEM.solution or "")
     ids = [*trace.prompt_ids, *trace.token_ids]
-    expected = read_states(model, [ids], [name], [1])[0][name][0]
+    expected = last_states(model, [ids], [name], [1])[0][name][0]
     state = answer_state(model, PROBLEM, [name], template=True)[name]
     torch.testing.assert_close(state, expected)
     assert not torch.allclose(state, answer_state(model, PROBLEM, [name])[name])
@@ -135,7 +135,7 @@ def test_special_tokens_stay_out_of_the_mean(checkpoint, tmp_path):
     name = "blocks.1.hook_resid_post"
     ids = model.tokenizer.encode(PROBLEM.answer)
     assert ids[0] == tokenizer.bos_token_id
-    states = read_states(model, [ids], [name], [len(ids)])[0][name]
+    states = last_states(model, [ids], [name], [len(ids)])[0][name]
     mean = answer_state(model, PROBLEM, [name], site="answer_mean")[name]
     torch.testing.assert_close(mean, states[1:].mean(0))
 

@@ -126,7 +126,7 @@ def test_states_of_another_origin_are_neither_used_nor_lost(
 
     refused(other_tokens, r"tokens is '\w+', not '\w+'")
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "reading_code", lambda: "mi-lens 99")
+        patch.setattr(shards, "capture_code", lambda: "mi-lens 99")
         refused(traces[0], "code is 'mi-lens .*', not 'mi-lens 99'")
     weight = tiny_model.blocks[1].mlp.W_in
     kept = weight.clone()

@@ -9,7 +9,7 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, question_key
-from mi_lens.steering.seal import extract_steering_vectors, read_thoughts
+from mi_lens.steering.seal import extract_steering_vectors, states_of_thoughts
 from mi_lens.traces.thoughts import EASYSTEER, split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -114,7 +114,7 @@ def test_layers_are_counted_as_seal_does(
     with float64_throughout():
         tokens = torch.tensor([[*traces[0].prompt_ids, *traces[0].token_ids]])
         hidden = theirs(tokens, output_hidden_states=True).hidden_states
-    (part,) = read_thoughts(tiny_model, traces[:1], NAMES)
+    (part,) = states_of_thoughts(tiny_model, traces[:1], NAMES)
     boundaries = [len(traces[0].prompt_ids) + thought.start - 1 for thought in part.thoughts]
     for layer, name in ((0, NAMES[0]), (2, NAMES[1])):
         expected = hidden[layer][0, boundaries]
@@ -135,7 +135,7 @@ def test_states_stand_one_batch_at_a_time(tiny_model, traces, monkeypatch):
 
 
 def test_read_thoughts(tiny_model, traces, tokenizer):
-    parts = list(read_thoughts(tiny_model, traces, NAMES[1:2]))
+    parts = list(states_of_thoughts(tiny_model, traces, NAMES[1:2]))
     assert [part.problem.id[-1] for part in parts] == ["a", "b", "c", "e", "e"]
     thoughtful = [trace for trace in traces if split_thoughts(tokenizer, trace)]
     for part, trace in zip(parts, thoughtful, strict=True):

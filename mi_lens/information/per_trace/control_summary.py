@@ -9,7 +9,7 @@ import numpy as np
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.controls import correlates
-from mi_lens.information.per_trace.measurement import Reading, Trajectory
+from mi_lens.information.per_trace.measurement import Measurement, Trajectory
 from mi_lens.information.per_trace.peaks import find_peaks
 
 
@@ -91,29 +91,33 @@ class ControlSummary:
         return f"{treated}\n{table(specific | goes_with)}"
 
 
-def summarize(readings: Sequence[Reading], *, tau: float = 1.5) -> ControlSummary:
+def summarize(measurements: Sequence[Measurement], *, tau: float = 1.5) -> ControlSummary:
     """Means over traces of what the controls say.
 
     Args:
-        readings: One a trace, all at the same hook name.
+        measurements: One a trace, all at the same hook name.
         tau: As in `find_peaks`.
 
     Raises:
         ValueError: If there are none.
     """
-    if not readings:
-        raise ValueError("no readings to summarize; expected those of at least one trace")
-    trajectories = [reading.mi for reading in readings]
+    if not measurements:
+        raise ValueError("no measurements to summarize; expected those of at least one trace")
+    trajectories = [measurement.mi for measurement in measurements]
     return ControlSummary(
-        traces=len(readings),
+        traces=len(measurements),
         mi=_mean(mi.mean() for mi in trajectories),
         peaks=_mean(len(find_peaks(mi, tau)) for mi in trajectories),
-        mismatch=_mismatch(readings, tau),
-        massive=_mean(reading.massive for reading in readings),
-        correlates=correlates(trajectories, [reading.covariates for reading in readings]),
+        mismatch=_mismatch(measurements, tau),
+        massive=_mean(measurement.massive for measurement in measurements),
+        correlates=correlates(
+            trajectories, [measurement.covariates for measurement in measurements]
+        ),
         variants={
-            name: _variant(trajectories, [reading.variants[name] for reading in readings], tau)
-            for name in readings[0].variants
+            name: _variant(
+                trajectories, [measurement.variants[name] for measurement in measurements], tau
+            )
+            for name in measurements[0].variants
         },
     )
 
@@ -122,9 +126,9 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _mismatch(readings: Sequence[Reading], tau: float) -> MismatchSummary | None:
-    calibrations = [r.calibration for r in readings if r.calibration is not None]
-    if len(calibrations) < len(readings):
+def _mismatch(measurements: Sequence[Measurement], tau: float) -> MismatchSummary | None:
+    calibrations = [r.calibration for r in measurements if r.calibration is not None]
+    if len(calibrations) < len(measurements):
         return None
     raw = [set(find_peaks(c.raw, tau).tolist()) for c in calibrations]
     specific = [set(c.peaks(tau).tolist()) for c in calibrations]
@@ -135,7 +139,8 @@ def _mismatch(readings: Sequence[Reading], tau: float) -> MismatchSummary | None
         peaks=_mean(map(len, specific)),
         shared=_mean(len(a & b) for a, b in zip(raw, specific, strict=True)),
         correlates=correlates(
-            [c.specific for c in calibrations], [reading.covariates for reading in readings]
+            [c.specific for c in calibrations],
+            [measurement.covariates for measurement in measurements],
         ),
     )
 

@@ -24,7 +24,7 @@ Trajectory = Float[np.ndarray, "_"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class Measurement:
     """A trace at one hook name.
 
     Attributes:
@@ -44,7 +44,7 @@ class Reading:
     massive: int
 
 
-def read(
+def measure(
     states: Float[Tensor, "step d"],
     answer: Float[Tensor, " d"],
     others: Float[Tensor, "other d"],
@@ -52,7 +52,7 @@ def read(
     *,
     sigma: float = 50.0,
     seed: int = 0,
-) -> Reading:
+) -> Measurement:
     """The trajectory of a trace at one hook name, with every control.
 
     Args:
@@ -64,7 +64,7 @@ def read(
         seed: Of the permutations.
     """
     by_sigma = sigma_sweep(states, answer, [factor * sigma for factor in FACTORS])
-    return Reading(
+    return Measurement(
         mi=hsic_mi(states, answer, sigma=sigma).cpu().numpy(),
         calibration=mismatched_gold(states, answer, others, sigma=sigma)
         if len(others) >= 2
@@ -83,19 +83,19 @@ def read(
     )
 
 
-def reading_to_row(reading: Reading) -> dict[str, Any]:
-    """A reading as a JSON object."""
+def measurement_to_row(measurement: Measurement) -> dict[str, Any]:
+    """A measurement as a JSON object."""
 
     def listed(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: listed(item) for key, item in value.items()}
         return value.tolist() if isinstance(value, np.ndarray) else value
 
-    return listed(asdict(reading))
+    return listed(asdict(measurement))
 
 
-def reading_from_row(row: Mapping[str, Any]) -> Reading:
-    """The inverse of `reading_to_row`."""
+def measurement_from_row(row: Mapping[str, Any]) -> Measurement:
+    """The inverse of `measurement_to_row`."""
 
     def arrays(values: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -104,7 +104,7 @@ def reading_from_row(row: Mapping[str, Any]) -> Reading:
         }
 
     calibration = row["calibration"]
-    return Reading(
+    return Measurement(
         mi=np.array(row["mi"], dtype=float),
         calibration=None if calibration is None else Calibration(**arrays(calibration)),
         covariates=arrays(row["covariates"]),

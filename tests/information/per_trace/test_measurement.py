@@ -7,7 +7,11 @@ import torch
 from mi_lens.information.per_trace.control_summary import summarize
 from mi_lens.information.per_trace.controls import scale_sweep
 from mi_lens.information.per_trace.hsic import hsic_mi
-from mi_lens.information.per_trace.measurement import read, reading_from_row, reading_to_row
+from mi_lens.information.per_trace.measurement import (
+    measure,
+    measurement_from_row,
+    measurement_to_row,
+)
 
 
 def made(seed, others=8):
@@ -24,28 +28,28 @@ def made(seed, others=8):
 
 def test_rows_come_back():
     for others in (0, 8):
-        reading = read(*made(0, others))
-        again = reading_from_row(json.loads(json.dumps(reading_to_row(reading))))
-        assert reading_to_row(again) == reading_to_row(reading)
+        measurement = measure(*made(0, others))
+        again = measurement_from_row(json.loads(json.dumps(measurement_to_row(measurement))))
+        assert measurement_to_row(again) == measurement_to_row(measurement)
         assert (again.calibration is None) == (others == 0)
 
 
 def test_variants():
     states, answer, others, uncertainty = made(1)
-    reading = read(states, answer, others, uncertainty)
-    np.testing.assert_allclose(reading.mi, hsic_mi(states, answer).numpy())
-    wide = reading.variants["sigma x 4 (scale x 0.25)"]
+    measurement = measure(states, answer, others, uncertainty)
+    np.testing.assert_allclose(measurement.mi, hsic_mi(states, answer).numpy())
+    wide = measurement.variants["sigma x 4 (scale x 0.25)"]
     np.testing.assert_allclose(wide, scale_sweep(states, answer, [0.25])[0])
-    assert reading.massive == 0
-    np.testing.assert_allclose(reading.variants["massive removed"], reading.mi)
-    assert reading.variants["answer permuted"][7] < reading.mi[7]
+    assert measurement.massive == 0
+    np.testing.assert_allclose(measurement.variants["massive removed"], measurement.mi)
+    assert measurement.variants["answer permuted"][7] < measurement.mi[7]
 
 
 def test_summary_by_hand():
-    readings = [read(*made(seed, others=40)) for seed in range(3)]
-    found = summarize(readings)
+    measurements = [measure(*made(seed, others=40)) for seed in range(3)]
+    found = summarize(measurements)
     assert found.traces == 3
-    assert found.mi == pytest.approx(np.mean([r.mi.mean() for r in readings]))
+    assert found.mi == pytest.approx(np.mean([r.mi.mean() for r in measurements]))
     assert found.mismatch is not None
     assert found.mismatch.others == 40
     assert found.mismatch.mi < found.mi
@@ -56,9 +60,9 @@ def test_summary_by_hand():
     same = found.variants["massive removed"]
     assert (same.mi, same.spearman, same.overlap) == (pytest.approx(found.mi), 1, 1)
     assert set(found.correlates) == {"entropy", "surprisal", "norm", "position"}
-    assert summarize([*readings, read(*made(3, others=1))]).mismatch is None
+    assert summarize([*measurements, measure(*made(3, others=1))]).mismatch is None
 
 
 def test_nothing_to_summarize():
-    with pytest.raises(ValueError, match="no readings to summarize"):
+    with pytest.raises(ValueError, match="no measurements to summarize"):
         summarize([])
