@@ -44,7 +44,7 @@ def main(config: Config) -> None:
     save(
         config,
         {config.model: found.traces[0].model},
-        trajectories_figure(curves, found.config.tau),
+        trajectories_figure(curves, found.peak_rule),
         finding(counts[last], found.controls(last).mismatch),
         {"peaks": counts, "curves": curves, "traces": [trace.id for trace in chosen]},
     )

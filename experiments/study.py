@@ -18,6 +18,7 @@ import mi_lens
 from mi_lens.common.provenance import content_hash, versions
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.comparison import Arm
+from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
 from mi_lens.report.plots.style import save_figure
@@ -132,7 +133,7 @@ def traces(
         requests: What is asked of it.
         kept: Folder of `config.runs` that several studies share; None is the study's own.
     """
-    return generate_into(_folder(config, kept), model, requests, batch_size=config.batch_size)
+    return generate_into(_folder(config, kept), Plan(model), requests, batch_size=config.batch_size)
 
 
 def baseline_traces(

@@ -45,6 +45,10 @@ from .information.per_trace.controls import sigma_sweep as sigma_sweep
 from .information.per_trace.controls import without_massive as without_massive
 from .information.per_trace.hsic import hsic_mi as hsic_mi
 from .information.per_trace.hsic import mi_trajectories as mi_trajectories
+from .information.per_trace.peak_rules import IQR as IQR
+from .information.per_trace.peak_rules import MAD as MAD
+from .information.per_trace.peak_rules import PeakRule as PeakRule
+from .information.per_trace.peak_rules import TopK as TopK
 from .information.per_trace.peaks import PeakStatistics as PeakStatistics
 from .information.per_trace.peaks import find_peaks as find_peaks
 from .information.per_trace.peaks import peak_statistics as peak_statistics

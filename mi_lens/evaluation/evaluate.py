@@ -104,6 +104,35 @@ def evaluate(
     Raises:
         ValueError: If conditions share a name, or as `generate`.
     """
+    return evaluate_with(
+        Plan(model),
+        problems,
+        conditions,
+        seeds,
+        style=style,
+        max_new_tokens=max_new_tokens,
+        stop=stop,
+        batch_size=batch_size,
+        folder=folder,
+        progress=progress,
+    )
+
+
+def evaluate_with(
+    plan: Plan,
+    problems: Sequence[Problem],
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    *,
+    style: PromptStyle,
+    max_new_tokens: int,
+    stop: Sequence[str | int],
+    batch_size: int,
+    folder: Path | None,
+    progress: bool = True,
+) -> Evaluation:
+    """`evaluate` on a plan of the model, for runs that have made one."""
+    model = plan.model
     require_names(conditions)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
@@ -120,7 +149,7 @@ def evaluate(
             append_jsonl(kept, asdict(results[trace.id]))
 
     traces = generate_into(
-        folder, model, requests, batch_size=batch_size, progress=progress,
+        folder, plan, requests, batch_size=batch_size, progress=progress,
         on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
     )  # fmt: skip
     for trace in traces:
@@ -131,7 +160,6 @@ def evaluate(
         replace(results[trace.id], condition=request.condition.name)
         for trace, request in zip(traces, requests, strict=True)
     ]
-    plan = Plan(model)
     setting = {
         "model": plan.fingerprint,
         "engine": f"mi_lens, {type(model).__name__}",

@@ -82,7 +82,7 @@ def generate(
     ]
     traces: dict[int, Trace] = {}
     try:
-        for done in stream(model, full, batch_size=batch_size, progress=progress):
+        for done in stream(Plan(model), full, batch_size=batch_size, progress=progress):
             traces[done.index] = done.trace
     except KeyboardInterrupt:
         raise GenerationInterrupted(traces, len(full)) from None
@@ -105,18 +105,22 @@ class Finished:
 
 
 def stream(
-    model, requests: Sequence[Request], *, batch_size: int = 16, progress: bool = False
+    plan: Plan, requests: Sequence[Request], *, batch_size: int = 16, progress: bool = False
 ) -> Iterator[Finished]:
-    """Yields traces as they finish, for callers that save as they go."""
+    """Yields traces as they finish, for callers that save as they go.
+
+    Args:
+        plan: Of the model, made once for all that is asked of it.
+        requests: At least one.
+        batch_size: See `generate`.
+        progress: See `generate`.
+    """
     if not requests:
         raise ValueError("no problems to generate for; expected at least one")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    if model.tokenizer is None:
-        raise ValueError("the model has no tokenizer; load it with mi_lens.load")
-    plan = Plan(model)
     jobs = [plan.job(index, request) for index, request in enumerate(requests)]
-    decoder = Decoder(model, frozenset(end_of_text_ids(model)), batch_size)
+    decoder = Decoder(plan.model, frozenset(end_of_text_ids(plan.model)), batch_size)
     with tqdm(
         total=len(jobs), desc="generate", unit="trace", disable=None if progress else True
     ) as bar:

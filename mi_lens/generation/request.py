@@ -50,9 +50,20 @@ class Request:
 
 
 class Plan:
-    """Requests made ready for one model: prompts read, interventions bound, ids made."""
+    """Requests made ready for one model: prompts encoded, interventions bound, ids made.
+
+    A run makes one and hands it down: the fingerprint reads the whole model.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+
+    Raises:
+        ValueError: If the model has no tokenizer.
+    """
 
     def __init__(self, model: Any):
+        if model.tokenizer is None:
+            raise ValueError("the model has no tokenizer; load it with mi_lens.load")
         self.model = model
         self.fingerprint = model_fingerprint(model)
         self._actions: dict[int, tuple[Intervention, Action]] = {}

@@ -11,7 +11,7 @@ from mi_lens.traces.trace import Trace, load_traces, trace_to_row
 
 def generate_into(
     folder: Path | None,
-    model,
+    plan: Plan,
     requests: Sequence[Request],
     *,
     batch_size: int,
@@ -24,7 +24,7 @@ def generate_into(
 
     Args:
         folder: None keeps traces in memory only.
-        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        plan: Of the model.
         requests: Of equal ones, one is generated.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
         progress: Shows a bar on a terminal's stderr.
@@ -38,11 +38,11 @@ def generate_into(
     if path is not None and path.exists():
         drop_torn_line(path)
         done = {trace.id: trace for trace in load_traces(path)}
-    ids = list(map(Plan(model).trace_id, requests))
+    ids = list(map(plan.trace_id, requests))
     waiting = {id_: r for id_, r in zip(ids, requests, strict=True) if id_ not in done}
     if waiting:
         todo = list(waiting.values())
-        for finished in stream(model, todo, batch_size=batch_size, progress=progress):
+        for finished in stream(plan, todo, batch_size=batch_size, progress=progress):
             if path is not None:
                 append_jsonl(path, trace_to_row(finished.trace))
             done[finished.trace.id] = finished.trace

@@ -4,9 +4,10 @@ import ast
 import importlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mi_lens.common.calls import build, from_call
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
@@ -72,7 +73,7 @@ class Condition:
                              "interventions")  # fmt: skip
         return cls(
             tuple(from_json(one) for one in value.get("interventions", ())),
-            _build(Sampling, value.get("sampling", {})),
+            build(Sampling, value.get("sampling", {})),
             value.get("name", ""),
         )
 
@@ -86,7 +87,7 @@ def to_json(intervention: Intervention) -> dict[str, Any]:
 def from_json(value: dict[str, Any]) -> Intervention:
     """An intervention from what `to_json` gave."""
     settings = dict(value)
-    return _build(_kind(settings.pop("kind", None)), settings)
+    return build(_kind(settings.pop("kind", None)), settings)
 
 
 def parse_intervention(text: str) -> Intervention:
@@ -97,22 +98,7 @@ def parse_intervention(text: str) -> Intervention:
     Raises:
         ValueError: Saying what is wrong with the text.
     """
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            raise ValueError
-        args = [ast.literal_eval(arg) for arg in call.args]
-        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError):
-        raise ValueError(
-            f"intervention {text!r}: expected a call with literal arguments, as "
-            "\"Suppress(['Wait', 'Hmm'])\""
-        ) from None
-    kind = _kind(call.func.id)
-    names = [f.name for f in fields(kind) if f.init]
-    if len(args) > len(names):
-        raise ValueError(f"intervention {text!r}: at most {len(names)} arguments: {names}")
-    return _build(kind, dict(zip(names, args, strict=False)) | settings)
+    return from_call(text, _kind, what="intervention", example="Suppress(['Wait', 'Hmm'])")
 
 
 def parse_condition(text: str) -> Condition:
@@ -145,14 +131,3 @@ def _kind(name: Any) -> Any:
     if name not in KINDS:
         raise ValueError(f"intervention {name!r}: expected one of {sorted(KINDS)}")
     return getattr(importlib.import_module(KINDS[name]), name)
-
-
-def _build(kind: Any, settings: dict[str, Any]) -> Any:
-    known = [f.name for f in fields(kind) if f.init]
-    unknown = settings.keys() - set(known)
-    if unknown:
-        raise ValueError(f"{kind.__name__}: unknown {sorted(unknown)}; expected some of {known}")
-    try:
-        return kind(**settings)
-    except TypeError as error:
-        raise ValueError(f"{kind.__name__}: {error}; settings: {known}") from None

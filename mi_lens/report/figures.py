@@ -63,7 +63,7 @@ def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image
     stem = re.sub(r"[^\w.-]+", "-", Path(name).name)
     images = [
         _image(
-            trajectories_figure(curves, analysis.config.tau),
+            trajectories_figure(curves, analysis.peak_rule),
             folder,
             f"{stem}_trajectories",
             {"hook_name": hook_name, "curves": [asdict(curve) for curve in curves]},

@@ -144,7 +144,6 @@ def _run_data(run: Run) -> dict[str, Any]:
     return {
         "words": thinking_words(run.analysis),
         "site": run.settings.get("site"),
-        "tau": run.settings.get("tau"),
     }
 
 

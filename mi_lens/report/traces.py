@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.report.loading import Run, Verdict
 from mi_lens.report.palette import SHADES
@@ -47,7 +48,7 @@ def trace_data(
         verdicts: Trace id to what became of it.
     """
     measurements = {} if analysis is None else analysis.measurements.get(trace.id, {})
-    tau = 1.5 if analysis is None else analysis.config.tau
+    rule = PAPER_RULE if analysis is None else analysis.peak_rule
     verdict = verdicts.get(trace.id)
     covariates = next(iter(measurements.values())).covariates if measurements else {}
     problem = trace.problem
@@ -65,7 +66,7 @@ def trace_data(
         "entropy": rounded(covariates["entropy"]) if covariates else None,
         "surprisal": rounded(covariates["surprisal"]) if covariates else None,
         "events": _events(trace, tokenizer),
-        "hooks": [_layer(name, measurement, tau) for name, measurement in measurements.items()],
+        "hooks": [_layer(name, measurement, rule) for name, measurement in measurements.items()],
     }
 
 
@@ -93,38 +94,33 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
     return found
 
 
-def _layer(hook_name: str, measurement: Measurement, tau: float) -> dict[str, Any]:
+def _layer(hook_name: str, measurement: Measurement, rule: PeakRule) -> dict[str, Any]:
     low, high = float(measurement.mi.min()), float(np.quantile(measurement.mi, HIGHEST))
     edges = np.linspace(low, high, SHADES)[1:]
     return {
         "name": hook_name,
         "mi": rounded(measurement.mi),
         "edges": rounded(edges),
-        "threshold": _threshold(measurement.mi, tau),
-        "peaks": find_peaks(measurement.mi, tau).tolist(),
-        "specific": _specific(measurement.calibration, tau),
+        "threshold": rounded([rule.threshold(measurement.mi)])[0],
+        "peaks": find_peaks(measurement.mi, rule).tolist(),
+        "specific": _specific(measurement.calibration, rule),
     }
 
 
-def _specific(calibration: Calibration | None, tau: float) -> dict[str, Any] | None:
+def _specific(calibration: Calibration | None, rule: PeakRule) -> dict[str, Any] | None:
     if calibration is None:
         return None
     return {
         "values": rounded(calibration.specific),
         "edges": list(SPECIFIC_EDGES),
-        "threshold": _threshold(calibration.specific, tau),
-        "peaks": calibration.peaks(tau).tolist(),
+        "threshold": rounded([rule.threshold(calibration.specific)])[0],
+        "peaks": calibration.peaks(rule).tolist(),
         "others": calibration.others,
         "mean": rounded(calibration.mean),
         "std": rounded(calibration.std),
         "p": rounded(calibration.p_values),
         "family": rounded(calibration.family_p_values),
     }
-
-
-def _threshold(values: np.ndarray, tau: float) -> float:
-    q1, q3 = np.quantile(values, [0.25, 0.75])
-    return rounded([q3 + tau * (q3 - q1)])[0]
 
 
 def _events(trace: Trace, tokenizer: Any) -> list[list[Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from mi_lens.common.html import table
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
 from mi_lens.information.per_trace.measurement import Measurement
+from mi_lens.information.per_trace.peak_rules import PeakRule
 from mi_lens.information.per_trace.peaks import (
     PeakStatistics,
     find_peaks,
@@ -87,6 +88,11 @@ class Analysis:
         )
 
     @property
+    def peak_rule(self) -> PeakRule:
+        """What picks the peaks."""
+        return self.config.peak_rule()
+
+    @property
     def finished(self) -> bool:
         """Whether every trace was read and the words at peaks counted."""
         return bool(self.tokens)
@@ -111,17 +117,17 @@ class Analysis:
 
     def peaks(self, trace: Trace, hook_name: str) -> list[int]:
         """The raw peaks of a trace at a hook name."""
-        return find_peaks(self.measurement(trace, hook_name).mi, self.config.tau).tolist()
+        return find_peaks(self.measurement(trace, hook_name).mi, self.peak_rule).tolist()
 
     def specific_peaks(self, trace: Trace, hook_name: str) -> list[int] | None:
         """The significant peaks of the specific part; None where there is no calibration."""
         calibration = self.measurement(trace, hook_name).calibration
-        return None if calibration is None else calibration.peaks(self.config.tau).tolist()
+        return None if calibration is None else calibration.peaks(self.peak_rule).tolist()
 
     def controls(self, hook_name: str) -> ControlSummary:
         """What the controls say at a hook name, over traces."""
         measurements = [self.measurement(trace, hook_name) for trace in self.analysed]
-        return summarize(measurements, tau=self.config.tau)
+        return summarize(measurements, rule=self.peak_rule)
 
     def statistics(self, trace: Trace, hook_name: str) -> PeakStatistics:
         """The numbers of a trace's peaks at a hook name."""

@@ -5,23 +5,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mi_lens.common.files import write_json
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.information.per_trace.peaks import (
     MINIMUM_STEPS,
     find_peaks,
 )
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, thinking_tokens
-from mi_lens.interventions.condition import Condition, parse_intervention
-from mi_lens.interventions.sampling import Sampling
-from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import match_hook_names
-from mi_lens.models.loading import load
-from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
-from mi_lens.runs.config import AnalyzeConfig, GenerateConfig
+from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import open_run
+from mi_lens.runs.generate import requests_of
 from mi_lens.runs.measure import Measurements, activations_path, measure_into
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
@@ -39,16 +35,17 @@ def analyze(config: AnalyzeConfig) -> Analysis:
             does not exist, or no trace is long enough to have peaks.
         FileExistsError: If the folder holds something else.
     """
-    problems = _problems(config)
+    problems = config.load_problems(config.seed)
     _require_solutions(problems, config)
-    model = _model(config)
+    plan = Plan(config.load_model(config.model))
+    model = plan.model
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     hook_names = tuple(match_hook_names(model, config.hook_names or (last,)))
-    requests = _requests(config, model, problems)
+    requests = requests_of(config, plan, problems)
     # From here on the folder exists: what can be refused was refused.
-    folder = open_run(config, model_fingerprint(model))
-    traces = generate_into(folder, model, requests, batch_size=config.batch_size)
-    measurements = measure_into(folder, config, model, traces, hook_names)
+    folder = open_run(config, plan.fingerprint)
+    traces = generate_into(folder, plan, requests, batch_size=config.batch_size)
+    measurements = measure_into(folder, config, plan, traces, hook_names)
     if not measurements:
         raise ValueError(
             f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
@@ -70,14 +67,6 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     return analysis
 
 
-def _problems(config: GenerateConfig) -> list[Problem]:
-    return load_problems(config.problems, limit=config.limit, split=config.split, seed=config.seed)
-
-
-def _model(config: GenerateConfig):
-    return load(config.model, backend=config.backend, dtype=config.dtype, device=config.device)
-
-
 def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> None:
     lacking = [problem.id for problem in problems if not problem.solution]
     if config.site == "solution_last" and lacking:
@@ -86,21 +75,6 @@ def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> No
             f"{lacking[0]}), and site='solution_last' reads its last token; use "
             "site='answer_last' or 'answer_mean'"
         )
-
-
-def _requests(config: GenerateConfig, model, problems: list[Problem]) -> list[Request]:
-    condition = Condition(
-        tuple(map(parse_intervention, config.intervene)),
-        Sampling(config.temperature, config.top_p, config.top_k, config.min_p),
-    )
-    requests = [
-        Request(problem, condition, config.style, config.seed, config.max_new_tokens, config.stop)
-        for problem in problems
-    ]
-    plan = Plan(model)
-    for index, request in enumerate(requests):
-        plan.job(index, request)  # refuses what does not fit the model
-    return requests
 
 
 def _tokens(
@@ -117,7 +91,7 @@ def _tokens(
     return thinking_tokens(
         model,
         traces,
-        [find_peaks(measurements[trace.id][hook_name].mi, config.tau).tolist() for trace in traces],
+        [find_peaks(measurements[trace.id][hook_name].mi, config.peak_rule()) for trace in traces],
         readout=config.readout,
         states=states,
         seed=config.seed,

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+if TYPE_CHECKING:  # torch loads when a run begins, not for --help
+    from mi_lens.information.per_trace.peak_rules import PeakRule
+    from mi_lens.interventions.sampling import Sampling
+    from mi_lens.problems.problem import Problem
+
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
-    """Generate a trace for every problem.
+class RunSettings:
+    """What a run and a sweep both say: problems, prompts, sampling, and where the model runs.
 
     Attributes:
-        out: Folder to write to: new or empty, or one that the same command began.
-        model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
         problems: "pocket", a benchmark of the hub (gsm8k, math500, math-train, aime24, aime25,
             livecodebench, livecodebench-v5), or a file of problems: JSON lines, CSV or Parquet.
         limit: Number of problems; None takes a file whole, or 100 pocket problems.
@@ -25,18 +28,11 @@ class GenerateConfig:
         top_k: Keep this many likeliest tokens.
         min_p: Keep tokens at least this many times as likely as the likeliest.
         stop: Texts that end a generation once written.
-        intervene: Interventions in the order in which they act, each as it would be written in
-            Python: "Suppress(['Wait', 'Hmm'])", "Recycle(2, ['Wait'])",
-            "Steer('vectors.safetensors', 'blocks.2.hook_resid_post', alpha=1.0)".
-        seed: Of pocket problems, sampling, and bootstrap intervals.
-        batch_size: Rows decoded together; does not change results.
         backend: HookedTransformer or TransformerBridge; auto takes the first that exists.
         dtype: As float32, bfloat16 or float64; None takes float32 on a CPU, else the checkpoint's.
         device: As cpu or cuda; None takes cuda where there is one.
     """
 
-    out: Path
-    model: str = "pocket-reasoner"
     problems: str = "pocket"
     limit: int | None = None
     split: Literal["train", "validation", "test"] = "test"
@@ -47,12 +43,48 @@ class GenerateConfig:
     top_k: int | None = None
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
-    intervene: tuple[str, ...] = ()
-    seed: int = 0
-    batch_size: int = 16
     backend: Literal["auto", "hooked", "bridge"] = "auto"
     dtype: str | None = None
     device: str | None = None
+
+    def sampling(self) -> "Sampling":
+        """How tokens are drawn."""
+        from mi_lens.interventions.sampling import Sampling
+
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
+
+    def load_problems(self, seed: int = 0) -> "list[Problem]":
+        """The problems; the seed is that of the pocket task."""
+        from mi_lens.problems.loading import load_problems
+
+        return load_problems(self.problems, limit=self.limit, split=self.split, seed=seed)
+
+    def load_model(self, name: str) -> Any:
+        """The model of a name, as `mi_lens.load` gives it."""
+        from mi_lens.models.loading import load
+
+        return load(name, backend=self.backend, dtype=self.dtype, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(RunSettings):
+    """Generate a trace for every problem.
+
+    Attributes:
+        out: Folder to write to: new or empty, or one that the same command began.
+        model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
+        intervene: Interventions in the order in which they act, each as it would be written in
+            Python: "Suppress(['Wait', 'Hmm'])", "Recycle(2, ['Wait'])",
+            "Steer('vectors.safetensors', 'blocks.2.hook_resid_post', alpha=1.0)".
+        seed: Of pocket problems, sampling, and bootstrap intervals.
+        batch_size: Rows decoded together; does not change results.
+    """
+
+    out: Path
+    model: str = "pocket-reasoner"
+    intervene: tuple[str, ...] = ()
+    seed: int = 0
+    batch_size: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +98,8 @@ class AnalyzeConfig(GenerateConfig):
             token of the answer, or the mean over the answer's tokens.
         template: Read the answer as the reply to the question under the chat template.
         sigma: Kernel width, in units of the activations.
-        tau: A peak lies tau interquartile ranges above the third quartile.
+        peaks: The rule that picks peaks, as it would be written in Python: "IQR()" (paper 1's
+            text), "MAD(k=3)", "TopK(20)" (paper 1's notebook).
         mismatched: Other problems' answers that every trace is compared with, at most.
         readout: What a peak decodes to: the token it emits, the token it reads, or its logit lens.
     """
@@ -75,9 +108,19 @@ class AnalyzeConfig(GenerateConfig):
     site: Literal["solution_last", "answer_last", "answer_mean"] = "solution_last"
     template: bool = False
     sigma: float = 50.0
-    tau: float = 1.5
+    peaks: str = "IQR()"
     mismatched: int = 64
     readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
+
+    def __post_init__(self):
+        # Written in full: the same rule is the same run, however it was asked for.
+        object.__setattr__(self, "peaks", repr(self.peak_rule()))
+
+    def peak_rule(self) -> "PeakRule":
+        """The rule that picks peaks."""
+        from mi_lens.information.per_trace.peak_rules import parse_peak_rule
+
+        return parse_peak_rule(self.peaks)
 
 
 @dataclass(frozen=True, kw_only=True)

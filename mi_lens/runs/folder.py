@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from mi_lens.common.files import remove_abandoned, write_json
 from mi_lens.common.provenance import versions
+from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.traces.trace import Trace, trace_from_row
 
@@ -44,7 +45,9 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
     for part in (folder, folder / "figures"):
         remove_abandoned(part)
     if record.exists():
-        changed = _differences(json.loads(record.read_text(encoding="utf-8")), run)
+        begun = json.loads(record.read_text(encoding="utf-8"))
+        begun["config"] = as_written_now(begun["config"])
+        changed = _differences(begun, run)
         if changed:
             raise FileExistsError(
                 f"{folder}: holds another run ({'; '.join(changed)}); give another --out, or "
@@ -102,13 +105,22 @@ def config_of(record: Mapping[str, Any], kind: type[Config], folder: str | Path)
         ValueError: If it has a setting that this version does not know.
     """
     known = {field.name for field in fields(kind)}
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in record["config"].items()}
+    written = as_written_now(record["config"])
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
     if unknown := sorted(settings.keys() - known):
         raise ValueError(
             f"{folder}: its run.json has the settings {unknown}, which this version of mi_lens "
             f"does not know; it was made by mi-lens {record['versions'].get('mi-lens')}"
         )
     return kind(**{**settings, "out": Path(folder)})
+
+
+def as_written_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run.json in today's names: a rule of peaks was once its tau alone."""
+    renamed = dict(settings)
+    if "tau" in renamed:
+        renamed["peaks"] = repr(IQR(renamed.pop("tau")))
+    return renamed
 
 
 def whole_rows(path: str | Path) -> list[dict[str, Any]]:

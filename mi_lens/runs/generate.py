@@ -1,8 +1,11 @@
 """mi-lens generate: a trace for every problem, into a folder."""
 
+from collections.abc import Sequence
+
+from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.runs.analyze import _model, _problems, _requests
+from mi_lens.interventions.condition import Condition, parse_intervention
+from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.runs.folder import open_run
 from mi_lens.traces.trace import Trace
@@ -10,8 +13,24 @@ from mi_lens.traces.trace import Trace
 
 def run_generate(config: GenerateConfig) -> list[Trace]:
     """Generates traces into `config.out`/traces.jsonl; continues a run that was killed."""
-    problems = _problems(config)
-    model = _model(config)
-    requests = _requests(config, model, problems)
-    folder = open_run(config, model_fingerprint(model))
-    return generate_into(folder, model, requests, batch_size=config.batch_size)
+    problems = config.load_problems(config.seed)
+    plan = Plan(config.load_model(config.model))
+    requests = requests_of(config, plan, problems)
+    folder = open_run(config, plan.fingerprint)
+    return generate_into(folder, plan, requests, batch_size=config.batch_size)
+
+
+def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem]) -> list[Request]:
+    """What a run asks of its model, one request per problem.
+
+    Raises:
+        ValueError: If a request does not fit the model.
+    """
+    condition = Condition(tuple(map(parse_intervention, config.intervene)), config.sampling())
+    requests = [
+        Request(problem, condition, config.style, config.seed, config.max_new_tokens, config.stop)
+        for problem in problems
+    ]
+    for index, request in enumerate(requests):
+        plan.job(index, request)  # refuses what does not fit the model
+    return requests

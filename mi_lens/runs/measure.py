@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
+from mi_lens.generation.request import Plan
 from mi_lens.information.per_trace.measurement import (
     Measurement,
     measure,
@@ -19,11 +20,10 @@ from mi_lens.information.per_trace.measurement import (
     measurement_to_row,
 )
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
-from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
-from mi_lens.states.capture_to_disk import capture_into, shard_path
-from mi_lens.states.shard import Origin, held_names, load_activations
+from mi_lens.states.capture_to_disk import StateStore, shard_path
+from mi_lens.states.shard import load_activations
 from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
 
@@ -36,9 +36,13 @@ def activations_path(folder: Path, trace: Trace) -> Path:
 
 
 def measure_into(
-    folder: Path, config: AnalyzeConfig, model, traces: Sequence[Trace], hook_names: Sequence[str]
+    folder: Path,
+    config: AnalyzeConfig,
+    plan: Plan,
+    traces: Sequence[Trace],
+    hook_names: Sequence[str],
 ) -> dict[str, Measurements]:
-    """Reads traces into a folder's activations/ and readings.jsonl; what is there stays.
+    """Measures traces into a folder's activations/ and readings.jsonl; what is there stays.
 
     The last block's states are kept beside those asked for: how sure the model was of a token is
     read from them, so that a run killed between states and measurements runs no model again.
@@ -52,6 +56,8 @@ def measure_into(
             another origin; earlier traces are on disk.
         OSError: If the disk is full; earlier traces are on disk.
     """
+    model = plan.model
+    store = StateStore(model, folder / "activations", fingerprint=plan.fingerprint)
     path = folder / "readings.jsonl"
     drop_torn_line(path)
     rows = read_jsonl(path) if path.exists() else []
@@ -59,16 +65,16 @@ def measure_into(
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     names = list(dict.fromkeys([*hook_names, last]))
-    origins = _origins(model, long_enough)
-    held = {t.id: held_names(activations_path(folder, t), origins[t.id]) for t in long_enough}
-    waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(held[t.id])]
+    waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(store.held(t))]
     answers = _answers(config, model, traces, hook_names) if waiting else {}
     for trace in tqdm(waiting, desc="read", unit="trace", disable=None):
-        (shard,) = capture_into(model, [trace], names, folder / "activations")
+        (shard,) = store.capture([trace], names)
         if trace.id in done:  # only its states were lost
             continue
         try:
-            measurements = _read(config, model, trace, shard, hook_names, last, answers[trace.id])
+            measurements = _measure(
+                config, model, trace, shard, hook_names, last, answers[trace.id]
+            )
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
         row = {name: measurement_to_row(measurement) for name, measurement in measurements.items()}
@@ -77,12 +83,7 @@ def measure_into(
     return {trace.id: done[trace.id] for trace in long_enough}
 
 
-def _origins(model, traces: Sequence[Trace]) -> dict[str, Origin]:
-    fingerprint = model_fingerprint(model)
-    return {trace.id: Origin.of(trace, fingerprint, model.cfg.dtype) for trace in traces}
-
-
-def _read(
+def _measure(
     config: AnalyzeConfig,
     model,
     trace: Trace,
@@ -91,7 +92,7 @@ def _read(
     last: str,
     answers: "_Answers",
 ) -> Measurements:
-    """Reads a shard, of which the states of one hook name stand in memory at a time."""
+    """Measures a shard; the states of one hook name at a time are in memory."""
     uncertainty = next_token_uncertainty(model, trace, load_activations(shard, [last])[last])
     return {
         name: measure(

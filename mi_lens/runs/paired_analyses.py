@@ -16,6 +16,7 @@ from scipy.stats import wilcoxon
 
 from mi_lens.common.statistics import Estimate, estimate_mean, holm
 from mi_lens.information.per_trace.measurement import Measurement
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.problems.problem import question_key
 from mi_lens.runs.analysis import Analysis
@@ -115,7 +116,7 @@ def compare_peaks(
         if trace.problem is not None
     }
     values = [
-        [quantities(run.measurement(found[key], name), tau=run.config.tau) for key in shared]
+        [quantities(run.measurement(found[key], name), rule=run.peak_rule) for key in shared]
         for run, found, name in zip((reasoner, base), (ours, theirs), names, strict=True)
     ]
     return PeakComparison(
@@ -127,9 +128,9 @@ def compare_peaks(
     )
 
 
-def quantities(measurement: Measurement, *, tau: float = 1.5) -> dict[str, float | None]:
+def quantities(measurement: Measurement, *, rule: PeakRule = PAPER_RULE) -> dict[str, float | None]:
     """The numbers of one trace that `compare_peaks` compares; None where one is undefined."""
-    statistics = peak_statistics(measurement.mi, find_peaks(measurement.mi, tau))
+    statistics = peak_statistics(measurement.mi, find_peaks(measurement.mi, rule))
     permuted = float(measurement.variants["answer permuted"].mean())
     found: dict[str, float | None] = {
         "mean MI": statistics.mean,
@@ -144,7 +145,7 @@ def quantities(measurement: Measurement, *, tau: float = 1.5) -> dict[str, float
     if calibration is not None:
         found["MI / other answers"] = _ratio(statistics.mean, float(calibration.mean.mean()))
         found["specific part"] = float(calibration.specific.mean())
-        found["specific peaks"] = float(len(calibration.peaks(tau)))
+        found["specific peaks"] = float(len(calibration.peaks(rule)))
     return found
 
 

@@ -17,12 +17,9 @@ from typing import Any
 from mi_lens.common.files import write_json
 from mi_lens.common.parquet import write_table
 from mi_lens.common.provenance import content_hash, versions
-from mi_lens.evaluation.evaluate import Evaluation, evaluate
+from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
-from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.models.loading import load
-from mi_lens.problems.loading import load_problems
-from mi_lens.problems.problem import Problem
+from mi_lens.generation.request import Plan
 from mi_lens.runs.folder import whole_rows
 from mi_lens.runs.sweep_spec import Spec
 
@@ -74,11 +71,15 @@ def open_sweep(spec: Spec, folder: Path) -> Path:
 def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
     """A sweep's units, models one after the other."""
     return [
-        Unit(folder / "units" / f"{content_hash(model)[:8]}-{first:06d}", model, first,
-             min(first + spec.unit, problems))
+        Unit(
+            folder=folder / "units" / f"{content_hash(model)[:8]}-{first:06d}",
+            model=model,
+            first=first,
+            last=min(first + spec.unit, problems),
+        )
         for model in spec.models
         for first in range(0, problems, spec.unit)
-    ]  # fmt: skip
+    ]
 
 
 class Worker:
@@ -86,46 +87,48 @@ class Worker:
 
     def __init__(self, spec: Spec):
         self.spec = spec
-        self.problems = _problems(spec)
+        self.problems = spec.load_problems()
         self.conditions = spec.expand()
-        self._loaded: tuple[str, Any] | None = None
+        self._prepared: tuple[str, Plan] | None = None
 
     def run(self, unit: Unit) -> None:
         """Makes what the unit lacks; an error is written into its folder, and raised."""
         unit.folder.mkdir(parents=True, exist_ok=True)
         started = time.time()
         try:
-            model = self._model(unit.model)
-            _require_same_model(unit, model_fingerprint(model))
-            found = evaluate(
-                model, self.problems[unit.first : unit.last], self.conditions, self.spec.seeds,
-                style=self.spec.style, max_new_tokens=self.spec.max_new_tokens,
-                stop=self.spec.stop, batch_size=self.spec.batch_size, folder=unit.folder,
+            plan = self._plan(unit.model)
+            _require_same_model(unit, plan.fingerprint)
+            evaluation = evaluate_with(
+                plan,
+                self.problems[unit.first : unit.last],
+                self.conditions,
+                self.spec.seeds,
+                style=self.spec.style,
+                max_new_tokens=self.spec.max_new_tokens,
+                stop=self.spec.stop,
+                batch_size=self.spec.batch_size,
+                folder=unit.folder,
                 progress=False,
-            )  # fmt: skip
+            )
         except Exception:
             write_json(unit.folder / "failed.json", {"error": traceback.format_exc()})
             raise
         (unit.folder / "failed.json").unlink(missing_ok=True)
         done = {
             "model": unit.model,
-            "fingerprint": model_fingerprint(model),
-            "results": [asdict(result) for result in found.results],
-            "setting": found.setting,
-            "conditions": found.conditions,
+            "fingerprint": plan.fingerprint,
+            "results": [asdict(result) for result in evaluation.results],
+            "setting": evaluation.setting,
+            "conditions": evaluation.conditions,
             "seconds": time.time() - started,
         }
         write_json(unit.folder / "done.json", done)
 
-    def _model(self, name: str) -> Any:
-        if self._loaded is None or self._loaded[0] != name:
-            self._loaded = None  # before the next is loaded: two need not fit
-            spec = self.spec
-            self._loaded = (
-                name,
-                load(name, backend=spec.backend, dtype=spec.dtype, device=spec.device),
-            )
-        return self._loaded[1]
+    def _plan(self, name: str) -> Plan:
+        if self._prepared is None or self._prepared[0] != name:
+            self._prepared = None  # before the next is loaded: two need not fit
+            self._prepared = name, Plan(self.spec.load_model(name))
+        return self._prepared[1]
 
 
 def _require_same_model(unit: Unit, fingerprint: str) -> None:
@@ -215,7 +218,7 @@ def status(folder: Path) -> Status:
         FileNotFoundError: If there is no sweep.
     """
     spec = read_spec(folder)
-    problems = len(_problems(spec))
+    problems = len(spec.load_problems())
     every = units(spec, folder, problems)
     done = [_read_done(unit) for unit in every if (unit.folder / "done.json").exists()]
     failed, traces = {}, 0
@@ -249,7 +252,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
         setting: dict[str, Any] = {}
         described: dict[str, Any] = {}
         rows: list[Result] = []
-        for unit in units(spec, folder, len(_problems(spec))):
+        for unit in units(spec, folder, len(spec.load_problems())):
             if unit.model != model:
                 continue
             if (unit.folder / "done.json").exists():
@@ -289,10 +292,6 @@ def read_spec(folder: Path) -> Spec:
     if not record.is_file():
         raise FileNotFoundError(f"{folder}: holds no sweep (no sweep.json)")
     return Spec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
-
-
-def _problems(spec: Spec) -> list[Problem]:
-    return load_problems(spec.problems, limit=spec.limit, split=spec.split)
 
 
 def _read_done(unit: Unit) -> dict[str, Any]:

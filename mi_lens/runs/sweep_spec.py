@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.interventions.condition import Condition, parse_condition
-from mi_lens.interventions.sampling import Sampling
-from mi_lens.problems.prompts import PromptStyle
+from mi_lens.runs.config import RunSettings
 
 
 @dataclass(frozen=True)
-class Spec:
-    """What a sweep runs; a YAML file of the same names.
+class Spec(RunSettings):
+    """What a sweep runs; a YAML file of the same names, those of `RunSettings` among them.
 
     Attributes:
         conditions: As for `mi-lens evaluate`: "quiet=Suppress(['Wait'])". A name in braces runs
@@ -21,43 +20,17 @@ class Spec:
             the others are compared with.
         grid: Name to its values.
         models: Checkpoints.
-        problems: As for `mi-lens generate`.
-        limit: Number of problems; None takes a file whole, or 100 pocket problems.
-        split: Of the pocket task or the benchmark.
         seeds: Of the sampling.
-        style: See `mi_lens.problems.prompts.prompt_text`.
-        max_new_tokens: Budget of a trace.
-        temperature: Of all conditions; 0 is greedy.
-        top_p: Likewise.
-        top_k: Likewise.
-        min_p: Likewise.
-        stop: Texts that end a generation.
         unit: Problems in a unit.
         batch_size: Jobs decoded together; does not change results.
-        backend: See `mi_lens.load`.
-        dtype: See `mi_lens.load`.
-        device: See `mi_lens.load`.
     """
 
     conditions: tuple[str, ...]
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     models: tuple[str, ...] = ("pocket-reasoner",)
-    problems: str = "pocket"
-    limit: int | None = None
-    split: str = "test"
     seeds: tuple[int, ...] = (0,)
-    style: PromptStyle = "chat"
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
     unit: int = 16
     batch_size: int = 64
-    backend: str = "auto"
-    dtype: str | None = None
-    device: str | None = None
 
     def __post_init__(self):
         if not self.conditions or not self.models or not self.seeds:
@@ -75,7 +48,7 @@ class Spec:
         Raises:
             ValueError: If a text is no condition, or braces hold a name that the grid lacks.
         """
-        sampling = Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
+        sampling = self.sampling()
         found = []
         for text in self.conditions:
             names = list(dict.fromkeys(re.findall(r"{(\w+)}", text)))

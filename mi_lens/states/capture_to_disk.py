@@ -71,24 +71,76 @@ def capture_into(
             the dtype. Shards of earlier batches are on disk.
         OSError: If the disk is full; shards of earlier batches are on disk.
     """
-    require_readable(model, traces, hook_names)
-    names = resolve_hook_names(model, list(dict.fromkeys(hook_names)))
-    dtype = dtype or model.cfg.dtype
-    fingerprint = model_fingerprint(model)
-    waiting = []
-    for trace in {trace.id: trace for trace in traces}.values():
-        path, origin = shard_path(folder, trace), Origin.of(trace, fingerprint, dtype)
-        held = held_names(path, origin)
-        if not set(names) <= set(held):
-            waiting.append(_Waiting(trace, path, origin, [*dict.fromkeys([*held, *names])]))
-    remove_abandoned(folder)
-    widths = _widths(model, [*dict.fromkeys(name for one in waiting for name in one.names)])
-    with capture_bar(len(waiting), progress) as bar:
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            _capture_batch(model, batch, widths, dtype)
-            bar.update(len(batch))
-    return [shard_path(folder, trace) for trace in traces]
+    store = StateStore(model, folder, dtype)
+    return store.capture(traces, hook_names, batch_size=batch_size, progress=progress)
+
+
+class StateStore:
+    """A folder of one model's states, a shard per trace.
+
+    Made once for many traces: the model's fingerprint, which reads all of it, is part of what a
+    shard says it was read from.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        folder: Where the shards are; other files in it are not touched.
+        dtype: float64, float32, bfloat16 or float16; None keeps the model's.
+        fingerprint: The model's; None computes it.
+    """
+
+    def __init__(
+        self,
+        model,
+        folder: str | Path,
+        dtype: torch.dtype | None = None,
+        fingerprint: str | None = None,
+    ):
+        self.model, self.folder = model, Path(folder)
+        self.dtype: torch.dtype = dtype or model.cfg.dtype
+        self.fingerprint = fingerprint or model_fingerprint(model)
+
+    def path(self, trace: Trace) -> Path:
+        """Where a trace's states are."""
+        return shard_path(self.folder, trace)
+
+    def held(self, trace: Trace) -> list[str]:
+        """The hook names whose states of a trace are there; none where its shard is not whole.
+
+        Raises:
+            ValueError: If its shard is of another origin.
+        """
+        return held_names(self.path(trace), self._origin(trace))
+
+    def capture(
+        self,
+        traces: Sequence[Trace],
+        hook_names: Sequence[str],
+        *,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> list[Path]:
+        """Makes the shards that are not there; see `capture_into`."""
+        require_readable(self.model, traces, hook_names)
+        names = resolve_hook_names(self.model, list(dict.fromkeys(hook_names)))
+        waiting = []
+        for trace in {trace.id: trace for trace in traces}.values():
+            held = self.held(trace)
+            if not set(names) <= set(held):
+                wanted = [*dict.fromkeys([*held, *names])]
+                waiting.append(_Waiting(trace, self.path(trace), self._origin(trace), wanted))
+        remove_abandoned(self.folder)
+        widths = _widths(
+            self.model, [*dict.fromkeys(name for shard in waiting for name in shard.names)]
+        )
+        with capture_bar(len(waiting), progress) as bar:
+            for start in range(0, len(waiting), batch_size):
+                batch = waiting[start : start + batch_size]
+                _capture_batch(self.model, batch, widths, self.dtype)
+                bar.update(len(batch))
+        return [self.path(trace) for trace in traces]
+
+    def _origin(self, trace: Trace) -> Origin:
+        return Origin.of(trace, self.fingerprint, self.dtype)
 
 
 def shard_path(folder: str | Path, trace: Trace) -> Path:

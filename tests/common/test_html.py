@@ -18,6 +18,7 @@ from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.evaluation.result import Result
 from mi_lens.evaluation.table import report_table
 from mi_lens.information.per_trace.control_summary import ControlSummary, MismatchSummary, Variant
+from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.problems.problem import Problem
@@ -126,7 +127,7 @@ def test_a_trace(trace):
 
 def test_a_coloured_trace(trace, tokenizer):
     mi = np.random.default_rng(0).random(len(trace))
-    peaks = find_peaks(mi, 0.1)
+    peaks = find_peaks(mi, IQR(0.1))
     assert len(peaks) > 1
     page = shown(show(trace, mi, peaks, tokenizer=tokenizer))
     tokens = page.spans[2:]  # after the scale and the sample of an outline

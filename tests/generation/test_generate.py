@@ -134,7 +134,7 @@ def test_a_hook_can_act(tiny_model):
 
 def test_stream_yields_as_rows_finish(tiny_model):
     requests = [Request(q, max_new_tokens=n) for q, n in zip(QUESTIONS, [9, 3, 6], strict=False)]
-    assert [done.index for done in stream(tiny_model, requests)] == [1, 2, 0]
+    assert [done.index for done in stream(Plan(tiny_model), requests)] == [1, 2, 0]
 
 
 def test_a_trace_carries_what_made_it(tiny_model):

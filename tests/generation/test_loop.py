@@ -7,7 +7,7 @@ import torch
 
 from mi_lens.generation.generate import GenerationInterrupted, generate, stream
 from mi_lens.generation.loop import Decoder
-from mi_lens.generation.request import Request
+from mi_lens.generation.request import Plan, Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.protocol import Action, Intervention, positions
@@ -99,7 +99,7 @@ def test_a_waiting_row_takes_a_finished_ones_place(tiny_model, monkeypatch):
         return step(model, tokens, mask, cache, logits_to_keep)
 
     monkeypatch.setattr(hooked, "step", spy)
-    order = [done.index for done in stream(tiny_model, requests, batch_size=2)]
+    order = [done.index for done in stream(Plan(tiny_model), requests, batch_size=2)]
     assert order == [1, 2, 3, 0]
     assert sum(new > 1 for _, new in widths) == 3  # two prompts together, then one at a time
     assert sum(new == 1 for _, new in widths) == 11  # as many as the longest row needs
@@ -178,7 +178,7 @@ def test_an_interrupt_keeps_what_is_done(tiny_model):
 
 def test_no_hook_stays_on_the_model(model):
     requests = [Request(p, CONDITIONS[4], max_new_tokens=3 + i) for i, p in enumerate(PROMPTS)]
-    for _ in stream(model, requests):
+    for _ in stream(Plan(model), requests):
         assert not any(point.fwd_hooks for name, point in model.hook_dict.items()
                        if name == "blocks.0.hook_resid_post")  # fmt: skip
 

@@ -18,6 +18,7 @@ from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peaks import find_peaks
+from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.analyze import analyze
@@ -109,7 +110,7 @@ def test_a_notebook_shows_the_summaries(analysis):
 def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.generation.resume.stream", None)
-    monkeypatch.setattr("mi_lens.runs.measure.capture_into", None)
+    monkeypatch.setattr("mi_lens.states.capture_to_disk._capture_batch", None)
     again = analyze(config)
     assert again.tokens == analysis.tokens
     assert contents(config.out) == before
@@ -241,7 +242,7 @@ def test_logit_lens_and_answer_sites(config, tmp_path):
 
 def test_a_run_is_read_back_without_its_model(config, analysis, monkeypatch):
     before = contents(config.out)
-    monkeypatch.setattr("mi_lens.runs.analyze.load", None)
+    monkeypatch.setattr("mi_lens.models.loading.load", None)
     monkeypatch.setattr("mi_lens.models.loading._load_weights", None)
     loaded = Analysis.load(config.out)
     assert loaded.finished
@@ -368,3 +369,45 @@ def test_interventions_on_the_command_line(config, tmp_path, capsys):
             main([*command, "--out", str(tmp_path / "wrong"), "--intervene", wrong])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_rule_of_peaks_is_the_same_however_it_is_written(config):
+    assert replace(config, peaks="IQR(1.5)") == replace(config, peaks="IQR(tau=1.5)") == config
+    with pytest.raises(ValueError, match="peak rule 'Quartile'"):
+        replace(config, peaks="Quartile(2)")
+
+
+def test_another_rule_finds_other_peaks(config, tmp_path):
+    highest = analyze(replace(config, peaks="TopK(3)", limit=2, out=tmp_path / "run"))
+    for trace in highest.analysed:
+        assert len(highest.peaks(trace, HOOKS[0])) == 3
+    assert Analysis.load(tmp_path / "run").config.peaks == "TopK(k=3)"
+
+
+def test_a_run_from_when_a_rule_was_its_tau_goes_on(config, analysis):
+    record = config.out / "run.json"
+    written = record.read_text(encoding="utf-8")
+    old = json.loads(written)
+    del old["config"]["peaks"]
+    old["config"]["tau"] = 1.5
+    record.write_text(json.dumps(old), encoding="utf-8")
+    try:
+        assert Analysis.load(config.out).config.peaks == config.peaks
+        assert analyze(config).tokens == analysis.tokens
+        with pytest.raises(FileExistsError, match=r"config\.peaks was"):
+            analyze(replace(config, peaks="IQR(2.0)"))
+    finally:
+        record.write_text(written, encoding="utf-8")
+
+
+def test_a_run_reads_its_model_for_a_fingerprint_once(config, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(model):
+        calls.append(model)
+        return model_fingerprint(model)
+
+    for module in ("mi_lens.generation.request", "mi_lens.states.capture_to_disk"):
+        monkeypatch.setattr(f"{module}.model_fingerprint", counted)
+    analyze(replace(config, limit=3, out=tmp_path / "run"))
+    assert len(calls) == 1

@@ -3,7 +3,7 @@ import sys
 
 from mi_lens.common.files import read_jsonl, replacing
 from mi_lens.generation.generate import generate
-from mi_lens.generation.request import Request
+from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.runs.folder import open_run
@@ -24,7 +24,7 @@ def test_what_is_there_is_not_made_again(tiny_model, tmp_path):
 
     def run(requests):
         new.clear()
-        return generate_into(tmp_path, tiny_model, requests, batch_size=2, progress=False,
+        return generate_into(tmp_path, Plan(tiny_model), requests, batch_size=2, progress=False,
                              on_finished=keep)  # fmt: skip
 
     assert run([REQUESTS[0], REQUESTS[1], REQUESTS[0]]) == [expected[i] for i in (0, 1, 0)]
@@ -39,7 +39,7 @@ def test_what_is_there_is_not_made_again(tiny_model, tmp_path):
 
 def test_without_a_folder_nothing_is_written(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = generate_into(None, tiny_model, REQUESTS, batch_size=3, progress=False)
+    made = generate_into(None, Plan(tiny_model), REQUESTS, batch_size=3, progress=False)
     assert made == generate(tiny_model, REQUESTS, progress=False)
     assert list(tmp_path.iterdir()) == []
 

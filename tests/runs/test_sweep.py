@@ -76,7 +76,7 @@ def test_what_is_done_is_not_done_again(folder, monkeypatch):
     spec = Spec.read(folder / "spec.yaml")
     found = run_sweep(spec, folder / "out")
     assert not waiting(spec, folder / "out", 5)
-    monkeypatch.setattr("mi_lens.runs.sweep.load", None)
+    monkeypatch.setattr("mi_lens.models.loading.load", None)
     assert run_sweep(spec, folder / "out") == found
 
 
@@ -90,7 +90,7 @@ def test_a_failed_unit_is_named_and_tried_again(folder, monkeypatch):
         return load(name, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr("mi_lens.runs.sweep.load", breaking)
+        patch.setattr("mi_lens.models.loading.load", breaking)
         with pytest.raises(RuntimeError, match=r"1 units failed.*the disk is gone"):
             run_sweep(spec, folder / "out")
     half = status(folder / "out")

@@ -10,6 +10,7 @@ from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.controls import correlates
 from mi_lens.information.per_trace.measurement import Measurement, Trajectory
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
 
 
@@ -91,12 +92,14 @@ class ControlSummary:
         return f"{treated}\n{table(specific | goes_with)}"
 
 
-def summarize(measurements: Sequence[Measurement], *, tau: float = 1.5) -> ControlSummary:
+def summarize(
+    measurements: Sequence[Measurement], *, rule: PeakRule = PAPER_RULE
+) -> ControlSummary:
     """Means over traces of what the controls say.
 
     Args:
         measurements: One a trace, all at the same hook name.
-        tau: As in `find_peaks`.
+        rule: As in `find_peaks`.
 
     Raises:
         ValueError: If there are none.
@@ -107,15 +110,15 @@ def summarize(measurements: Sequence[Measurement], *, tau: float = 1.5) -> Contr
     return ControlSummary(
         traces=len(measurements),
         mi=_mean(mi.mean() for mi in trajectories),
-        peaks=_mean(len(find_peaks(mi, tau)) for mi in trajectories),
-        mismatch=_mismatch(measurements, tau),
+        peaks=_mean(len(find_peaks(mi, rule)) for mi in trajectories),
+        mismatch=_mismatch(measurements, rule),
         massive=_mean(measurement.massive for measurement in measurements),
         correlates=correlates(
             trajectories, [measurement.covariates for measurement in measurements]
         ),
         variants={
             name: _variant(
-                trajectories, [measurement.variants[name] for measurement in measurements], tau
+                trajectories, [measurement.variants[name] for measurement in measurements], rule
             )
             for name in measurements[0].variants
         },
@@ -126,12 +129,12 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def _mismatch(measurements: Sequence[Measurement], tau: float) -> MismatchSummary | None:
+def _mismatch(measurements: Sequence[Measurement], rule: PeakRule) -> MismatchSummary | None:
     calibrations = [r.calibration for r in measurements if r.calibration is not None]
     if len(calibrations) < len(measurements):
         return None
-    raw = [set(find_peaks(c.raw, tau).tolist()) for c in calibrations]
-    specific = [set(c.peaks(tau).tolist()) for c in calibrations]
+    raw = [set(find_peaks(c.raw, rule).tolist()) for c in calibrations]
+    specific = [set(c.peaks(rule).tolist()) for c in calibrations]
     return MismatchSummary(
         others=min(c.others for c in calibrations),
         mi=_mean(c.mean.mean() for c in calibrations),
@@ -145,12 +148,12 @@ def _mismatch(measurements: Sequence[Measurement], tau: float) -> MismatchSummar
     )
 
 
-def _variant(raw: list[Trajectory], treated: list[Trajectory], tau: float) -> Variant:
+def _variant(raw: list[Trajectory], treated: list[Trajectory], rule: PeakRule) -> Variant:
     correlations, overlaps = [], []
     for a, b in zip(raw, treated, strict=True):
         if np.ptp(a) > 0 and np.ptp(b) > 0:
             correlations.append(spearman(a, b))
-        peaks, others = set(find_peaks(a, tau).tolist()), set(find_peaks(b, tau).tolist())
+        peaks, others = set(find_peaks(a, rule).tolist()), set(find_peaks(b, rule).tolist())
         if peaks | others:
             overlaps.append(len(peaks & others) / len(peaks | others))
     return Variant(

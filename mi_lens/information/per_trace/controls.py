@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
 
 
@@ -56,12 +57,15 @@ class Calibration:
         return (self.mean - half).tolist(), (self.mean + half).tolist()
 
     def peaks(
-        self, tau: float = 1.5, level: float = 0.05, control: Literal["family", "fdr"] = "family"
+        self,
+        rule: PeakRule = PAPER_RULE,
+        level: float = 0.05,
+        control: Literal["family", "fdr"] = "family",
     ) -> Int[np.ndarray, " peak"]:
         """Peaks of the specific part that are significant at a level.
 
         Args:
-            tau: As in `find_peaks`.
+            rule: As in `find_peaks`.
             level: Of the error that is controlled.
             control: "family" by family_p_values, which controls false discovery as well; "fdr" by
                 q_values.
@@ -69,7 +73,7 @@ class Calibration:
         if control not in ("family", "fdr"):
             raise ValueError(f"control={control!r}: expected 'family' or 'fdr'")
         p_values = self.family_p_values if control == "family" else self.q_values
-        peaks = find_peaks(self.specific, tau)
+        peaks = find_peaks(self.specific, rule)
         return peaks[p_values[peaks] <= level]
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from mi_lens.common.html import table
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule, TopK
 
 MINIMUM_STEPS = 4  # Quartiles of fewer values are not four parts.
 
@@ -30,34 +31,22 @@ def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
     return values
 
 
-def find_peaks(mi: ArrayLike, tau: float = 1.5) -> Int[np.ndarray, "peak"]:
-    """Steps with m_t > Q3 + tau * IQR (paper 1), in order.
-
-    A constant trajectory has none. Quartiles are interpolated linearly.
+def find_peaks(mi: ArrayLike, rule: PeakRule = PAPER_RULE) -> Int[np.ndarray, "peak"]:
+    """The steps of a trajectory that a rule picks, in order.
 
     Args:
-        mi: One value a step, shape (steps,).
-        tau: How many interquartile ranges above the third quartile, at least 0.
+        mi: One value per step, shape (steps,).
+        rule: `IQR()` (paper 1), `MAD(k)` or `TopK(k)`.
 
     Raises:
-        ValueError: If the trajectory is shorter than four steps or not finite, or tau < 0.
+        ValueError: If the trajectory is shorter than four steps or not finite.
     """
-    if not tau >= 0:
-        raise ValueError(f"tau={tau}: expected a number of interquartile ranges, at least 0")
-    values = _trajectory(mi)
-    q1, q3 = np.quantile(values, [0.25, 0.75])
-    return np.flatnonzero(values > q3 + tau * (q3 - q1))
+    return rule.steps(_trajectory(mi))
 
 
-def top_k_peaks(mi: ArrayLike, k: int = 20) -> Int[np.ndarray, "peak"]:
-    """The k steps of highest value, in order of steps: the variant of paper 1's notebook.
-
-    A trajectory of fewer than k steps gives all of them; of equal values the earlier step wins.
-    """
-    if k < 1:
-        raise ValueError(f"k={k}: expected at least 1 peak")
-    values = _trajectory(mi)
-    return np.sort(np.argsort(-values, kind="stable")[:k])
+def top_k_peaks(mi: ArrayLike, k: int = TopK.k) -> Int[np.ndarray, "peak"]:
+    """The k steps of highest value (paper 1's notebook): `find_peaks` with `TopK(k)`."""
+    return find_peaks(mi, TopK(k))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mi_lens.common.statistics import mean_interval
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
@@ -43,7 +44,9 @@ class Curve:
     specific_peaks: Sequence[int] = ()
 
 
-def trajectories_figure(curves: Sequence[Curve], tau: float = 1.5, labelled: int = 8) -> Figure:
+def trajectories_figure(
+    curves: Sequence[Curve], rule: PeakRule = PAPER_RULE, labelled: int = 8
+) -> Figure:
     """MI against step, a panel a trace, peaks marked and the highest of them named.
 
     Raw peaks are dots; rings are the significant peaks of the specific part; the band is where the
@@ -56,17 +59,16 @@ def trajectories_figure(curves: Sequence[Curve], tau: float = 1.5, labelled: int
             len(curves), 1, figsize=(PAGE, 1.4 * len(curves) + 0.5), squeeze=False
         )
         for axes, curve in zip(panels[:, 0], curves, strict=True):
-            _draw_curve(axes, curve, tau, labelled)
+            _draw_curve(axes, curve, rule, labelled)
         legend_above(figure, panels[0, 0])
         panels[-1, 0].set_xlabel("step $t$ (generated tokens)")
         figure.supylabel(MI_LABEL, fontsize=8)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
+def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None:
     mi = np.asarray(curve.mi)
     peaks = np.asarray(curve.peaks, dtype=int)
-    q1, q3 = np.quantile(mi, [0.25, 0.75])
     top = float(mi.max())
     if curve.mismatched is not None:
         low, high = (np.asarray(bound) for bound in curve.mismatched)
@@ -76,8 +78,7 @@ def _draw_curve(axes: Axes, curve: Curve, tau: float, labelled: int) -> None:
         )  # fmt: skip
         top = max(top, float(high.max()))
     axes.plot(mi, color=BLUE, linewidth=0.8, label="gold answer")
-    threshold = q3 + tau * (q3 - q1)
-    axes.axhline(threshold, color=GREY, linewidth=0.7, linestyle="--", label="Q3 + τ·IQR")
+    axes.axhline(rule.threshold(mi), color=GREY, linewidth=0.7, linestyle="--", label=rule.label)
     axes.plot(peaks, mi[peaks], "o", color=ORANGE, markersize=3, label="raw peak")
     if curve.mismatched is not None:
         specific = np.asarray(curve.specific_peaks, dtype=int)

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics, top_k_peaks
 
 trajectories = st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=60)
@@ -13,7 +14,7 @@ def test_by_hand():
     mi = [1.0, 2.0, 3.0, 4.0, 100.0, 2.0, 3.0, 2.0, 50.0]
     # Sorted 1 2 2 2 3 3 4 50 100: Q1 = 2, median = 3, Q3 = 4, IQR = 2, threshold = 7.
     assert find_peaks(mi).tolist() == [4, 8]
-    assert find_peaks(mi, tau=23.0).tolist() == [4]  # 50 is not above 4 + 46.
+    assert find_peaks(mi, IQR(tau=23.0)).tolist() == [4]  # 50 is not above 4 + 46.
     s = peak_statistics(mi, [4, 8])
     assert (s.steps, s.count, s.ratio) == (9, 2, 2 / 9)
     assert (s.interval_min, s.interval_mean, s.interval_max) == (4, 4.0, 4)
@@ -33,7 +34,7 @@ def test_agrees_with_the_definition(mi, tau):
         return sorted_mi[low] + (place - low) * (sorted_mi[high] - sorted_mi[low])
 
     threshold = quartile(0.75) + tau * (quartile(0.75) - quartile(0.25))
-    peaks = find_peaks(mi, tau).tolist()
+    peaks = find_peaks(mi, IQR(tau)).tolist()
     slack = 1e-9 * max(1.0, abs(threshold))
     assert {t for t, m in enumerate(mi) if m > threshold + slack} <= set(peaks)
     assert set(peaks) <= {t for t, m in enumerate(mi) if m > threshold - slack}
@@ -73,7 +74,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
         find_peaks(np.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"tau=-1.0: expected"):
-        find_peaks([1.0, 2, 3, 4], tau=-1.0)
+        find_peaks([1.0, 2, 3, 4], IQR(tau=-1.0))
     with pytest.raises(ValueError, match="k=0: expected"):
         top_k_peaks([1.0, 2, 3, 4], k=0)
     with pytest.raises(ValueError, match="on a trajectory of 4 steps"):
