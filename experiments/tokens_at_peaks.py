@@ -17,11 +17,10 @@ from matplotlib.ticker import MaxNLocator
 import mi_lens
 from experiments.study import Finding, Study, analysis, said, save, side, states_of
 from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.information.per_trace.thinking_tokens import (
-    Readout,
     ThinkingTokens,
     TokenRow,
-    decode_steps,
 )
 from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, curve, dots, style
 from mi_lens.traces.vocabulary import SCALING_WORDS, vocabulary, word_of

@@ -2,23 +2,20 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.common.files import write_json
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.statistics import resample
-from mi_lens.models.backends.lookup import backend_of
+from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, vocabulary, word_of
 
-Readout = Literal["emitted", "consumed", "logit_lens"]
 SHOWN = 15  # words in a notebook's table
 
 
@@ -110,39 +107,6 @@ class ThinkingTokens:
         return table(rows, header, caption)
 
 
-def decode_steps(
-    model, trace: Trace, readout: Readout, states: Float[Tensor, "step d"] | None = None
-) -> list[int]:
-    """The token id every step decodes to.
-
-    Args:
-        model: A HookedTransformer or TransformerBridge with its tokenizer.
-        trace: A trace of n steps.
-        readout: "emitted", the token that the state emits; "consumed", the token read at its
-            position; "logit_lens", the likeliest token under the unembedding of `states`.
-        states: For "logit_lens": the residual states of the trace, shape (n, d).
-    """
-    if readout not in get_args(Readout):
-        raise ValueError(f"readout={readout!r}: expected one of {get_args(Readout)}")
-    if readout == "emitted":
-        return list(trace.token_ids)
-    if readout == "consumed":
-        return list(trace.consumed_ids)
-    if states is None or len(states) != len(trace):
-        raise ValueError(
-            f"trace {trace.id}: the logit lens needs the states of its {len(trace)} steps, got "
-            f"{'none' if states is None else len(states)}; pass what capture() returns for one "
-            "hook name"
-        )
-    backend = backend_of(model)
-    with torch.inference_mode():
-        return [
-            token
-            for part in states.split(256)
-            for token in backend.unembed(model, part).argmax(-1).tolist()
-        ]
-
-
 def thinking_tokens(
     model,
     traces: Sequence[Trace],
@@ -182,61 +146,94 @@ def thinking_tokens(
             f"{'no' if states is None else len(states)} states; expected one of each a trace"
         )
     strings = vocabulary(model.tokenizer)
-    at_peaks: list[Counter[str]] = []
-    at_steps: list[Counter[str]] = []
-    variants: dict[str, Counter[int]] = defaultdict(Counter)
+    counts = _Counts()
     for i, (trace, steps) in enumerate(zip(traces, peaks, strict=True)):
         tokens = decode_steps(model, trace, readout, None if states is None else states[i])
+        counts.add(trace, tokens, strings, steps)
+    words = sorted(
+        (word for word in counts.variants if len(word) >= min_characters),
+        key=lambda word: (-counts.variants[word].total(), word),
+    )
+    intervals = _lift_intervals(counts, words, confidence, draws, seed)
+    rows = tuple(
+        _row(word, counts, strings, low, high)
+        for word, (low, high) in zip(words, intervals, strict=True)
+    )
+    return ThinkingTokens(
+        readout=readout,
+        rows=rows,
+        peaks=counts.peaks,
+        filtered=counts.peaks - sum(row.peak_count for row in rows),
+        steps=counts.steps,
+        traces=len(traces),
+        confidence=confidence,
+    )
+
+
+@dataclass
+class _Counts:
+    """How often words stand at peaks and at all steps.
+
+    Attributes:
+        at_peaks: Of each trace, word to its peaks.
+        at_steps: Of each trace, word to its steps.
+        variants: Word to the tokens that write it at peaks, over all traces.
+    """
+
+    at_peaks: list[Counter[str]] = field(default_factory=list)
+    at_steps: list[Counter[str]] = field(default_factory=list)
+    variants: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+
+    @property
+    def peaks(self) -> int:
+        return sum(counter.total() for counter in self.at_peaks)
+
+    @property
+    def steps(self) -> int:
+        return sum(counter.total() for counter in self.at_steps)
+
+    def add(
+        self,
+        trace: Trace,
+        tokens: Sequence[int],
+        strings: Sequence[str],
+        peaks: Sequence[int] | Int[np.ndarray, "_"],
+    ) -> None:
+        """Counts one trace, whose steps decode to these tokens."""
         words = [word_of(strings[token]) if token < len(strings) else "" for token in tokens]
-        chosen = sorted({int(step) for step in steps})
+        chosen = sorted({int(step) for step in peaks})
         if chosen and not 0 <= chosen[0] <= chosen[-1] < len(words):
             raise ValueError(
                 f"trace {trace.id} has {len(words)} steps and a peak at "
                 f"{chosen[-1] if chosen[-1] >= len(words) else chosen[0]}; expected its own peaks"
             )
-        at_steps.append(Counter(words))
-        at_peaks.append(Counter(words[step] for step in chosen))
+        self.at_steps.append(Counter(words))
+        self.at_peaks.append(Counter(words[step] for step in chosen))
         for step in chosen:
-            variants[words[step]][tokens[step]] += 1
+            self.variants[words[step]][tokens[step]] += 1
 
-    peak_total = sum(c.total() for c in at_peaks)
-    step_total = sum(c.total() for c in at_steps)
-    counted = sorted(
-        (word for word in variants if len(word) >= min_characters),
-        key=lambda word: (-variants[word].total(), word),
-    )
-    low, high = _lift_intervals(at_peaks, at_steps, counted, confidence, draws, seed)
-    rows = []
-    for i, word in enumerate(counted):
-        peak_count = variants[word].total()
-        step_count = sum(c[word] for c in at_steps)
-        peak_rate, step_rate = peak_count / peak_total, step_count / step_total
-        ranked = variants[word].most_common()
-        written: Counter[str] = Counter()  # Two tokens may write the same string.
-        for token, count in ranked:
-            written[strings[token]] += count
-        rows.append(
-            TokenRow(
-                word=_bare(strings[ranked[0][0]]),
-                variants=dict(written),
-                token_ids=tuple(token for token, _ in ranked),
-                peak_count=peak_count,
-                step_count=step_count,
-                peak_rate=peak_rate,
-                step_rate=step_rate,
-                lift=peak_rate / step_rate,
-                lift_low=low[i],
-                lift_high=high[i],
-            )
-        )
-    return ThinkingTokens(
-        readout=readout,
-        rows=tuple(rows),
-        peaks=peak_total,
-        filtered=peak_total - sum(row.peak_count for row in rows),
-        steps=step_total,
-        traces=len(traces),
-        confidence=confidence,
+
+def _row(
+    word: str, counts: _Counts, strings: Sequence[str], low: float | None, high: float | None
+) -> TokenRow:
+    peak_count = counts.variants[word].total()
+    step_count = sum(counter[word] for counter in counts.at_steps)
+    peak_rate, step_rate = peak_count / counts.peaks, step_count / counts.steps
+    ranked = counts.variants[word].most_common()
+    written: Counter[str] = Counter()  # Two tokens may write the same string.
+    for token, count in ranked:
+        written[strings[token]] += count
+    return TokenRow(
+        word=_bare(strings[ranked[0][0]]),
+        variants=dict(written),
+        token_ids=tuple(token for token, _ in ranked),
+        peak_count=peak_count,
+        step_count=step_count,
+        peak_rate=peak_rate,
+        step_rate=step_rate,
+        lift=peak_rate / step_rate,
+        lift_low=low,
+        lift_high=high,
     )
 
 
@@ -247,31 +244,26 @@ def _bare(string: str) -> str:
 
 
 def _lift_intervals(
-    at_peaks: list[Counter[str]],
-    at_steps: list[Counter[str]],
-    words: list[str],
-    confidence: float,
-    draws: int,
-    seed: int,
-) -> tuple[list[float | None], list[float | None]]:
-    n = len(at_steps)
+    counts: _Counts, words: Sequence[str], confidence: float, draws: int, seed: int
+) -> list[tuple[float | None, float | None]]:
+    """The ends of each word's interval; None where one trace, or none, could vary."""
+    n = len(counts.at_steps)
     if n < 2 or not words:
-        return [None] * len(words), [None] * len(words)
+        return [(None, None)] * len(words)
     weights = resample(n, draws, seed)
 
-    def rates(counts: list[Counter[str]]) -> Float[np.ndarray, "draw word"]:
-        of_words = weights @ np.array([[c[word] for word in words] for c in counts])
-        return of_words / (weights @ np.array([c.total() for c in counts]))[:, None]
+    def rates(counters: Sequence[Counter[str]]) -> Float[np.ndarray, "draw word"]:
+        of_words = weights @ np.array([[counter[word] for word in words] for counter in counters])
+        return of_words / (weights @ np.array([counter.total() for counter in counters]))[:, None]
 
     # A draw without the word, or without a peak, says nothing of its lift.
     with np.errstate(invalid="ignore", divide="ignore"):
-        lifts = rates(at_peaks) / rates(at_steps)
+        lifts = rates(counts.at_peaks) / rates(counts.at_steps)
     tail = (1 - confidence) / 2
-    ends = np.nanquantile(lifts, [tail, 1 - tail], axis=0)
+    ends = np.nanquantile(lifts, [tail, 1 - tail], axis=0).T.tolist()
     # What one trace alone writes does not vary between draws: no interval over traces.
-    once = [sum(word in counts for counts in at_steps) < 2 for word in words]
-    low, high = (
-        [None if alone else value for alone, value in zip(once, end.tolist(), strict=True)]
-        for end in ends
-    )
-    return low, high
+    spread = [sum(word in counter for counter in counts.at_steps) >= 2 for word in words]
+    return [
+        (low, high) if varies else (None, None)
+        for varies, (low, high) in zip(spread, ends, strict=True)
+    ]

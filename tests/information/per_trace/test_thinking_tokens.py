@@ -7,9 +7,10 @@ import torch
 
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
+from mi_lens.information.per_trace.readouts import decode_steps
 from mi_lens.information.per_trace.thinking_tokens import (
+    _Counts,
     _lift_intervals,
-    decode_steps,
     thinking_tokens,
 )
 from mi_lens.states.capture import capture
@@ -122,7 +123,8 @@ def test_a_single_trace_has_no_interval(tiny_model, traces):
 def test_a_word_of_one_trace_has_no_interval(tiny_model, traces):
     once, twice = Counter({"indeed": 1, "so": 2}), Counter({"so": 3, "x": 4})
     steps = [once, twice, Counter({"x": 5})]
-    low, high = _lift_intervals(steps, steps, ["indeed", "so"], 0.95, 200, 0)
+    counts = _Counts(at_peaks=steps, at_steps=steps)
+    low, high = zip(*_lift_intervals(counts, ["indeed", "so"], 0.95, 200, 0), strict=True)
     assert (low[0], high[0]) == (None, None)
     assert low[1] == high[1] == 1
 
