@@ -5,13 +5,14 @@ had ended by itself: much of SEAL's gain is truncation recovered, and a method t
 should say so.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mi_lens.common.html import table
+from mi_lens.common.provenance import differences
 from mi_lens.common.statistics import (
     Estimate,
     estimate_mean,
@@ -107,11 +108,14 @@ class Comparison:
         about: dict[str, Any] = {
             "problems": self.problems,
             "accuracy, %": 100 * self.accuracy,
-            "difference, points": interval(self.difference, 100.0),
+            "difference, points": self.difference.in_form("+.1f", 100.0),
             "mended, broken": f"{self.mended}, {self.broken}",
             "p, adjusted": f"{self.p_value:.2g}, {self.adjusted:.2g}",
-            "tokens, difference": interval(self.tokens),
-            **{f"{part} [{e.n}]": interval(e, 100.0) for part, e in self.split.items()},
+            "tokens, difference": self.tokens.in_form("+.1f"),
+            **{
+                f"{name} [{part.n}]": part.in_form("+.1f", 100.0)
+                for name, part in self.split.items()
+            },
             **{f"within {b:,} tokens": f"{100 * d:+.1f}" for b, d in self.within.items()},
             "power for 5 points": self.power,
             "problems needed": self.needed,
@@ -174,16 +178,9 @@ def compare_all(arms: Iterable[Arm], against: Arm, *, seed: int = 0) -> list[Com
     ]
 
 
-def settings_that_differ(a: dict[str, Any], b: dict[str, Any], path: str = "") -> tuple[str, ...]:
+def settings_that_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of settings in which two runs differ, with both values."""
-    found: list[str] = []
-    for key in sorted(a.keys() | b.keys()):
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) and isinstance(y, dict):
-            found += settings_that_differ(x, y, f"{path}{key}.")
-        elif x != y:
-            found.append(f"{path}{key}: {x!r} against {y!r}")
-    return tuple(found)
+    return tuple(f"{name}: {x!r} against {y!r}" for name, (x, y) in differences(a, b).items())
 
 
 def _paired(arm: Arm, against: Arm) -> list[tuple[Result, Result]]:
@@ -232,10 +229,3 @@ def _split(pairs: Sequence[Pair], seed: int) -> dict[str, Estimate]:
         for name, some in parts.items()
         if some
     }
-
-
-def interval(estimate: Estimate, scale: float = 1.0) -> str:
-    if estimate.mean is None or estimate.low is None or estimate.high is None:
-        return "" if estimate.mean is None else f"{scale * estimate.mean:+.1f}"
-    low, high = scale * estimate.low, scale * estimate.high
-    return f"{scale * estimate.mean:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mi_lens.common.files import read_record, whole_rows
 from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import content_hash
 from mi_lens.evaluation.evaluate import Evaluation
@@ -16,7 +17,7 @@ from mi_lens.problems.loading import load_problems
 from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
-from mi_lens.runs.folder import config_of, read_record, traces_so_far, whole_rows
+from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mi_lens.common.html import DASH
 from mi_lens.common.statistics import Estimate
-from mi_lens.evaluation.comparison import Arm, Comparison
+from mi_lens.evaluation.comparison import Comparison
 from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.evaluation.table import COLUMNS, Column, Value
 from mi_lens.information.per_trace.control_summary import ControlSummary
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.report.findings import summary
 from mi_lens.report.loading import Run
 from mi_lens.runs.analysis import Analysis
-
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Table:
 
 def text(value: str | None) -> Cell:
     """A cell that is sorted by what it says."""
-    return Cell(NONE, empty=True) if value is None else Cell(value)
+    return Cell(DASH, empty=True) if value is None else Cell(value)
 
 
 def number(value: float | int | None, digits: int = 2, *, scale: float = 1.0) -> Cell:
     """A number with so many decimals; none is a dash, and sorted last."""
     if value is None:
-        return Cell(NONE, empty=True)
+        return Cell(DASH, empty=True)
     shown = round(scale * value, digits) + 0.0  # no minus zero
     return Cell(f"{shown:.{digits}f}", float(f"{value:.4g}"))
 
@@ -68,15 +68,11 @@ def p_value(value: float) -> Cell:
     return Cell(f"{value:.2g}", float(f"{value:.4g}"))
 
 
-def estimate(value: Estimate, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
+def estimate(value: Estimate, form: str = ".2f", *, scale: float = 1.0) -> Cell:
     """A mean with its interval, sorted by the mean."""
     if value.mean is None:
-        return Cell(NONE, empty=True)
-    form = f"{'+' if sign else ''}.{digits}f"
-    shown = f"{scale * value.mean + 0.0:{form}}"
-    if value.low is not None and value.high is not None:
-        shown += f" ({scale * value.low:{form}} to {scale * value.high:{form}})"
-    return Cell(shown, float(f"{value.mean:.4g}"))
+        return Cell(DASH, empty=True)
+    return Cell(value.in_form(form, scale), float(f"{value.mean:.4g}"))
 
 
 def findings_table(runs: Sequence[Run]) -> Table:
@@ -189,35 +185,26 @@ def peaks_table(analysis: Analysis, hook_name: str) -> Table:
 def comparison_table(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> Table:
     """Conditions against the first, pair by pair."""
     base = evaluation.arm(evaluation.names[0])
-    points = {"digits": 1, "scale": 100.0}
-    rows = [[
-        text(base.name), number(base.accuracy().n, 0), estimate(base.accuracy(), **points),
-        *[text(None)] * 5, number(base.tokens().mean, 0), text(None), _capped(base),
-        *[text(None)] * 2,
-    ]]  # fmt: skip
-    for one in comparisons:
-        arm = evaluation.arm(one.name)
-        rows.append([
-            text(one.name), number(one.problems, 0), estimate(arm.accuracy(), **points),
-            estimate(one.difference, **points, sign=True), number(one.mended, 0),
-            number(one.broken, 0), p_value(one.p_value), p_value(one.adjusted),
-            number(arm.tokens().mean, 0), estimate(one.tokens, 0, sign=True), _capped(arm),
-            number(one.power), number(one.needed, 0),
-        ])  # fmt: skip
+    arms = [(base, None), *((evaluation.arm(one.name), one) for one in comparisons)]
     return Table(
         f"Conditions against {base.name}, paired by problem",
-        ("condition", "problems", "accuracy, %", "difference, points", "mended", "broken", "p",
-         "p, Holm", "tokens", "difference in tokens", "capped, %", "power", "needed"),
-        rows,
+        tuple(column.heading for column in COLUMNS),
+        [[_cell(c, c.value(arm, comparison)) for c in COLUMNS] for arm, comparison in arms],
         "In brackets 95 % intervals over problems. Mended and broken: answers that only the "
         "condition, or only the other, has right. p: exact McNemar test, with several seeds a "
         "sign-flip test; Holm's correction over the table. Power: chance to find a gain of five "
-        "points with so many problems; needed: problems to find the gain seen with probability .8.",
-    )  # fmt: skip
+        "points with so many problems. Problems needed: to find the gain seen with probability .8.",
+    )
 
 
-def _capped(arm: Arm) -> Cell:
-    return number(float(np.mean([r.capped for r in arm.results])), 1, scale=100.0)
+def _cell(column: Column, value: Value) -> Cell:
+    if value is None or isinstance(value, str):
+        return text(value)
+    if isinstance(value, Estimate):
+        return estimate(value, column.form, scale=column.scale)
+    if column.decimals is None:
+        return p_value(value)
+    return number(value, column.decimals, scale=column.scale)
 
 
 def parts_table(comparisons: Sequence[Comparison]) -> Table:
@@ -227,10 +214,10 @@ def parts_table(comparisons: Sequence[Comparison]) -> Table:
         for name, part in one.split.items():
             rows.append([
                 text(one.name), text(name), number(part.n, 0),
-                estimate(part, 1, scale=100.0, sign=True),
+                estimate(part, "+.1f", scale=100.0),
             ])  # fmt: skip
         for budget, gain in one.within.items():
-            cell = estimate(Estimate(gain, None, None, 0), 1, scale=100.0, sign=True)
+            cell = estimate(Estimate(gain, None, None, 0), "+.1f", scale=100.0)
             rows.append(
                 [text(one.name), text(f"within {budget} tokens"), number(one.problems, 0), cell]
             )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import write_json
+from mi_lens.common.files import whole_rows, write_json
 from mi_lens.common.parquet import write_table
 from mi_lens.common.provenance import content_hash, versions
 from mi_lens.evaluation.evaluate import Evaluation, evaluate
@@ -23,7 +23,6 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
-from mi_lens.runs.folder import whole_rows
 from mi_lens.runs.sweep_spec import Spec
 
 
