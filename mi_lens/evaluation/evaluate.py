@@ -12,19 +12,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
+from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, read_record, whole_rows
+from mi_lens.common.html import table
+from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import versions
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
-from mi_lens.evaluation.result import Result
+from mi_lens.evaluation.result import Result, result_from_table, whole_problems
 from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.condition import Condition, parse_condition
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
+
+LAST_WRITTEN = "evaluation.json"  # Where it stands, a run is finished.
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,39 @@ class Evaluation:
     results: tuple[Result, ...]
     setting: dict[str, Any]
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Evaluation":
+        """Reads back what `mi-lens evaluate` wrote; no model is loaded.
+
+        Of a run that is not finished, the problems that all conditions have answered so far, with
+        every seed; there may be none yet. Of its setting only the budget is known then, and of its
+        conditions only the names.
+
+        Args:
+            folder: The run's folder; nothing in it is changed.
+
+        Raises:
+            FileNotFoundError: If there is no run in it.
+            ValueError: If the run is another command's.
+        """
+        folder = Path(folder)
+        record = read_record(folder)
+        if record.get("command") != "evaluate":
+            raise ValueError(
+                f"{folder}: a run of mi-lens {record.get('command')}; expected one of mi-lens "
+                "evaluate"
+            )
+        if (folder / LAST_WRITTEN).exists():
+            written = read_record(folder, LAST_WRITTEN)
+            results = map(result_from_table, read_table(folder / "results.parquet"))
+            return cls(tuple(results), written["setting"], written["conditions"])
+        asked = record["config"]
+        names = [parse_condition(text).name for text in asked["conditions"]]
+        so_far = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
+        whole = whole_problems(so_far, len(names) * len(asked["seeds"]))
+        whole.sort(key=lambda result: names.index(result.condition))
+        return cls(tuple(whole), {"max_new_tokens": asked["max_new_tokens"]}, {})
 
     @property
     def names(self) -> list[str]:
@@ -66,9 +103,11 @@ class Evaluation:
         return report(*self._arms(against))
 
     def _repr_html_(self) -> str:
-        return report_table(*self._arms(None))
+        return report_table(*self._arms(None)) if self.results else table({"problems": 0})
 
     def _arms(self, against: str | None) -> tuple[list[Arm], Arm]:
+        if not self.results:
+            raise ValueError("no problem has been answered under every condition yet")
         base = against or self.names[0]
         return [self.arm(name) for name in self.names if name != base], self.arm(base)
 
@@ -197,15 +236,15 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
     Raises:
         ValueError: If there are no traces, or they were made by several engines or conditions.
     """
-    made = {
+    origins = {
         (t.condition.get("name", "imported"), t.condition.get("engine", "imported"), t.model)
         for t in traces
     }
-    if len(made) != 1:
+    if len(origins) != 1:
         raise ValueError(
-            f"traces of {sorted(made)}: expected one condition of one engine and model"
+            f"traces of {sorted(origins)}: expected one condition of one engine and model"
         )
-    ((name, engine, model),) = made
+    ((name, engine, model),) = origins
     first = traces[0].condition
     known = {key: first[key] for key in ("max_new_tokens", "style", "stop") if key in first}
     results = tuple(grade_trace(trace, tokenizer) for trace in traces)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 CAPPED = ("length", "context")
 
@@ -51,4 +52,14 @@ def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
     by_problem: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         by_problem.setdefault((result.source, result.problem), []).append(result)
-    return [result for some in by_problem.values() if len(some) == each for result in some]
+    whole = [of_problem for of_problem in by_problem.values() if len(of_problem) == each]
+    return [result for of_problem in whole for result in of_problem]
+
+
+def result_from_table(row: dict[str, Any]) -> Result:
+    """A result from a row of results.parquet, where each class of thoughts is a column."""
+    prefix = "thoughts."
+    thoughts = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    plain = {k: v for k, v in row.items() if not k.startswith(prefix)}
+    counted = thoughts and None not in thoughts.values()
+    return Result(**{**plain, "thoughts": thoughts if counted else None})

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mi_lens.common.files import read_record, whole_rows
-from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import content_hash
-from mi_lens.evaluation.evaluate import Evaluation
-from mi_lens.evaluation.result import Result, whole_problems
+from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
 from mi_lens.interventions.condition import parse_condition
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
@@ -160,28 +158,27 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
 def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, EvaluateConfig, folder)
     names = [parse_condition(text).name for text in config.conditions]
+    finished = (folder / LAST_WRITTEN).exists()
+    evaluation = Evaluation.load(folder)
     traces = traces_so_far(folder / "traces.jsonl")
     unfinished = None
-    if (folder / "evaluation.json").exists():
-        written = read_record(folder, "evaluation.json")
-        rows = list(map(_result, read_table(folder / "results.parquet")))
-        setting, conditions = written["setting"], written["conditions"]
-    else:
-        rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
-        rows = whole_problems(rows, len(names) * len(config.seeds))
-        setting, conditions = {"max_new_tokens": config.max_new_tokens}, {}
+    if not finished:
         problems = _expected(config)
         expected = None if problems is None else problems * len(names) * len(config.seeds)
         unfinished = (
             f"{_count(len(traces), expected)}; compared are the problems that every condition has "
             f"answered. {AGAIN}"
         )
-    rows.sort(key=lambda row: names.index(row.condition))
-    found = Evaluation(tuple(rows), setting, conditions) if rows else None
     return _run(
-        folder, record, "evaluate", load_tokenizer(config.model), _by_problem(traces, names),
-        _verdicts(whole_rows(folder / "results.jsonl")), unfinished, evaluation=found,
-    )  # fmt: skip
+        folder,
+        record,
+        "evaluate",
+        load_tokenizer(config.model),
+        _by_problem(traces, names),
+        _verdicts(whole_rows(folder / "results.jsonl")),
+        unfinished,
+        evaluation=evaluation if evaluation.results else None,
+    )
 
 
 def _sweep(folder: Path) -> Iterator[Run]:
@@ -236,15 +233,6 @@ def _expected(config: GenerateConfig) -> int | None:
     if config.problems == "pocket" or Path(config.problems).is_file():
         return len(load_problems(config.problems, limit=config.limit, split=config.split))
     return config.limit
-
-
-def _result(row: dict[str, Any]) -> Result:
-    """A result from a row of a flat table."""
-    prefix = "thoughts."
-    thoughts = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-    plain = {k: v for k, v in row.items() if not k.startswith(prefix)}
-    counted = thoughts and None not in thoughts.values()
-    return Result(**{**plain, "thoughts": thoughts if counted else None})
 
 
 def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:
