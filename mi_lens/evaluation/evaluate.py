@@ -1,7 +1,7 @@
-"""Conditions tried on problems: one table, and what a reviewer asks of it.
+"""Conditions tried on problems: their results, and the paired table of them.
 
-    table = evaluate(model, problems, conditions, seeds=[0, 1])
-    print(table.report())
+    evaluation = evaluate(model, problems, conditions, seeds=[0, 1])
+    print(evaluation.report())
 
 Every condition meets every problem, so conditions are compared pair by pair (`comparison`).
 """
@@ -36,9 +36,9 @@ class Evaluation:
     """Results of several conditions on the same problems.
 
     Attributes:
-        results: One a condition, problem and seed.
+        results: One per condition, problem and seed.
         setting: As in `Arm`.
-        conditions: Name to settings.
+        conditions: Name of each condition to its settings.
     """
 
     results: tuple[Result, ...]
@@ -95,7 +95,7 @@ class Evaluation:
         return Arm(name, results, self.setting)
 
     def comparisons(self, against: str | None = None) -> list[Comparison]:
-        """Every other condition against one (the first, if None), Holm's correction over all."""
+        """Every other condition against one (the first if None), with Holm's correction."""
         return compare_all(*self._arms(against))
 
     def report(self, against: str | None = None) -> str:
@@ -130,14 +130,14 @@ def evaluate(
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         problems: With gold answers.
-        conditions: With names of their own; the first is what others are compared with.
-        seeds: Of the sampling; more than one is of use only where tokens are sampled.
+        conditions: With names of their own; the others are compared with the first.
+        seeds: Of the sampling; several are of use only where tokens are sampled.
         style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of each trace.
         stop: See `Request`.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
-        folder: Where traces.jsonl and results.jsonl are written, each row before the next; what
-            is there of this evaluation is not made again.
+        folder: Where traces.jsonl and results.jsonl are written, each row before the next begins;
+            what is there of this evaluation is not computed again.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
@@ -159,9 +159,13 @@ def evaluate(
             append_jsonl(kept, asdict(results[trace.id]))
 
     traces = generate_into(
-        folder, model, requests, batch_size=batch_size, progress=progress,
+        folder,
+        model,
+        requests,
+        batch_size=batch_size,
+        progress=progress,
         on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
-    )  # fmt: skip
+    )
     for trace in traces:
         if trace.id not in results:  # killed between a trace and its result
             grade_into(trace, None)
@@ -191,7 +195,7 @@ def require_names(conditions: Sequence[Condition]) -> None:
 
 
 def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
-    """A result from a trace with a problem, however it was made."""
+    """Grades a trace with a problem, whatever made it."""
     problem = trace.require_problem("to grade it by")
     graded = grade(trace.text, problem)
     try:
@@ -228,8 +232,8 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
     """Results of traces made elsewhere, to compare with an evaluation's.
 
     Args:
-        traces: With problems, one a problem and seed: imported, or of another engine
-            (`mi_lens.generation.engines.unhooked`), whose name is taken into the setting.
+        traces: With problems, one per problem and seed: imported, or of another engine
+            (`mi_lens.generation.engines.unhooked`), whose name is added to the setting.
         tokenizer: Of the traces' token ids.
         setting: What else may change a result, as dtype and device; see `Arm`.
 

@@ -133,9 +133,15 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     graded = zip(analysis.traces, analysis.grades, strict=True)
     verdicts = {t.id: Verdict(g.extracted, g.correct) for t, g in graded if g is not None}
     return _run(
-        folder, record, "analyze", load_tokenizer(analysis.config.model), analysis.traces, verdicts,
-        unfinished, analysis=analysis,
-    )  # fmt: skip
+        folder,
+        record,
+        "analyze",
+        load_tokenizer(analysis.config.model),
+        analysis.traces,
+        verdicts,
+        unfinished,
+        analysis=analysis,
+    )
 
 
 def _generation(folder: Path, record: dict[str, Any]) -> Run:
@@ -183,7 +189,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
 
 def _sweep(folder: Path) -> Iterator[Run]:
     record = read_record(folder, "sweep.json")
-    found = sweep.results(folder)
+    evaluations = sweep.results(folder)
     state = sweep.status(folder)
     unfinished = None
     if state.done < state.units:
@@ -194,13 +200,18 @@ def _sweep(folder: Path) -> Iterator[Run]:
         units = sorted((folder / "units").glob(f"{content_hash(model)[:8]}-*"))
         traces = [trace for unit in units for trace in traces_so_far(unit / "traces.jsonl")]
         rows = [row for unit in units for row in whole_rows(unit / "results.jsonl")]
-        evaluation = found.get(model)
+        evaluation = evaluations.get(model)
         names = evaluation.names if evaluation else []
         yield _run(
-            folder, {"config": {**record["spec"], "model": model}, "versions": record["versions"]},
-            "sweep", load_tokenizer(model), _by_problem(traces, names), _verdicts(rows), unfinished,
+            folder,
+            {"config": {**record["spec"], "model": model}, "versions": record["versions"]},
+            "sweep",
+            load_tokenizer(model),
+            _by_problem(traces, names),
+            _verdicts(rows),
+            unfinished,
             evaluation=evaluation,
-        )  # fmt: skip
+        )
 
 
 AGAIN = "The same command goes on from here."
@@ -214,14 +225,22 @@ def _run(
     traces: Sequence[Trace],
     verdicts: dict[str, Verdict],
     unfinished: str | None,
-    **found: Any,
+    **results: Any,
 ) -> Run:
     model = record["config"]["model"]
     return Run(
-        name=Path(model).name if Path(model).is_dir() else model, kind=kind, folder=folder,
-        model=model, tokenizer=tokenizer, traces=tuple(traces), verdicts=verdicts,
-        unfinished=unfinished, settings=record["config"], versions=record["versions"], **found,
-    )  # fmt: skip
+        name=Path(model).name if Path(model).is_dir() else model,
+        kind=kind,
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        traces=tuple(traces),
+        verdicts=verdicts,
+        unfinished=unfinished,
+        settings=record["config"],
+        versions=record["versions"],
+        **results,
+    )
 
 
 def _count(traces: int, expected: int | None) -> str:
