@@ -166,3 +166,37 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
+
+
+def whole_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, without a last line that is still being written.
+
+    Nothing is changed on disk. A file that is not there yet has no rows.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines() if line]
+
+
+def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
+    """What produced a folder, as its run.json (or another record) says.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or no such record in it.
+        ValueError: If the record is not a JSON object.
+    """
+    path = Path(folder) / name
+    if not path.is_file():
+        missing = "holds no run of mi-lens" if Path(folder).is_dir() else "no such folder"
+        raise FileNotFoundError(
+            f"{folder}: {missing} (no {name}); give the --out of a mi-lens command"
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"{path}: a {type(record).__name__}, expected a JSON object")
+    return record

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+DASH = "–"  # what is shown for None
 LONGEST = 6000  # characters of a text that are shown
 SHORT = 40  # characters of a cell that stays on one line
 UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -78,10 +79,16 @@ def text_box(text: str) -> str:
     return element("pre", shown, BOX, tabindex=0)
 
 
-def with_interval(mean: float | None, low: float | None, high: float | None) -> str:
-    """A number and the interval around it, as "1.5 (1.2 to 1.9)"."""
-    interval = "" if low is None or high is None else f" ({_cell(low)} to {_cell(high)})"
-    return _cell(mean) + interval
+def with_interval(
+    mean: float | None, low: float | None, high: float | None, form: str = ".4g"
+) -> str:
+    """A number and the interval around it, as "1.5 (1.2 to 1.9)"; without a number a dash."""
+    if mean is None:
+        return DASH
+    shown = f"{mean + 0.0:{form}}"  # adding zero takes the sign from -0.0
+    if low is not None and high is not None:
+        shown += f" ({low + 0.0:{form}} to {high + 0.0:{form}})"
+    return shown
 
 
 def _side(column: Sequence[Any]) -> str:
@@ -103,5 +110,5 @@ def _wrapping(text: str) -> str:
 
 def _cell(value: Any) -> str:
     if value is None:
-        return "–"
+        return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)

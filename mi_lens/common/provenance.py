@@ -4,6 +4,7 @@ number.
 
 import json
 import platform
+from collections.abc import Mapping
 from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +14,21 @@ def content_hash(value: Any) -> str:
     """Names a JSON-able value by its content: 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Where two records differ: the dotted name of each setting, in order, to both values.
+
+    A setting that one of them lacks is None there.
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    for name in sorted(a.keys() | b.keys()):
+        x, y = a.get(name), b.get(name)
+        if isinstance(x, Mapping) and isinstance(y, Mapping):
+            changed |= {f"{name}.{inner}": pair for inner, pair in differences(x, y).items()}
+        elif x != y:
+            changed[name] = (x, y)
+    return changed
 
 
 def versions() -> dict[str, str]:

@@ -29,7 +29,12 @@ class Estimate:
     @property
     def text(self) -> str:
         """As "1.5 (1.2 to 1.9)"."""
-        return with_interval(self.mean, self.low, self.high)
+        return self.in_form(".4g")
+
+    def in_form(self, form: str, scale: float = 1.0) -> str:
+        """As `text`, with every number times `scale` and in a format, as "+.1f"."""
+        numbers = (self.mean, self.low, self.high)
+        return with_interval(*(None if x is None else scale * x for x in numbers), form=form)
 
     def _repr_html_(self) -> str:
         return table({"mean (interval)": self.text, "units": self.n})

@@ -2,13 +2,13 @@ r"""Test-time scaling: accuracy at every token budget, from traces that are gene
 
 A trace cut at b tokens is what a budget of b tokens would have given. Where the cut comes before
 the trace's own end, a final answer can be asked for, as paper 1's code does: a text is appended and
-a few more tokens are read. Four ways to spend a budget:
+a few more tokens are generated. Five ways to spend a budget:
 
-    plain            generate(model, problems): the trace ends when the model ends it
-    TTTS, cycling    generate(model, problems, Continue(SCALING_WORDS)): at every end, a word more
-    TTTS, by word    continue_traces(model, traces, "So", budget): paper 1's code, once a word
-    budget forcing   generate(model, problems, Continue(["Wait"])): s1's
-    voting           vote_curve(samples): samples one after the other while tokens last
+    plain            generate(model, problems): the trace ends where the model ends it
+    TTTS, cycling    generate(model, problems, Continue(SCALING_WORDS)): at each end the next word
+    TTTS, by word    continue_traces(model, traces, "So", budget): once per word, paper 1's code
+    budget forcing   generate(model, problems, Continue(["Wait"])): as s1 does
+    voting           vote_curve(samples): as many samples as the budget pays for
 """
 
 from collections import Counter
@@ -32,9 +32,9 @@ class BudgetCurve:
     """Accuracy of the same problems at several budgets.
 
     Attributes:
-        budgets: Tokens a problem, ascending.
+        budgets: Tokens per problem, ascending.
         correct: For every budget, whether each problem was answered rightly.
-        tokens: For every budget, the tokens spent on each problem, final answers left out.
+        tokens: For every budget, the tokens spent on each problem, final answers not counted.
     """
 
     budgets: tuple[int, ...]
@@ -43,15 +43,15 @@ class BudgetCurve:
 
     def accuracy(self, *, seed: int = 0) -> list[Estimate]:
         """Accuracy at every budget with its bootstrap interval over problems."""
-        return [estimate_mean([float(c) for c in row], seed=seed) for row in self.correct]
+        return [estimate_mean(list(map(float, correct)), seed=seed) for correct in self.correct]
 
     def mean_tokens(self) -> list[float]:
-        """Tokens spent a problem, at every budget."""
-        return [sum(row) / len(row) for row in self.tokens]
+        """Tokens spent per problem, at every budget."""
+        return [sum(tokens) / len(tokens) for tokens in self.tokens]
 
     def _repr_html_(self) -> str:
-        spent = zip(self.budgets, self.accuracy(), self.mean_tokens(), strict=True)
-        rows = [(budget, accuracy.text, tokens) for budget, accuracy, tokens in spent]
+        points = zip(self.budgets, self.accuracy(), self.mean_tokens(), strict=True)
+        rows = [(budget, accuracy.text, tokens) for budget, accuracy, tokens in points]
         return table(rows, ("budget, tokens", "accuracy (95 % interval)", "tokens spent, mean"))
 
 
@@ -70,10 +70,10 @@ def budget_curve(
 
     Args:
         model: The model that made the traces.
-        traces: One a problem, made by `generate` with problems.
+        traces: One per problem, made by `generate` with problems.
         budgets: Token budgets.
-        condition: Under which final answers are generated; None is the baseline, which is what
-            paper 1's code has. What the traces were made under does not count here.
+        condition: Of the final answers; None is the baseline, as in paper 1's code. It may differ
+            from the condition of the traces.
         final: Appended to a cut trace before its answer is taken; None grades the cut text as it
             stands. A text that opens a box, as "... \\boxed{", is graded with what follows.
         final_tokens: Tokens of the final answer, on top of the budget.
@@ -81,28 +81,32 @@ def budget_curve(
         progress: See `generate`.
 
     Raises:
-        ValueError: If there are no budgets, one is not positive, or a trace has no problem.
+        ValueError: If there are no budgets, a budget is not positive, or a trace has no problem.
     """
-    ordered = _check(budgets)
+    ordered = _ascending(budgets)
     problems = [trace.require_problem("to grade it by") for trace in traces]
-    rows, spent = [], []
     ends = end_of_text_ids(model)
+    correct, tokens = [], []
     for budget in ordered:
-        cuts = [trace.token_ids[:budget] for trace in traces]
         cut_off = [i for i, t in enumerate(traces) if len(t) > budget or not _ended(t, ends)]
         texts = [trace.text for trace in traces]
-        for i in cut_off:
-            texts[i] = model.tokenizer.decode(cuts[i], skip_special_tokens=True)
-        if final is not None and cut_off:
-            answers = _final_answers(
-                model, [traces[i] for i in cut_off], [cuts[i] for i in cut_off], condition, final,
-                final_tokens, batch_size, progress,
-            )  # fmt: skip
-            for i, answer in zip(cut_off, answers, strict=True):
-                texts[i] = answer
-        rows.append(tuple(grade(t, p).correct for t, p in zip(texts, problems, strict=True)))
-        spent.append(tuple(map(len, cuts)))
-    return BudgetCurve(ordered, tuple(rows), tuple(spent))
+        if final is None:
+            for i in cut_off:
+                texts[i] = model.tokenizer.decode(
+                    traces[i].token_ids[:budget], skip_special_tokens=True
+                )
+        elif cut_off:
+            suffix = tuple(model.tokenizer.encode(final, add_special_tokens=False))
+            requests = [
+                _final_request(traces[i], budget, suffix, final_tokens, condition) for i in cut_off
+            ]
+            answers = generate(model, requests, batch_size=batch_size, progress=progress)
+            for i, request, answer in zip(cut_off, requests, answers, strict=True):
+                written = answer.token_ids[len(request.prefix) :]
+                texts[i] = final + model.tokenizer.decode(written, skip_special_tokens=True)
+        correct.append(tuple(grade(t, p).correct for t, p in zip(texts, problems, strict=True)))
+        tokens.append(tuple(min(budget, len(trace)) for trace in traces))
+    return BudgetCurve(ordered, tuple(correct), tuple(tokens))
 
 
 def continue_traces(
@@ -115,66 +119,74 @@ def continue_traces(
     batch_size: int = 16,
     progress: bool = False,
 ) -> list[Trace]:
-    """Goes on from finished traces with a thinking token, up to a budget (TTTS, paper 1's code).
+    """Continues finished traces from a thinking token, up to a budget (TTTS, paper 1's code).
 
     Args:
         model: The model that made the traces.
-        traces: One a problem, made by `generate` with problems.
-        word: Appended after a space in the place of the token that ended the trace.
+        traces: One per problem, made by `generate` with problems.
+        word: Put, after a space, in the place of the token that ended the trace.
         budget: Tokens of trace, word and continuation together.
         condition: Of the continuation; None is the baseline.
         batch_size: See `generate`.
         progress: See `generate`.
 
     Returns:
-        A trace for each: those that had already spent the budget as they are.
+        One trace for each; a trace that leaves no room in the budget comes back as it is.
     """
     ends = end_of_text_ids(model)
-    text = tuple(model.tokenizer.encode(f" {word}", add_special_tokens=False))
+    word_ids = tuple(model.tokenizer.encode(f" {word}", add_special_tokens=False))
     longer = list(traces)
     requests = {}
     for i, trace in enumerate(traces):
         kept = trace.token_ids[: -1 if _ended(trace, ends) else None]
-        if len(kept) + len(text) < budget:
-            requests[i] = _request(trace, (*kept, *text), budget, condition)
+        if len(kept) + len(word_ids) < budget:
+            requests[i] = _request(trace, (*kept, *word_ids), budget, condition)
     if requests:
-        made = generate(model, list(requests.values()), batch_size=batch_size, progress=progress)
-        for i, trace in zip(requests, made, strict=True):
+        continued = generate(
+            model, list(requests.values()), batch_size=batch_size, progress=progress
+        )
+        for i, trace in zip(requests, continued, strict=True):
             longer[i] = trace
     return longer
 
 
 def vote_curve(samples: Sequence[Sequence[Trace]], budgets: Sequence[int]) -> BudgetCurve:
-    """Self-consistency at equal tokens: the commonest answer of what a budget pays for.
+    """Self-consistency at equal tokens: the commonest answer among the samples a budget pays for.
 
     Args:
-        samples: For every problem its sampled traces, in the order in which they are drawn.
-        budgets: Tokens a problem over all its samples. A sample that a budget does not pay whole
-            has no vote; of answers with equally many votes the one found first wins.
+        samples: For every problem its sampled traces, in the order in which they were drawn.
+        budgets: Tokens per problem, over all its samples. The first sample that exceeds the
+            budget has no vote, nor have those after it; of answers with equally many votes the
+            earliest wins.
     """
-    ordered = _check(budgets)
-    rows, spent = [], []
+    ordered = _ascending(budgets)
+    problems = [traces[0].require_problem("to grade it by") for traces in samples]
+    correct, tokens = [], []
     for budget in ordered:
-        right, used = [], []
-        for traces in samples:
-            votes: Counter[str] = Counter()
-            left = budget
-            for trace in traces:
-                if len(trace) > left:
-                    break
-                left -= len(trace)
-                answer = boxed_answer(trace.text)
-                if answer is not None:
-                    votes[answer] += 1
-            winner = f"\\boxed{{{votes.most_common(1)[0][0]}}}" if votes else ""
-            right.append(grade(winner, traces[0].require_problem("to grade it by")).correct)
-            used.append(budget - left)
-        rows.append(tuple(right))
-        spent.append(tuple(used))
-    return BudgetCurve(ordered, tuple(rows), tuple(spent))
+        votes = [_vote(traces, budget) for traces in samples]
+        correct.append(
+            tuple(grade(text, p).correct for (text, _), p in zip(votes, problems, strict=True))
+        )
+        tokens.append(tuple(spent for _, spent in votes))
+    return BudgetCurve(ordered, tuple(correct), tuple(tokens))
 
 
-def _check(budgets: Sequence[int]) -> tuple[int, ...]:
+def _vote(samples: Sequence[Trace], budget: int) -> tuple[str, int]:
+    """The commonest answer among the samples that a budget pays for, in a box; and their tokens."""
+    votes: Counter[str] = Counter()
+    left = budget
+    for trace in samples:
+        if len(trace) > left:
+            break
+        left -= len(trace)
+        answer = boxed_answer(trace.text)
+        if answer is not None:
+            votes[answer] += 1
+    winner = f"\\boxed{{{votes.most_common(1)[0][0]}}}" if votes else ""
+    return winner, budget - left
+
+
+def _ascending(budgets: Sequence[int]) -> tuple[int, ...]:
     ordered = tuple(sorted(set(budgets)))
     if not ordered or ordered[0] < 1:
         raise ValueError(f"budgets={list(budgets)}: expected at least one, each at least 1 token")
@@ -193,25 +205,13 @@ def _request(
     return Request(problem, condition or Condition(), style, trace.seed, budget, (), prefix)
 
 
-def _final_answers(
-    model,
-    traces: Sequence[Trace],
-    cuts: Sequence[tuple[int, ...]],
-    condition: Condition | None,
-    final: str,
+def _final_request(
+    trace: Trace,
+    budget: int,
+    suffix: tuple[int, ...],
     final_tokens: int,
-    batch_size: int,
-    progress: bool,
-) -> list[str]:
-    asked = tuple(model.tokenizer.encode(final, add_special_tokens=False))
-    requests = [
-        _request(trace, (*cut, *asked), len(cut) + len(asked) + final_tokens, condition)
-        for trace, cut in zip(traces, cuts, strict=True)
-    ]
-    made = generate(model, requests, batch_size=batch_size, progress=progress)
-    return [
-        final + model.tokenizer.decode(
-            trace.token_ids[len(request.prefix) :], skip_special_tokens=True
-        )
-        for trace, request in zip(made, requests, strict=True)
-    ]  # fmt: skip
+    condition: Condition | None,
+) -> Request:
+    """Asks for so many tokens of a final answer after a cut trace and a text."""
+    prefix = (*trace.token_ids[:budget], *suffix)
+    return _request(trace, prefix, len(prefix) + final_tokens, condition)

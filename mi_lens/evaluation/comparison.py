@@ -1,17 +1,18 @@
 """A condition against another on the same problems: what changed, where, and what could be seen.
 
-Outcomes are paired by problem. A gain in accuracy is split into what was cut off before and what
-had ended by itself: much of SEAL's gain is truncation recovered, and a method that only shortens
-should say so.
+Outcomes are paired by problem. A gain in accuracy is split into the problems whose trace was cut
+off before and those whose trace had ended by itself: much of SEAL's gain is truncation recovered,
+and a method that only shortens traces should say so.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mi_lens.common.html import table
+from mi_lens.common.provenance import differences
 from mi_lens.common.statistics import (
     Estimate,
     estimate_mean,
@@ -30,7 +31,7 @@ class Arm:
 
     Attributes:
         name: Of the condition.
-        results: One a problem and seed.
+        results: One per problem and seed.
         setting: Model, engine, dtype, prompt style, budget, versions.
     """
 
@@ -39,22 +40,22 @@ class Arm:
     setting: dict[str, Any]
 
     def by_problem(self) -> dict[tuple[str, str], list[Result]]:
-        """Results of each problem, seeds in order."""
-        found: dict[tuple[str, str], list[Result]] = {}
+        """Results of each problem, named by its source and id; seeds in order."""
+        results: dict[tuple[str, str], list[Result]] = {}
         for result in sorted(self.results, key=lambda r: r.seed):
-            found.setdefault((result.source, result.problem), []).append(result)
-        return found
+            results.setdefault((result.source, result.problem), []).append(result)
+        return results
 
     def accuracy(self) -> Estimate:
         """Share of right answers, with an interval over problems."""
-        return _mean(self.results, lambda r: float(r.correct))
+        return _mean((result, float(result.correct)) for result in self.results)
 
     def tokens(self) -> Estimate:
-        """Tokens a trace, with an interval over problems."""
-        return _mean(self.results, lambda r: float(r.tokens))
+        """Tokens per trace, with an interval over problems."""
+        return _mean((result, float(result.tokens)) for result in self.results)
 
     def accuracy_within(self, budgets: Sequence[int]) -> list[float]:
-        """Share answered rightly in at most so many tokens."""
+        """Share answered rightly within each budget of tokens."""
         return [
             float(np.mean([r.correct and r.tokens <= budget for r in self.results]))
             for budget in budgets
@@ -67,24 +68,25 @@ class Comparison:
 
     Attributes:
         name: Of the condition.
-        against: Of the other.
-        problems: How many.
+        against: Name of the other.
+        problems: Number of problems.
         accuracy: Of the condition.
         difference: In accuracy, paired by problem, with an interval over problems.
-        mended: Problems and seeds that only the condition answers rightly.
-        broken: Those that only the other does.
-        p_value: Exact McNemar test; with several seeds, signs of the problems' mean differences
-            drawn anew.
+        mended: Number of pairs (a problem with a seed) that only the condition answers rightly.
+        broken: Number of pairs that only the other answers rightly.
+        p_value: Of the exact McNemar test; with several seeds, of a test that flips the signs of
+            the problems' mean differences.
         adjusted: The p-value after Holm's correction over the comparisons made together.
-        tokens: Difference in tokens, paired, with an interval.
+        tokens: Difference in tokens, paired by problem, with an interval over problems.
         within: Difference in accuracy when both are held to each of four budgets: an eighth, a
             quarter, half and all of the cap.
-        split: The difference among the pairs that the other condition had capped, among those that
-            it had finished, and at each level.
+        split: Difference in accuracy among the pairs that were cut off under the other condition,
+            among those that had ended by themselves, and at each level.
         power: Chance to find a gain of five points with so many problems and as many changes.
-        needed: Problems needed to find the gain that was seen, with probability .8.
-        settings_differ: Settings in which the two runs differ; none of a difference between these
-            can be told from the condition's.
+        needed: Problems needed to find the gain that was seen, with probability .8; None where none
+            was seen.
+        settings_differ: Settings in which the two runs differ: their effect cannot be told from
+            that of the condition.
     """
 
     name: str
@@ -107,11 +109,14 @@ class Comparison:
         about: dict[str, Any] = {
             "problems": self.problems,
             "accuracy, %": 100 * self.accuracy,
-            "difference, points": interval(self.difference, 100.0),
+            "difference, points": self.difference.in_form("+.1f", 100.0),
             "mended, broken": f"{self.mended}, {self.broken}",
             "p, adjusted": f"{self.p_value:.2g}, {self.adjusted:.2g}",
-            "tokens, difference": interval(self.tokens),
-            **{f"{part} [{e.n}]": interval(e, 100.0) for part, e in self.split.items()},
+            "tokens, difference": self.tokens.in_form("+.1f"),
+            **{
+                f"{name} [{part.n}]": part.in_form("+.1f", 100.0)
+                for name, part in self.split.items()
+            },
             **{f"within {b:,} tokens": f"{100 * d:+.1f}" for b, d in self.within.items()},
             "power for 5 points": self.power,
             "problems needed": self.needed,
@@ -121,26 +126,14 @@ class Comparison:
 
 
 def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
-    """One condition against another; the two may come from different evaluations.
+    """Compares one condition with another; the two may come from different evaluations.
 
     Raises:
         ValueError: If they do not have the same problems and seeds.
     """
-    mine, theirs = arm.by_problem(), against.by_problem()
     pairs = _paired(arm, against)
-    changes = [float(a.correct) - float(b.correct) for a, b in pairs]
-    several = len(pairs) > len(mine)
-    if several:
-        by_problem = [
-            float(
-                np.mean([r.correct for r in mine[key]]) - np.mean([r.correct for r in theirs[key]])
-            )
-            for key in mine
-        ]
-        p_value = sign_flip(by_problem, seed=seed)
-    else:
-        p_value = mcnemar([b.correct for _, b in pairs], [a.correct for a, _ in pairs])
-    mended, broken = (sum(change == sign for change in changes) for sign in (1.0, -1.0))
+    p_value = _p_value(arm, against, pairs, seed)
+    mended, broken = (sum(_gain(pair) == sign for pair in pairs) for sign in (1.0, -1.0))
     changed = (mended + broken) / len(pairs)
     gain = (mended - broken) / len(pairs)
     cap = int(against.setting.get("max_new_tokens", max(r.tokens for r in against.results)))
@@ -149,14 +142,14 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
     return Comparison(
         name=arm.name,
         against=against.name,
-        problems=len(mine),
+        problems=len(arm.by_problem()),
         accuracy=float(np.mean([a.correct for a, _ in pairs])),
-        difference=_paired_mean(pairs, lambda a, b: float(a.correct) - float(b.correct), seed),
+        difference=_mean(((pair[0], _gain(pair)) for pair in pairs), seed),
         mended=mended,
         broken=broken,
         p_value=p_value,
         adjusted=p_value,
-        tokens=_paired_mean(pairs, lambda a, b: float(a.tokens - b.tokens), seed),
+        tokens=_mean(((a, float(a.tokens - b.tokens)) for a, b in pairs), seed),
         within={b: x - y for b, (x, y) in zip(budgets, within, strict=True)},
         split=_split(pairs, seed),
         power=paired_power(len(pairs), 0.05, max(changed, 0.05)),
@@ -166,31 +159,25 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
 
 
 def compare_all(arms: Iterable[Arm], against: Arm, *, seed: int = 0) -> list[Comparison]:
-    """Several conditions against one, with Holm's correction over them."""
-    found = [compare(arm, against, seed=seed) for arm in arms]
-    adjusted = holm([one.p_value for one in found])
-    return [
-        Comparison(**{**vars(one), "adjusted": p}) for one, p in zip(found, adjusted, strict=True)
-    ]
+    """Compares several conditions with one, with Holm's correction over them."""
+    comparisons = [compare(arm, against, seed=seed) for arm in arms]
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    return [replace(c, adjusted=p) for c, p in zip(comparisons, adjusted, strict=True)]
 
 
-def settings_that_differ(a: dict[str, Any], b: dict[str, Any], path: str = "") -> tuple[str, ...]:
+def settings_that_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of settings in which two runs differ, with both values."""
-    found: list[str] = []
-    for key in sorted(a.keys() | b.keys()):
-        x, y = a.get(key), b.get(key)
-        if isinstance(x, dict) and isinstance(y, dict):
-            found += settings_that_differ(x, y, f"{path}{key}.")
-        elif x != y:
-            found.append(f"{path}{key}: {x!r} against {y!r}")
-    return tuple(found)
+    return tuple(f"{name}: {x!r} against {y!r}" for name, (x, y) in differences(a, b).items())
 
 
-def _paired(arm: Arm, against: Arm) -> list[tuple[Result, Result]]:
+Pair = tuple[Result, Result]  # One problem and seed, under both conditions.
+
+
+def _paired(arm: Arm, against: Arm) -> list[Pair]:
     def key(result: Result) -> tuple[str, str, int]:
         return result.source, result.problem, result.seed
 
-    mine, theirs = ({key(r): r for r in some.results} for some in (arm, against))
+    mine, theirs = ({key(r): r for r in side.results} for side in (arm, against))
     alone = mine.keys() ^ theirs.keys()
     if alone or len(mine) != len(arm.results):
         raise ValueError(
@@ -201,23 +188,28 @@ def _paired(arm: Arm, against: Arm) -> list[tuple[Result, Result]]:
     return [(mine[k], theirs[k]) for k in mine]
 
 
-Pair = tuple[Result, Result]
+def _gain(pair: Pair) -> float:
+    return float(pair[0].correct) - float(pair[1].correct)
 
 
-def _mean(results: Iterable[Result], value: Callable[[Result], float]) -> Estimate:
+def _p_value(arm: Arm, against: Arm, pairs: Sequence[Pair], seed: int) -> float:
+    mine, theirs = arm.by_problem(), against.by_problem()
+    if len(pairs) == len(mine):  # a single seed
+        return mcnemar([b.correct for _, b in pairs], [a.correct for a, _ in pairs])
+    differences = [
+        float(np.mean([r.correct for r in mine[key]]) - np.mean([r.correct for r in theirs[key]]))
+        for key in mine
+    ]
+    return sign_flip(differences, seed=seed)
+
+
+def _mean(values: Iterable[tuple[Result, float]], seed: int = 0) -> Estimate:
+    """The mean over problems of each problem's mean; a result says of which problem a value is."""
     by_problem: dict[tuple[str, str], list[float]] = {}
-    for result in results:
-        by_problem.setdefault((result.source, result.problem), []).append(value(result))
-    return estimate_mean([float(np.mean(values)) for values in by_problem.values()])
-
-
-def _paired_mean(
-    pairs: Sequence[Pair], value: Callable[[Result, Result], float], seed: int
-) -> Estimate:
-    by_problem: dict[tuple[str, str], list[float]] = {}
-    for a, b in pairs:
-        by_problem.setdefault((a.source, a.problem), []).append(value(a, b))
-    return estimate_mean([float(np.mean(values)) for values in by_problem.values()], seed=seed)
+    for result, value in values:
+        by_problem.setdefault((result.source, result.problem), []).append(value)
+    means = [float(np.mean(of_problem)) for of_problem in by_problem.values()]
+    return estimate_mean(means, seed=seed)
 
 
 def _split(pairs: Sequence[Pair], seed: int) -> dict[str, Estimate]:
@@ -228,14 +220,7 @@ def _split(pairs: Sequence[Pair], seed: int) -> dict[str, Estimate]:
     for level in sorted({a.level for a, _ in pairs if a.level is not None}):
         parts[f"level {level}"] = [pair for pair in pairs if pair[0].level == level]
     return {
-        name: _paired_mean(some, lambda a, b: float(a.correct) - float(b.correct), seed)
-        for name, some in parts.items()
-        if some
+        name: _mean(((pair[0], _gain(pair)) for pair in part), seed)
+        for name, part in parts.items()
+        if part
     }
-
-
-def interval(estimate: Estimate, scale: float = 1.0) -> str:
-    if estimate.mean is None or estimate.low is None or estimate.high is None:
-        return "" if estimate.mean is None else f"{scale * estimate.mean:+.1f}"
-    low, high = scale * estimate.low, scale * estimate.high
-    return f"{scale * estimate.mean:+.1f} ({low:+.1f} to {high:+.1f})"

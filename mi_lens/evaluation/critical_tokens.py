@@ -1,9 +1,9 @@
 """Does a token decide whether a trace succeeds? Continuations with it and without it.
 
-From a step of a trace, one set of continuations keeps the token that was written there and another
-may not write it. Where success rises without the token, the token is critical. Continuations are
-sampled anew, so the price is that of generating; and what stands before the step stays as it was:
-a trace that is lost already cannot be rescued later.
+From a step of a trace, one set of continuations keeps the token that was written there, and another
+may not write it. Where success rises without the token, the token is critical. Every continuation
+is generated, which takes its time; and what stands before the step stays as it was: at a step where
+the trace is lost already, no token is critical.
 """
 
 from collections import defaultdict
@@ -37,8 +37,8 @@ class Rollouts:
         step: Which of its tokens was kept or forbidden.
         token: That token's id.
         text: That token as text.
-        probability: Of that token at temperature 1. Without a token that is almost certain, a text
-            goes on as the model hardly ever would.
+        probability: Of that token at temperature 1. Where it is almost 1, continuations without the
+            token are texts that the model would hardly ever write.
         kept: Whether each continuation with the token is right.
         forbidden: Whether each continuation without it is right.
     """
@@ -54,7 +54,7 @@ class Rollouts:
 
     @property
     def gain(self) -> float:
-        """Success without the token less success with it."""
+        """Share of right continuations without the token, less the share with it."""
         return float(np.mean(self.forbidden) - np.mean(self.kept))
 
 
@@ -73,14 +73,15 @@ def roll_out(
 ) -> list[Rollouts]:
     """Samples continuations with and without the tokens at some steps of traces.
 
-    Seeds count up from `seed` and pass over the trace's own, which would write the same trace
-    again; kept and forbidden share them. Interventions of the trace do not act on continuations.
+    Seeds count up from `seed` and leave out the trace's own, which would write the same trace
+    again; both kinds of continuations have the same seeds. The trace's interventions do not act on
+    them.
 
     Args:
         model: The model, with its tokenizer.
         traces: Finished traces with their problems.
-        steps: For every trace, which of its tokens to try.
-        samples: Continuations of each kind a step.
+        steps: For every trace, the steps whose tokens are tried.
+        samples: Continuations of each kind, per step.
         sampling: How continuations are drawn; temperature 1 if None.
         style: The prompt style of the traces.
         max_new_tokens: Budget of a whole trace, what is kept of it included.
@@ -89,15 +90,56 @@ def roll_out(
         progress: See `generate`.
 
     Returns:
-        One for each trace and step, in order.
+        One for each trace and step: traces in their order, steps ascending, each step once.
 
     Raises:
-        ValueError: If traces and steps do not go together, a trace has no problem, nothing to grade
-            it by, or another prompt than `style` gives, a step lies outside its trace or ends it,
-            continuations would be greedy, or there is nothing to try.
+        ValueError: If there is not a list of steps for every trace; a trace has no problem, nothing
+            to grade it by, or another prompt than `style` gives; a step lies outside its trace or
+            ends it; continuations would be greedy; or there is nothing to try.
     """
     drawn = Sampling(1.0) if sampling is None else sampling
-    if drawn.temperature == 0:
+    tried = _tried(traces, steps, samples, drawn)
+    plan, ends = Plan(model), end_of_text_ids(model)
+    requests = []
+    for trace, chosen in tried:
+        problem = _require_continuable(plan, trace, chosen, style, ends)
+        seeds = _seeds(seed, samples, trace.seed)
+        for step in chosen:
+            for condition, prefix in _with_and_without(trace, step, drawn):
+                requests += [
+                    Request(problem, condition, style, s, max_new_tokens, prefix=prefix)
+                    for s in seeds
+                ]
+    continued = generate(model, requests, batch_size=batch_size, progress=progress)
+    right = [grade(t.text, t.require_problem("to grade it by")).correct for t in continued]
+    outcomes = iter(np.array(right).reshape(-1, 2, samples).tolist())
+    rollouts = []
+    for trace, chosen in tried:
+        assert trace.problem is not None
+        probabilities = _probabilities(model, trace)
+        for step in chosen:
+            kept, forbidden = next(outcomes)
+            token = trace.token_ids[step]
+            rollouts.append(
+                Rollouts(
+                    trace=trace.id,
+                    problem=question_key(trace.problem),
+                    step=step,
+                    token=token,
+                    text=model.tokenizer.decode([token]),
+                    probability=float(probabilities[step]),
+                    kept=tuple(kept),
+                    forbidden=tuple(forbidden),
+                )
+            )
+    return rollouts
+
+
+def _tried(
+    traces: Sequence[Trace], steps: Sequence[Sequence[int]], samples: int, sampling: Sampling
+) -> list[tuple[Trace, list[int]]]:
+    """The traces that have steps to try, with these."""
+    if sampling.temperature == 0:
         raise ValueError("temperature=0: continuations would all be the same; expected above 0")
     if samples < 2:
         raise ValueError(f"samples={samples}: expected at least 2 continuations a step")
@@ -106,43 +148,19 @@ def roll_out(
             f"{len(traces)} traces with {len(steps)} lists of {sum(map(len, steps))} steps; "
             "expected a list for each, and at least one step"
         )
-    tried = [(trace, sorted(set(some))) for trace, some in zip(traces, steps, strict=True) if some]
-    plan, ends = Plan(model), end_of_text_ids(model)
-    requests = []
-    for trace, some in tried:
-        problem = _require_continuable(plan, trace, some, style, ends)
-        for step in some:
-            token = trace.token_ids[step]
-            without = Condition((ForbidAt(step, token),), drawn, "forbidden")
-            for kept, condition in ((1, Condition((), drawn, "kept")), (0, without)):
-                prefix = trace.token_ids[: step + kept]
-                requests += [
-                    Request(problem, condition, style, s, max_new_tokens, prefix=prefix)
-                    for s in _seeds(seed, samples, trace.seed)
-                ]
-    made = generate(model, requests, batch_size=batch_size, progress=progress)
-    right = [grade(t.text, t.require_problem("to grade it by")).correct for t in made]
-    outcomes = iter(np.array(right).reshape(-1, 2, samples).tolist())
-    found = []
-    for trace, some in tried:
-        assert trace.problem is not None
-        chances = _probabilities(model, trace)
-        for step in some:
-            kept, forbidden = next(outcomes)
-            token = trace.token_ids[step]
-            found.append(
-                Rollouts(
-                    trace=trace.id,
-                    problem=question_key(trace.problem),
-                    step=step,
-                    token=token,
-                    text=model.tokenizer.decode([token]),
-                    probability=float(chances[step]),
-                    kept=tuple(kept),
-                    forbidden=tuple(forbidden),
-                )
-            )
-    return found
+    both = zip(traces, steps, strict=True)
+    return [(trace, sorted(set(chosen))) for trace, chosen in both if chosen]
+
+
+def _with_and_without(
+    trace: Trace, step: int, sampling: Sampling
+) -> tuple[tuple[Condition, tuple[int, ...]], ...]:
+    """Condition and prefix for keeping the token at a step, and for forbidding it."""
+    forbid = ForbidAt(step, trace.token_ids[step])
+    return (
+        (Condition((), sampling, "kept"), trace.token_ids[: step + 1]),
+        (Condition((forbid,), sampling, "forbidden"), trace.token_ids[:step]),
+    )
 
 
 def _require_continuable(
@@ -177,33 +195,34 @@ def _probabilities(model, trace: Trace) -> Float[np.ndarray, " step"]:
 
 
 def mean_gain(rollouts: Sequence[Rollouts]) -> Estimate:
-    """Mean gain of forbidding: over a problem's steps, then over problems with an interval."""
-    return _over_problems([(one.problem, one.gain) for one in rollouts])
+    """Mean gain without the tokens, over steps and then over problems, with an interval."""
+    return _over_problems([(r.problem, r.gain) for r in rollouts])
 
 
 def critical_gain(rollouts: Sequence[Rollouts]) -> Estimate:
-    """Mean gain at each trace's most critical step, which other continuations chose.
+    """Mean gain at the most critical step of each trace, which other continuations choose.
 
-    The largest of several noisy gains overstates itself. So one half of the continuations chooses
-    the step, the other half says what is gained there; then the halves change parts.
+    The largest of several noisy gains is overstated. So one half of the continuations chooses the
+    step, and the other half tells the gain there; then the halves change parts.
     """
     by_trace: dict[str, list[Rollouts]] = defaultdict(list)
-    for one in rollouts:
-        by_trace[one.trace].append(one)
+    for rollout in rollouts:
+        by_trace[rollout.trace].append(rollout)
     gains = []
-    for some in by_trace.values():
-        for choosing in (0, 1):
-            chosen = int(np.argmax([_half(one, choosing) for one in some]))
-            gains.append((some[chosen].problem, _half(some[chosen], 1 - choosing)))
+    for of_trace in by_trace.values():
+        for half in (0, 1):
+            critical = of_trace[int(np.argmax([_half_gain(r, half) for r in of_trace]))]
+            gains.append((critical.problem, _half_gain(critical, 1 - half)))
     return _over_problems(gains)
 
 
-def _half(one: Rollouts, which: int) -> float:
-    return float(np.mean(one.forbidden[which::2]) - np.mean(one.kept[which::2]))
+def _half_gain(rollouts: Rollouts, half: int) -> float:
+    """The gain by every other continuation."""
+    return float(np.mean(rollouts.forbidden[half::2]) - np.mean(rollouts.kept[half::2]))
 
 
 def _over_problems(gains: Sequence[tuple[str, float]]) -> Estimate:
     by_problem: dict[str, list[float]] = defaultdict(list)
     for problem, gain in gains:
         by_problem[problem].append(gain)
-    return estimate_mean([float(np.mean(some)) for some in by_problem.values()])
+    return estimate_mean([float(np.mean(of_problem)) for of_problem in by_problem.values()])

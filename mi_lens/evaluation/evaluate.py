@@ -1,7 +1,7 @@
-"""Conditions tried on problems: one table, and what a reviewer asks of it.
+"""Conditions tried on problems: their results, and the paired table of them.
 
-    table = evaluate(model, problems, conditions, seeds=[0, 1])
-    print(table.report())
+    evaluation = evaluate(model, problems, conditions, seeds=[0, 1])
+    print(evaluation.report())
 
 Every condition meets every problem, so conditions are compared pair by pair (`comparison`).
 """
@@ -12,19 +12,23 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
+from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, read_record, whole_rows
+from mi_lens.common.html import table
+from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import versions
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
-from mi_lens.evaluation.result import Result
+from mi_lens.evaluation.result import Result, result_from_table, whole_problems
 from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.condition import Condition, parse_condition
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
+
+LAST_WRITTEN = "evaluation.json"  # Where it stands, a run is finished.
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,47 @@ class Evaluation:
     """Results of several conditions on the same problems.
 
     Attributes:
-        results: One a condition, problem and seed.
+        results: One per condition, problem and seed.
         setting: As in `Arm`.
-        conditions: Name to settings.
+        conditions: Name of each condition to its settings.
     """
 
     results: tuple[Result, ...]
     setting: dict[str, Any]
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Evaluation":
+        """Reads back what `mi-lens evaluate` wrote; no model is loaded.
+
+        Of a run that is not finished, the problems that all conditions have answered so far, with
+        every seed; there may be none yet. Of its setting only the budget is known then, and of its
+        conditions only the names.
+
+        Args:
+            folder: The run's folder; nothing in it is changed.
+
+        Raises:
+            FileNotFoundError: If there is no run in it.
+            ValueError: If the run is another command's.
+        """
+        folder = Path(folder)
+        record = read_record(folder)
+        if record.get("command") != "evaluate":
+            raise ValueError(
+                f"{folder}: a run of mi-lens {record.get('command')}; expected one of mi-lens "
+                "evaluate"
+            )
+        if (folder / LAST_WRITTEN).exists():
+            written = read_record(folder, LAST_WRITTEN)
+            results = map(result_from_table, read_table(folder / "results.parquet"))
+            return cls(tuple(results), written["setting"], written["conditions"])
+        asked = record["config"]
+        names = [parse_condition(text).name for text in asked["conditions"]]
+        so_far = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
+        whole = whole_problems(so_far, len(names) * len(asked["seeds"]))
+        whole.sort(key=lambda result: names.index(result.condition))
+        return cls(tuple(whole), {"max_new_tokens": asked["max_new_tokens"]}, {})
 
     @property
     def names(self) -> list[str]:
@@ -58,7 +95,7 @@ class Evaluation:
         return Arm(name, results, self.setting)
 
     def comparisons(self, against: str | None = None) -> list[Comparison]:
-        """Every other condition against one (the first, if None), Holm's correction over all."""
+        """Every other condition against one (the first if None), with Holm's correction."""
         return compare_all(*self._arms(against))
 
     def report(self, against: str | None = None) -> str:
@@ -66,9 +103,11 @@ class Evaluation:
         return report(*self._arms(against))
 
     def _repr_html_(self) -> str:
-        return report_table(*self._arms(None))
+        return report_table(*self._arms(None)) if self.results else table({"problems": 0})
 
     def _arms(self, against: str | None) -> tuple[list[Arm], Arm]:
+        if not self.results:
+            raise ValueError("no problem has been answered under every condition yet")
         base = against or self.names[0]
         return [self.arm(name) for name in self.names if name != base], self.arm(base)
 
@@ -91,14 +130,14 @@ def evaluate(
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         problems: With gold answers.
-        conditions: With names of their own; the first is what others are compared with.
-        seeds: Of the sampling; more than one is of use only where tokens are sampled.
+        conditions: With names of their own; the others are compared with the first.
+        seeds: Of the sampling; several are of use only where tokens are sampled.
         style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of each trace.
         stop: See `Request`.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
-        folder: Where traces.jsonl and results.jsonl are written, each row before the next; what
-            is there of this evaluation is not made again.
+        folder: Where traces.jsonl and results.jsonl are written, each row before the next begins;
+            what is there of this evaluation is not computed again.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
@@ -149,9 +188,13 @@ def evaluate_with(
             append_jsonl(kept, asdict(results[trace.id]))
 
     traces = generate_into(
-        folder, plan, requests, batch_size=batch_size, progress=progress,
+        folder,
+        plan,
+        requests,
+        batch_size=batch_size,
+        progress=progress,
         on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
-    )  # fmt: skip
+    )
     for trace in traces:
         if trace.id not in results:  # killed between a trace and its result
             grade_into(trace, None)
@@ -180,7 +223,7 @@ def require_names(conditions: Sequence[Condition]) -> None:
 
 
 def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
-    """A result from a trace with a problem, however it was made."""
+    """Grades a trace with a problem, whatever made it."""
     problem = trace.require_problem("to grade it by")
     graded = grade(trace.text, problem)
     try:
@@ -217,23 +260,23 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
     """Results of traces made elsewhere, to compare with an evaluation's.
 
     Args:
-        traces: With problems, one a problem and seed: imported, or of another engine
-            (`mi_lens.generation.engines.unhooked`), whose name is taken into the setting.
+        traces: With problems, one per problem and seed: imported, or of another engine
+            (`mi_lens.generation.engines.unhooked`), whose name is added to the setting.
         tokenizer: Of the traces' token ids.
         setting: What else may change a result, as dtype and device; see `Arm`.
 
     Raises:
         ValueError: If there are no traces, or they were made by several engines or conditions.
     """
-    made = {
+    origins = {
         (t.condition.get("name", "imported"), t.condition.get("engine", "imported"), t.model)
         for t in traces
     }
-    if len(made) != 1:
+    if len(origins) != 1:
         raise ValueError(
-            f"traces of {sorted(made)}: expected one condition of one engine and model"
+            f"traces of {sorted(origins)}: expected one condition of one engine and model"
         )
-    ((name, engine, model),) = made
+    ((name, engine, model),) = origins
     first = traces[0].condition
     known = {key: first[key] for key in ("max_new_tokens", "style", "stop") if key in first}
     results = tuple(grade_trace(trace, tokenizer) for trace in traces)

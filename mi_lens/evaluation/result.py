@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 CAPPED = ("length", "context")
 
@@ -11,19 +12,20 @@ class Result:
     """One problem under one condition with one seed.
 
     Attributes:
-        problem: Its id.
+        problem: The problem's id.
         source: Where the problem came from.
         level: Its difficulty, where the source has one.
         condition: Name of the condition.
         seed: Of the sampling.
         trace: Id of the trace.
-        answer: As extracted from the text; None where there is none.
-        correct: Whether it is the gold answer, or passes the problem's tests.
-        graded_by: What decided (`mi_lens.problems.grading.grader.Method`).
-        tokens: Generated.
-        thoughts: By class, inside the think block; None for a tokenizer without blank-line tokens.
+        answer: As extracted from the text; None where the text has none.
+        correct: Whether the answer is the gold answer, or passes the problem's tests.
+        graded_by: The method that decided (`mi_lens.problems.grading.grader.Method`).
+        tokens: Number of generated tokens.
+        thoughts: Number of each class, inside the think block; None for a tokenizer without
+            blank-line tokens.
         stop_reason: Why the generation ended.
-        seconds: Its share of the time that its batches took; None where it was not measured.
+        seconds: Its share of its batches' time; None where this was not measured.
     """
 
     problem: str
@@ -47,8 +49,18 @@ class Result:
 
 
 def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
-    """The results of the problems that have as many as they will have, in their order."""
+    """The results of the problems that have `each` of them, all they will have; in order."""
     by_problem: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         by_problem.setdefault((result.source, result.problem), []).append(result)
-    return [result for some in by_problem.values() if len(some) == each for result in some]
+    whole = [of_problem for of_problem in by_problem.values() if len(of_problem) == each]
+    return [result for of_problem in whole for result in of_problem]
+
+
+def result_from_table(row: dict[str, Any]) -> Result:
+    """A result from a row of results.parquet, where each class of thoughts is a column."""
+    prefix = "thoughts."
+    thoughts = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+    plain = {k: v for k, v in row.items() if not k.startswith(prefix)}
+    counted = thoughts and None not in thoughts.values()
+    return Result(**{**plain, "thoughts": thoughts if counted else None})

@@ -1,87 +1,147 @@
-"""The paired table of conditions, as text and as HTML."""
+"""The paired table of conditions: its columns, and the table as text and as HTML.
 
-from collections.abc import Sequence
-from typing import Any
+The columns stand in one list, from which the page of `mi_lens.report` is made too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mi_lens.common.html import table
-from mi_lens.evaluation.comparison import Arm, Comparison, compare_all, interval
+from mi_lens.common.statistics import Estimate
+from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
+
+Value = str | int | float | Estimate | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the paired table.
+
+    Attributes:
+        heading: What it is called, with its unit.
+        value: What it shows of a condition: its results, and their comparison with the base (None
+            for the base itself). A value of None leaves the cell empty.
+        decimals: Of its numbers; None gives two significant digits, for p-values.
+        scale: What its numbers are multiplied by: 100 for percent and points.
+        sign: Whether positive numbers carry a plus.
+        brief: What of it the text and the notebook's table show, which have less room than the
+            page: all, the mean without its interval, or nothing.
+    """
+
+    heading: str
+    value: Callable[[Arm, Comparison | None], Value]
+    decimals: int | None = 0
+    scale: float = 1.0
+    sign: bool = False
+    brief: Literal["all", "mean", "nothing"] = "all"
+
+    @property
+    def form(self) -> str:
+        """The format of its numbers, as "+.1f"."""
+        if self.decimals is None:
+            return ".2g"
+        return f"{'+' if self.sign else ''}.{self.decimals}f"
+
+    def brief_value(self, arm: Arm, comparison: Comparison | None) -> Value:
+        """What the text and the notebook's table show of a condition."""
+        value = self.value(arm, comparison)
+        return value.mean if isinstance(value, Estimate) and self.brief == "mean" else value
+
+    def text(self, value: Value) -> str:
+        """A value as text."""
+        if value is None or isinstance(value, str):
+            return value or ""
+        if isinstance(value, Estimate):
+            return value.in_form(self.form, self.scale)
+        return f"{self.scale * value:{self.form}}"
+
+    def cell(self, value: Value) -> str | int | float:
+        """A value for `mi_lens.common.html.table`: rounded numbers stay numbers."""
+        if self.decimals is None or not isinstance(value, int | float):
+            return self.text(value)
+        return round(self.scale * value, self.decimals or None)
+
+
+def _compared(value: Callable[[Comparison], Value]) -> Callable[[Arm, Comparison | None], Value]:
+    """What a column shows of a comparison; the base has none."""
+    return lambda _, comparison: None if comparison is None else value(comparison)
+
+
+COLUMNS = (
+    Column("condition", lambda arm, _: arm.name),
+    Column("problems", lambda arm, _: len(arm.by_problem()), brief="nothing"),
+    Column("accuracy, %", lambda arm, _: arm.accuracy(), 1, 100.0, brief="mean"),
+    Column("difference, points", _compared(lambda c: c.difference), 1, 100.0, sign=True),
+    Column("mended", _compared(lambda c: c.mended)),
+    Column("broken", _compared(lambda c: c.broken)),
+    Column("p", _compared(lambda c: c.p_value), None, brief="nothing"),
+    Column("p (Holm)", _compared(lambda c: c.adjusted), None),
+    Column("tokens", lambda arm, _: arm.tokens().mean),
+    Column("difference, tokens", _compared(lambda c: c.tokens), 1, sign=True),
+    Column("capped, %", lambda arm, _: float(np.mean([r.capped for r in arm.results])), 1, 100.0),
+    Column("power", _compared(lambda c: c.power), 2, brief="nothing"),
+    Column("problems needed", _compared(lambda c: c.needed), brief="nothing"),
+)
+BRIEF = tuple(column for column in COLUMNS if column.brief != "nothing")
 
 
 def report(arms: Sequence[Arm], base: Arm) -> str:
-    """The paired table, the split of every difference, and what it can show at all, as text."""
-    found = compare_all(arms, base)
-    accuracy = base.accuracy()
-    width = max(24, len(base.name), *(len(arm.name) for arm in arms))
+    """The paired table, the parts of every difference, and what it could show, as text."""
+    comparisons = compare_all(arms, base)
+    rows = zip([base, *arms], [None, *comparisons], strict=True)
+    cells = [[c.text(c.brief_value(arm, comparison)) for c in BRIEF] for arm, comparison in rows]
     lines = [
-        f"{accuracy.n} problems, {len(base.results)} traces a condition; differences from "
+        f"{base.accuracy().n} problems, {len(base.results)} traces a condition; differences from "
         f"{base.name!r}, paired by problem, 95 % intervals over problems",
         "",
-        f"{'condition':<{width}} {'acc.':>6} {'difference':>22} {'+':>4}{'-':>4} {'p (Holm)':>9} "
-        f"{'tokens':>7} {'difference':>20} {'capped':>7}",
+        *_aligned([[c.heading for c in BRIEF], *cells]),
+        "",
+        "Difference in accuracy (points) by part of the problems, and within a budget:",
     ]
-    capped = float(np.mean([r.capped for r in base.results]))
-    tokens = base.tokens().mean
-    assert accuracy.mean is not None
-    assert tokens is not None
-    lines.append(
-        f"{base.name:<{width}} {100 * accuracy.mean:>6.1f} {'':>22} {'':>8} {'':>9} "
-        f"{tokens:>7.0f} {'':>20} {100 * capped:>6.1f}%"
-    )
-    for arm, one in zip(arms, found, strict=True):
-        capped = float(np.mean([r.capped for r in arm.results]))
-        lines.append(
-            f"{one.name:<{width}} {100 * one.accuracy:>6.1f} "
-            f"{interval(one.difference, 100.0):>22} "
-            f"{one.mended:>4}{one.broken:>4} {one.adjusted:>9.2g} {arm.tokens().mean:>7.0f} "
-            f"{interval(one.tokens):>20} {100 * capped:>6.1f}%"
-        )
-    lines += ["", "Difference in accuracy (points) by part of the problems, and within a budget:"]
-    for one in found:
-        parts = [f"{name} {interval(e, 100.0)} [{e.n}]" for name, e in one.split.items()]
-        parts += [f"within {b} tokens {100 * d:+.1f}" for b, d in one.within.items()]
-        lines.append(f"  {one.name}: " + "; ".join(parts))
+    for comparison in comparisons:
+        parts = [
+            f"{name} {part.in_form('+.1f', 100.0)} [{part.n}]"
+            for name, part in comparison.split.items()
+        ]
+        parts += [
+            f"within {budget} tokens {100 * difference:+.1f}"
+            for budget, difference in comparison.within.items()
+        ]
+        lines.append(f"  {comparison.name}: " + "; ".join(parts))
     lines += ["", "Power:"]
-    for one in found:
-        needed = f"{one.needed} problems would be needed" if one.needed else "no difference seen"
+    for comparison in comparisons:
+        needed = comparison.needed
+        enough = f"{needed} problems would be needed" if needed else "no difference seen"
         lines.append(
-            f"  {one.name}: a gain of 5 points would be found with probability {one.power:.2f}; "
-            f"to find the difference seen with probability .8, {needed}"
+            f"  {comparison.name}: a gain of 5 points would be found with probability "
+            f"{comparison.power:.2f}; to find the difference seen with probability .8, {enough}"
         )
     return "\n".join(lines)
 
 
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines: the first column to the left, all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [
+                row[0].ljust(widths[0]),
+                *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        )
+        for row in rows
+    ]
+
+
 def report_table(arms: Sequence[Arm], base: Arm) -> str:
     """The paired table as HTML, for a notebook."""
-    accuracy = base.accuracy()
-    found: list[Comparison | None] = [None, *compare_all(arms, base)]
-    rows = [_cells(arm, one) for arm, one in zip([base, *arms], found, strict=True)]
-    header = (
-        "condition", "accuracy, %", "difference, points", "mended", "broken", "p (Holm)",
-        "tokens", "difference, tokens", "capped, %",
-    )  # fmt: skip
+    rows = zip([base, *arms], [None, *compare_all(arms, base)], strict=True)
+    cells = [[c.cell(c.brief_value(arm, comparison)) for c in BRIEF] for arm, comparison in rows]
     caption = (
-        f"{accuracy.n} problems; differences from {base.name!r}, paired by problem, with 95 % "
-        "intervals over problems"
+        f"{base.accuracy().n} problems; differences from {base.name!r}, paired by problem, with "
+        "95 % intervals over problems"
     )
-    return table(rows, header, caption)
-
-
-def _cells(arm: Arm, one: Comparison | None) -> tuple[Any, ...]:
-    """A condition's line; the base has no comparison."""
-    accuracy, tokens = arm.accuracy().mean, arm.tokens().mean
-    capped = np.mean([result.capped for result in arm.results])
-    assert accuracy is not None
-    assert tokens is not None
-    return (
-        arm.name,
-        round(100 * accuracy, 1),
-        "" if one is None else interval(one.difference, 100.0),
-        "" if one is None else one.mended,
-        "" if one is None else one.broken,
-        "" if one is None else f"{one.adjusted:.2g}",
-        round(tokens),
-        "" if one is None else interval(one.tokens),
-        round(100 * float(capped), 1),
-    )
+    return table(cells, [column.heading for column in BRIEF], caption)

@@ -1,8 +1,8 @@
-"""Words that right traces of a problem write more often than wrong ones, or less.
+"""Words that right traces of a problem write more or less often than wrong ones.
 
 Problems differ in their words and in how hard they are, so right and wrong traces are compared
-within a problem, as several samples of it. What is found goes together with success; whether a word
-decides it, `mi_lens.evaluation.critical_tokens` asks.
+within a problem, of which there must be several samples. A word that differs goes together with
+success; whether it decides success, `mi_lens.evaluation.critical_tokens` asks.
 """
 
 from collections import Counter, defaultdict
@@ -27,11 +27,12 @@ class WordRow:
         word: Without surrounding space and punctuation, case folded.
         right: Occurrences per token in right traces: mean over a problem's traces, then over
             problems.
-        wrong: Likewise in wrong ones.
+        wrong: The same in wrong traces.
         difference: right - wrong, with its interval over problems.
-        p_value: Two-sided: traces of a problem change their labels (permutation test).
-        p_adjusted: The same against the most extreme of all words (Westfall and Young), which holds
-            the chance of any false discovery however words go together.
+        p_value: Two-sided, of a permutation test that exchanges labels among the traces of a
+            problem.
+        p_adjusted: The same against the most extreme of all words (Westfall and Young): it controls
+            the chance of any false discovery, whatever the correlations between words.
     """
 
     word: str
@@ -47,11 +48,11 @@ class WordContrast:
     """Words in right against wrong traces of the same problems.
 
     Attributes:
-        rows: One a word, the least p-value first.
-        problems: Problems with right and wrong traces.
-        right: Right traces of these.
-        wrong: Wrong ones.
-        left_out: Problems whose traces are all right or all wrong.
+        rows: One per word, the smallest p-value first.
+        problems: Number of problems with right and wrong traces.
+        right: Number of right traces of these problems.
+        wrong: Number of their wrong traces.
+        left_out: Number of problems whose traces are all right or all wrong.
     """
 
     rows: tuple[WordRow, ...]
@@ -71,16 +72,16 @@ def contrast_words(
 ) -> WordContrast:
     """Compares how often words are written in right and in wrong traces of the same problem.
 
-    Rates are per token of the trace, as a longer trace has more of every word. So what each trace
-    writes once, such as the word before the answer, is rarer where traces are longer. Words have at
-    least one letter.
+    Rates are per token of the trace, as a longer trace has more of every word. So a word that each
+    trace writes once, such as the word before the answer, is rarer where traces are longer. Words
+    have at least one letter.
 
     Args:
         tokenizer: The traces' tokenizer.
-        traces: Several sampled traces a problem, each with its problem.
-        minimum_problems: Words must stand in traces of so many of the problems compared; whether
-            the traces are right plays no part in that.
-        draws: Of the permutations.
+        traces: Several sampled traces per problem, each with its problem.
+        minimum_problems: A word counts if it stands in traces of at least so many of the problems
+            compared, be these traces right or wrong.
+        draws: Number of permutations.
         seed: Of permutations and bootstrap.
 
     Raises:
@@ -88,43 +89,15 @@ def contrast_words(
             both right and wrong traces; or no word is common enough.
     """
     groups = _by_problem(traces)
-    mixed = [(some, right) for some, right in groups if 0 < right.sum() < len(right)]
+    mixed = [(samples, right) for samples, right in groups if 0 < right.sum() < len(right)]
     if not mixed:
         raise ValueError(
             f"none of {len(groups)} problems has both right and wrong traces; sample more traces "
             "of each, at a temperature above 0"
         )
-    counts = [[_words(tokenizer, trace) for trace in some] for some, _ in mixed]
-    spread = Counter(word for group in counts for word in set().union(*group))
-    words = sorted(word for word, problems in spread.items() if problems >= minimum_problems)
-    if not words:
-        raise ValueError(
-            f"no word stands in traces of {minimum_problems} of the {len(mixed)} problems with "
-            "right and wrong traces; give more problems, or lower minimum_problems"
-        )
-    rates = [
-        np.array([[c[word] / len(t) for word in words] for c, t in zip(group, some, strict=True)])
-        for group, (some, _) in zip(counts, mixed, strict=True)
-    ]
+    words, rates = _rates(tokenizer, [samples for samples, _ in mixed], minimum_problems)
     labels = [right for _, right in mixed]
-    right, wrong = (
-        np.stack([rate[label == side].mean(0) for rate, label in zip(rates, labels, strict=True)])
-        for side in (True, False)
-    )
-    p_values, p_adjusted = _permute(rates, labels, draws, seed)
-    rows = [
-        WordRow(
-            word=word,
-            right=float(right[:, i].mean()),
-            wrong=float(wrong[:, i].mean()),
-            difference=difference,
-            p_value=float(p_values[i]),
-            p_adjusted=float(p_adjusted[i]),
-        )
-        for i, (word, difference) in enumerate(
-            zip(words, _estimates(right - wrong, seed), strict=True)
-        )
-    ]
+    rows = _rows(words, rates, labels, draws, seed)
     return WordContrast(
         rows=tuple(sorted(rows, key=lambda row: (row.p_adjusted, row.p_value, row.word))),
         problems=len(mixed),
@@ -145,7 +118,58 @@ def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndar
         key = question_key(problem)
         groups[key].append(trace)
         right[key].append(grade(trace.text, problem).correct)
-    return [(some, np.array(right[key])) for key, some in groups.items()]
+    return [(samples, np.array(right[key])) for key, samples in groups.items()]
+
+
+def _rates(
+    tokenizer, groups: Sequence[Sequence[Trace]], minimum_problems: int
+) -> tuple[list[str], list[Float[np.ndarray, "_ word"]]]:
+    """The words of enough problems, and for every problem their rate per token in each trace."""
+    counts = [[_words(tokenizer, trace) for trace in samples] for samples in groups]
+    spread = Counter(word for of_problem in counts for word in set().union(*of_problem))
+    words = sorted(word for word, problems in spread.items() if problems >= minimum_problems)
+    if not words:
+        raise ValueError(
+            f"no word stands in traces of {minimum_problems} of the {len(groups)} problems with "
+            "right and wrong traces; give more problems, or lower minimum_problems"
+        )
+    rates = [
+        np.array(
+            [
+                [count[word] / len(trace) for word in words]
+                for count, trace in zip(of_problem, samples, strict=True)
+            ]
+        )
+        for of_problem, samples in zip(counts, groups, strict=True)
+    ]
+    return words, rates
+
+
+def _rows(
+    words: Sequence[str],
+    rates: Sequence[Float[np.ndarray, "_ word"]],
+    labels: Sequence[Bool[np.ndarray, " _"]],
+    draws: int,
+    seed: int,
+) -> list[WordRow]:
+    """Every word's rates in right and in wrong traces, compared."""
+    right, wrong = (
+        np.stack([rate[label == side].mean(0) for rate, label in zip(rates, labels, strict=True)])
+        for side in (True, False)
+    )
+    differences = _estimates(right - wrong, seed)
+    p_values, p_adjusted = _permute(rates, labels, draws, seed)
+    return [
+        WordRow(
+            word=word,
+            right=float(right[:, i].mean()),
+            wrong=float(wrong[:, i].mean()),
+            difference=differences[i],
+            p_value=float(p_values[i]),
+            p_adjusted=float(p_adjusted[i]),
+        )
+        for i, word in enumerate(words)
+    ]
 
 
 def _words(tokenizer, trace: Trace) -> Counter[str]:
@@ -170,15 +194,15 @@ def _permute(
 ) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " word"]]:
     """P-values of the mean difference of each word alone, and against all words."""
     rng = np.random.default_rng(seed)
-    found = np.zeros((1 + draws, rates[0].shape[1]))  # The first row is as observed.
+    statistics = np.zeros((1 + draws, rates[0].shape[1]))  # The first row is as observed.
     for rate, label in zip(rates, labels, strict=True):
         weights = np.where(label, 1 / label.sum(), -1 / (~label).sum())
         shuffled = rng.permuted(np.tile(weights, (draws, 1)), axis=1)
-        found += np.concatenate([weights[None], shuffled]) @ rate
-    found = np.abs(found)
-    found[found < 1e-12] = 0  # Rounding: a word as frequent in every trace.
-    found /= np.sqrt((found[1:] ** 2).mean(0)).clip(min=1e-300)  # Words weigh alike.
-    reached = found[0] * (1 - 1e-9)
-    alone = (found[1:] >= reached).sum(0)
-    together = (found[1:].max(1)[:, None] >= reached).sum(0)
+        statistics += np.concatenate([weights[None], shuffled]) @ rate
+    statistics = np.abs(statistics)
+    statistics[statistics < 1e-12] = 0  # Rounding: a word as frequent in every trace.
+    statistics /= np.sqrt((statistics[1:] ** 2).mean(0)).clip(min=1e-300)  # Words weigh alike.
+    reached = statistics[0] * (1 - 1e-9)
+    alone = (statistics[1:] >= reached).sum(0)
+    together = (statistics[1:].max(1)[:, None] >= reached).sum(0)
     return (1 + alone) / (1 + draws), (1 + together) / (1 + draws)

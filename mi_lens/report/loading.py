@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mi_lens.common.parquet import read_table
+from mi_lens.common.files import read_record, whole_rows
 from mi_lens.common.provenance import content_hash
-from mi_lens.evaluation.evaluate import Evaluation
-from mi_lens.evaluation.result import Result, whole_problems
+from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
 from mi_lens.interventions.condition import parse_condition
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
@@ -16,7 +15,7 @@ from mi_lens.problems.loading import load_problems
 from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
-from mi_lens.runs.folder import config_of, read_record, traces_so_far, whole_rows
+from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]
@@ -134,9 +133,15 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     graded = zip(analysis.traces, analysis.grades, strict=True)
     verdicts = {t.id: Verdict(g.extracted, g.correct) for t, g in graded if g is not None}
     return _run(
-        folder, record, "analyze", load_tokenizer(analysis.config.model), analysis.traces, verdicts,
-        unfinished, analysis=analysis,
-    )  # fmt: skip
+        folder,
+        record,
+        "analyze",
+        load_tokenizer(analysis.config.model),
+        analysis.traces,
+        verdicts,
+        unfinished,
+        analysis=analysis,
+    )
 
 
 def _generation(folder: Path, record: dict[str, Any]) -> Run:
@@ -159,33 +164,32 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
 def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, EvaluateConfig, folder)
     names = [parse_condition(text).name for text in config.conditions]
+    finished = (folder / LAST_WRITTEN).exists()
+    evaluation = Evaluation.load(folder)
     traces = traces_so_far(folder / "traces.jsonl")
     unfinished = None
-    if (folder / "evaluation.json").exists():
-        written = read_record(folder, "evaluation.json")
-        rows = list(map(_result, read_table(folder / "results.parquet")))
-        setting, conditions = written["setting"], written["conditions"]
-    else:
-        rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
-        rows = whole_problems(rows, len(names) * len(config.seeds))
-        setting, conditions = {"max_new_tokens": config.max_new_tokens}, {}
+    if not finished:
         problems = _expected(config)
         expected = None if problems is None else problems * len(names) * len(config.seeds)
         unfinished = (
             f"{_count(len(traces), expected)}; compared are the problems that every condition has "
             f"answered. {AGAIN}"
         )
-    rows.sort(key=lambda row: names.index(row.condition))
-    found = Evaluation(tuple(rows), setting, conditions) if rows else None
     return _run(
-        folder, record, "evaluate", load_tokenizer(config.model), _by_problem(traces, names),
-        _verdicts(whole_rows(folder / "results.jsonl")), unfinished, evaluation=found,
-    )  # fmt: skip
+        folder,
+        record,
+        "evaluate",
+        load_tokenizer(config.model),
+        _by_problem(traces, names),
+        _verdicts(whole_rows(folder / "results.jsonl")),
+        unfinished,
+        evaluation=evaluation if evaluation.results else None,
+    )
 
 
 def _sweep(folder: Path) -> Iterator[Run]:
     record = read_record(folder, "sweep.json")
-    found = sweep.results(folder)
+    evaluations = sweep.results(folder)
     state = sweep.status(folder)
     unfinished = None
     if state.done < state.units:
@@ -196,13 +200,18 @@ def _sweep(folder: Path) -> Iterator[Run]:
         units = sorted((folder / "units").glob(f"{content_hash(model)[:8]}-*"))
         traces = [trace for unit in units for trace in traces_so_far(unit / "traces.jsonl")]
         rows = [row for unit in units for row in whole_rows(unit / "results.jsonl")]
-        evaluation = found.get(model)
+        evaluation = evaluations.get(model)
         names = evaluation.names if evaluation else []
         yield _run(
-            folder, {"config": {**record["spec"], "model": model}, "versions": record["versions"]},
-            "sweep", load_tokenizer(model), _by_problem(traces, names), _verdicts(rows), unfinished,
+            folder,
+            {"config": {**record["spec"], "model": model}, "versions": record["versions"]},
+            "sweep",
+            load_tokenizer(model),
+            _by_problem(traces, names),
+            _verdicts(rows),
+            unfinished,
             evaluation=evaluation,
-        )  # fmt: skip
+        )
 
 
 AGAIN = "The same command goes on from here."
@@ -216,14 +225,22 @@ def _run(
     traces: Sequence[Trace],
     verdicts: dict[str, Verdict],
     unfinished: str | None,
-    **found: Any,
+    **results: Any,
 ) -> Run:
     model = record["config"]["model"]
     return Run(
-        name=Path(model).name if Path(model).is_dir() else model, kind=kind, folder=folder,
-        model=model, tokenizer=tokenizer, traces=tuple(traces), verdicts=verdicts,
-        unfinished=unfinished, settings=record["config"], versions=record["versions"], **found,
-    )  # fmt: skip
+        name=Path(model).name if Path(model).is_dir() else model,
+        kind=kind,
+        folder=folder,
+        model=model,
+        tokenizer=tokenizer,
+        traces=tuple(traces),
+        verdicts=verdicts,
+        unfinished=unfinished,
+        settings=record["config"],
+        versions=record["versions"],
+        **results,
+    )
 
 
 def _count(traces: int, expected: int | None) -> str:
@@ -235,15 +252,6 @@ def _expected(config: GenerateConfig) -> int | None:
     if config.problems == "pocket" or Path(config.problems).is_file():
         return len(load_problems(config.problems, limit=config.limit, split=config.split))
     return config.limit
-
-
-def _result(row: dict[str, Any]) -> Result:
-    """A result from a row of a flat table."""
-    prefix = "thoughts."
-    thoughts = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-    plain = {k: v for k, v in row.items() if not k.startswith(prefix)}
-    counted = thoughts and None not in thoughts.values()
-    return Result(**{**plain, "thoughts": thoughts if counted else None})
 
 
 def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:

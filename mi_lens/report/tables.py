@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mi_lens.common.html import DASH
 from mi_lens.common.statistics import Estimate
-from mi_lens.evaluation.comparison import Arm, Comparison
+from mi_lens.evaluation.comparison import Comparison
 from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.evaluation.table import COLUMNS, Column, Value
 from mi_lens.information.per_trace.control_summary import ControlSummary
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.report.findings import summary
 from mi_lens.report.loading import Run
 from mi_lens.runs.analysis import Analysis
-
-NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Table:
 
 def text(value: str | None) -> Cell:
     """A cell that is sorted by what it says."""
-    return Cell(NONE, empty=True) if value is None else Cell(value)
+    return Cell(DASH, empty=True) if value is None else Cell(value)
 
 
 def number(value: float | int | None, digits: int = 2, *, scale: float = 1.0) -> Cell:
     """A number with so many decimals; none is a dash, and sorted last."""
     if value is None:
-        return Cell(NONE, empty=True)
+        return Cell(DASH, empty=True)
     shown = round(scale * value, digits) + 0.0  # no minus zero
     return Cell(f"{shown:.{digits}f}", float(f"{value:.4g}"))
 
@@ -68,15 +68,18 @@ def p_value(value: float) -> Cell:
     return Cell(f"{value:.2g}", float(f"{value:.4g}"))
 
 
-def estimate(value: Estimate, digits: int = 2, *, scale: float = 1.0, sign: bool = False) -> Cell:
+def estimate(value: Estimate, form: str = ".2f", *, scale: float = 1.0) -> Cell:
     """A mean with its interval, sorted by the mean."""
     if value.mean is None:
-        return Cell(NONE, empty=True)
-    form = f"{'+' if sign else ''}.{digits}f"
-    shown = f"{scale * value.mean + 0.0:{form}}"
-    if value.low is not None and value.high is not None:
-        shown += f" ({scale * value.low:{form}} to {scale * value.high:{form}})"
-    return Cell(shown, float(f"{value.mean:.4g}"))
+        return Cell(DASH, empty=True)
+    return Cell(value.in_form(form, scale), float(f"{value.mean:.4g}"))
+
+
+def _table(
+    caption: str, rows: Sequence[dict[str, Cell]], note: str = "", *, tall: bool = False
+) -> Table:
+    """A table of at least one row; each row names its columns."""
+    return Table(caption, tuple(rows[0]), [list(row.values()) for row in rows], note, tall)
 
 
 def findings_table(runs: Sequence[Run]) -> Table:
@@ -87,22 +90,31 @@ def findings_table(runs: Sequence[Run]) -> Table:
             continue
         for hook_name in run.analysis.hook_names:
             m = summary(run.analysis, hook_name)
-            rows.append([
-                text(run.name), text(hook_name), number(m["analysed"], 0), number(m["accuracy"]),
-                number(m["finished"]), number(m["tokens"], 0), number(m["mi"], 4),
-                number(m["mismatched"], 4), number(m["peaks"], 1), number(m["specific_peaks"]),
-                number(m["ratio"], 4), number(m["interval"], 1), number(m["aom"]),
-            ])  # fmt: skip
-    return Table(
+            rows.append(
+                {
+                    "model": text(run.name),
+                    "hook name": text(hook_name),
+                    "traces": number(m["analysed"], 0),
+                    "accuracy": number(m["accuracy"]),
+                    "finished": number(m["finished"]),
+                    "tokens": number(m["tokens"], 0),
+                    "mean MI": number(m["mi"], 4),
+                    "other answers": number(m["mismatched"], 4),
+                    "peaks": number(m["peaks"], 1),
+                    "specific": number(m["specific_peaks"]),
+                    "peak ratio": number(m["ratio"], 4),
+                    "interval": number(m["interval"], 1),
+                    "AOM": number(m["aom"]),
+                }
+            )
+    return _table(
         "Findings by model and layer",
-        ("model", "hook name", "traces", "accuracy", "finished", "tokens", "mean MI",
-         "other answers", "peaks", "specific", "peak ratio", "interval", "AOM"),
         rows,
         "Means over traces. Other answers: MI of the same states with the gold answers of other "
         "problems. Specific: peaks of what the gold answer has beyond those, significant family-"
         "wise. Interval: steps between neighbouring peaks. AOM: distance of peaks from the median, "
         "in interquartile ranges.",
-    )  # fmt: skip
+    )
 
 
 def words_table(table: ThinkingTokens, words: int) -> Table:
@@ -111,22 +123,32 @@ def words_table(table: ThinkingTokens, words: int) -> Table:
         [
             text(row.word),
             text(" ".join(v.replace("\n", "↵").replace(" ", "␣") for v in row.variants)),
-            number(row.peak_count, 0), number(row.step_count, 0), number(row.peak_rate, 4),
+            number(row.peak_count, 0),
+            number(row.step_count, 0),
+            number(row.peak_rate, 4),
             number(row.step_rate, 4),
             estimate(Estimate(row.lift, row.lift_low, row.lift_high, table.traces)),
             text("yes" if row.lifted else "no"),
         ]
         for row in table.rows[:words]
-    ]  # fmt: skip
+    ]
     return Table(
         "Words at peaks, with their lift",
-        ("word", "written", "at peaks", "at steps", "share of peaks", "share of steps",
-         f"lift ({100 * table.confidence:g} % interval)", "above 1"),
+        (
+            "word",
+            "written",
+            "at peaks",
+            "at steps",
+            "share of peaks",
+            "share of steps",
+            f"lift ({100 * table.confidence:g} % interval)",
+            "above 1",
+        ),
         rows,
         f"{table.filtered} of {table.peaks} peaks decode to punctuation, single characters or "
         "special tokens and are left out. Lift: share of peaks over share of steps; its interval "
         f"is from resampling traces. {len(rows)} of {len(table.rows)} words are shown.",
-    )  # fmt: skip
+    )
 
 
 def treatments_table(controls: ControlSummary) -> Table:
@@ -170,77 +192,68 @@ def peaks_table(analysis: Analysis, hook_name: str) -> Table:
         s = analysis.statistics(trace, hook_name)
         specific = analysis.specific_peaks(trace, hook_name)
         graded = analysis.grades[places[trace.id]]
-        rows.append([
-            number(places[trace.id] + 1, 0), text(trace.problem.id if trace.problem else None),
-            text(None if graded is None else "right" if graded.correct else "wrong"),
-            number(s.steps, 0), number(s.mean, 4), number(s.std, 4), number(s.count, 0),
-            number(None if specific is None else len(specific), 0), number(s.ratio, 4),
-            number(s.interval_mean, 1), number(s.aom),
-        ])  # fmt: skip
-    return Table(
-        "Peak statistics by trace",
-        ("trace", "problem", "answer", "steps", "mean MI", "std", "peaks", "specific", "ratio",
-         "interval", "AOM"),
-        rows,
-        tall=True,
-    )  # fmt: skip
+        rows.append(
+            {
+                "trace": number(places[trace.id] + 1, 0),
+                "problem": text(trace.problem.id if trace.problem else None),
+                "answer": text(None if graded is None else "right" if graded.correct else "wrong"),
+                "steps": number(s.steps, 0),
+                "mean MI": number(s.mean, 4),
+                "std": number(s.std, 4),
+                "peaks": number(s.count, 0),
+                "specific": number(None if specific is None else len(specific), 0),
+                "ratio": number(s.ratio, 4),
+                "interval": number(s.interval_mean, 1),
+                "AOM": number(s.aom),
+            }
+        )
+    return _table("Peak statistics by trace", rows, tall=True)
 
 
 def comparison_table(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> Table:
     """Conditions against the first, pair by pair."""
     base = evaluation.arm(evaluation.names[0])
-    points = {"digits": 1, "scale": 100.0}
-    rows = [[
-        text(base.name), number(base.accuracy().n, 0), estimate(base.accuracy(), **points),
-        *[text(None)] * 5, number(base.tokens().mean, 0), text(None), _capped(base),
-        *[text(None)] * 2,
-    ]]  # fmt: skip
-    for one in comparisons:
-        arm = evaluation.arm(one.name)
-        rows.append([
-            text(one.name), number(one.problems, 0), estimate(arm.accuracy(), **points),
-            estimate(one.difference, **points, sign=True), number(one.mended, 0),
-            number(one.broken, 0), p_value(one.p_value), p_value(one.adjusted),
-            number(arm.tokens().mean, 0), estimate(one.tokens, 0, sign=True), _capped(arm),
-            number(one.power), number(one.needed, 0),
-        ])  # fmt: skip
+    arms = [(base, None), *((evaluation.arm(c.name), c) for c in comparisons)]
     return Table(
         f"Conditions against {base.name}, paired by problem",
-        ("condition", "problems", "accuracy, %", "difference, points", "mended", "broken", "p",
-         "p, Holm", "tokens", "difference in tokens", "capped, %", "power", "needed"),
-        rows,
+        tuple(column.heading for column in COLUMNS),
+        [[_cell(c, c.value(arm, comparison)) for c in COLUMNS] for arm, comparison in arms],
         "In brackets 95 % intervals over problems. Mended and broken: answers that only the "
         "condition, or only the other, has right. p: exact McNemar test, with several seeds a "
         "sign-flip test; Holm's correction over the table. Power: chance to find a gain of five "
-        "points with so many problems; needed: problems to find the gain seen with probability .8.",
-    )  # fmt: skip
+        "points with so many problems. Problems needed: to find the gain seen with probability .8.",
+    )
 
 
-def _capped(arm: Arm) -> Cell:
-    return number(float(np.mean([r.capped for r in arm.results])), 1, scale=100.0)
+def _cell(column: Column, value: Value) -> Cell:
+    if value is None or isinstance(value, str):
+        return text(value)
+    if isinstance(value, Estimate):
+        return estimate(value, column.form, scale=column.scale)
+    if column.decimals is None:
+        return p_value(value)
+    return number(value, column.decimals, scale=column.scale)
 
 
 def parts_table(comparisons: Sequence[Comparison]) -> Table:
-    """The difference apart: what was capped, what had finished, levels, budgets."""
+    """The difference by part: what was capped, what had finished, levels, budgets."""
     rows = []
-    for one in comparisons:
-        for name, part in one.split.items():
-            rows.append([
-                text(one.name), text(name), number(part.n, 0),
-                estimate(part, 1, scale=100.0, sign=True),
-            ])  # fmt: skip
-        for budget, gain in one.within.items():
-            cell = estimate(Estimate(gain, None, None, 0), 1, scale=100.0, sign=True)
-            rows.append(
-                [text(one.name), text(f"within {budget} tokens"), number(one.problems, 0), cell]
-            )
+    for comparison in comparisons:
+        n = comparison.problems
+        parts = comparison.split | {
+            f"within {budget} tokens": Estimate(gain, None, None, n)
+            for budget, gain in comparison.within.items()
+        }
+        for name, part in parts.items():
+            difference = estimate(part, "+.1f", scale=100.0)
+            rows.append([text(comparison.name), text(name), number(part.n, 0), difference])
     return Table(
         "The difference apart",
         ("condition", "part", "problems", "difference, points"),
         rows,
         "Capped before, finished before: problems that the other condition had cut off by the "
         "budget, or had ended by itself. A gain among the capped is truncation recovered. Within "
-        "so many tokens: both held to a smaller budget.",
+        "so many tokens: both conditions held to a smaller budget.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mi_lens.common.files import read_record, whole_rows
 from mi_lens.common.html import table
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
 from mi_lens.information.per_trace.measurement import Measurement
@@ -20,7 +21,7 @@ from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenR
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.runs.config import AnalyzeConfig
-from mi_lens.runs.folder import config_of, read_record, traces_so_far, whole_rows
+from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.runs.measure import Measurements, measurements_from_row
 from mi_lens.traces.trace import Trace
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mi_lens.common.files import remove_abandoned, write_json
-from mi_lens.common.provenance import versions
+from mi_lens.common.files import remove_abandoned, whole_rows, write_json
+from mi_lens.common.provenance import differences, versions
 from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.traces.trace import Trace, trace_from_row
@@ -47,11 +47,11 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
     if record.exists():
         begun = json.loads(record.read_text(encoding="utf-8"))
         begun["config"] = as_written_now(begun["config"])
-        changed = _differences(begun, run)
+        changed = differences(begun, run)
         if changed:
+            said = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items())
             raise FileExistsError(
-                f"{folder}: holds another run ({'; '.join(changed)}); give another --out, or "
-                "remove that folder"
+                f"{folder}: holds another run ({said}); give another --out, or remove that folder"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise FileExistsError(
@@ -62,40 +62,7 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
     return folder
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> list[str]:
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{path}{key}.")
-        elif a != b:
-            found.append(f"{path}{key} was {a!r}, now {b!r}")
-    return found
-
-
 Config = TypeVar("Config", bound=GenerateConfig)
-
-
-def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
-    """What produced a folder, as its run.json (or another record) says.
-
-    Raises:
-        FileNotFoundError: If there is no such folder or no such record in it.
-        ValueError: If the record is not a JSON object.
-    """
-    path = Path(folder) / name
-    if not path.is_file():
-        missing = "holds no run of mi-lens" if Path(folder).is_dir() else "no such folder"
-        raise FileNotFoundError(
-            f"{folder}: {missing} (no {name}); give the --out of a mi-lens command"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: a {type(record).__name__}, expected a JSON object")
-    return record
 
 
 def config_of(record: Mapping[str, Any], kind: type[Config], folder: str | Path) -> Config:
@@ -121,18 +88,6 @@ def as_written_now(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "tau" in renamed:
         renamed["peaks"] = repr(IQR(renamed.pop("tau")))
     return renamed
-
-
-def whole_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last line that is still being written.
-
-    Nothing is changed on disk. A file that is not there yet has no rows.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines() if line]
 
 
 def traces_so_far(path: str | Path) -> list[Trace]:

@@ -6,7 +6,6 @@ what has the unit of MI stands here beside what has not. None of it is free of s
 kernel is not linear, and a trajectory's shape changes with the scale too (`scale_sweep`).
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import wilcoxon
 
+from mi_lens.common.provenance import differences
 from mi_lens.common.statistics import Estimate, estimate_mean, holm
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
@@ -123,7 +123,11 @@ def compare_peaks(
         hook_names=names,
         problems=tuple(tried[key] for key in shared),
         left_out=tuple(name for key, name in tried.items() if key not in shared),
-        settings=_differing(asdict(reasoner.config), asdict(base.config)),
+        settings={
+            name: values
+            for name, values in differences(asdict(reasoner.config), asdict(base.config)).items()
+            if name not in OF_ONE_MODEL
+        },
         quantities=_paired(*values),
     )
 
@@ -155,14 +159,6 @@ def _ratio(above: float, below: float) -> float | None:
 
 def _by_problem(traces: tuple[Trace, ...]) -> dict[str, Trace]:
     return {question_key(trace.problem): trace for trace in traces if trace.problem is not None}
-
-
-def _differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {
-        name: (ours[name], theirs[name])
-        for name in ours
-        if name not in OF_ONE_MODEL and ours[name] != theirs[name]
-    }
 
 
 def _paired(

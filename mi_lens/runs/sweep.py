@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import write_json
+from mi_lens.common.files import whole_rows, write_json
 from mi_lens.common.parquet import write_table
 from mi_lens.common.provenance import content_hash, versions
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
 from mi_lens.generation.request import Plan
-from mi_lens.runs.folder import whole_rows
 from mi_lens.runs.sweep_spec import Spec
 
 

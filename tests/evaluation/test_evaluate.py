@@ -12,10 +12,10 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from mi_lens.cli import main
-from mi_lens.common.files import read_jsonl
+from mi_lens.common.files import append_jsonl, read_jsonl, write_jsonl
 from mi_lens.common.statistics import holm, mcnemar, paired_power, problems_needed, sign_flip
 from mi_lens.evaluation.comparison import Arm, compare, compare_all, settings_that_differ
-from mi_lens.evaluation.evaluate import evaluate
+from mi_lens.evaluation.evaluate import Evaluation, evaluate
 from mi_lens.evaluation.result import Result
 from mi_lens.interventions.condition import Condition, parse_condition
 from mi_lens.interventions.recycle import Recycle
@@ -24,6 +24,8 @@ from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
+from mi_lens.runs.config import EvaluateConfig
+from mi_lens.runs.evaluate import run_evaluate
 from mi_lens.traces.trace import load_traces
 
 SETTING = {"model": "m", "dtype": "float32", "max_new_tokens": 100}
@@ -205,6 +207,62 @@ def test_a_trace_without_its_result_is_graded_again(tiny_model, tmp_path):
     assert sum(r.seconds is None for r in again.results) == 1
 
 
+def test_what_the_command_wrote_is_read_back(checkpoint, tmp_path):
+    rows = [{"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS]
+    write_jsonl(tmp_path / "problems.jsonl", rows)
+    run = tmp_path / "run"
+    config = EvaluateConfig(
+        out=run,
+        model=str(checkpoint("llama")),
+        problems=str(tmp_path / "problems.jsonl"),
+        conditions=("baseline", "quiet=Suppress(['so'])"),
+        max_new_tokens=6,
+        device="cpu",
+    )
+    evaluation = run_evaluate(config)
+    loaded = Evaluation.load(run)
+    assert loaded.results == evaluation.results
+    assert loaded.setting == evaluation.setting
+    assert loaded.comparisons() == evaluation.comparisons()
+    assert loaded.report() == evaluation.report()
+
+    # Killed after seven of eight results, while the last was being written.
+    for name in ("evaluation.json", "results.parquet"):
+        (run / name).unlink()
+    written = read_jsonl(run / "results.jsonl")
+    results = run / "results.jsonl"
+    results.unlink()
+    for row in reversed(written):
+        append_jsonl(results, row)
+    results.write_bytes(results.read_bytes()[:-9])
+    before = results.read_bytes()
+    loaded = Evaluation.load(run)
+    torn = written[0]["problem"]
+    assert loaded.names == ["baseline", "quiet"]
+    assert sorted(map(str, loaded.results)) == sorted(
+        str(result) for result in evaluation.results if result.problem != torn
+    )
+    assert loaded.setting == {"max_new_tokens": 6}
+    assert results.read_bytes() == before
+
+    results.unlink()  # killed before the first result
+    nothing = Evaluation.load(run)
+    assert nothing.results == ()
+    assert ">0</td>" in nothing._repr_html_()
+    with pytest.raises(ValueError, match="no problem has been answered under every condition yet"):
+        nothing.report()
+
+
+def test_a_folder_that_holds_no_evaluation_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
+        Evaluation.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="holds no run of mi-lens"):
+        Evaluation.load(tmp_path)
+    (tmp_path / "run.json").write_text('{"command": "analyze", "config": {}}')
+    with pytest.raises(ValueError, match="a run of mi-lens analyze; expected one of mi-lens eval"):
+        Evaluation.load(tmp_path)
+
+
 def test_conditions_need_names_of_their_own(tiny_model):
     for conditions in ([], [Condition(), Condition()]):
         with pytest.raises(ValueError, match="each with a name of its own"):
@@ -238,8 +296,6 @@ def test_conditions_as_written():
 
 @pytest.mark.slow
 def test_the_command_goes_on_after_a_kill(checkpoint, tmp_path, capsys):
-    from mi_lens.common.files import write_jsonl
-
     write_jsonl(tmp_path / "problems.jsonl", [
         {"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS
     ])  # fmt: skip
