@@ -67,11 +67,11 @@ def test_conditions_of_a_prompt_share_its_row_until_they_differ(model, monkeypat
     requests = [Request(PROMPTS[0], condition, max_new_tokens=14) for condition in conditions]
     alone = [generate(model, [request], progress=False)[0] for request in requests]
     widths = []
-    step = Decoder._step
+    advance = Decoder._step
 
     def spy(self, current, batch, tokens):
         widths.append((len(batch.jobs), len(tokens)))
-        return step(self, current, batch, tokens)
+        return advance(self, current, batch, tokens)
 
     monkeypatch.setattr(Decoder, "_step", spy)
     assert generate(model, requests, progress=False) == alone
