@@ -1,8 +1,8 @@
 """Generations under way together: jobs, the cache rows that they share, and what acts on each."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,23 +12,24 @@ from torch import Tensor
 
 from mi_lens.interventions.protocol import Action, Row
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.backends.protocol import Backend
 from mi_lens.traces.trace import StopReason
 
 
 @dataclass
 class Job:
-    """A row with all that the loop needs to go on with it.
+    """A row with all that the loop needs to continue it.
 
     Attributes:
-        index: The caller's.
+        index: The number that the caller knows the job by.
         row: What interventions see.
         sampling: How tokens are drawn.
-        actions: What acts on it, in this order.
-        stops: Texts and token ids that end it once generated.
-        context: Most tokens, prompt and generated.
+        actions: What acts on the row, in this order.
+        stops: Texts and token ids that end the row once generated.
+        context: The most tokens that prompt and generated tokens may be together.
         wanted: The candidate that the logits would have given without interventions on them.
-        seconds: Its share of the time that its batches took.
-        stop_reason: Why it ended; None while under way.
+        seconds: The job's share of the time that its batches took.
+        stop_reason: Why the row ended; None while it is under way.
     """
 
     index: int
@@ -41,8 +42,13 @@ class Job:
     seconds: float = 0.0
     stop_reason: StopReason | None = None
 
+    @property
+    def will_edit(self) -> bool:
+        """Whether an action may change the row's states while it reads what it reads now."""
+        return any(action.will_edit(self.row) for action in self.actions)
+
     def accept(self, token: int, end_ids: frozenset[int]) -> None:
-        """Appends a token, and ends the row where it must end."""
+        """Appends a token, and ends the row if the token or a limit ends it."""
         row = self.row
         row.token_ids.append(token)
         row.candidate = None
@@ -67,13 +73,13 @@ class Job:
 
 @dataclass
 class View:
-    """Jobs whose activations are looked at together, a row of a tensor each."""
+    """Jobs whose activations are the rows of one tensor, in this order."""
 
     jobs: Sequence[Job]
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Their rows."""
+        """The jobs' rows."""
         return [job.row for job in self.jobs]
 
     @cached_property
@@ -81,16 +87,21 @@ class View:
         return {}
 
     def acting(self, what: str, acts: Callable[[Action], bool]) -> list[tuple[Action, list[int]]]:
-        """Actions in the order in which they act, each with its jobs' places in this view."""
+        """Actions in the order in which they act, each with the places of its jobs in this view.
+
+        Args:
+            what: Names the question that `acts` answers; the view remembers the answers by it.
+            acts: Whether an action takes part.
+        """
         if what not in self._plans:
             plan: list[tuple[Action, list[int]]] = []
-            for k in range(max((len(job.actions) for job in self.jobs), default=0)):
-                places: dict[int, tuple[Action, list[int]]] = {}
-                for i, job in enumerate(self.jobs):
-                    if k < len(job.actions) and acts(job.actions[k]):
-                        action = job.actions[k]
-                        places.setdefault(id(action), (action, []))[1].append(i)
-                plan += places.values()
+            for turn in range(max((len(job.actions) for job in self.jobs), default=0)):
+                entries: dict[int, tuple[Action, list[int]]] = {}
+                for place, job in enumerate(self.jobs):
+                    if turn < len(job.actions) and acts(job.actions[turn]):
+                        action = job.actions[turn]
+                        entries.setdefault(id(action), (action, []))[1].append(place)
+                plan += entries.values()
             self._plans[what] = plan
         return self._plans[what]
 
@@ -107,7 +118,7 @@ class View:
                 continue
             index = torch.tensor(places, device=tensor.device)
             part = tensor[index]
-            changed = change(action, part, [self.rows[i] for i in places])
+            changed = change(action, part, [self.rows[place] for place in places])
             if changed is not part:
                 tensor = tensor.index_copy(0, index, changed)
         return tensor
@@ -121,32 +132,112 @@ class Batch:
     one row of the cache. So a prompt is read once for all its conditions, and these go on together
     until the first step at which they differ.
 
+    The cache is changed in place: after `regrouped` or `joined`, use the new batch only.
+
     Attributes:
-        jobs: All of them.
-        strands: For each job, which row of the mask, of the cache and of activations is its.
-        mask: 1 at real tokens.
-        cache: The backend's.
-        kept: By layer, outputs at the last position that may yet be recycled.
+        model: A HookedTransformer or TransformerBridge.
+        backend: The functions that drive the model.
+        jobs: All jobs.
+        strands: The strand of each job: its row of the mask, of the cache and of activations.
+        mask: 1 at real tokens, 0 at padding.
+        cache: The backend's cache.
     """
 
+    model: Any
+    backend: Backend
     jobs: list[Job]
     strands: list[int]
     mask: Int[Tensor, "strands pos"]
     cache: Any
-    kept: dict[int, Float[Tensor, "strands 1 d"]] = field(default_factory=dict)
 
     @cached_property
-    def view(self) -> View:
-        """The jobs, for what is done to each of them."""
+    def job_view(self) -> View:
+        """One row per job, for what is done to each of them."""
         return View(self.jobs)
 
     @cached_property
-    def states(self) -> View:
-        """The strands, for what is done to states; nothing is done where several jobs share."""
+    def strand_view(self) -> View:
+        """One row per strand, for what is done to states; no action where several jobs share."""
         silent = replace(self.jobs[0], actions=())
-        rows = [silent] * len(self.mask)
+        jobs = [silent] * len(self.mask)
         sharing = Counter(self.strands)
         for strand, job in zip(self.strands, self.jobs, strict=True):
             if sharing[strand] == 1:
-                rows[strand] = job
-        return View(rows)
+                jobs[strand] = job
+        return View(jobs)
+
+    def regrouped(self, keys: Mapping[int, Hashable]) -> "Batch":
+        """Some of the jobs; those of one strand are parted where their keys differ.
+
+        A few strands without a job stay until the cache is copied anyway, and are read in vain.
+
+        Args:
+            keys: By the place of each job that stays, what it shares a strand by.
+        """
+        strand_numbers: dict[tuple[int, Hashable], int] = {}
+        strands = [
+            strand_numbers.setdefault((self.strands[place], key), len(strand_numbers))
+            for place, key in keys.items()
+        ]
+        jobs = [self.jobs[place] for place in keys]
+        sources = [source for source, _ in strand_numbers]
+        size, width = self.mask.shape
+        idle = size - len(sources)
+        nothing_parts = len(set(sources)) == len(sources)
+        if nothing_parts and (idle == 0 or (width < self.model.cfg.n_ctx and idle <= size // 8)):
+            if len(jobs) == len(self.jobs):
+                return self
+            return replace(self, jobs=jobs, strands=[self.strands[place] for place in keys])
+        index = torch.tensor(sources, device=self.mask.device)
+        self.backend.keep_rows(self.cache, index)
+        parted = replace(self, jobs=jobs, strands=strands, mask=self.mask[index])
+        return parted._trimmed()
+
+    def _trimmed(self) -> "Batch":
+        """Without the leading positions that are padding in every strand."""
+        padding = int(self.mask.amax(0).argmax())
+        if not padding:
+            return self
+        self.backend.trim(self.cache, padding)
+        return replace(self, mask=self.mask[:, padding:])
+
+    def joined(self, other: "Batch") -> "Batch":
+        """The jobs of both batches."""
+        width = max(self.mask.shape[1], other.mask.shape[1])
+        masks = [
+            torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
+            for mask in (self.mask, other.mask)
+        ]
+        self.backend.join(self.cache, other.cache)
+        jobs = [*self.jobs, *other.jobs]
+        strands = [*self.strands, *(len(self.mask) + strand for strand in other.strands)]
+        return replace(self, jobs=jobs, strands=strands, mask=torch.cat(masks))
+
+
+class CurrentPass:
+    """What the model computes at this moment.
+
+    Hooks stay attached for many passes, which is faster than to attach them for each. They are
+    given this object, in which they see whose states they get.
+
+    Attributes:
+        batch: The batch whose cache is read.
+        view: The jobs whose states hooks get: the batch's strands, or jobs that run onward from a
+            recycled layer.
+        outputs: By layer, outputs at the last position that a candidate may ask to run again.
+    """
+
+    batch: Batch
+    view: View
+
+    def __init__(self):
+        self.outputs: dict[int, Float[Tensor, "strands 1 d"]] = {}
+
+    def start(self, batch: Batch, view: View) -> None:
+        """A pass over a view of a batch begins."""
+        self.batch, self.view = batch, view
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the batch reads tokens, and not some of its jobs run onward from a layer."""
+        return self.view is self.batch.strand_view

@@ -16,10 +16,10 @@ from mi_lens.traces.trace import Trace
 
 
 class GenerationInterrupted(KeyboardInterrupt):
-    """Ctrl-C while generating; what was done is in `traces`.
+    """Ctrl-C while generating; the finished traces are in `traces`.
 
     Attributes:
-        traces: Index of the request to its trace, for those that had finished.
+        traces: By index of the request, the traces that had finished.
     """
 
     def __init__(self, traces: dict[int, Trace], asked: int):
@@ -50,31 +50,31 @@ def generate(
         requests: Requests, whose conditions may differ; or problems or bare questions, for which
             the arguments `condition` to `stop` make the request.
         condition: A condition, which then has the sampling settings too; or interventions, which
-            act in this order; none is the baseline.
+            act in this order; without interventions, the generation is the baseline.
         style: See `mi_lens.problems.prompts.prompt_text`.
-        max_new_tokens: Budget of each.
+        max_new_tokens: The most tokens to generate for each request.
         temperature: See `Sampling`.
         top_p: See `Sampling`.
         top_k: See `Sampling`.
         min_p: See `Sampling`.
         seed: See `Request`.
         stop: See `Request`.
-        batch_size: Rows decoded together; changes speed and memory, not tokens.
+        batch_size: How many rows are decoded together; changes speed and memory, not tokens.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
             tokenizer, a prompt leaves no room in the model's context, or an intervention does not
             fit the model or must not be tried on a problem.
-        GenerationInterrupted: On Ctrl-C, with the traces that were done.
+        GenerationInterrupted: On Ctrl-C, with the traces that had finished.
     """
     if not isinstance(condition, Condition):
-        several = condition if isinstance(condition, Sequence) else (condition,)
+        interventions = condition if isinstance(condition, Sequence) else (condition,)
         sampling = Sampling(temperature, top_p, top_k, min_p)
-        condition = Condition(tuple(several), sampling)
+        condition = Condition(tuple(interventions), sampling)
     elif (temperature, top_p, top_k, min_p) != (0.0, 1.0, None, 0.0):
         raise ValueError("sampling settings are given twice: put them into the condition")
-    full = [
+    complete = [
         item
         if isinstance(item, Request)
         else Request(item, condition, style, seed, max_new_tokens, tuple(stop))
@@ -82,11 +82,11 @@ def generate(
     ]
     traces: dict[int, Trace] = {}
     try:
-        for done in stream(Plan(model), full, batch_size=batch_size, progress=progress):
-            traces[done.index] = done.trace
+        for finished in stream(Plan(model), complete, batch_size=batch_size, progress=progress):
+            traces[finished.index] = finished.trace
     except KeyboardInterrupt:
-        raise GenerationInterrupted(traces, len(full)) from None
-    return [traces[index] for index in range(len(full))]
+        raise GenerationInterrupted(traces, len(complete)) from None
+    return [traces[index] for index in range(len(complete))]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Finished:
     """A generation that has ended.
 
     Attributes:
-        index: Of its request.
+        index: The place of its request among all requests.
         trace: What was generated.
         seconds: Its share of the time that its batches took.
     """

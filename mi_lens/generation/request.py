@@ -16,17 +16,17 @@ from mi_lens.traces.trace import Trace
 
 @dataclass(frozen=True)
 class Request:
-    """One generation asked for.
+    """One generation that is asked for.
 
     Attributes:
         problem: A problem, or a bare question.
-        condition: What is done to it, and how tokens are drawn.
+        condition: What is done to the generation, and how tokens are drawn.
         style: How the question becomes a prompt.
-        seed: Of the sampling. Equal requests with equal seeds give equal tokens.
-        max_new_tokens: Budget, a prefix included.
+        seed: The seed of the sampling. Equal requests with equal seeds give equal tokens.
+        max_new_tokens: The most tokens to generate, the prefix included.
         stop: Texts and token ids that end the generation once written; they stay in the trace.
-        prefix: Token ids that the generation begins with. They are read like a prompt, with
-            `Steer` at work and `Recycle` not.
+        prefix: Token ids that the generation begins with. They are read like a prompt: `Steer`
+            acts on them, `Recycle` does not.
     """
 
     problem: Problem | str
@@ -88,8 +88,13 @@ class Plan:
         for intervention in request.condition.interventions:
             if isinstance(request.problem, Problem):
                 intervention.check(request.problem)
-        row = Row(self.model.tokenizer, prompt_ids, request.seed, request.max_new_tokens,
-                  list(request.prefix))  # fmt: skip
+        row = Row(
+            self.model.tokenizer,
+            prompt_ids,
+            request.seed,
+            request.max_new_tokens,
+            list(request.prefix),
+        )
         actions = tuple(map(self._action, request.condition.interventions))
         return Job(index, row, request.condition.sampling, actions, request.stop, context)
 
@@ -106,8 +111,8 @@ class Plan:
     def trace_id(self, request: Request) -> str:
         """The id of the trace that a request gives: a hash of all that decides its tokens.
 
-        And of its problem: what is graded or read against a gold answer under this id is not taken
-        for that of another.
+        The hash covers the problem too, so that what is graded or measured against one gold answer
+        is never taken for a result of another.
         """
         described = self.describe(request.condition)
         what = [
@@ -160,12 +165,12 @@ class Plan:
         return self._actions[id(intervention)][1]
 
     def describe(self, condition: Condition) -> dict[str, Any]:
-        """A condition as JSON, with a hash in the place of any long list of numbers."""
+        """A condition as JSON, in which a hash replaces every long list of numbers."""
         if id(condition) not in self._described:
             settings = condition.to_json()
             settings["interventions"] = [
-                {key: _short(value) for key, value in to_json(one).items()}
-                for one in condition.interventions
+                {key: _short(value) for key, value in to_json(intervention).items()}
+                for intervention in condition.interventions
             ]
             self._described[id(condition)] = condition, settings
         return self._described[id(condition)][1]
@@ -182,6 +187,6 @@ def _short(value: Any) -> Any:
 
 
 def end_of_text_ids(model) -> set[int]:
-    """The tokens that end a generation: the tokenizer's, and the checkpoint's where it has more."""
+    """The tokens that end a generation: the tokenizer's, and any others of the checkpoint."""
     ends = {model.tokenizer.eos_token_id, *getattr(model, "eos_token_ids", ())}
     return ends - {None}

@@ -1,4 +1,4 @@
-"""Generation into a file: a killed one goes on with the traces that it lacks."""
+"""Generation into a file: after an interruption, only the missing traces are generated."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ def generate_into(
     progress: bool = True,
     on_finished: Callable[[Finished], object] = lambda finished: None,
 ) -> list[Trace]:
-    """Generates traces into a folder's traces.jsonl, each on disk before the next is waited for.
+    """Generates traces into a folder's traces.jsonl; each is on disk before the next is awaited.
 
     Traces that are there already are not generated again.
 
     Args:
-        folder: None keeps traces in memory only.
+        folder: Where traces.jsonl is; None keeps traces in memory only.
         plan: Of the model.
-        requests: Of equal ones, one is generated.
-        batch_size: Rows decoded together; changes speed and memory, not tokens.
+        requests: What to generate. Equal requests are generated once.
+        batch_size: How many rows are decoded together; changes speed and memory, not tokens.
         progress: Shows a bar on a terminal's stderr.
         on_finished: Called with each new trace once it is on disk.
 
@@ -39,7 +39,7 @@ def generate_into(
         drop_torn_line(path)
         done = {trace.id: trace for trace in load_traces(path)}
     ids = list(map(plan.trace_id, requests))
-    waiting = {id_: r for id_, r in zip(ids, requests, strict=True) if id_ not in done}
+    waiting = {id_: request for id_, request in zip(ids, requests, strict=True) if id_ not in done}
     if waiting:
         todo = list(waiting.values())
         for finished in stream(plan, todo, batch_size=batch_size, progress=progress):

@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 import torch
 
 from mi_lens.generation.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Row
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.backends.lookup import available, get_backend
 from mi_lens.models.padding import left_pad
 
 
@@ -20,6 +23,29 @@ def jobs(*actions):
     return [
         Job(i, Row(None, (1,), 0, 9), Sampling(), some, (), 99) for i, some in enumerate(actions)
     ]
+
+
+def batch_of(jobs, strands, mask, model=None, cache=None):
+    backend = get_backend(available()[0])
+    return Batch(model or SimpleNamespace(cfg=None), backend, jobs, strands, mask, cache)
+
+
+def started(model, prompts, strands):
+    """A batch that has read its prompts."""
+    backend = get_backend("hooked")
+    tokens, mask = left_pad(prompts)
+    batch = batch_of(jobs(*[()] * len(strands)), strands, mask, model)
+    batch.cache = backend.new_cache(model, len(mask))
+    backend.step(model, tokens, mask, batch.cache, 0)
+    return batch
+
+
+def next_logits(batch):
+    """By job, logits after one more token."""
+    backend = get_backend("hooked")
+    mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), 1)], dim=1)
+    tokens = torch.full((len(mask), 1), 9)
+    return backend.step(batch.model, tokens, mask, batch.cache, 1)[batch.strands, 0]
 
 
 def test_actions_change_their_own_rows_in_order():
@@ -41,11 +67,56 @@ def test_actions_change_their_own_rows_in_order():
 def test_nothing_is_done_to_a_shared_state():
     a = Add(1.0)
     some = jobs((a,), (a,), (a,))
-    batch = Batch(some, [2, 0, 2], torch.ones(3, 4, dtype=torch.long), None)
-    states = batch.states.jobs
+    batch = batch_of(some, [2, 0, 2], torch.ones(3, 4, dtype=torch.long))
+    states = batch.strand_view.jobs
     assert states[0] is some[1]
     assert [len(job.actions) for job in states] == [1, 0, 0]
-    assert batch.view.jobs is some
+    assert batch.job_view.jobs is some
+
+
+def test_the_same_batch_goes_on_where_nothing_parts(tiny_model):
+    batch = started(tiny_model, [[8, 9], [10, 11]], [0, 1, 0])
+    assert batch.regrouped({0: "a", 1: "b", 2: "a"}) is batch
+
+
+def test_jobs_of_a_strand_part_where_their_keys_differ(tiny_model):
+    prompts = [[8, 9], [10, 11, 12]]
+    together = next_logits(started(tiny_model, prompts, [0, 1, 0]))
+    batch = started(tiny_model, prompts, [0, 1, 0])
+    parted = batch.regrouped({0: "a", 1: "a", 2: "b"})
+    assert parted.strands == [0, 1, 2]
+    assert parted.jobs == batch.jobs
+    torch.testing.assert_close(next_logits(parted), together, rtol=0, atol=1e-12)
+
+
+def test_a_strand_without_a_job_goes_with_the_eighth(tiny_model):
+    prompts = [[8, number] for number in range(9, 17)]
+    batch = started(tiny_model, prompts, list(range(8)))
+    idle = batch.regrouped(dict.fromkeys(range(1, 8)))
+    assert (idle.strands, len(idle.mask)) == (list(range(1, 8)), 8)
+    smaller = idle.regrouped(dict.fromkeys(range(1, 7)))
+    assert (smaller.strands, len(smaller.mask)) == (list(range(6)), 6)
+    assert [job.index for job in smaller.jobs] == list(range(2, 8))
+
+
+def test_padding_of_a_row_that_left_goes_with_it(tiny_model):
+    alone = next_logits(started(tiny_model, [[8, 9]], [0]))
+    batch = started(tiny_model, [[8, 9], [10, 11, 12, 13]], [0, 1])
+    left = batch.regrouped({0: None})
+    assert left.mask.tolist() == [[1, 1]]
+    torch.testing.assert_close(next_logits(left), alone, rtol=0, atol=1e-12)
+
+
+def test_joined_batches_read_as_each_did(tiny_model):
+    long, short = [[8, 9, 10, 11]], [[12, 13], [14]]
+    apart = [
+        next_logits(started(tiny_model, prompts, strands))
+        for prompts, strands in ((short, [1, 0, 1]), (long, [0]))
+    ]
+    joined = started(tiny_model, short, [1, 0, 1]).joined(started(tiny_model, long, [0]))
+    assert joined.strands == [1, 0, 1, 2]
+    assert joined.mask.sum(1).tolist() == [2, 1, 4]
+    torch.testing.assert_close(next_logits(joined), torch.cat(apart), rtol=0, atol=1e-12)
 
 
 def test_left_pad():

@@ -69,9 +69,9 @@ def test_conditions_of_a_prompt_share_its_row_until_they_differ(model, monkeypat
     widths = []
     advance = Decoder._step
 
-    def spy(self, batch, tokens):
+    def spy(self, current, batch, tokens):
         widths.append((len(batch.jobs), len(tokens)))
-        return advance(self, batch, tokens)
+        return advance(self, current, batch, tokens)
 
     monkeypatch.setattr(Decoder, "_step", spy)
     assert generate(model, requests, progress=False) == alone

@@ -110,7 +110,7 @@ def test_other_rows_are_not_touched_by_a_bit(model, trigger):
         drawn = Decoder._draw
 
         def spy(self, view, logits):
-            if view is self.batch.view:
+            if view.jobs[0].index == 0:  # which no action recycles
                 seen.append(logits[0].clone())
             drawn(self, view, logits)
 

@@ -1,1 +1,1 @@
-"""What runs a model while it writes, one file an engine."""
+"""Other engines that generate traces; each has its own file."""

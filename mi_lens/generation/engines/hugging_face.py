@@ -21,11 +21,15 @@ def generate_with_transformers(
     Args:
         checkpoint: A folder or hub id of a causal language model with its tokenizer.
         requests: Greedy, without interventions, prefix or stop texts.
-        batch_size: Rows decoded together, left-padded.
-        **load: To `AutoModelForCausalLM.from_pretrained`, as dtype or device_map.
+        batch_size: How many rows are decoded together, left-padded.
+        **load: Passed on to `AutoModelForCausalLM.from_pretrained`, for example dtype.
+
+    Returns:
+        A trace for every request, in their order.
 
     Raises:
-        ValueError: If a request asks for what this engine does not do, or for padding in float64.
+        ValueError: If a request asks for what this engine does not do, or if the model is in
+            float64 and `batch_size` is above 1.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -39,23 +43,24 @@ def generate_with_transformers(
     ends = model.generation_config.eos_token_id
     end_ids = set(ends if isinstance(ends, list) else [ends]) - {None}
     engine = f"transformers {version('transformers')} generate, {model.dtype}"
-    prompts = [encoded_prompt(tokenizer, request) for request in requests]
     traces = []
     for start in range(0, len(requests), batch_size):
-        some = range(start, min(start + batch_size, len(requests)))
-        tokens, mask = left_pad([prompts[i][1] for i in some], device=model.device)
+        batch = requests[start : start + batch_size]
+        prompts = [encoded_prompt(tokenizer, request) for request in batch]
+        tokens, mask = left_pad([prompt_ids for _, prompt_ids in prompts], device=model.device)
         with torch.inference_mode():
-            out = model.generate(
-                tokens, attention_mask=mask, do_sample=False,
-                max_new_tokens=max(requests[i].max_new_tokens for i in some),
+            sequences = model.generate(
+                tokens,
+                attention_mask=mask,
+                do_sample=False,
+                max_new_tokens=max(request.max_new_tokens for request in batch),
                 pad_token_id=min(end_ids, default=0),
-            )  # fmt: skip
-        for i, row in zip(some, out[:, tokens.shape[1] :].tolist(), strict=True):
-            ids = until_end(row[: requests[i].max_new_tokens], end_ids)
+            )
+        rows = sequences[:, tokens.shape[1] :].tolist()
+        for request, prompt, row in zip(batch, prompts, rows, strict=True):
+            ids = until_end(row[: request.max_new_tokens], end_ids)
             reason: StopReason = "eos" if ids and ids[-1] in end_ids else "length"
             traces.append(
-                unhooked_trace(
-                    str(checkpoint), engine, tokenizer, requests[i], prompts[i], ids, reason
-                )
+                unhooked_trace(str(checkpoint), engine, tokenizer, request, prompt, ids, reason)
             )
     return traces

@@ -1,9 +1,9 @@
-"""Unhooked baselines from other engines, as traces that say which engine made them.
+"""What the other engines share: unhooked baselines, as traces that name their engine.
 
 A number from another engine is not a number from this one: kernels, padding and dtype differ, and
-greedy decoding amplifies it. Every trace made here carries its engine in its condition, and
+greedy decoding amplifies the difference. Every such trace carries its engine in its condition, and
 `comparison.compare` names the engine among the settings that differ. Interventions need hooks, so
-none of these takes any.
+no other engine takes any.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,34 @@ from mi_lens.traces.trace import StopReason, Trace
 
 
 def refuse(requests: Sequence[Request], *, greedy_only: bool) -> None:
+    """Refuses requests for what an engine without hooks does not do.
+
+    Args:
+        requests: What is asked of the engine.
+        greedy_only: Whether sampling and stop texts are refused too.
+
+    Raises:
+        ValueError: If there are no requests, or one has interventions or a prefix; with
+            `greedy_only`, also if one samples or has stop texts.
+    """
     if not requests:
         raise ValueError("no problems to generate for; expected at least one")
     for index, request in enumerate(requests):
-        wrong = None
+        refused = None
         if request.condition.interventions:
-            wrong = "interventions, which need hooks"
+            refused = "interventions, which need hooks"
         elif request.prefix:
-            wrong = "a prefix"
+            refused = "a prefix"
         elif greedy_only and request.condition.sampling.temperature > 0:
-            wrong = "sampling, whose random numbers would not be the request's own"
+            refused = "sampling, whose random numbers would not be the request's own"
         elif greedy_only and request.stop:
-            wrong = "stop texts"
-        if wrong:
-            raise ValueError(f"request {index} asks for {wrong}; use mi_lens.generate")
+            refused = "stop texts"
+        if refused:
+            raise ValueError(f"request {index} asks for {refused}; use mi_lens.generate")
 
 
 def encoded_prompt(tokenizer: Any, request: Request) -> tuple[str, tuple[int, ...]]:
+    """A request's prompt as text and as token ids, the same as `mi_lens.generate` reads."""
     problem = request.problem
     question = problem if isinstance(problem, str) else problem.question
     text = prompt_text(tokenizer, question, request.style)
@@ -42,9 +53,10 @@ def encoded_prompt(tokenizer: Any, request: Request) -> tuple[str, tuple[int, ..
 
 
 def until_end(ids: list[int], end_ids: set[int]) -> list[int]:
-    for i, token in enumerate(ids):
+    """Token ids up to and with the first that ends a generation; all of them if none does."""
+    for step, token in enumerate(ids):
         if token in end_ids:
-            return ids[: i + 1]
+            return ids[: step + 1]
     return ids
 
 
@@ -57,6 +69,17 @@ def unhooked_trace(
     ids: list[int],
     reason: StopReason,
 ) -> Trace:
+    """The trace of a generation by another engine.
+
+    Args:
+        checkpoint: The folder or hub id that the engine loaded.
+        engine: The engine's name and version, which goes into the trace's condition and id.
+        tokenizer: The checkpoint's.
+        request: What was asked.
+        prompt: From `encoded_prompt`.
+        ids: Generated token ids.
+        reason: Why the generation ended.
+    """
     text, prompt_ids = prompt
     condition = {
         **request.condition.to_json(),

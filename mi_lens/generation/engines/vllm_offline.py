@@ -19,7 +19,10 @@ def generate_with_vllm(
         checkpoint: A folder or hub id.
         requests: Without interventions and prefix; sampling settings and stop texts are passed on,
             but vLLM's random numbers are its own.
-        **load: To `vllm.LLM`.
+        **load: Passed on to `vllm.LLM`.
+
+    Returns:
+        A trace for every request, in their order.
 
     Raises:
         ImportError: If vLLM is not installed.
@@ -39,24 +42,26 @@ def generate_with_vllm(
         sampling = request.condition.sampling
         settings.append(
             vllm.SamplingParams(
-                temperature=sampling.temperature, top_p=sampling.top_p,
-                top_k=-1 if sampling.top_k is None else sampling.top_k, min_p=sampling.min_p,
-                seed=request.seed, max_tokens=request.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=-1 if sampling.top_k is None else sampling.top_k,
+                min_p=sampling.min_p,
+                seed=request.seed,
+                max_tokens=request.max_new_tokens,
                 stop=[stop for stop in request.stop if isinstance(stop, str)] or None,
                 stop_token_ids=[stop for stop in request.stop if isinstance(stop, int)] or None,
                 include_stop_str_in_output=True,
             )
-        )  # fmt: skip
+        )
     outputs = model.generate([{"prompt_token_ids": list(ids)} for _, ids in prompts], settings)
     traces = []
     for request, prompt, output in zip(requests, prompts, outputs, strict=True):
-        made = output.outputs[0]
+        completion = output.outputs[0]
         reason: StopReason = "length"
-        if made.finish_reason == "stop":
-            reason = "stop" if made.stop_reason is not None else "eos"
+        if completion.finish_reason == "stop":
+            reason = "stop" if completion.stop_reason is not None else "eos"
+        ids = list(completion.token_ids)
         traces.append(
-            unhooked_trace(
-                str(checkpoint), engine, tokenizer, request, prompt, list(made.token_ids), reason
-            )
+            unhooked_trace(str(checkpoint), engine, tokenizer, request, prompt, ids, reason)
         )
     return traces

@@ -1,0 +1,132 @@
+"""A block of the model runs again for some jobs of a batch (`mi_lens.interventions.recycle`).
+
+Where the token that is read asks for it, the block's output is replaced in passing. Where the
+candidate asks for it, the layers above are computed anew too, and another candidate is drawn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_lens.generation.batch import Batch, CurrentPass, View
+from mi_lens.interventions.protocol import Action, Recycling, Trigger
+
+
+@dataclass(frozen=True)
+class Order:
+    """One block that runs again, in the same way for several jobs.
+
+    Attributes:
+        layer: Which block.
+        recycling: How often it runs, and what stays in the cache.
+        places: The places of the jobs in the view that was asked.
+    """
+
+    layer: int
+    recycling: Recycling
+    places: list[int]
+
+
+def recycle_consumed(
+    batch: Batch, layer: int, states: Float[Tensor, "strands pos d"]
+) -> Float[Tensor, "strands pos d"]:
+    """The output of a block, run again in the strands whose token just read asks for it.
+
+    Tokens of prompts and prefixes ask for nothing.
+    """
+    view = batch.strand_view
+    if any(row.reading > 1 for row in view.rows):
+        return states
+    for order in _orders(view, layer, "consumed"):
+        strands = torch.tensor(order.places, device=states.device)
+        states = states.index_copy(0, strands, _run_again(batch, order, states[strands], strands))
+        for place in order.places:
+            row = view.rows[place]
+            row.note("recycle", layer=layer, consumed=row.consumed)
+    return states
+
+
+def awaits_candidates(batch: Batch, layer: int) -> bool:
+    """Whether a candidate of this batch may ask for the block to run again."""
+    return any(
+        _may_recycle(action, layer, "candidate") for job in batch.jobs for action in job.actions
+    )
+
+
+def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None]) -> Batch:
+    """Runs blocks again in the rows whose candidate asks for it, and draws their candidate anew.
+
+    Args:
+        current: The pass in which the batch read tokens. Every row has its candidate from it. Its
+            outputs are used up.
+        draw: Gives the rows of a view their candidates from logits.
+
+    Returns:
+        The batch, in which each recycled job has a strand of its own.
+    """
+    batch = current.batch
+    orders = [
+        order
+        for layer in sorted(current.outputs)
+        for order in _orders(batch.job_view, layer, "candidate")
+    ]
+    outputs_by_order = [
+        current.outputs[order.layer][[batch.strands[place] for place in order.places]]
+        for order in orders
+    ]
+    current.outputs.clear()
+    if not orders:
+        return batch
+    recycled = {place for order in orders for place in order.places}
+    batch = batch.regrouped(
+        {place: place if place in recycled else None for place in range(len(batch.jobs))}
+    )
+    for order, outputs in zip(orders, outputs_by_order, strict=True):
+        strands = torch.tensor(
+            [batch.strands[place] for place in order.places], device=outputs.device
+        )
+        view = View([batch.jobs[place] for place in order.places])
+        candidates = [row.candidate for row in view.rows]
+        states = _run_again(batch, order, outputs, strands)
+        current.start(batch, view)
+        logits = batch.backend.onward(
+            batch.model, order.layer + 1, states, batch.mask[strands], batch.cache, strands
+        )
+        draw(view, logits)
+        for row, candidate in zip(view.rows, candidates, strict=True):
+            row.note("recycle", layer=order.layer, wanted=candidate, emitted=row.candidate)
+    return batch
+
+
+def _run_again(
+    batch: Batch,
+    order: Order,
+    states: Float[Tensor, "rows 1 d"],
+    strands: Int[Tensor, " rows"],
+) -> Float[Tensor, "rows 1 d"]:
+    """The outputs of the order's block at the last position, run again on its own outputs."""
+    mask, keep_kv = batch.mask[strands], order.recycling.keep_kv
+    for _ in range(order.recycling.passes):
+        states = batch.backend.again(
+            batch.model, order.layer, states, mask, batch.cache, strands, keep_kv=keep_kv
+        )
+    return states
+
+
+def _orders(view: View, layer: int, trigger: Trigger) -> list[Order]:
+    """How a block is to run again, with the places of the jobs for which it is."""
+    places: dict[Recycling, list[int]] = {}
+    plan = view.acting(f"{trigger} {layer}", lambda action: _may_recycle(action, layer, trigger))
+    for action, acting in plan:
+        for place in acting:
+            recycling = action.recycling(view.rows[place])
+            if recycling is not None:
+                places.setdefault(recycling, []).append(place)
+    return [Order(layer, recycling, jobs) for recycling, jobs in places.items()]
+
+
+def _may_recycle(action: Action, layer: int, trigger: Trigger) -> bool:
+    return action.recycled_layer == layer and action.recycled_when == trigger
