@@ -22,6 +22,7 @@ from mi_lens.generation.batch import Batch, Job, View
 from mi_lens.interventions.protocol import Action, Recycling
 from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.padding import left_pad
 
 
@@ -149,7 +150,7 @@ class Decoder:
         view = self.view
         plan = view.acting(name, lambda action: name in action.hook_names)
         changed = view.apply(plan, lambda a, part, rows: a.edit(name, part, rows), states)
-        layer = _layer_of_output(name)
+        layer = layer_of_output(name)
         if layer is not None and view is self.batch.states:
             changed = self._recycle_consumed(layer, changed)
             if any(_recycles(a, layer, "candidate") for j in self.batch.jobs for a in j.actions):
@@ -279,14 +280,8 @@ def _hook_names(jobs: Sequence[Job]) -> list[str]:
     for action in {id(a): a for job in jobs for a in job.actions}.values():
         names |= dict.fromkeys(action.hook_names)
         if action.recycled_layer is not None:
-            names[f"blocks.{action.recycled_layer}.hook_resid_post"] = None
+            names[block_output(action.recycled_layer)] = None
     return list(names)
-
-
-def _layer_of_output(name: str) -> int | None:
-    if name.startswith("blocks.") and name.endswith(".hook_resid_post"):
-        return int(name.split(".")[1])
-    return None
 
 
 def _recycles(action: Action, layer: int, when: str) -> bool:

@@ -15,7 +15,7 @@ from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, thinki
 from mi_lens.interventions.condition import Condition, parse_intervention
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.models.hook_names import match_hook_names
+from mi_lens.models.hook_names import last_block_output, match_hook_names
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
@@ -42,8 +42,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     problems = _problems(config)
     _require_solutions(problems, config)
     model = _model(config)
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    hook_names = tuple(match_hook_names(model, config.hook_names or (last,)))
+    hook_names = tuple(match_hook_names(model, config.hook_names or last_block_output(model)))
     requests = _requests(config, model, problems)
     # From here on the folder exists: what can be refused was refused.
     folder = open_run(config, model_fingerprint(model))
