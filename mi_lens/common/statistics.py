@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import binom, binomtest, rankdata
 
 from mi_lens.common.html import table, with_interval
+from mi_lens.common.resampling import resample
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,6 @@ class Estimate:
         return table({"mean (interval)": self.text, "units": self.n})
 
 
-def resample(n: int, draws: int = 2000, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
-    """How often each of n units is drawn in each bootstrap draw."""
-    return np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)
-
-
 def mean_interval(
     values: Float[np.ndarray, "unit *point"],
     *,
@@ -54,7 +50,12 @@ def mean_interval(
 
 
 def spearman(a: Float[np.ndarray, " step"], b: Float[np.ndarray, " step"]) -> float:
-    """Rank correlation; equal values share their mean rank. Neither may be constant."""
+    """Rank correlation; equal values share their mean rank.
+
+    NaN where it is not defined: a value is NaN, or one of the two does not vary.
+    """
+    if np.isnan(a).any() or np.isnan(b).any() or not np.ptp(a) or not np.ptp(b):
+        return float("nan")
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 

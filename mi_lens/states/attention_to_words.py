@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
+from mi_lens.common.resampling import resample
+from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
