@@ -26,7 +26,7 @@ def problem_index(groups: Sequence[Hashable] | None, rows: int) -> Index:
     if groups is None:
         return np.arange(rows)
     if len(groups) != rows:
-        raise ValueError(f"{len(groups)} groups for {rows} rows of states; expected one a row")
+        raise ValueError(f"{len(groups)} groups for {rows} rows of states; expected one per row")
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 
@@ -61,7 +61,7 @@ def shuffled_rows(
         row = int(np.flatnonzero(odd)[0])
         raise ValueError(
             f"rows {int(first[problem[row]])} and {row} are of one problem with different labels; "
-            "expected one label a problem, as its gold answer"
+            "expected one label for each problem, such as its gold answer"
         )
     orders = [rng.permutation(len(problems)) for _ in range(draws)]
     return first[np.array(orders, dtype=int).reshape(draws, len(problems))][:, problem]

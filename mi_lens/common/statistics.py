@@ -130,8 +130,8 @@ def paired_power(problems: int, gain: float, changed: float, *, level: float = 0
     low = binom.ppf(level / 2, pairs, 0.5) - 1
     low += (2 * binom.cdf(low + 1, pairs, 0.5) <= level).astype(float)
     up = (changed + gain) / (2 * changed)
-    found = binom.cdf(low, pairs, up) + binom.sf(pairs - low - 1, pairs, up)
-    return float(likely @ np.where(low < 0, 0.0, found))
+    rejected = binom.cdf(low, pairs, up) + binom.sf(pairs - low - 1, pairs, up)
+    return float(likely @ np.where(low < 0, 0.0, rejected))
 
 
 def problems_needed(gain: float, changed: float, *, power: float = 0.8, level: float = 0.05) -> int:

@@ -8,6 +8,7 @@ block 20: `blocks.19.hook_resid_post`, so direction.19.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -103,20 +104,22 @@ def save_gguf(
     """
     from gguf.gguf_writer import GGUFWriter
 
-    if not isinstance(directions, Mapping):
-        directions = block_outputs(directions)
-    if not directions:
+    if isinstance(directions, Mapping):
+        by_block = cast("Mapping[int, Tensor]", directions)
+    else:
+        by_block = block_outputs(directions)
+    if not by_block:
         raise ValueError("no directions to save; expected at least one block's")
-    if min(directions) < 0:
-        raise ValueError(f"block {min(directions)}: expected numbers from 0, as in blocks.0")
-    shapes = {tuple(direction.shape) for direction in directions.values()}
+    if min(by_block) < 0:
+        raise ValueError(f"block {min(by_block)}: expected numbers from 0, as in blocks.0")
+    shapes = {tuple(direction.shape) for direction in by_block.values()}
     if len(shapes) > 1:
         raise ValueError(f"directions of shapes {sorted(shapes)}; expected one length")
     with replacing(path) as temporary:
         writer = GGUFWriter(temporary, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
-        writer.add_uint32("controlvector.layer_count", len(directions))
-        for block, direction in sorted(directions.items()):
+        writer.add_uint32("controlvector.layer_count", len(by_block))
+        for block, direction in sorted(by_block.items()):
             values = direction.detach().to("cpu", torch.float32).numpy()
             writer.add_tensor(f"direction.{block}", np.ascontiguousarray(values))
         writer.write_header_to_file()
