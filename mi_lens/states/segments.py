@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
+from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
@@ -201,6 +202,7 @@ def states_at(
 
 def require_readable(model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
     """Raises a ValueError that names what keeps this model from reading these traces."""
+    require_unprocessed(model)
     if not traces:
         raise ValueError("no traces to capture; expected at least one")
     if not hook_names:
