@@ -26,12 +26,12 @@ from experiments.study import (
     said,
     save,
 )
+from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import (
     Estimate,
     estimate_mean,
     paired_power,
     problems_needed,
-    resample,
 )
 from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, legend_above, style
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, is_right, said, save, side
-from mi_lens.common.statistics import Estimate, resample
+from mi_lens.common.resampling import resample
+from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.traces.thought_statistics import ThoughtStatistics
 from mi_lens.traces.thoughts import THOUGHT_CLASSES

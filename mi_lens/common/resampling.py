@@ -1,7 +1,7 @@
 """Problems as the unit of chance: folds, shuffled labels and bootstrap draws never split a problem.
 
 Steps of a trace and repeated traces of a problem are not independent of one another, so whatever
-is drawn here is drawn for whole problems.
+is drawn here is drawn for whole problems (or for traces, where each is of its own problem).
 """
 
 from collections.abc import Hashable, Sequence
@@ -26,7 +26,7 @@ def problem_index(groups: Sequence[Hashable] | None, rows: int) -> Index:
     if groups is None:
         return np.arange(rows)
     if len(groups) != rows:
-        raise ValueError(f"{len(groups)} groups for {rows} rows of states; expected one a row")
+        raise ValueError(f"{len(groups)} groups for {rows} rows of states; expected one per row")
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
 
@@ -61,17 +61,20 @@ def shuffled_rows(
         row = int(np.flatnonzero(odd)[0])
         raise ValueError(
             f"rows {int(first[problem[row]])} and {row} are of one problem with different labels; "
-            "expected one label a problem, as its gold answer"
+            "expected one label for each problem, such as its gold answer"
         )
     orders = [rng.permutation(len(problems)) for _ in range(draws)]
     return first[np.array(orders, dtype=int).reshape(draws, len(problems))][:, problem]
 
 
+def resample(n: int, draws: int = 2000, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
+    """How often each of n units stands in each bootstrap draw, n of them with replacement."""
+    return np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)
+
+
 def bootstrap_counts(problem: Index, draws: int, seed: int) -> Int[np.ndarray, "draw row"]:
-    """How often each row stands in each draw of problems with replacement."""
-    problems = int(problem.max()) + 1
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(problems, [1 / problems] * problems, size=draws)[:, problem]
+    """How often each row stands in each draw of problems: rows of a problem come together."""
+    return resample(int(problem.max()) + 1, draws, seed)[:, problem]
 
 
 def percentiles(values: Float[np.ndarray, "draw"], confidence: float) -> tuple[float, float]:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.stats import binom, binomtest, rankdata
 
 from mi_lens.common.html import table, with_interval
+from mi_lens.common.resampling import resample
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,6 @@ class Estimate:
         return table({"mean (interval)": self.text, "units": self.n})
 
 
-def resample(n: int, draws: int = 2000, seed: int = 0) -> Int[np.ndarray, "draw unit"]:
-    """How often each of n units is drawn in each bootstrap draw."""
-    return np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)
-
-
 def mean_interval(
     values: Float[np.ndarray, "unit *point"],
     *,
@@ -59,7 +55,12 @@ def mean_interval(
 
 
 def spearman(a: Float[np.ndarray, " step"], b: Float[np.ndarray, " step"]) -> float:
-    """Rank correlation; equal values share their mean rank. Neither may be constant."""
+    """Rank correlation; equal values share their mean rank.
+
+    NaN where it is not defined: a value is NaN, or one of the two does not vary.
+    """
+    if np.isnan(a).any() or np.isnan(b).any() or not np.ptp(a) or not np.ptp(b):
+        return float("nan")
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
@@ -134,8 +135,8 @@ def paired_power(problems: int, gain: float, changed: float, *, level: float = 0
     low = binom.ppf(level / 2, pairs, 0.5) - 1
     low += (2 * binom.cdf(low + 1, pairs, 0.5) <= level).astype(float)
     up = (changed + gain) / (2 * changed)
-    found = binom.cdf(low, pairs, up) + binom.sf(pairs - low - 1, pairs, up)
-    return float(likely @ np.where(low < 0, 0.0, found))
+    rejected = binom.cdf(low, pairs, up) + binom.sf(pairs - low - 1, pairs, up)
+    return float(likely @ np.where(low < 0, 0.0, rejected))
 
 
 def problems_needed(gain: float, changed: float, *, power: float = 0.8, level: float = 0.05) -> int:

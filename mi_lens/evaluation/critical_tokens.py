@@ -19,6 +19,7 @@ from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.hook_names import last_block_output
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem, question_key
 from mi_lens.problems.prompts import PromptStyle
@@ -189,7 +190,7 @@ def _seeds(first: int, samples: int, own: int) -> list[int]:
 
 
 def _probabilities(model, trace: Trace) -> Float[np.ndarray, " step"]:
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    last = last_block_output(model)
     (states,) = capture(model, [trace], [last])
     return 2.0 ** -next_token_uncertainty(model, trace, states[last])["surprisal"]
 

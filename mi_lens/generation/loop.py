@@ -22,6 +22,7 @@ from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, 
 from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.padding import left_pad
 
 
@@ -168,7 +169,7 @@ def _edit(current: CurrentPass, name: str, states: Tensor, hook: Any) -> Tensor 
     view = current.view
     plan = view.acting(name, lambda action: name in action.hook_names)
     edited = view.apply(plan, lambda action, part, rows: action.edit(name, part, rows), states)
-    layer = _layer_of_output(name)
+    layer = layer_of_output(name)
     if layer is not None and current.reads_tokens:
         edited = recycle_consumed(current.batch, layer, edited)
         if awaits_candidates(current.batch, layer):
@@ -200,11 +201,5 @@ def _hook_names(jobs: Sequence[Job]) -> list[str]:
     for action in {id(action): action for job in jobs for action in job.actions}.values():
         names |= dict.fromkeys(action.hook_names)
         if action.recycled_layer is not None:
-            names[f"blocks.{action.recycled_layer}.hook_resid_post"] = None
+            names[block_output(action.recycled_layer)] = None
     return list(names)
-
-
-def _layer_of_output(name: str) -> int | None:
-    if name.startswith("blocks.") and name.endswith(".hook_resid_post"):
-        return int(name.split(".")[1])
-    return None

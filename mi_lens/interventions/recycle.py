@@ -18,9 +18,8 @@ from typing import Literal
 
 from mi_lens.interventions.protocol import Action, Intervention, Recycling, Row, Trigger
 from mi_lens.interventions.words import Worded
+from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.traces.vocabulary import Words, word_ids
-
-OUTPUT = "hook_resid_post"
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,11 @@ class Recycle(Worded, Intervention):
     def __post_init__(self):
         super().__post_init__()
         if isinstance(self.layer, int):
-            object.__setattr__(self, "layer", f"blocks.{self.layer}.{OUTPUT}")
-        parts = str(self.layer).split(".")
-        if len(parts) != 3 or parts[0] != "blocks" or parts[2] != OUTPUT or not parts[1].isdigit():
+            object.__setattr__(self, "layer", block_output(self.layer))
+        if layer_of_output(str(self.layer)) is None:
             raise ValueError(
                 f"layer={self.layer!r}: expected a layer number or the hook name of a block's "
-                f"output, as 'blocks.12.{OUTPUT}'"
+                f"output, as {block_output(12)!r}"
             )
         if self.passes < 1:
             raise ValueError(f"passes={self.passes}: expected at least 1 further run of the block")
@@ -68,7 +66,8 @@ class Recycle(Worded, Intervention):
 
     def bind(self, model) -> Action:
         """See `Intervention.bind`."""
-        layer = int(str(self.layer).split(".")[1])
+        layer = layer_of_output(str(self.layer))
+        assert layer is not None  # refused above
         if layer >= model.cfg.n_layers:
             raise ValueError(
                 f"layer={self.layer!r}: the model has {model.cfg.n_layers} layers, blocks.0 to "

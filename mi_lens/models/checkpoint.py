@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-ARCHITECTURES = (
-    "GPT2LMHeadModel",
-    "Gemma2ForCausalLM",
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-)
+from mi_lens.models.architectures import ARCHITECTURES
+
 # As safetensors calls them.
 STORED = {
     "F64": torch.float64,

@@ -1,4 +1,4 @@
-"""Hook names: whether they exist on a model and fire, and which ones fit a pattern."""
+"""Hook names: those of blocks' outputs, which ones exist and fire, and which fit a pattern."""
 
 import difflib
 import fnmatch
@@ -7,6 +7,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from mi_lens.models.backends.lookup import backend_of
+
+BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+
+
+def block_output(layer: int) -> str:
+    """The hook name of a block's output, the residual stream after it.
+
+    Args:
+        layer: Number of the block, from 0; whether a model has it is not asked.
+    """
+    return f"blocks.{layer}.hook_resid_post"
+
+
+def layer_of_output(hook_name: str) -> int | None:
+    """The number of the block whose output this hook holds; None for a hook of anything else."""
+    match = BLOCK_OUTPUT.fullmatch(hook_name)
+    return int(match[1]) if match else None
+
+
+def last_block_output(model: Any) -> str:
+    """The hook name of the last block's output, which the final norm and the unembedding read."""
+    return block_output(model.cfg.n_layers - 1)
 
 
 def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
@@ -48,10 +70,10 @@ def match_hook_names(model: Any, patterns: str | Sequence[str]) -> list[str]:
         ValueError: Nothing fits a pattern; the message is that of `resolve_hook_names`.
     """
     known = backend_of(model).hook_names(model)
-    found: list[str] = []
+    names: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found += fnmatch.filter(known, pattern) or resolve_hook_names(model, pattern)
-    return list(dict.fromkeys(found))
+        names += fnmatch.filter(known, pattern) or resolve_hook_names(model, pattern)
+    return list(dict.fromkeys(names))
 
 
 def _unknown_hook(name: str, known: list[str], n_layers: int) -> str:
@@ -59,5 +81,5 @@ def _unknown_hook(name: str, known: list[str], n_layers: int) -> str:
     if block and int(block.group(1)) >= n_layers:
         return f"hook {name!r}: the model has {n_layers} layers, blocks.0 to blocks.{n_layers - 1}"
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; near: {', '.join(near)}" if near else "; for example blocks.0.hook_resid_post"
+    hint = f"; near: {', '.join(near)}" if near else f"; for example {block_output(0)}"
     return f"hook {name!r} does not exist on this model, or is switched off in its config{hint}"

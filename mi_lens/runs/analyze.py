@@ -12,7 +12,7 @@ from mi_lens.information.per_trace.peaks import (
     find_peaks,
 )
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, thinking_tokens
-from mi_lens.models.hook_names import match_hook_names
+from mi_lens.models.hook_names import last_block_output, match_hook_names
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
 from mi_lens.runs.config import AnalyzeConfig
@@ -39,8 +39,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     _require_solutions(problems, config)
     plan = Plan(config.load_model(config.model))
     model = plan.model
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    hook_names = tuple(match_hook_names(model, config.hook_names or (last,)))
+    hook_names = tuple(match_hook_names(model, config.hook_names or last_block_output(model)))
     requests = requests_of(config, plan, problems)
     # From here on the folder exists: what can be refused was refused.
     folder = open_run(config, plan.fingerprint)

@@ -20,6 +20,7 @@ from mi_lens.information.per_trace.measurement import (
     measurement_to_row,
 )
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
+from mi_lens.models.hook_names import last_block_output
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture_to_disk import StateStore, shard_path
@@ -63,7 +64,7 @@ def measure_into(
     rows = read_jsonl(path) if path.exists() else []
     done = {row["trace"]: measurements_from_row(row["readings"]) for row in rows}
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+    last = last_block_output(model)
     names = list(dict.fromkeys([*hook_names, last]))
     waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(store.held(t))]
     answers = _answers(config, model, traces, hook_names) if waiting else {}

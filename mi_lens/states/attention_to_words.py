@@ -7,7 +7,7 @@ may be attended to for their place: compare with other words of that place (`con
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
-from mi_lens.models.backends.lookup import backend_of
+from mi_lens.common.resampling import resample
+from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.hook_names import resolve_hook_names
-from mi_lens.models.padding import left_pad
 from mi_lens.problems.problem import question_key
+from mi_lens.states.segments import read_ids, read_in_segments
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
 
@@ -114,7 +114,7 @@ def attention_to_words(
     chosen = word_ids(model, words)
     allowed = _controls(model, traces, chosen, controls, strings)
     matched = [_match(trace.token_ids, chosen, allowed, reach) for trace in traces]
-    useful = [(trace, found) for trace, found in zip(traces, matched, strict=True) if found]
+    useful = [pair for pair in zip(traces, matched, strict=True) if pair[1]]
     occurrences = sum(token in chosen for trace in traces for token in trace.token_ids)
     by_problem: dict[str, list[np.ndarray]] = defaultdict(list)
     with tqdm(
@@ -133,12 +133,12 @@ def attention_to_words(
             f"readers in {len(by_problem)} problems; expected 2 or more: give more traces, a "
             "longer reach, or other controls"
         )
-    means = np.stack([np.mean(some, axis=0) for some in by_problem.values()])
+    means = np.stack([np.mean(weights, axis=0) for weights in by_problem.values()])
     matches = sum(map(len, matched))
     served = Counter(
         word_of(strings[trace.token_ids[place]])
-        for trace, found in useful
-        for match in found
+        for trace, matches_of_trace in useful
+        for match in matches_of_trace
         for place in (match.before, match.after)
     )
     return AttentionTo(
@@ -151,9 +151,12 @@ def attention_to_words(
 
 
 def _controls(
-    model, traces: Sequence[Trace], chosen: frozenset[int], controls: Words | None,
+    model,
+    traces: Sequence[Trace],
+    chosen: frozenset[int],
+    controls: Words | None,
     strings: Sequence[str],
-) -> Mapping[int, Collection[int]]:  # fmt: skip
+) -> Mapping[int, Collection[int]]:
     """For every token of the set, the tokens that may be its controls."""
     if controls is not None:
         ids = word_ids(model, controls)
@@ -178,14 +181,16 @@ def _controls(
 
 
 def _match(
-    token_ids: Sequence[int], chosen: frozenset[int], allowed: Mapping[int, Collection[int]],
+    token_ids: Sequence[int],
+    chosen: frozenset[int],
+    allowed: Mapping[int, Collection[int]],
     reach: int,
-) -> list[Match]:  # fmt: skip
+) -> list[Match]:
     """Occurrences with a control on both sides and a reader behind; the last token reads nothing.
 
     Reader r reads what stands before and at r, and r < len(token_ids) - 1.
     """
-    found, read = [], len(token_ids) - 1
+    matches, read = [], len(token_ids) - 1
     for place in range(read):
         if token_ids[place] not in chosen:
             continue
@@ -196,8 +201,8 @@ def _match(
             next((i for i in side if token_ids[i] in wanted), -1) for side in (before, after)
         ]
         if min(nearest) >= 0:
-            found.append(Match(place, *nearest))
-    return found
+            matches.append(Match(place, *nearest))
+    return matches
 
 
 @torch.inference_mode()
@@ -209,45 +214,40 @@ def attention_paid(
     Traces are read segment by segment through the cache. Each layer's pattern of a segment is
     reduced as it passes; none is kept.
     """
-    backend = backend_of(model)
     n_layers = model.cfg.n_layers
     names = resolve_hook_names(model, [f"blocks.{n}.attn.hook_pattern" for n in range(n_layers)])
-    sequences = [(*trace.prompt_ids, *trace.token_ids[:-1]) for trace, _ in matched]
-    tokens, mask = left_pad(sequences, device=model.cfg.device)
-    width = tokens.shape[1]
+    sequences = [read_ids(trace) for trace, _ in matched]
+    width = max(map(len, sequences))
     # The column of a trace's first generated token.
     firsts = [width - len(trace) + 1 for trace, _ in matched]
-    rows = torch.tensor([row for row, (_, found) in enumerate(matched) for _ in found])
+    rows = torch.tensor([row for row, (_, matches) in enumerate(matched) for _ in matches])
     columns = torch.tensor(
         [
             [first + place for place in (match.word, match.before, match.after)]
-            for first, (_, found) in zip(firsts, matched, strict=True)
-            for match in found
+            for first, (_, matches) in zip(firsts, matched, strict=True)
+            for match in matches
         ]
     )
     total = torch.zeros(len(rows), 3, n_layers, model.cfg.n_heads, dtype=torch.float64)
-    cache = backend.new_cache(model, len(matched))
-    for start in range(0, width, READERS):
-        stop = min(start + READERS, width)
-        hooks = [
-            (name, partial(_add, total=total, layer=layer, rows=rows, columns=columns, start=start))
-            for layer, name in enumerate(names)
-        ]
-        with model.hooks(fwd_hooks=hooks):
-            backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
+
+    def hooks(start: int, stop: int) -> list[tuple[str, Callable[..., None]]]:
+        add = partial(_add, total=total, rows=rows, columns=columns, start=start)
+        return [(name, partial(add, layer=layer)) for layer, name in enumerate(names)]
+
+    read_in_segments(model, sequences, hooks, length=READERS)
     total /= (width - 1 - columns[:, 2])[:, None, None, None]
-    return list(total.split([len(found) for _, found in matched]))
+    return list(total.split([len(matches) for _, matches in matched]))
 
 
 def _add(pattern: Tensor, hook: Any, *, total, layer, rows, columns, start) -> None:
     """Adds what the readers of a segment give, to the matches that they stand behind."""
     readers = start + torch.arange(pattern.shape[2])
     behind = readers > columns[:, 2:]
-    some = behind.any(1)
-    if some.any():
+    read = behind.any(1)
+    if read.any():
         # Advanced indices around slices come first: (match, 3, head, reader).
-        given = pattern[rows[some, None], :, :, columns[some]].to("cpu", torch.float64)
-        total[some, :, layer] += (given * behind[some, None, None]).sum(-1)
+        given = pattern[rows[read, None], :, :, columns[read]].to("cpu", torch.float64)
+        total[read, :, layer] += (given * behind[read, None, None]).sum(-1)
 
 
 def _compare(
@@ -256,7 +256,8 @@ def _compare(
     seed: int,
 ) -> dict[str, Any]:
     n, n_layers, n_heads = word.shape
-    heads = [sign_flip(one.tolist(), seed=seed) for one in (word - control).reshape(n, -1).T]
+    differences = (word - control).reshape(n, -1).T
+    heads = [sign_flip(head.tolist(), seed=seed) for head in differences]
     low, high = _ratio_interval(word, control, seed)
     return {
         "word": word.mean(0),

@@ -41,8 +41,9 @@ def capture(
 
     Raises:
         ValueError: If there are no traces or hook names, a hook name does not exist, steps are not
-            increasing ones of their trace, or a trace is empty, longer than the context or holds a
-            token this model does not have.
+            increasing ones of their trace, a trace is empty, longer than the context or holds a
+            token this model does not have, or the model's weights were processed: its residual
+            stream is another one.
     """
     require_readable(model, traces, hook_names)
     if steps is None:
@@ -52,11 +53,9 @@ def capture(
         for start in range(0, len(traces), batch_size):
             batch = traces[start : start + batch_size]
             chosen = steps[start : start + batch_size]
-            for trace, some in zip(batch, chosen, strict=True):
-                require_increasing(f"trace {trace.id}: steps", some, len(trace))
-            states += states_at(
-                model, list(map(read_ids, batch)), hook_names,
-                [positions_of(trace, some) for trace, some in zip(batch, chosen, strict=True)],
-            )  # fmt: skip
+            for trace, wanted in zip(batch, chosen, strict=True):
+                require_increasing(f"trace {trace.id}: steps", wanted, len(trace))
+            positions = list(map(positions_of, batch, chosen))
+            states += states_at(model, list(map(read_ids, batch)), hook_names, positions)
             bar.update(len(batch))
     return states

@@ -1,11 +1,12 @@
 """States of token sequences, handed on segment by segment while a model reads them.
 
-Nothing here knows where states go: `activations` keeps them, `stores` writes them to disk.
+Nothing here knows where states go: `capture` keeps them, `capture_to_disk` writes them to disk.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,13 +16,49 @@ from tqdm import tqdm
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
+from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
 SEGMENT = 512  # Positions read at once: bounds the attention scores that stand in memory.
 
 # Takes states of a row: (row, hook name, states of its next wanted positions, in order).
-Take = Callable[[int, str, Float[Tensor, "some d"]], None]
+Take = Callable[[int, str, Float[Tensor, "part d"]], None]
+# Makes the hooks of a segment from its first position and the one after its last, as (name, hook)
+# pairs. Positions are columns of the batch, in which rows are padded on the left.
+SegmentHooks = Callable[[int, int], Sequence[tuple[str, Callable[..., None]]]]
+
+
+def read_in_segments(
+    model,
+    sequences: Sequence[Sequence[int]],
+    hooks: SegmentHooks = lambda start, stop: (),
+    *,
+    length: int | None = None,
+) -> Any:
+    """Reads token sequences segment by segment through the cache, as decoding does.
+
+    Hooks see one segment at a time, and no logits are computed. In memory stand the model's cache
+    and the working memory of one segment.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        sequences: Token ids, one sequence a row.
+        hooks: Called before each segment for the hooks that are on the model while it is read.
+        length: How many positions are read at once; None for `SEGMENT`.
+
+    Returns:
+        The cache of all positions.
+    """
+    backend = backend_of(model)
+    tokens, mask = left_pad(sequences, device=model.cfg.device)
+    width, length = tokens.shape[1], length or SEGMENT
+    cache = backend.new_cache(model, len(sequences))
+    for start in range(0, width, length):
+        stop = min(start + length, width)
+        with model.hooks(fwd_hooks=list(hooks(start, stop))):
+            backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
+    return cache
 
 
 @torch.no_grad()  # Not inference mode: what is handed on is the caller's to change.
@@ -34,9 +71,8 @@ def stream_states(
 ) -> None:
     """Hands on states at chosen positions of token sequences, as the model comes by them.
 
-    Reads the batch segment by segment through the cache, as decoding does, and not beyond the last
-    position wanted. In memory stand the model's cache, the working memory of one segment, and the
-    states of one segment at one hook name at a time.
+    Reads the batch as `read_in_segments` does, and not beyond the last position wanted. Besides
+    what that needs, the states of one segment at one hook name stand in memory at a time.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
@@ -52,7 +88,6 @@ def stream_states(
             sequence is empty or longer than the model's context, or positions are not increasing
             ones of their sequence.
     """
-    backend = backend_of(model)
     names = resolve_hook_names(model, hook_names)
     for row, (ids, chosen) in enumerate(zip(sequences, positions, strict=True)):
         if not 0 < len(ids) <= model.cfg.n_ctx:
@@ -62,30 +97,39 @@ def stream_states(
             )
         require_increasing(f"positions of sequence {row}", chosen, len(ids))
     needed = [ids[: chosen[-1] + 1] for ids, chosen in zip(sequences, positions, strict=True)]
-    tokens, mask = left_pad(needed, device=model.cfg.device)
-    width = tokens.shape[1]
+    width = max(map(len, needed))
     columns = [
         torch.tensor(chosen) + width - len(ids)
         for ids, chosen in zip(needed, positions, strict=True)
     ]
-    cache = backend.new_cache(model, len(needed))
-    for start in range(0, width, SEGMENT):
-        stop = min(start + SEGMENT, width)
+
+    def hooks(start: int, stop: int) -> list[tuple[str, Callable[..., None]]]:
         here = [column[(column >= start) & (column < stop)] - start for column in columns]
-
         # A bridge calls a hook by another of its names: it is handed on under the one asked for.
-        def hand_on(activation: Tensor, hook, name: str, here=here, new=stop - start) -> None:
-            if activation.ndim != 3 or activation.shape[1] != new:
-                raise ValueError(
-                    f"hook name {name!r} holds an activation of shape "
-                    f"{tuple(activation.shape)}; expected (batch, pos, d)"
-                )
-            for row, column in enumerate(here):
-                if len(column):
-                    take(row, name, _at(activation[row], column))
+        hand_on = partial(_hand_on, columns=here, width=stop - start, take=take)
+        return [(name, partial(hand_on, name=name)) for name in names]
 
-        with model.hooks(fwd_hooks=[(name, partial(hand_on, name=name)) for name in names]):
-            backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
+    read_in_segments(model, needed, hooks)
+
+
+def _hand_on(
+    activation: Tensor,
+    hook: Any,
+    *,
+    name: str,
+    columns: Sequence[Int[Tensor, "_"]],
+    width: int,
+    take: Take,
+) -> None:
+    """Hands on a segment's states, at the columns wanted of each row."""
+    if activation.ndim != 3 or activation.shape[1] != width:
+        raise ValueError(
+            f"hook name {name!r} holds an activation of shape {tuple(activation.shape)}; expected "
+            "(batch, pos, d)"
+        )
+    for row, column in enumerate(columns):
+        if len(column):
+            take(row, name, _at(activation[row], column))
 
 
 def require_increasing(what: str, chosen: Sequence[int], length: int) -> None:
@@ -98,7 +142,7 @@ def require_increasing(what: str, chosen: Sequence[int], length: int) -> None:
         )
 
 
-def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " some"]) -> Float[Tensor, "some d"]:
+def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " part"]) -> Float[Tensor, "part d"]:
     first, last = int(column[0]), int(column[-1])
     if last - first + 1 == len(column):
         return states[first : last + 1]  # a view: most often all are wanted
@@ -144,13 +188,13 @@ def states_at(
     states: list[States] = [{} for _ in sequences]
     filled: dict[tuple[int, str], int] = {}
 
-    def keep(row: int, name: str, some: Tensor) -> None:
+    def keep(row: int, name: str, part: Tensor) -> None:
         if name not in states[row]:  # made whole at once: joining parts would need twice the room
-            shape = (len(positions[row]), some.shape[1])
-            states[row][name] = torch.empty(shape, dtype=some.dtype)
+            shape = (len(positions[row]), part.shape[1])
+            states[row][name] = torch.empty(shape, dtype=part.dtype)
         first = filled.get((row, name), 0)
-        states[row][name][first : first + len(some)] = some
-        filled[row, name] = first + len(some)
+        states[row][name][first : first + len(part)] = part
+        filled[row, name] = first + len(part)
 
     stream_states(model, sequences, hook_names, positions, keep)
     return states
@@ -158,6 +202,7 @@ def states_at(
 
 def require_readable(model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
     """Raises a ValueError that names what keeps this model from reading these traces."""
+    require_unprocessed(model)
     if not traces:
         raise ValueError("no traces to capture; expected at least one")
     if not hook_names:

@@ -8,6 +8,7 @@ block 20: `blocks.19.hook_resid_post`, so direction.19.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,28 +16,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.files import replacing
+from mi_lens.models.hook_names import layer_of_output
 from mi_lens.steering.vector import SteeringVector
 
-BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 DIRECTION = re.compile(r"direction\.(\d+)")
 
 
 def block_outputs(vectors: Iterable[SteeringVector]) -> dict[int, Float[Tensor, "d"]]:
-    """Vectors by the block whose output they are, as `save_gguf` takes them.
+    """Vectors by the number of the block whose output they are added to.
 
     Raises:
-        ValueError: If one is not at a block's hook_resid_post.
+        ValueError: If one is not at a block's hook_resid_post, or two are at the same.
     """
-    found = {}
+    directions = {}
     for vector in vectors:
-        match = BLOCK_OUTPUT.fullmatch(vector.hook_name)
-        if match is None:
+        layer = layer_of_output(vector.hook_name)
+        if layer is None:
             raise ValueError(
                 f"a vector at {vector.hook_name!r} is no block's output; GGUF holds vectors at "
                 "'blocks.N.hook_resid_post' (blocks.N.hook_resid_pre is the output of N - 1)"
             )
-        found[int(match[1])] = vector.vector
-    return found
+        if layer in directions:
+            raise ValueError(
+                f"two vectors at {vector.hook_name!r}; a GGUF file holds one for each block"
+            )
+        directions[layer] = vector.vector
+    return directions
 
 
 def load_gguf(path: str | Path) -> dict[int, Float[Tensor, "d"]]:
@@ -78,34 +83,43 @@ def load_gguf(path: str | Path) -> dict[int, Float[Tensor, "d"]]:
 
 
 def save_gguf(
-    directions: Mapping[int, Float[Tensor, "d"]], path: str | Path, *, model_hint: str = "unknown"
+    directions: Mapping[int, Float[Tensor, "d"]] | Iterable[SteeringVector],
+    path: str | Path,
+    *,
+    model_hint: str = "unknown",
 ) -> None:
-    """Writes a GGUF control vector, in float32.
+    """Writes a GGUF control vector, in float32: `save_gguf(vectors.values(), "seal.gguf")`.
 
     llama.cpp adds nothing to block 0 and refuses a file with direction.0; EasySteer takes it.
 
     Args:
-        directions: Block number N to what is added to the block's output.
+        directions: Steering vectors at `blocks.N.hook_resid_post`; or block number N to what is
+            added to the block's output, as `load_gguf` returns it.
         path: Of the file.
         model_hint: The model's architecture, such as "qwen2"; a note that engines may compare.
 
     Raises:
-        ValueError: If there are no directions, a block number is negative, or lengths differ.
+        ValueError: If there are no directions, a vector is at no block's output, two vectors are at
+            the same one, a block number is negative, or lengths differ.
     """
     from gguf.gguf_writer import GGUFWriter
 
-    if not directions:
+    if isinstance(directions, Mapping):
+        by_block = cast("Mapping[int, Tensor]", directions)
+    else:
+        by_block = block_outputs(directions)
+    if not by_block:
         raise ValueError("no directions to save; expected at least one block's")
-    if min(directions) < 0:
-        raise ValueError(f"block {min(directions)}: expected numbers from 0, as in blocks.0")
-    shapes = {tuple(direction.shape) for direction in directions.values()}
+    if min(by_block) < 0:
+        raise ValueError(f"block {min(by_block)}: expected numbers from 0, as in blocks.0")
+    shapes = {tuple(direction.shape) for direction in by_block.values()}
     if len(shapes) > 1:
         raise ValueError(f"directions of shapes {sorted(shapes)}; expected one length")
     with replacing(path) as temporary:
         writer = GGUFWriter(temporary, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
-        writer.add_uint32("controlvector.layer_count", len(directions))
-        for block, direction in sorted(directions.items()):
+        writer.add_uint32("controlvector.layer_count", len(by_block))
+        for block, direction in sorted(by_block.items()):
             values = direction.detach().to("cpu", torch.float32).numpy()
             writer.add_tensor(f"direction.{block}", np.ascontiguousarray(values))
         writer.write_header_to_file()

@@ -15,8 +15,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_lens.common.html import table, with_interval
-from mi_lens.common.resampling import percentiles, problem_index, require_finite, split_into_folds
-from mi_lens.common.statistics import resample
+from mi_lens.common.resampling import (
+    percentiles,
+    problem_index,
+    require_finite,
+    resample,
+    split_into_folds,
+)
 from mi_lens.problems.problem import question_key
 from mi_lens.states.segments import States
 from mi_lens.steering.seal import states_of_thoughts

@@ -7,6 +7,7 @@ from mi_lens.common.resampling import (
     bootstrap_counts,
     percentiles,
     problem_index,
+    resample,
     shuffled_rows,
     split_into_folds,
 )
@@ -51,6 +52,14 @@ def test_shuffles_hand_labels_from_problem_to_problem(groups, seed):
 def test_two_labels_of_one_problem_are_refused():
     with pytest.raises(ValueError, match="rows 1 and 3 are of one problem"):
         shuffled_rows(np.array([0, 1, 2, 1]), np.array([5, 6, 7, 8]), 1, np.random.default_rng(0))
+
+
+def test_draws_are_bootstrap_draws():
+    counts = resample(7, draws=50)
+    assert counts.shape == (50, 7)
+    assert (counts.sum(1) == 7).all()
+    assert np.array_equal(counts, resample(7, draws=50))
+    assert not np.array_equal(counts, resample(7, draws=50, seed=1))
 
 
 def test_a_bootstrap_draws_whole_problems():

@@ -2,15 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from mi_lens.common.statistics import estimate_mean, mean_interval, resample, spearman
-
-
-def test_draws_are_bootstrap_draws():
-    counts = resample(7, draws=50)
-    assert counts.shape == (50, 7)
-    assert (counts.sum(1) == 7).all()
-    assert np.array_equal(counts, resample(7, draws=50))
-    assert not np.array_equal(counts, resample(7, draws=50, seed=1))
+from mi_lens.common.statistics import estimate_mean, mean_interval, spearman
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say():
@@ -38,6 +30,12 @@ def test_spearman():
     a, b = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
     assert spearman(a, b) == pytest.approx(float(spearmanr(a, b)[0]))  # type: ignore[arg-type]
     assert spearman(b, np.exp(b)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("values", [np.ones(5), np.array([1.0, np.nan, 2.0, 3.0, 4.0])])
+def test_spearman_is_nan_where_it_is_not_defined(values):
+    assert np.isnan(spearman(np.arange(5.0), values))
+    assert np.isnan(spearman(values, np.arange(5.0)))
 
 
 def test_few_units():

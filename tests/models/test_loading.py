@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mi_lens.models import loading as models
+from mi_lens.models.architectures import ARCHITECTURES
 from mi_lens.models.backends.lookup import NAMES, available, backend_of, get_backend
-from mi_lens.models.checkpoint import ARCHITECTURES
-from mi_lens.models.loading import load, require_unprocessed
+from mi_lens.models.loading import load
+from mi_lens.models.processed_weights import require_unprocessed
 
 TEXT = "Wait, 37 * 48 = 1776.\n\nSo <think> costs 1 €; é?"
 NewCheckpoint = Callable[..., Path]

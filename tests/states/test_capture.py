@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from mi_lens.generation.generate import generate
+from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
 from mi_lens.states import segments as streaming
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture import capture
+from mi_lens.states.capture_to_disk import capture_into
 from mi_lens.states.segments import last_states
 from mi_lens.states.shard import load_activations, save_activations
 from mi_lens.states.uncertainty import next_token_uncertainty
@@ -85,6 +88,36 @@ def test_batches_and_segments_change_nothing(model, traces, monkeypatch, segment
     for a, b in zip(whole, parts, strict=True):
         for name in HOOKS:
             torch.testing.assert_close(a[name], b[name], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [1, 7, None])
+def test_hooks_of_a_segment_see_that_segment(model, length):
+    sequences = [range(5, 25), range(30, 43)]
+    name, seen = HOOKS[1], []
+
+    def hooks(start, stop):
+        return [(name, lambda states, hook: seen.append((start, stop, states.clone())))]
+
+    cache = streaming.read_in_segments(model, sequences, hooks, length=length)
+    assert backend_of(model).cache_length(cache) == 20
+    assert [start for start, _, _ in seen] == list(range(0, 20, length or 20))
+    assert all(states.shape[1] == stop - start for start, stop, states in seen)
+    whole = torch.cat([states for _, _, states in seen], dim=1)
+    for row, states in enumerate(last_states(model, sequences, [name], [20, 13])):
+        last = whole[row, -len(states[name]) :]
+        torch.testing.assert_close(last, states[name], rtol=1e-10, atol=1e-10)
+
+
+def test_processed_weights_are_refused(checkpoint, traces, tmp_path):
+    """TransformerLens folds norms into weights by default; "LNPre" says that it did."""
+    model = load(checkpoint("gpt2"), backend="hooked", device="cpu")
+    model.process_weights_()
+    assert model.cfg.normalization_type == "LNPre"
+    with pytest.raises(ValueError, match=r"processed.*'LNPre'.*mi_lens\.load"):
+        capture(model, traces, HOOKS)
+    with pytest.raises(ValueError, match=r"processed.*'LNPre'.*mi_lens\.load"):
+        capture_into(model, traces, HOOKS, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_answer_state_sites(model):

@@ -179,6 +179,23 @@ def test_vectors_to_gguf():
     assert block_outputs([v]) == {19: v.vector}
     with pytest.raises(ValueError, match=r"'blocks.20.hook_resid_pre' is no block's output"):
         block_outputs([vector("blocks.20.hook_resid_pre")])
+    with pytest.raises(ValueError, match=r"two vectors at 'blocks.19.hook_resid_post'"):
+        block_outputs([v, v])
+
+
+def test_steering_vectors_are_exported_as_they_are(tmp_path):
+    path = tmp_path / "v.gguf"
+    vectors = {
+        name: vector(name, vector=torch.randn(6))
+        for name in ("blocks.19.hook_resid_post", "blocks.2.hook_resid_post")
+    }
+    save_gguf(vectors.values(), path)
+    read = load_gguf(path)
+    assert list(read) == [2, 19]
+    assert read[2].equal(vectors["blocks.2.hook_resid_post"].vector)
+    assert read[19].equal(vectors["blocks.19.hook_resid_post"].vector)
+    with pytest.raises(ValueError, match="no directions"):
+        save_gguf([], path)
 
 
 def test_bad_directions(tmp_path):

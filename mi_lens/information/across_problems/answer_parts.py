@@ -12,10 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from mi_lens.common.resampling import bootstrap_counts, percentiles, problem_index
+from mi_lens.common.statistics import spearman
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.probe import UsableInformation, usable_information
 
@@ -222,7 +222,7 @@ def correlate_with_trajectory(
         mi.append(weights @ values)
         bits.append(weights @ np.array(information.usable.gains))
     rho = np.array(
-        [_spearman(a, b) for a, b in zip(np.stack(mi, 1), np.stack(bits, 1), strict=True)]
+        [spearman(a, b) for a, b in zip(np.stack(mi, 1), np.stack(bits, 1), strict=True)]
     )
     if np.isnan(rho[0]):
         raise ValueError(
@@ -237,10 +237,3 @@ def correlate_with_trajectory(
         trace_mi=tuple(float(draw[0]) for draw in mi),
         bits=tuple(float(draw[0]) for draw in bits),
     )
-
-
-def _spearman(a: Float[np.ndarray, "step"], b: Float[np.ndarray, "step"]) -> float:
-    """NaN where a number is NaN or does not vary."""
-    if np.isnan(a).any() or np.isnan(b).any() or not np.ptp(a) or not np.ptp(b):
-        return float("nan")
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

@@ -21,13 +21,13 @@ from tqdm import tqdm
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.problems.problem import question_key
+from mi_lens.states.segments import read_in_segments
 from mi_lens.traces.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.traces.thoughts import split_thoughts as split
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary
 
 ASKING = "\n</think>\n\nThe final answer is \\boxed{"
-SEGMENT = 512  # Positions read at once.
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def thought_gains(
     Raises:
         ValueError: If a trace has no gold answer, or with the question does not fit the context.
     """
-    found = []
+    gains = []
     for trace in tqdm(traces, desc="ask", unit="trace", disable=None if progress else True):
         if trace.problem is None or not trace.problem.answer:
             raise ValueError(f"trace {trace.id} has no gold answer to ask for; leave it out")
@@ -95,8 +95,8 @@ def thought_gains(
             cuts = (0, thoughts[0].start - 1, *(thought.stop for thought in thoughts))
             bits = answer_bits(model, trace, cuts, asking=asking, closing=closing)
             key = question_key(trace.problem)
-            found.append(ThoughtGains(trace.id, key, tuple(thoughts), cuts, bits))
-    return found
+            gains.append(ThoughtGains(trace.id, key, tuple(thoughts), cuts, bits))
+    return gains
 
 
 @torch.inference_mode()
@@ -130,30 +130,23 @@ def answer_bits(
         )
     closings = _closing_ids(model.tokenizer, closing)
     backend = backend_of(model)
-    cache = backend.new_cache(model, 1)
+    cache = read_in_segments(model, [[*trace.prompt_ids, *trace.token_ids[: max(cuts)]]])
     device = model.cfg.device
-    tokens = torch.tensor([[*trace.prompt_ids, *trace.token_ids[: max(cuts)]]], device=device)
     question = torch.tensor([[*asked, *answer]], device=device)
-
-    def step(new: Tensor, keep: int) -> Tensor:
-        past = backend.cache_length(cache)
-        mask = torch.ones(1, past + new.shape[1], dtype=torch.long, device=device)
-        return backend.step(model, new, mask, cache, logits_to_keep=keep)
-
-    for part in tokens.split(SEGMENT, dim=1):
-        step(part, 0)
     bits = {}
     for cut in sorted(set(cuts), reverse=True):
         backend.crop(cache, start + cut)
-        bits[cut] = _bits(step(question, len(answer) + 1)[0], answer, closings)
+        mask = torch.ones(1, start + cut + question.shape[1], dtype=torch.long, device=device)
+        logits = backend.step(model, question, mask, cache, logits_to_keep=len(answer) + 1)
+        bits[cut] = _bits(logits[0], answer, closings)
     return tuple(bits[cut] for cut in cuts)
 
 
 def _closing_ids(tokenizer, closing: str) -> list[int]:
-    found = [i for i, string in enumerate(vocabulary(tokenizer)) if string.startswith(closing)]
-    if not closing or not found:
+    ids = [i for i, string in enumerate(vocabulary(tokenizer)) if string.startswith(closing)]
+    if not closing or not ids:
         raise ValueError(f"closing={closing!r}: expected the beginning of some token, as '}}'")
-    return found
+    return ids
 
 
 def _bits(logits: Float[Tensor, "pos d_vocab"], answer: list[int], closings: list[int]) -> float:
@@ -181,7 +174,7 @@ class ClassGains:
     loss: Estimate
 
 
-def gains_by_class(found: Sequence[ThoughtGains]) -> dict[ThoughtClass, ClassGains]:
+def gains_by_class(traces: Sequence[ThoughtGains]) -> dict[ThoughtClass, ClassGains]:
     """Bits gained by class of thought, over problems (traces, where each has its own).
 
     A class is judged where it stands: a check can gain nothing where no doubt was left.
@@ -189,17 +182,18 @@ def gains_by_class(found: Sequence[ThoughtGains]) -> dict[ThoughtClass, ClassGai
     gains: dict[ThoughtClass, dict[str, list[tuple[float, float]]]] = {
         name: defaultdict(list) for name in THOUGHT_CLASSES
     }
-    for one in found:
-        for thought, (before, after) in zip(one.thoughts, pairwise(one.bits[1:]), strict=True):
+    for trace in traces:
+        steps = pairwise(trace.bits[1:])
+        for thought, (before, after) in zip(trace.thoughts, steps, strict=True):
             gain = before - after, 2**-after - 2**-before
-            gains[thought.thought_class][one.problem].append(gain)
+            gains[thought.thought_class][trace.problem].append(gain)
     return {name: _class_gains(list(by_problem.values())) for name, by_problem in gains.items()}
 
 
 def _class_gains(problems: Sequence[Sequence[tuple[float, float]]]) -> ClassGains:
     means = [
-        (*np.mean(some, axis=0).tolist(), float(np.mean([bits < 0 for bits, _ in some])))
-        for some in problems
+        (*np.mean(gains, axis=0).tolist(), float(np.mean([bits < 0 for bits, _ in gains])))
+        for gains in problems
     ]
     bits, probability, loss = (estimate_mean([mean[i] for mean in means]) for i in range(3))
     return ClassGains(sum(map(len, problems)), bits, probability, loss)

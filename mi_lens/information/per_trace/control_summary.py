@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -151,13 +152,13 @@ def _mismatch(measurements: Sequence[Measurement], rule: PeakRule) -> MismatchSu
 def _variant(raw: list[Trajectory], treated: list[Trajectory], rule: PeakRule) -> Variant:
     correlations, overlaps = [], []
     for a, b in zip(raw, treated, strict=True):
-        if np.ptp(a) > 0 and np.ptp(b) > 0:
-            correlations.append(spearman(a, b))
+        correlations.append(spearman(a, b))
         peaks, others = set(find_peaks(a, rule).tolist()), set(find_peaks(b, rule).tolist())
         if peaks | others:
             overlaps.append(len(peaks & others) / len(peaks | others))
+    defined = [value for value in correlations if not isnan(value)]
     return Variant(
         mi=_mean(b.mean() for b in treated),
-        spearman=_mean(correlations) if correlations else None,
+        spearman=_mean(defined) if defined else None,
         overlap=_mean(overlaps) if overlaps else None,
     )

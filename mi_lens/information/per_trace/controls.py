@@ -6,6 +6,7 @@ not the likeness has to do with the answer. Each function here takes one such re
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 import numpy as np
@@ -248,7 +249,7 @@ def correlates(
             f"{len(trajectories)} trajectories and {len(explanations)} sets of covariates; "
             "expected one of each a trace, at least one"
         )
-    found = {}
+    means = {}
     for name in explanations[0]:
         values = []
         for trace, (mi, explanation) in enumerate(zip(trajectories, explanations, strict=True)):
@@ -257,7 +258,6 @@ def correlates(
                 raise ValueError(
                     f"trace {trace} has {len(mi)} steps of MI and {len(other)} of {name}"
                 )
-            if np.ptp(mi) > 0 and np.ptp(other) > 0:
-                values.append(spearman(mi, other))
-        found[name] = estimate_mean(values)
-    return found
+            values.append(spearman(mi, other))
+        means[name] = estimate_mean([value for value in values if not isnan(value)])
+    return means

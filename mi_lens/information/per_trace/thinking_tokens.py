@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_lens.common.files import write_json
 from mi_lens.common.html import table, with_interval
-from mi_lens.common.statistics import resample
+from mi_lens.common.resampling import resample
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, vocabulary, word_of

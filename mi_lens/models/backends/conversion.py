@@ -10,21 +10,8 @@ from typing import Any
 
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
-from transformer_lens.pretrained.weight_conversions.gemma import convert_gemma_weights
-from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
-from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
-from transformer_lens.pretrained.weight_conversions.mistral import convert_mistral_weights
-from transformer_lens.pretrained.weight_conversions.qwen2 import convert_qwen2_weights
-from transformer_lens.pretrained.weight_conversions.qwen3 import convert_qwen3_weights
 
-CONVERTERS = {
-    "GPT2LMHeadModel": convert_gpt2_weights,
-    "Gemma2ForCausalLM": convert_gemma_weights,
-    "LlamaForCausalLM": convert_llama_weights,
-    "MistralForCausalLM": convert_mistral_weights,
-    "Qwen2ForCausalLM": convert_qwen2_weights,
-    "Qwen3ForCausalLM": convert_qwen3_weights,
-}
+from mi_lens.models.architectures import weight_converter
 
 
 def convert_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
@@ -34,7 +21,7 @@ def convert_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Te
     pass needs no copy of them.
     """
     architecture = type(hf_model).__name__
-    weights = CONVERTERS[architecture](hf_model, cfg)
+    weights = weight_converter(architecture)(hf_model, cfg)
     if architecture == "Gemma2ForCausalLM":
         weights |= _gemma_norms(hf_model)
     return {key: value.detach().to(cfg.dtype) for key, value in weights.items()}

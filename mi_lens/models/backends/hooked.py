@@ -19,11 +19,12 @@ from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.activation_functions import apply_softcap
 
+from mi_lens.models.architectures import ARCHITECTURES
 from mi_lens.models.backends.attention import FastAttention, FastGroupedAttention, Positions, Turn
 from mi_lens.models.backends.block import FastBlock, FastHookPoint, FastRMSNorm
 from mi_lens.models.backends.cache import LayerCache
 from mi_lens.models.backends.context import require_context
-from mi_lens.models.backends.conversion import CONVERTERS, convert_config, convert_weights
+from mi_lens.models.backends.conversion import convert_config, convert_weights
 from mi_lens.models.backends.silence import silenced
 
 name = "hooked"
@@ -198,10 +199,10 @@ def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
     """
     if not isinstance(model.blocks[0], FastBlock):
         architecture = model.cfg.original_architecture
-        if architecture not in CONVERTERS:
+        if architecture not in ARCHITECTURES:
             raise ValueError(
                 f"architecture {architecture!r}: backend 'hooked' generates with one of "
-                f"{list(CONVERTERS)}; load the checkpoint with mi_lens.load"
+                f"{list(ARCHITECTURES)}; load the checkpoint with mi_lens.load"
             )
         _speed_up(model)
     return [LayerCache() for _ in model.blocks]

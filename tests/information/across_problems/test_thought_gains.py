@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-import mi_lens.information.across_problems.thought_gains
 from mi_lens.generation.generate import generate
 from mi_lens.information.across_problems.thought_gains import (
     ThoughtGains,
@@ -16,6 +15,7 @@ from mi_lens.models.loading import load
 from mi_lens.problems.answers import is_correct
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
+from mi_lens.states import segments
 from mi_lens.traces.thoughts import Thought, split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -51,7 +51,7 @@ def plain_bits(logits_of, tokenizer, trace, cut):
 def test_agrees_with_whole_forward_passes(
     tiny_model, tokenizer, traces, checkpoint, reference, float64_throughout, monkeypatch, segment
 ):
-    monkeypatch.setattr(mi_lens.information.across_problems.thought_gains, "SEGMENT", segment)
+    monkeypatch.setattr(segments, "SEGMENT", segment)
     theirs = reference(checkpoint("qwen2"))
     found = thought_gains(tiny_model, traces, asking=ASKING)
     assert [one.trace for one in found] == [trace.id for trace in traces]

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mi_lens.models.backends.lookup import backend_of
-from mi_lens.models.hook_names import match_hook_names, resolve_hook_names
+from mi_lens.models.hook_names import (
+    block_output,
+    last_block_output,
+    layer_of_output,
+    match_hook_names,
+    resolve_hook_names,
+)
 
 EXACT = {"rtol": 0, "atol": 1e-9}  # logits here have a standard deviation of 0.6 to 3
 LENGTH = 26
@@ -294,6 +300,15 @@ def test_patterns_of_hook_names(backend: Any, model: Any) -> None:
     ]
     with pytest.raises(ValueError, match=r"blocks\.\*\.hook_resid_pots"):
         match_hook_names(model, "blocks.*.hook_resid_pots")
+
+
+def test_hook_names_of_outputs(backend: Any, model: Any) -> None:
+    every = match_hook_names(model, "blocks.*.hook_resid_post")
+    assert [block_output(layer) for layer in range(3)] == every
+    assert [layer_of_output(name) for name in every] == [0, 1, 2]
+    assert last_block_output(model) == every[-1]
+    others = ("blocks.0.hook_resid_pre", "blocks.-1.hook_resid_post", "blocks.0.hook_resid_post.x")
+    assert [layer_of_output(name) for name in others] == [None, None, None]
 
 
 def test_hook_names_come_back_as_a_list(backend: Any, model: Any) -> None:
