@@ -20,7 +20,7 @@ from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.problems.grading.grader import grade
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.states.capture import capture
 from mi_lens.states.uncertainty import next_token_uncertainty
@@ -33,7 +33,7 @@ class Rollouts:
 
     Attributes:
         trace: Id of the trace.
-        problem: `question_key` of its problem.
+        problem: Key of its problem (`Problem.key`).
         step: Which of its tokens was kept or forbidden.
         token: That token's id.
         text: That token as text.
@@ -133,7 +133,7 @@ def roll_out(
             found.append(
                 Rollouts(
                     trace=trace.id,
-                    problem=question_key(trace.problem),
+                    problem=trace.problem.key,
                     step=step,
                     token=token,
                     text=model.tokenizer.decode([token]),

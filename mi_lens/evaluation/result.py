@@ -41,6 +41,11 @@ class Result:
     seconds: float | None
 
     @property
+    def problem_key(self) -> tuple[str, str]:
+        """Its problem's source and id, which name the problem among results."""
+        return self.source, self.problem
+
+    @property
     def capped(self) -> bool:
         """Whether the budget or the context cut it off."""
         return self.stop_reason in CAPPED
@@ -50,5 +55,6 @@ def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
     """The results of the problems that have as many as they will have, in their order."""
     by_problem: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        by_problem.setdefault((result.source, result.problem), []).append(result)
-    return [result for some in by_problem.values() if len(some) == each for result in some]
+        by_problem.setdefault(result.problem_key, []).append(result)
+    whole = (group for group in by_problem.values() if len(group) == each)
+    return [result for group in whole for result in group]

@@ -22,7 +22,6 @@ from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
-from mi_lens.problems.problem import question_key
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
 
@@ -125,7 +124,7 @@ def attention_to_words(
             for (trace, _), paid in zip(batch, attention_paid(model, batch), strict=True):
                 assert trace.problem is not None
                 of_match = torch.stack([paid[:, 0], paid[:, 1:].mean(1)])
-                by_problem[question_key(trace.problem)].append(of_match.mean(1).numpy())
+                by_problem[trace.problem.key].append(of_match.mean(1).numpy())
             bar.update(len(batch))
     if len(by_problem) < 2:
         raise ValueError(
