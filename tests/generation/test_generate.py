@@ -11,7 +11,7 @@ from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import encode
+from mi_lens.problems.prompts import encode, encode_prompt
 
 QUESTIONS = [
     "What is 12 * 7 - 5?",
@@ -175,11 +175,12 @@ def test_a_trace_carries_what_made_it(tiny_model):
 def test_a_prompt_is_read_once(tiny_model, monkeypatch):
     read = []
 
-    def spy(tokenizer, text, *, templated):
+    def spy(tokenizer, question, style):
+        text, ids = encode_prompt(tokenizer, question, style)
         read.append(text)
-        return encode(tokenizer, text, templated=templated)
+        return text, ids
 
-    monkeypatch.setattr("mi_lens.generation.request.encode", spy)
+    monkeypatch.setattr("mi_lens.generation.request.encode_prompt", spy)
     requests = [
         Request(question, seed=seed, style=style, max_new_tokens=2)
         for question in ("Hi", Problem("p", "Hi", "2"), "2")
@@ -191,8 +192,8 @@ def test_a_prompt_is_read_once(tiny_model, monkeypatch):
     assert len(read) == 4
     for trace in traces:
         templated = trace.condition["style"] == "chat"
-        assert list(trace.prompt_ids) == encode(tiny_model.tokenizer, trace.prompt,
-                                                templated=templated)  # fmt: skip
+        ids = encode(tiny_model.tokenizer, trace.prompt, templated=templated)
+        assert list(trace.prompt_ids) == ids
 
 
 def test_fingerprints_tell_models_apart(tiny_model, checkpoint):
