@@ -22,6 +22,7 @@ from mi_lens.common.statistics import Estimate, holm, resample, sign_flip
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.padding import left_pad
+from mi_lens.traces.matched_words import as_frequent, count_words, is_ordinary
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
 
@@ -113,7 +114,7 @@ def attention_to_words(
     chosen = word_ids(model, words)
     allowed = _controls(model, traces, chosen, controls, strings)
     matched = [_match(trace.token_ids, chosen, allowed, reach) for trace in traces]
-    useful = [(trace, found) for trace, found in zip(traces, matched, strict=True) if found]
+    useful = [pair for pair in zip(traces, matched, strict=True) if pair[1]]
     occurrences = sum(token in chosen for trace in traces for token in trace.token_ids)
     by_problem: dict[str, list[np.ndarray]] = defaultdict(list)
     with tqdm(
@@ -132,27 +133,30 @@ def attention_to_words(
             f"readers in {len(by_problem)} problems; expected 2 or more: give more traces, a "
             "longer reach, or other controls"
         )
-    means = np.stack([np.mean(some, axis=0) for some in by_problem.values()])
-    matches = sum(map(len, matched))
+    means = np.stack([np.mean(paid, axis=0) for paid in by_problem.values()])
+    total = sum(map(len, matched))
     served = Counter(
         word_of(strings[trace.token_ids[place]])
-        for trace, found in useful
-        for match in found
+        for trace, matches in useful
+        for match in matches
         for place in (match.before, match.after)
     )
     return AttentionTo(
         **_compare(means[:, 0], means[:, 1], seed),
-        matches=matches,
-        left_out=occurrences - matches,
+        matches=total,
+        left_out=occurrences - total,
         traces=len(useful),
         controls=dict(served.most_common()),
     )
 
 
 def _controls(
-    model, traces: Sequence[Trace], chosen: frozenset[int], controls: Words | None,
+    model,
+    traces: Sequence[Trace],
+    chosen: frozenset[int],
+    controls: Words | None,
     strings: Sequence[str],
-) -> Mapping[int, Collection[int]]:  # fmt: skip
+) -> Mapping[int, Collection[int]]:
     """For every token of the set, the tokens that may be its controls."""
     if controls is not None:
         ids = word_ids(model, controls)
@@ -161,13 +165,14 @@ def _controls(
                 f"{strings[min(both)]!r} is of the words and of their controls; expected others"
             )
         return dict.fromkeys(chosen, ids)
-    counts = Counter(word_of(strings[token]) for trace in traces for token in trace.token_ids)
+    counts = count_words(model.tokenizer, traces)
     own = {word_of(strings[token]) for token in chosen}
-    ordinary = [w for w in counts if w.isalpha() and len(w) > 1 and w not in own]
-    near = {
-        word: {w for w in ordinary if counts[word] / 2 <= counts[w] <= 2 * counts[word]}
-        for word in own
-    }
+    ordinary = [
+        word
+        for word in counts
+        if word not in own and is_ordinary(word, letters=2, beside="nothing")
+    ]
+    near = {word: as_frequent(word, ordinary, counts) for word in own}
     of_word = defaultdict(set)
     for token, string in enumerate(strings):
         of_word[word_of(string)].add(token)
@@ -177,14 +182,16 @@ def _controls(
 
 
 def _match(
-    token_ids: Sequence[int], chosen: frozenset[int], allowed: Mapping[int, Collection[int]],
+    token_ids: Sequence[int],
+    chosen: frozenset[int],
+    allowed: Mapping[int, Collection[int]],
     reach: int,
-) -> list[Match]:  # fmt: skip
+) -> list[Match]:
     """Occurrences with a control on both sides and a reader behind; the last token reads nothing.
 
     Reader r reads what stands before and at r, and r < len(token_ids) - 1.
     """
-    found, read = [], len(token_ids) - 1
+    matches, read = [], len(token_ids) - 1
     for place in range(read):
         if token_ids[place] not in chosen:
             continue
@@ -195,8 +202,8 @@ def _match(
             next((i for i in side if token_ids[i] in wanted), -1) for side in (before, after)
         ]
         if min(nearest) >= 0:
-            found.append(Match(place, *nearest))
-    return found
+            matches.append(Match(place, *nearest))
+    return matches
 
 
 @torch.inference_mode()
@@ -216,12 +223,12 @@ def attention_paid(
     width = tokens.shape[1]
     # The column of a trace's first generated token.
     firsts = [width - len(trace) + 1 for trace, _ in matched]
-    rows = torch.tensor([row for row, (_, found) in enumerate(matched) for _ in found])
+    rows = torch.tensor([row for row, (_, matches) in enumerate(matched) for _ in matches])
     columns = torch.tensor(
         [
             [first + place for place in (match.word, match.before, match.after)]
-            for first, (_, found) in zip(firsts, matched, strict=True)
-            for match in found
+            for first, (_, matches) in zip(firsts, matched, strict=True)
+            for match in matches
         ]
     )
     total = torch.zeros(len(rows), 3, n_layers, model.cfg.n_heads, dtype=torch.float64)
@@ -235,18 +242,18 @@ def attention_paid(
         with model.hooks(fwd_hooks=hooks):
             backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
     total /= (width - 1 - columns[:, 2])[:, None, None, None]
-    return list(total.split([len(found) for _, found in matched]))
+    return list(total.split([len(matches) for _, matches in matched]))
 
 
 def _add(pattern: Tensor, hook: Any, *, total, layer, rows, columns, start) -> None:
     """Adds what the readers of a segment give, to the matches that they stand behind."""
     readers = start + torch.arange(pattern.shape[2])
     behind = readers > columns[:, 2:]
-    some = behind.any(1)
-    if some.any():
+    reached = behind.any(1)
+    if reached.any():
         # Advanced indices around slices come first: (match, 3, head, reader).
-        given = pattern[rows[some, None], :, :, columns[some]].to("cpu", torch.float64)
-        total[some, :, layer] += (given * behind[some, None, None]).sum(-1)
+        given = pattern[rows[reached, None], :, :, columns[reached]].to("cpu", torch.float64)
+        total[reached, :, layer] += (given * behind[reached, None, None]).sum(-1)
 
 
 def _compare(
@@ -255,7 +262,8 @@ def _compare(
     seed: int,
 ) -> dict[str, Any]:
     n, n_layers, n_heads = word.shape
-    heads = [sign_flip(one.tolist(), seed=seed) for one in (word - control).reshape(n, -1).T]
+    differences = (word - control).reshape(n, -1).T
+    heads = [sign_flip(of_head.tolist(), seed=seed) for of_head in differences]
     low, high = _ratio_interval(word, control, seed)
     return {
         "word": word.mean(0),

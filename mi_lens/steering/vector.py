@@ -132,7 +132,7 @@ def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
     for vector in vectors:
         if vector.hook_name in tensors:
             raise ValueError(
-                f"two vectors at {vector.hook_name!r}; expected one a hook name in a file"
+                f"two vectors at {vector.hook_name!r}; expected one per hook name in a file"
             )
         tensors[vector.hook_name] = vector.vector.detach().to("cpu", copy=True).contiguous()
         made_from = {k: v for k, v in vars(vector).items() if k not in ("hook_name", "vector")}

@@ -66,10 +66,11 @@ def test_rows_do_not_depend_on_their_batch(model, temperature):
 
 def test_seeds_decide_samples(tiny_model):
     sampled = [
-        generate(tiny_model, QUESTIONS[:2], temperature=1.0, seed=s, max_new_tokens=12,
-                 progress=False)
+        generate(
+            tiny_model, QUESTIONS[:2], temperature=1.0, seed=s, max_new_tokens=12, progress=False
+        )
         for s in (0, 0, 1)
-    ]  # fmt: skip
+    ]
     assert sampled[0] == sampled[1]
     assert tokens_of(sampled[0]) != tokens_of(sampled[2])
     assert sampled[0][0].id != sampled[2][0].id
