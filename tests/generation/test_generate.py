@@ -192,7 +192,7 @@ def test_a_prompt_is_read_once(tiny_model, monkeypatch):
     assert sorted(read) == sorted({trace.prompt for trace in traces})
     assert len(read) == 4
     for trace in traces:
-        templated = trace.condition["style"] == "chat"
+        templated = trace.condition.get("style") == "chat"
         ids = encode(tiny_model.tokenizer, trace.prompt, templated=templated)
         assert list(trace.prompt_ids) == ids
 
