@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.study import Finding, Study, Verdict, baseline_traces, save
-from mi_lens.problems.problem import question_key
 from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, PAGE, style
 from mi_lens.steering.seal import states_of_thoughts
 from mi_lens.steering.separability import Separability, coordinates, probe_auc
@@ -49,7 +48,7 @@ def main(config: Config) -> None:
             f"{execution.sum()} execution and {(~execution).sum()} other thoughts in "
             f"limit={config.limit} traces; expected some of both: take more problems"
         )
-    problems = [question_key(one.problem) for one in read for _ in one.thoughts]
+    problems = [one.problem.key for one in read for _ in one.thoughts]
     states = {name: torch.cat([one.states[name] for one in read]) for name in hooks}
     folds = min(5, len(read))
 

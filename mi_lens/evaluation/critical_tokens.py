@@ -21,7 +21,7 @@ from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.hook_names import last_block_output
 from mi_lens.problems.grading.grader import grade
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.states.capture import capture
 from mi_lens.states.uncertainty import next_token_uncertainty
@@ -34,7 +34,7 @@ class Rollouts:
 
     Attributes:
         trace: Id of the trace.
-        problem: `question_key` of its problem.
+        problem: Key of its problem (`Problem.key`).
         step: Which of its tokens was kept or forbidden.
         token: That token's id.
         text: That token as text.
@@ -124,7 +124,7 @@ def roll_out(
             rollouts.append(
                 Rollouts(
                     trace=trace.id,
-                    problem=question_key(trace.problem),
+                    problem=trace.problem.key,
                     step=step,
                     token=token,
                     text=model.tokenizer.decode([token]),

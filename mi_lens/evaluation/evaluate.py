@@ -277,7 +277,7 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
             f"traces of {sorted(origins)}: expected one condition of one engine and model"
         )
     ((name, engine, model),) = origins
-    first = traces[0].condition
-    known = {key: first[key] for key in ("max_new_tokens", "style", "stop") if key in first}
+    settings = traces[0].condition.items()
+    known = {key: value for key, value in settings if key in ("max_new_tokens", "style", "stop")}
     results = tuple(grade_trace(trace, tokenizer) for trace in traces)
     return Arm(name, results, {"engine": engine, "model": model, **known, **setting})

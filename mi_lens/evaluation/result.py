@@ -43,6 +43,11 @@ class Result:
     seconds: float | None
 
     @property
+    def problem_key(self) -> tuple[str, str]:
+        """Its problem's source and id, which name the problem among results."""
+        return self.source, self.problem
+
+    @property
     def capped(self) -> bool:
         """Whether the budget or the context cut it off."""
         return self.stop_reason in CAPPED
@@ -52,7 +57,7 @@ def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
     """The results of the problems that have `each` of them, all they will have; in order."""
     by_problem: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        by_problem.setdefault((result.source, result.problem), []).append(result)
+        by_problem.setdefault(result.problem_key, []).append(result)
     whole = [of_problem for of_problem in by_problem.values() if len(of_problem) == each]
     return [result for of_problem in whole for result in of_problem]
 

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float
 
 from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.problems.grading.grader import grade
-from mi_lens.problems.problem import question_key
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -115,7 +114,7 @@ def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndar
         problem = trace.require_problem("to grade it by")
         if not len(trace):
             raise ValueError(f"trace {trace.id} has no tokens; leave it out")
-        key = question_key(problem)
+        key = problem.key
         groups[key].append(trace)
         right[key].append(grade(trace.text, problem).correct)
     return [(samples, np.array(right[key])) for key, samples in groups.items()]

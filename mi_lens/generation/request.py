@@ -10,8 +10,8 @@ from mi_lens.interventions.condition import Condition, to_json
 from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
-from mi_lens.traces.trace import Trace
+from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.traces.trace import ConditionRecord, Trace
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,7 @@ class Plan:
         """A request's prompt as text and as token ids."""
         key = _question(request), request.style
         if key not in self._prompts:
-            tokenizer = self.model.tokenizer
-            text = prompt_text(tokenizer, *key)
-            ids = encode(tokenizer, text, templated=request.style != "raw")
-            self._prompts[key] = text, tuple(ids)
+            self._prompts[key] = encode_prompt(self.model.tokenizer, *key)
         return self._prompts[key]
 
     def trace_id(self, request: Request) -> str:
@@ -148,13 +145,13 @@ class Plan:
             text=row.tokenizer.decode(row.token_ids, skip_special_tokens=True),
             stop_reason=job.stop_reason,
             seed=row.seed,
-            condition={
+            condition=ConditionRecord(
                 **self.describe(request.condition),
-                "max_new_tokens": request.max_new_tokens,
-                "style": request.style,
-                "stop": list(request.stop),
-                "prefix": len(request.prefix),
-            },
+                max_new_tokens=request.max_new_tokens,
+                style=request.style,
+                stop=list(request.stop),
+                prefix=len(request.prefix),
+            ),
             problem=request.problem if isinstance(request.problem, Problem) else None,
             events=tuple(row.events),
         )

@@ -6,18 +6,18 @@ often, as uncertainly or as late as the words that they stand for.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
+from mi_lens.traces.matched_words import count_words, draw_matches, is_ordinary
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, as_words, vocabulary, word_of
 
 Matching = Literal["vocabulary", "emitted", "frequency", "entropy", "position"]
-NEAREST = 5  # a control is drawn from so many words that are nearest
 
 
 @dataclass(frozen=True)
@@ -74,74 +74,59 @@ def matched_controls(
         raise ValueError("entropy is needed for by='entropy' and for nothing else")
     given = [tokenizer.decode([w]) if isinstance(w, int) else w for w in as_words(words)]
     wanted = list(dict.fromkeys(map(word_of, given)))
-    counts, features = _describe(tokenizer, traces, entropy)
+    counts = count_words(tokenizer, traces)
+    del counts[""]
     if not any(counts.get(word) for word in wanted):
         raise ValueError(f"{len(traces)} traces write none of {wanted}: there is nothing to match")
     pool = {word_of(s) for s in vocabulary(tokenizer)} if by == "vocabulary" else counts.keys()
     candidates = sorted(
-        w for w in pool if sum(map(str.isalpha, w)) > 1 and not any(map(str.isdigit, w))
-        and w not in wanted
-    )  # fmt: skip
+        word
+        for word in pool
+        if word not in wanted and is_ordinary(word, letters=2, beside="no digit")
+    )
     if len(candidates) < len(wanted):
         raise ValueError(
             f"{len(candidates)} words are left to draw {len(wanted)} controls from; give more "
             "traces, or fewer words"
         )
+    distance = None
+    if by in ("entropy", "position"):
+        distance = _distance(_mean_by_word(tokenizer, traces, entropy))
     rng = np.random.default_rng(seed)
-    found = []
+    controls = []
     for _ in range(draws):
         if by in ("vocabulary", "emitted"):
-            drawn = [str(w) for w in rng.choice(candidates, len(wanted), replace=False)]
+            drawn = [str(word) for word in rng.choice(candidates, len(wanted), replace=False)]
         else:
-            use = None if by == "frequency" else features[by]
-            drawn = _draw_near(wanted, candidates, counts, use, rng)
-        emitted, matched = (sum(counts.get(w, 0) for w in some) for some in (drawn, wanted))
-        found.append(Control(tuple(drawn), by, emitted, matched))
-    return found
+            matches = draw_matches(wanted, candidates, counts, rng, log=np.log2, distance=distance)
+            drawn = [matches[word] for word in wanted]
+        emitted, matched = (sum(counts[w] for w in group) for group in (drawn, wanted))
+        controls.append(Control(tuple(drawn), by, emitted, matched))
+    return controls
 
 
-def _describe(
+def _mean_by_word(
     tokenizer, traces: Sequence[Trace], entropy: Sequence[Float[np.ndarray, "_"]] | None
-) -> tuple[dict[str, int], dict[str, dict[str, float]]]:
-    """Of every word written: its count, and its mean entropy and relative position."""
+) -> dict[str, float]:
+    """Of every word written, the mean of the entropy, or of the relative position if None."""
     strings = vocabulary(tokenizer)
-    values: dict[str, dict[str, list[float]]] = {
-        "position": defaultdict(list), "entropy": defaultdict(list),
-    }  # fmt: skip
+    values: dict[str, list[float]] = defaultdict(list)
     for i, trace in enumerate(traces):
         for step, token in enumerate(trace.token_ids):
-            word = word_of(strings[token])
-            if word:
-                values["position"][word].append(step / len(trace))
-                if entropy is not None:
-                    values["entropy"][word].append(float(entropy[i][step]))
-    counts = {word: len(places) for word, places in values["position"].items()}
-    means = {
-        name: {word: float(np.mean(some)) for word, some in by_word.items()}
-        for name, by_word in values.items()
-    }
-    return counts, means
+            if word := word_of(strings[token]):
+                value = step / len(trace) if entropy is None else float(entropy[i][step])
+                values[word].append(value)
+    return {word: float(np.mean(written)) for word, written in values.items()}
 
 
-def _draw_near(
-    wanted: Sequence[str],
-    candidates: Sequence[str],
-    counts: Mapping[str, int],
-    feature: Mapping[str, float] | None,
-    rng: np.random.Generator,
-) -> list[str]:
-    left = list(candidates)
-    spread = float(np.std(list(feature.values()))) if feature else 1.0
-    drawn: dict[str, str] = {}
-    for word in sorted(wanted, key=lambda w: (-counts.get(w, 0), w)):
+def _distance(feature: Mapping[str, float]) -> Callable[[str, str], float]:
+    """How far two words are apart in a feature, in standard deviations over words.
 
-        def distance(other: str, word: str = word) -> float:
-            apart = abs(np.log2(counts[other] / max(counts.get(word, 0), 1)))
-            if feature is not None and word in feature:
-                apart += abs(feature[other] - feature[word]) / max(spread, 1e-12)
-            return float(apart)
+    The distance from a word without the feature is 0.
+    """
+    spread = max(float(np.std(list(feature.values()))), 1e-12)
 
-        near = sorted(left, key=lambda other: (distance(other), other))[:NEAREST]
-        drawn[word] = near[int(rng.integers(len(near)))]
-        left.remove(drawn[word])
-    return [drawn[word] for word in wanted]
+    def distance(word: str, other: str) -> float:
+        return abs(feature[other] - feature[word]) / spread if word in feature else 0.0
+
+    return distance

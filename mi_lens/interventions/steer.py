@@ -17,8 +17,8 @@ from torch import Tensor
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention, Row, positions
 from mi_lens.models.hook_names import resolve_hook_names
-from mi_lens.problems.problem import Problem, question_key
-from mi_lens.steering.vector import SteeringVector, load_vectors
+from mi_lens.problems.problem import Problem
+from mi_lens.steering.vector import SteeringVector, is_among, load_vectors
 from mi_lens.traces.think_block import boundary_ids
 from mi_lens.traces.vocabulary import Words, as_words, word_ids
 
@@ -39,7 +39,7 @@ class Steer(Intervention):
         variant: "add"; "project", which takes alpha times the state's component along the vector
             away; or "random", which adds a random direction of the same norm (a control).
         seed: Of the random direction.
-        made_from: Keys (`vectors.question_key`) of the problems that the vector was made from; a
+        made_from: Keys (`Problem.key`) of the problems that the vector was made from; a
             `SteeringVector` brings them.
         allow_overlap: Lets those problems be generated for all the same.
     """
@@ -89,7 +89,7 @@ class Steer(Intervention):
 
     def check(self, problem: Problem) -> None:
         """See `Intervention.check`."""
-        if question_key(problem) in self.made_from and not self.allow_overlap:
+        if is_among(problem, self.made_from) and not self.allow_overlap:
             raise ValueError(
                 f"problem {problem.id} is one of those that the steering vector was made from; "
                 "evaluate on others, or say Steer(..., allow_overlap=True)"

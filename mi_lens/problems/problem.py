@@ -41,16 +41,24 @@ class Problem:
         if isinstance(self.tests, dict):  # as it is in a file of traces
             object.__setattr__(self, "tests", CodeTests.from_json(self.tests))
 
+    @property
+    def key(self) -> str:
+        """Names the problem by what it asks, whatever its id, source and layout.
+
+        Two problems have one key where `normalised` makes the same text of their questions.
+        """
+        return content_hash(normalised(self.question))
+
 
 def overlap(a: Sequence[Problem], b: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
-    """The pairs of problems of two sets whose questions have the same normalised text.
+    """The pairs of problems of two sets that have the same key.
 
     Each problem of `a` is paired with the first such of `b`.
     """
     first: dict[str, Problem] = {}
     for problem in b:
-        first.setdefault(normalised(problem.question), problem)
-    keys = ((problem, normalised(problem.question)) for problem in a)
+        first.setdefault(problem.key, problem)
+    keys = ((problem, problem.key) for problem in a)
     return [(problem, first[key]) for problem, key in keys if key in first]
 
 
@@ -61,8 +69,3 @@ def normalised(question: str) -> str:
     """
     plain = re.sub(r"\\[dt]frac", r"\\frac", question)
     return LAYOUT.sub("", plain).casefold()
-
-
-def question_key(problem: Problem) -> str:
-    """Names a problem by its question, whatever its id, spacing and case."""
-    return content_hash(" ".join(problem.question.split()).casefold())

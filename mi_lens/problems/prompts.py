@@ -71,6 +71,23 @@ def code_question(question: str, starter_code: str = "") -> str:
     return f"{question.strip()}\n\n{STARTER_INSTRUCTION}\n\n```python\n{starter_code.strip()}\n```"
 
 
+def encode_prompt(
+    tokenizer, question: str, style: PromptStyle = "chat"
+) -> tuple[str, tuple[int, ...]]:
+    """A question's prompt as text and as token ids.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        question: A problem's question.
+        style: See `prompt_text`.
+
+    Raises:
+        ValueError: As `prompt_text`, or if the prompt encodes to no tokens.
+    """
+    text = prompt_text(tokenizer, question, style)
+    return text, tuple(encode(tokenizer, text, templated=style != "raw"))
+
+
 def encode(tokenizer, text: str, *, templated: bool) -> list[int]:
     """Token ids; plain text gets the tokenizer's special tokens, a template brings its own."""
     ids = tokenizer.encode(text, add_special_tokens=not templated)

@@ -18,7 +18,6 @@ from mi_lens.common.statistics import Estimate, estimate_mean, holm
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
-from mi_lens.problems.problem import question_key
 from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.trace import Trace
 
@@ -158,7 +157,7 @@ def _ratio(above: float, below: float) -> float | None:
 
 
 def _by_problem(traces: tuple[Trace, ...]) -> dict[str, Trace]:
-    return {question_key(trace.problem): trace for trace in traces if trace.problem is not None}
+    return {trace.problem.key: trace for trace in traces if trace.problem is not None}
 
 
 def _paired(

@@ -7,10 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import encode, prompt_text
-from mi_lens.states.segments import (
-    last_states,
-)
+from mi_lens.problems.prompts import encode, encode_prompt
+from mi_lens.states.segments import last_states
 
 AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
 
@@ -48,7 +46,7 @@ def answer_state(
         )
     tokenizer = model.tokenizer
     if template:
-        before = encode(tokenizer, prompt_text(tokenizer, problem.question), templated=True)
+        _, before = encode_prompt(tokenizer, problem.question)
         ids = [*before, *tokenizer.encode(text, add_special_tokens=False)]
         length = len(ids) - len(before)
     else:

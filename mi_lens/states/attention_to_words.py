@@ -21,8 +21,8 @@ from tqdm import tqdm
 from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.hook_names import resolve_hook_names
-from mi_lens.problems.problem import question_key
 from mi_lens.states.segments import read_ids, read_in_segments
+from mi_lens.traces.matched_words import as_frequent, count_words, is_ordinary
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
 
@@ -125,7 +125,7 @@ def attention_to_words(
             for (trace, _), paid in zip(batch, attention_paid(model, batch), strict=True):
                 assert trace.problem is not None
                 of_match = torch.stack([paid[:, 0], paid[:, 1:].mean(1)])
-                by_problem[question_key(trace.problem)].append(of_match.mean(1).numpy())
+                by_problem[trace.problem.key].append(of_match.mean(1).numpy())
             bar.update(len(batch))
     if len(by_problem) < 2:
         raise ValueError(
@@ -143,8 +143,8 @@ def attention_to_words(
     )
     return AttentionTo(
         **_compare(means[:, 0], means[:, 1], seed),
-        matches=matches,
-        left_out=occurrences - matches,
+        matches=total,
+        left_out=occurrences - total,
         traces=len(useful),
         controls=dict(served.most_common()),
     )
@@ -165,13 +165,14 @@ def _controls(
                 f"{strings[min(both)]!r} is of the words and of their controls; expected others"
             )
         return dict.fromkeys(chosen, ids)
-    counts = Counter(word_of(strings[token]) for trace in traces for token in trace.token_ids)
+    counts = count_words(model.tokenizer, traces)
     own = {word_of(strings[token]) for token in chosen}
-    ordinary = [w for w in counts if w.isalpha() and len(w) > 1 and w not in own]
-    near = {
-        word: {w for w in ordinary if counts[word] / 2 <= counts[w] <= 2 * counts[word]}
-        for word in own
-    }
+    ordinary = [
+        word
+        for word in counts
+        if word not in own and is_ordinary(word, letters=2, beside="nothing")
+    ]
+    near = {word: as_frequent(word, ordinary, counts) for word in own}
     of_word = defaultdict(set)
     for token, string in enumerate(strings):
         of_word[word_of(string)].add(token)
@@ -243,11 +244,11 @@ def _add(pattern: Tensor, hook: Any, *, total, layer, rows, columns, start) -> N
     """Adds what the readers of a segment give, to the matches that they stand behind."""
     readers = start + torch.arange(pattern.shape[2])
     behind = readers > columns[:, 2:]
-    read = behind.any(1)
-    if read.any():
+    reached = behind.any(1)
+    if reached.any():
         # Advanced indices around slices come first: (match, 3, head, reader).
-        given = pattern[rows[read, None], :, :, columns[read]].to("cpu", torch.float64)
-        total[read, :, layer] += (given * behind[read, None, None]).sum(-1)
+        given = pattern[rows[reached, None], :, :, columns[reached]].to("cpu", torch.float64)
+        total[reached, :, layer] += (given * behind[reached, None, None]).sum(-1)
 
 
 def _compare(
@@ -257,7 +258,7 @@ def _compare(
 ) -> dict[str, Any]:
     n, n_layers, n_heads = word.shape
     differences = (word - control).reshape(n, -1).T
-    heads = [sign_flip(head.tolist(), seed=seed) for head in differences]
+    heads = [sign_flip(of_head.tolist(), seed=seed) for of_head in differences]
     low, high = _ratio_interval(word, control, seed)
     return {
         "word": word.mean(0),

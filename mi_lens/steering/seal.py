@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
 from mi_lens.states.segments import States
 from mi_lens.steering.vector import SteeringVector
@@ -123,7 +123,7 @@ def extract_steering_vectors(
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     for read in states_of_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size):
-        key = question_key(read.problem)
+        key = read.problem.key
         half = half_of.setdefault(key, len(half_of) % 2)
         problems[key] = read.problem.id
         index = torch.tensor([THOUGHT_CLASSES.index(t.thought_class) for t in read.thoughts])

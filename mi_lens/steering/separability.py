@@ -22,7 +22,6 @@ from mi_lens.common.resampling import (
     resample,
     split_into_folds,
 )
-from mi_lens.problems.problem import question_key
 from mi_lens.states.segments import States
 from mi_lens.steering.seal import states_of_thoughts
 from mi_lens.traces.thoughts import SEAL, ThoughtRule
@@ -126,7 +125,7 @@ def boundary_states(
         name: torch.cat([part.states.pop(name) for part in parts]) for name in list(parts[0].states)
     }
     execution = np.array([t.thought_class == "execution" for part in parts for t in part.thoughts])
-    problems = [question_key(part.problem) for part in parts for _ in part.thoughts]
+    problems = [part.problem.key for part in parts for _ in part.thoughts]
     return states, execution, problems
 
 

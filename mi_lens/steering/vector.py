@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mi_lens.common.files import replacing
 from mi_lens.common.html import table
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.common.provenance import content_hash
+from mi_lens.problems.problem import Problem
 from mi_lens.traces.thoughts import ThoughtClass
 
 
@@ -28,7 +29,8 @@ class SteeringVector:
         recipe: Which mean states it is the difference of (`mi_lens.steering.seal`).
         rule: Name of the rule that told thoughts apart.
         counts: Thoughts by class.
-        problems: The problems it was made from: `question_key` to id.
+        problems: The problems it was made from, key (`Problem.key`) to id. Older files have keys of
+            another form; `is_among` reads both.
         reliability: Cosine between the vectors of two halves of the problems; None where a half
             lacks a class.
     """
@@ -81,7 +83,7 @@ class SteeringVector:
             ValueError: If a problem has a question among them.
         """
         known = list(problems)
-        used = [problem.id for problem in known if question_key(problem) in self.problems]
+        used = [problem.id for problem in known if is_among(problem, self.problems)]
         if used:
             raise ValueError(
                 f"{len(used)} of {len(known)} problems were used to make the vector at "
@@ -110,6 +112,16 @@ class SteeringVector:
         return next(iter(vectors.values()))
 
 
+def is_among(problem: Problem, keys: Collection[str]) -> bool:
+    r"""Whether a problem is one of those that keys name.
+
+    A key is a `Problem.key`. In older files it is a hash of the question that leaves out only
+    spacing and case, so that \dfrac and \frac give different keys.
+    """
+    older = content_hash(" ".join(problem.question.split()).casefold())
+    return problem.key in keys or older in keys
+
+
 def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
     """Writes vectors of different hook names as one safetensors file, metadata as JSON in it.
 
@@ -120,7 +132,7 @@ def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
     for vector in vectors:
         if vector.hook_name in tensors:
             raise ValueError(
-                f"two vectors at {vector.hook_name!r}; expected one a hook name in a file"
+                f"two vectors at {vector.hook_name!r}; expected one per hook name in a file"
             )
         tensors[vector.hook_name] = vector.vector.detach().to("cpu", copy=True).contiguous()
         made_from = {k: v for k, v in vars(vector).items() if k not in ("hook_name", "vector")}

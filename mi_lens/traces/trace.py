@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.common.html import table, text_box
@@ -12,9 +12,34 @@ from mi_lens.common.parquet import read_table, write_table
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.code_tests import CodeTests
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import PromptStyle, encode, prompt_text
+from mi_lens.problems.prompts import PromptStyle, encode_prompt
 
 StopReason = Literal["eos", "stop", "length", "context", "imported"]
+
+
+class ConditionRecord(TypedDict, total=False):
+    """The settings under which a trace was made, as JSON.
+
+    Attributes:
+        name: Of the condition; decides nothing.
+        sampling: The fields of `Sampling`.
+        interventions: In the order in which they act, each with its "kind" and its settings; a hash
+            stands for a long list of numbers.
+        engine: Name and version of the engine, where it was not this package's loop.
+        max_new_tokens: Budget, a prefix included.
+        style: How the question became the prompt.
+        stop: Texts and token ids that end the generation.
+        prefix: How many of the first generated tokens were given.
+    """
+
+    name: str
+    sampling: dict[str, Any]
+    interventions: list[dict[str, Any]]
+    engine: str
+    max_new_tokens: int
+    style: PromptStyle
+    stop: list[str | int]
+    prefix: int
 
 
 @dataclass(frozen=True)
@@ -31,7 +56,7 @@ class Trace:
         stop_reason: "eos", "stop" (a stop text or token), "length" (budget spent), "context"
             (model's window full), "imported".
         seed: The request's seed.
-        condition: Interventions, sampling and other settings, as a JSON-able mapping.
+        condition: Interventions, sampling and other settings; empty for an imported text.
         problem: The problem that the prompt puts, where there is one.
         events: What interventions did: a mapping each, with "step" and "what".
     """
@@ -44,7 +69,7 @@ class Trace:
     text: str
     stop_reason: StopReason
     seed: int = 0
-    condition: dict[str, Any] = field(default_factory=dict)
+    condition: ConditionRecord = field(default_factory=ConditionRecord)
     problem: Problem | None = None
     events: tuple[dict[str, Any], ...] = ()
 
@@ -122,12 +147,11 @@ class Trace:
         """
         if isinstance(problem, str):
             problem = Problem(id=content_hash(problem), question=problem, answer="")
-        prompt = prompt_text(tokenizer, problem.question, style)
+        prompt, prompt_ids = encode_prompt(tokenizer, problem.question, style)
         if prompt.rstrip().endswith("<think>"):
             text = text.removeprefix("<think>").removeprefix("\n")
         if not text:
             raise ValueError(f"problem {problem.id}: the text to import is empty")
-        prompt_ids = tuple(encode(tokenizer, prompt, templated=style != "raw"))
         token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
         return cls(
             id=content_hash([model, prompt_ids, token_ids]),

@@ -12,7 +12,7 @@ from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.problems.grading.grader import Grade
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.problem import Problem
 
 PROBLEMS = [Problem(str(i), f"What is 12 * {i}?", str(12 * i)) for i in range(3)]
 SAMPLED = Condition((), Sampling(1.0))
@@ -42,7 +42,7 @@ def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
     ]  # fmt: skip
     for one in found:
         trace = next(t for t in traces if t.id == one.trace)
-        assert one.problem == question_key(trace.problem)
+        assert one.problem == trace.problem.key
         assert one.token == trace.token_ids[one.step]
         for kept, outcomes in ((1, one.kept), (0, one.forbidden)):
             acts = () if kept else (ForbidAt(one.step, one.token),)

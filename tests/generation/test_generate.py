@@ -11,7 +11,7 @@ from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import encode
+from mi_lens.problems.prompts import encode, encode_prompt
 
 QUESTIONS = [
     "What is 12 * 7 - 5?",
@@ -66,10 +66,11 @@ def test_rows_do_not_depend_on_their_batch(model, temperature):
 
 def test_seeds_decide_samples(tiny_model):
     sampled = [
-        generate(tiny_model, QUESTIONS[:2], temperature=1.0, seed=s, max_new_tokens=12,
-                 progress=False)
+        generate(
+            tiny_model, QUESTIONS[:2], temperature=1.0, seed=s, max_new_tokens=12, progress=False
+        )
         for s in (0, 0, 1)
-    ]  # fmt: skip
+    ]
     assert sampled[0] == sampled[1]
     assert tokens_of(sampled[0]) != tokens_of(sampled[2])
     assert sampled[0][0].id != sampled[2][0].id
@@ -175,11 +176,12 @@ def test_a_trace_carries_what_made_it(tiny_model):
 def test_a_prompt_is_read_once(tiny_model, monkeypatch):
     read = []
 
-    def spy(tokenizer, text, *, templated):
+    def spy(tokenizer, question, style):
+        text, ids = encode_prompt(tokenizer, question, style)
         read.append(text)
-        return encode(tokenizer, text, templated=templated)
+        return text, ids
 
-    monkeypatch.setattr("mi_lens.generation.request.encode", spy)
+    monkeypatch.setattr("mi_lens.generation.request.encode_prompt", spy)
     requests = [
         Request(question, seed=seed, style=style, max_new_tokens=2)
         for question in ("Hi", Problem("p", "Hi", "2"), "2")
@@ -190,9 +192,9 @@ def test_a_prompt_is_read_once(tiny_model, monkeypatch):
     assert sorted(read) == sorted({trace.prompt for trace in traces})
     assert len(read) == 4
     for trace in traces:
-        templated = trace.condition["style"] == "chat"
-        assert list(trace.prompt_ids) == encode(tiny_model.tokenizer, trace.prompt,
-                                                templated=templated)  # fmt: skip
+        templated = trace.condition.get("style") == "chat"
+        ids = encode(tiny_model.tokenizer, trace.prompt, templated=templated)
+        assert list(trace.prompt_ids) == ids
 
 
 def test_fingerprints_tell_models_apart(tiny_model, checkpoint):

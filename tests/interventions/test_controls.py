@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mi_lens.interventions import controls
 from mi_lens.interventions.controls import matched_controls
+from mi_lens.traces import matched_words
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -29,10 +29,14 @@ def traces(tokenizer):
 def entropy(tokenizer, traces):
     strings = vocabulary(tokenizer)
     return [
-        np.array([3.0 if word_of(strings[t]) in ("so", "that", "let", "is") else 0.5
-                  for t in trace.token_ids])
+        np.array(
+            [
+                3.0 if word_of(strings[t]) in ("so", "that", "let", "is") else 0.5
+                for t in trace.token_ids
+            ]
+        )
         for trace in traces
-    ]  # fmt: skip
+    ]
 
 
 def test_frequency(tokenizer, traces):
@@ -52,7 +56,7 @@ def test_frequency(tokenizer, traces):
 def test_entropy_and_position_count_beside_frequency(tokenizer, traces, entropy):
     def nearest(by, **more):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(controls, "NEAREST", 1)
+            patch.setattr(matched_words, "NEAREST", 1)
             (control,) = matched_controls(tokenizer, traces, ["so", "let"], by=by, draws=1, **more)
         return control.words
 

@@ -8,7 +8,7 @@ from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.steer import Steer, random_like
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
 from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.think_block import boundary_ids
@@ -107,8 +107,7 @@ def test_a_random_direction_has_the_norm_of_the_vector():
 
 def made(problem):
     counts: Any = {"execution": 3, "reflection": 2, "transition": 1}
-    return SteeringVector(HOOK, VECTOR, "m", "E-RT", "seal", counts,
-                          {question_key(problem): problem.id}, 0.9)  # fmt: skip
+    return SteeringVector(HOOK, VECTOR, "m", "E-RT", "seal", counts, {problem.key: problem.id}, 0.9)
 
 
 def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
@@ -122,6 +121,8 @@ def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
             generate(tiny_model, [fresh, used], steer, max_new_tokens=2, progress=False)
         allowed = Steer(source, allow_overlap=True)
         generate(tiny_model, [used], allowed, max_new_tokens=2, progress=False)
+    with pytest.raises(ValueError, match="problem 3 is one of those"):
+        Steer(made(used)).check(Problem("3", r"$\displaystyle$ What is $2$", "2"))
     with pytest.raises(ValueError, match="no vector for hook_name="):
         Steer(str(tmp_path / "v.safetensors"), "blocks.0.hook_resid_post")
 

@@ -3,7 +3,7 @@ import copy
 import jaxtyping
 import pytest
 
-from mi_lens.problems.prompts import PUBLISHED, code_question, encode, prompt_text
+from mi_lens.problems.prompts import PUBLISHED, code_question, encode, encode_prompt, prompt_text
 
 
 def test_styles(tokenizer):
@@ -20,6 +20,14 @@ def test_a_template_brings_its_own_special_tokens(checkpoint, tokenizer):
     ids = encode(tokenizer, chat, templated=True)
     assert ids.count(tokenizer.bos_token_id) == 1
     assert tokenizer.decode(ids) == chat
+
+
+def test_a_prompt_is_its_text_and_the_ids_of_that_text(tokenizer):
+    for style in ("chat", "raw", "seal"):
+        text, ids = encode_prompt(tokenizer, "hello", style)
+        assert text == prompt_text(tokenizer, "hello", style)
+        assert ids == tuple(encode(tokenizer, text, templated=style != "raw"))
+    assert encode_prompt(tokenizer, "hello") == encode_prompt(tokenizer, "hello", "chat")
 
 
 def test_bad_input(tokenizer):

@@ -358,7 +358,8 @@ def test_interventions_on_the_command_line(config, tmp_path, capsys):
     acts = ["--intervene", "Suppress(['so', 'the'])", "Recycle(1, ['is'], trigger='consumed')"]
     main([*command, "--out", str(out), *acts])
     for trace in load_traces(out / "traces.jsonl"):
-        assert [one["kind"] for one in trace.condition["interventions"]] == ["Suppress", "Recycle"]
+        interventions = trace.condition.get("interventions", [])
+        assert [one["kind"] for one in interventions] == ["Suppress", "Recycle"]
     capsys.readouterr()
     for wrong, message in (
         ("Supress(['so'])", "'Supress': expected one of"),

@@ -27,7 +27,7 @@ CONTROLS = ["so", "the", "let", "is", "this"]
 @pytest.fixture(scope="module")
 def traces(tokenizer):
     return [
-        Trace.from_text(tokenizer, Problem(str(i), f"What is 12 * 7{'?' * i}", "84"), text)
+        Trace.from_text(tokenizer, Problem(str(i), f"What is 12 * 7, {i}?", "84"), text)
         for i, text in enumerate(TEXTS)
     ]
 

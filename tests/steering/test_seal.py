@@ -8,7 +8,7 @@ from mi_lens.generation.generate import generate
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.problems.problem import Problem
 from mi_lens.steering.seal import extract_steering_vectors, states_of_thoughts
 from mi_lens.traces.thoughts import EASYSTEER, split_thoughts
 from mi_lens.traces.trace import Trace
@@ -88,7 +88,7 @@ def test_agrees_with_a_plain_evaluation(tiny_model, traces, states, recipe, subt
         assert vector.model == model_fingerprint(tiny_model)
         assert vector.counts == {"execution": 5, "reflection": 4, "transition": 3}
         assert vector.problem_ids == ("set/a", "set/b", "set/c", "set/e")
-        assert set(vector.problems) == {question_key(traces[i].problem) for i in (0, 1, 2, 4)}
+        assert set(vector.problems) == {traces[i].problem.key for i in (0, 1, 2, 4)}
 
 
 def test_another_rule(tiny_model, traces):

@@ -11,11 +11,13 @@ from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from mi_lens.problems.problem import Problem, question_key
+from mi_lens.interventions.steer import Steer
+from mi_lens.problems.problem import Problem
 from mi_lens.steering.gguf import block_outputs, load_gguf, save_gguf
 from mi_lens.steering.vector import SteeringVector, load_vectors, save_vectors
 
 PROBLEM = Problem("math/7", "What is  12 * 7?", "84")
+OLD_KEY = "631dcb811f33b888"  # of PROBLEM
 EXECUTION, REFLECTION, TRANSITION = 59_383, 25_827, 7_501  # thoughts behind the real files
 
 
@@ -26,7 +28,7 @@ def vector(hook_name: str = "blocks.19.hook_resid_post", **changes) -> SteeringV
         "recipe": "E-RT",
         "rule": "seal",
         "counts": {"execution": 3, "reflection": 2, "transition": 1},
-        "problems": {question_key(PROBLEM): PROBLEM.id},
+        "problems": {PROBLEM.key: PROBLEM.id},
         "reliability": 0.98,
     }
     return SteeringVector(hook_name, **(fields | changes))
@@ -55,6 +57,30 @@ def test_overlap_is_of_questions_not_of_ids():
     same_question = Problem("aime/1", "what is 12 * 7?\n", "84")
     with pytest.raises(ValueError, match=r"1 of 3 problems.*'aime/1' first.*allow_overlap=True"):
         vector().check_unused(iter([*others, same_question]))
+
+
+def test_the_same_question_in_other_latex_is_refused():
+    written = Problem("a", r"Find $\frac{1}{2} x$.", "1")
+    other = Problem("b", r"Find $\dfrac{1}{2}x$", "1")
+    made = vector(problems={written.key: written.id})
+    with pytest.raises(ValueError, match=r"1 of 1 problems.*'b' first"):
+        made.check_unused([other])
+
+
+def test_a_file_with_keys_of_the_old_form_refuses_its_problems(tmp_path):
+    """The key is one that `mi_lens` wrote before keys left LaTeX's layout out."""
+    path = tmp_path / "v.safetensors"
+    vector(problems={OLD_KEY: PROBLEM.id}).save(path)
+    read = SteeringVector.load(path)
+    assert PROBLEM.key != OLD_KEY
+    same_question = Problem("aime/1", "what is 12 * 7?\n", "84")
+    with pytest.raises(ValueError, match=r"1 of 1 problems.*'aime/1' first"):
+        read.check_unused([same_question])
+    read.check_unused([Problem("math/8", "What is 12 * 8?", "96")])
+    steer = Steer(str(path))
+    assert steer.made_from == (OLD_KEY,)
+    with pytest.raises(ValueError, match="problem aime/1 is one of those"):
+        steer.check(same_question)
 
 
 def test_several_in_one_file(tmp_path):

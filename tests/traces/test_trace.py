@@ -41,6 +41,7 @@ def test_files_come_back(trace, tmp_path):
     other = replace(trace, id="other", problem=None, condition={"temperature": 0.6}, seed=3)
     save_traces([trace, other], tmp_path / "t.jsonl")
     assert load_traces(tmp_path / "t.jsonl") == [trace, other]
+    assert trace.condition == {}
 
 
 def test_bad_files(trace, tmp_path):

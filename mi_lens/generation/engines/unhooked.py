@@ -13,8 +13,8 @@ from typing import Any
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.request import Request
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import encode, prompt_text
-from mi_lens.traces.trace import StopReason, Trace
+from mi_lens.problems.prompts import encode_prompt
+from mi_lens.traces.trace import ConditionRecord, StopReason, Trace
 
 
 def refuse(requests: Sequence[Request], *, greedy_only: bool) -> None:
@@ -48,8 +48,7 @@ def encoded_prompt(tokenizer: Any, request: Request) -> tuple[str, tuple[int, ..
     """A request's prompt as text and as token ids, the same as `mi_lens.generate` reads."""
     problem = request.problem
     question = problem if isinstance(problem, str) else problem.question
-    text = prompt_text(tokenizer, question, request.style)
-    return text, tuple(encode(tokenizer, text, templated=request.style != "raw"))
+    return encode_prompt(tokenizer, question, request.style)
 
 
 def until_end(ids: list[int], end_ids: set[int]) -> list[int]:
@@ -81,14 +80,14 @@ def unhooked_trace(
         reason: Why the generation ended.
     """
     text, prompt_ids = prompt
-    condition = {
+    condition = ConditionRecord(
         **request.condition.to_json(),
-        "engine": engine,
-        "max_new_tokens": request.max_new_tokens,
-        "style": request.style,
-        "stop": list(request.stop),
-        "prefix": 0,
-    }
+        engine=engine,
+        max_new_tokens=request.max_new_tokens,
+        style=request.style,
+        stop=list(request.stop),
+        prefix=0,
+    )
     return Trace(
         id=content_hash([engine, checkpoint, prompt_ids, condition, request.seed]),
         model=Path(checkpoint).name,

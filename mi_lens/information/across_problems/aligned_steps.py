@@ -1,4 +1,4 @@
-r"""Aligned steps: one step a trace, found by the same rule in every trace.
+r"""Aligned steps: one step per trace, found by the same rule in every trace.
 
 The state of step t *emits* token t: it has read the tokens before t, not token t itself. So of a
 token emitted at step t, offset 0 is the step that emits it, the token still unread; offset 1 is the
@@ -6,7 +6,6 @@ step that has just read it; offset -1 is the step before. A trace without such a
 and the result says so.
 """
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -18,14 +17,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.problems.answers import boxed_answer
+from mi_lens.traces.matched_words import count_tokens, draw_matches, is_ordinary
 from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary
 
 BOXED = "\\boxed{"
 
 
 @dataclass(frozen=True)
 class AlignedSteps:
-    """One step a trace.
+    """One step per trace.
 
     Attributes:
         name: The rule, such as "thinking token 1 +1".
@@ -54,26 +55,27 @@ class AlignedSteps:
         """
         if not self.present:
             raise ValueError(f"{self.name}: none of {len(self.steps)} traces has this step")
-        return torch.stack([activations[i][step] for i, step in self._found(activations)])
+        return torch.stack([activations[i][step] for i, step in self._pairs(activations)])
 
     def values(self, trajectories: Sequence[Sequence[float]]) -> Float[np.ndarray, "present"]:
         """Every trace's number at the step, as the MI of `trajectories[trace][step]`."""
-        return np.array([float(trajectories[i][step]) for i, step in self._found(trajectories)])
+        return np.array([float(trajectories[i][step]) for i, step in self._pairs(trajectories)])
 
-    def _found(self, sequences: Sequence) -> list[tuple[int, int]]:
+    def _pairs(self, sequences: Sequence) -> list[tuple[int, int]]:
+        """The number of each trace that has the step, and its step."""
         if len(sequences) != len(self.steps):
             raise ValueError(
                 f"{self.name}: {len(sequences)} sequences for {len(self.steps)} traces; expected "
                 "one for every trace, those without the step included"
             )
-        found = [(i, step) for i, step in enumerate(self.steps) if step is not None]
-        for i, step in found:
+        pairs = [(i, step) for i, step in enumerate(self.steps) if step is not None]
+        for i, step in pairs:
             if step >= len(sequences[i]):
                 raise ValueError(
                     f"{self.name}: step {step} of trace {i}, which has {len(sequences[i])}; pass "
                     "what belongs to the traces that were aligned"
                 )
-        return found
+        return pairs
 
 
 def at_fraction(traces: Sequence[Trace], fraction: float) -> AlignedSteps:
@@ -150,7 +152,9 @@ def _at_occurrence(
 ) -> AlignedSteps:
     if number < 1:
         raise ValueError(f"number={number}: expected 1 for the first {name}, 2 for the second, ...")
-    steps = [found[number - 1] + offset if len(found) >= number else None for found in occurrences]
+    steps = [
+        places[number - 1] + offset if len(places) >= number else None for places in occurrences
+    ]
     inside = [
         step if step is not None and 0 <= step < len(trace) else None
         for step, trace in zip(steps, traces, strict=True)
@@ -211,34 +215,24 @@ def matched_tokens(
             factor of two of its count.
 
     """
-    counts = Counter(token for trace in traces for token in trace.token_ids)
-    wanted = frozenset(token_ids)
-    emitted = sorted((token for token in counts if token in wanted), key=lambda t: (-counts[t], t))
+    counts, wanted = count_tokens(traces), frozenset(token_ids)
+    emitted = counts.keys() & wanted
     if not emitted:
         raise ValueError(f"none of {len(traces)} traces emits a token of the set to match")
-    others = sorted(counts.keys() - wanted)
-    strings = tokenizer.batch_decode([[token] for token in others])
-    markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
-    ordinary = {
+    strings = vocabulary(tokenizer)
+    ordinary = [
         token
-        for token, string in zip(others, strings, strict=True)
-        if token not in markup and any(c.isalpha() for c in string)
-    }
+        for token in counts.keys() - wanted
+        # A model may have more token ids than its tokenizer has strings.
+        if token < len(strings) and is_ordinary(strings[token], letters=1, beside="anything")
+    ]
     rng = np.random.default_rng(seed)
-    matched: dict[int, int] = {}
-    for token in emitted:
-
-        def distance(other: int, count: int = counts[token]) -> float:
-            return abs(log(counts[other] / count))
-
-        near = sorted(ordinary, key=lambda t: (distance(t), t))[:5]
-        near = [other for other in near if distance(other) <= log(2)]
-        if not near:
-            raise ValueError(
-                f"token {token} ({tokenizer.decode([token])!r}) is emitted {counts[token]} times, "
-                "and no ordinary token is left that is emitted half to twice as often; give more "
-                "traces, or leave it out of the set"
-            )
-        matched[token] = near[int(rng.integers(len(near)))]
-        ordinary.remove(matched[token])
-    return matched
+    matches = draw_matches(emitted, ordinary, counts, rng, log=log, within_factor_of_two=True)
+    if unmatched := emitted - matches.keys():
+        token = min(unmatched, key=lambda t: (-counts[t], t))
+        raise ValueError(
+            f"token {token} ({tokenizer.decode([token])!r}) is emitted {counts[token]} times, "
+            "and no ordinary token is left that is emitted half to twice as often; give more "
+            "traces, or leave it out of the set"
+        )
+    return matches

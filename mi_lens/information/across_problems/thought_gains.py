@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.models.backends.lookup import backend_of
-from mi_lens.problems.problem import question_key
 from mi_lens.states.segments import read_in_segments
 from mi_lens.traces.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.traces.thoughts import split_thoughts as split
@@ -36,7 +35,7 @@ class ThoughtGains:
 
     Attributes:
         trace: Its id.
-        problem: `question_key` of its problem.
+        problem: Key of its problem (`Problem.key`).
         thoughts: In order.
         cuts: How many generated tokens each answer saw: none; all up to the boundary that opens the
             first thought; all up to the end of each thought.
@@ -94,7 +93,7 @@ def thought_gains(
         if thoughts:
             cuts = (0, thoughts[0].start - 1, *(thought.stop for thought in thoughts))
             bits = answer_bits(model, trace, cuts, asking=asking, closing=closing)
-            key = question_key(trace.problem)
+            key = trace.problem.key
             gains.append(ThoughtGains(trace.id, key, tuple(thoughts), cuts, bits))
     return gains
 
