@@ -108,12 +108,12 @@
         about.append(` ${label} `, make("span", className, String(value)), ".");
       };
       add("Gold answer:", trace.gold);
-      add("Answered:", trace.answer);
+      add("Model’s answer:", trace.answer);
       add("Graded", trace.correct === null ? null : trace.correct ? "right" : "wrong", "verdict");
       add("Condition:", trace.condition);
       add("Seed:", trace.seed);
-      add("Ended by", trace.stop);
-      if (!trace.hooks.length) about.append(" No states were read from it: there is no MI to show.");
+      add("Stop reason:", trace.stop);
+      if (!trace.hooks.length) about.append(" No states were captured for this trace, so there is no MI to show.");
     }
 
     /** The text, a block a thought and a span a token. */
@@ -171,8 +171,8 @@
         list.append(make("li", `${prefix}${i}`, text));
       }
       const title = inSpecific()
-        ? `specific part, in standard deviations of ${hook().specific.others} other answers; each shade from`
-        : "raw MI; each shade from";
+        ? `specific part, in standard deviations of ${hook().specific.others} other answers; each shade starts at`
+        : "raw MI; each shade starts at";
       $("scale").replaceChildren(make("span", "", title), list);
       $("scale").setAttribute("aria-label", `Colour scale, ${title} ${edges().join(", ")}`);
     }
@@ -278,7 +278,7 @@
         ["p, whole trace", own?.family[step]],
         ["entropy, bits", trace.entropy?.[step]],
         ["surprisal, bits", trace.surprisal?.[step]],
-        ["thought", kind ?? "outside of thoughts"],
+        ["thought", kind ?? "outside thoughts"],
         ["marks", marks.join(", ") || "none"],
         ["interventions", events.join("; ") || "none", "", "full"],
       ];

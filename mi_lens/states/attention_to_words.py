@@ -134,7 +134,7 @@ def attention_to_words(
             "longer reach, or other controls"
         )
     means = np.stack([np.mean(weights, axis=0) for weights in by_problem.values()])
-    matches = sum(map(len, matched))
+    total = sum(map(len, matched))
     served = Counter(
         word_of(strings[trace.token_ids[place]])
         for trace, matches_of_trace in useful
