@@ -90,7 +90,7 @@ def first_wrong_traces(traces: Sequence[mi_lens.Trace]) -> list[mi_lens.Trace]:
 
 
 def steps(model, trace: mi_lens.Trace, config: Config) -> tuple[list[int], list[int]]:
-    """The steps of highest entropy, without the last step, and as many others."""
+    """The steps of highest entropy and as many other steps, both without the last step."""
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     (states,) = mi_lens.capture(model, [trace], [last])
     entropy = mi_lens.next_token_uncertainty(model, trace, states[last])["entropy"][:-1]

@@ -98,7 +98,7 @@ def main(config: Config) -> None:
 def traces_with_peaks(
     analysis: mi_lens.Analysis, hook_name: str, config: Config
 ) -> list[mi_lens.Trace]:
-    """The first traces that have as many raw peaks as steps are tried."""
+    """The first traces that have `config.steps` raw peaks or more."""
     traces = [
         trace
         for trace in analysis.analysed

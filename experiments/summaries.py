@@ -82,5 +82,5 @@ def shared_peaks(first: np.ndarray, second: np.ndarray) -> float | None:
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
-    """At most so many of the numbers below `count`, evenly spaced, the first and last included."""
+    """Up to `most` of the numbers below `count`: evenly spaced, with the first and the last."""
     return [round(place) for place in np.linspace(0, count - 1, min(count, most))]

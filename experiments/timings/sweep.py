@@ -44,7 +44,7 @@ def compare(name: str, model: Any, problems: Any, conditions: Any, tokens: int, 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description="A sweep in one go beside one by one.")
+    parser = argparse.ArgumentParser(description="Times a sweep in one batch, and one by one.")
     parser.add_argument("--problems", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--tokens", type=int, default=12, help="new tokens at the 0.5B shape")
     args = parser.parse_args()
