@@ -1,4 +1,4 @@
-"""The studies, in the order of the gallery: one module a figure."""
+"""The studies, one module per figure, in the order of the gallery."""
 
 STUDIES = (
     "mi_trajectories",
@@ -10,7 +10,7 @@ STUDIES = (
     "suppression",
     "recycling",
     "test_time_scaling",
-    # What is said against paper 1.
+    # Criticism of paper 1.
     "specificity",
     "scale_of_mi",
     "answer_state_choices",
@@ -18,7 +18,7 @@ STUDIES = (
     "mi_along_trace",
     "peak_interventions",
     "small_benchmarks",
-    # Paper 2, and what is said against it.
+    # Paper 2 and its criticism.
     "thought_statistics",
     "separability_by_layer",
     "seal_table",

@@ -13,13 +13,13 @@ from experiments.gallery import write_gallery
 
 @dataclass(frozen=True)
 class Config:
-    """Which studies to run, each with its own defaults but for what is given here.
+    """Which studies to run. Settings that are not given here keep each study's defaults.
 
     Attributes:
-        studies: Their names; none is all of them.
-        limit: Problems of each; None leaves each its own number.
-        runs: Folder of traces and states: what is there is not made again.
-        out: Folder of the figures and the gallery.
+        studies: Names of the studies; none means all of them.
+        limit: Number of problems for every study; None keeps each study's own number.
+        runs: Folder of traces and states; a study reuses what lies there.
+        out: Folder that gets the figures and the gallery.
     """
 
     studies: tuple[str, ...] = ()
@@ -29,16 +29,16 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Runs them."""
+    """Runs the studies and writes the gallery."""
     unknown = sorted(set(config.studies) - set(STUDIES))
     if unknown:
         raise SystemExit(f"unknown studies {unknown}; expected some of {', '.join(STUDIES)}")
-    given = {} if config.limit is None else {"limit": config.limit}
+    settings = {} if config.limit is None else {"limit": config.limit}
     with tqdm(config.studies or STUDIES, unit="study") as bar:
         for name in bar:
             bar.set_description(name)
             study = import_module(f"experiments.{name}")
-            study.main(study.Config(runs=config.runs, out=config.out, **given))
+            study.main(study.Config(runs=config.runs, out=config.out, **settings))
     print(write_gallery(config.out))
 
 

@@ -1,4 +1,4 @@
-"""Attention that later tokens pay to thinking tokens, head by head, over what controls are paid.
+"""Whether later tokens attend more to thinking tokens than to control words, head by head.
 
 python -m experiments.attention_to
 """
@@ -9,13 +9,13 @@ from typing import Any
 import tyro
 
 import mi_lens
-from experiments.study import THINKING_WORDS, Finding, Study, said, sampled_traces, save
+from experiments.study import THINKING_WORDS, Finding, Study, sampled_traces, save
+from experiments.summaries import with_interval
 from mi_lens.report.plots.words import attention_figure
 from mi_lens.states.attention_to_words import AttentionTo, attention_to_words
 
-OWN, OTHER, BOTH = (
-    "thinking / equally frequent", "opening / equally frequent", "thinking / opening",
-)  # fmt: skip
+THINKING, OPENING = "thinking / equally frequent", "opening / equally frequent"
+THINKING_TO_OPENING = "thinking / opening"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        words: Thinking tokens; those of the pocket model open a reflection or a transition.
-        opening: Words that open other thoughts: the control of place.
-        reach: Steps within which an opening word is looked for on both sides of a thinking token.
+        words: Thinking tokens. Those of the pocket model open a reflection or a transition.
+        opening: Words that open other thoughts. They control for the place of a word.
+        reach: Largest distance, in steps, between a thinking token and its opening word.
     """
 
     limit: int = 80
@@ -35,44 +35,47 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Compares both kinds of words with ordinary ones, and with each other."""
+    """Compares thinking and opening words with words as frequent, and with each other."""
     model = mi_lens.load(config.model)
     traces = sampled_traces(config, model, config.load_problems(), 1)
     settings: dict[str, Any] = {"seed": config.seed, "batch_size": config.batch_size // 2 or 1}
     groups = {
-        OWN: attention_to_words(model, traces, config.words, **settings),
-        OTHER: attention_to_words(model, traces, config.opening, **settings),
-        BOTH: attention_to_words(
+        THINKING: attention_to_words(model, traces, config.words, **settings),
+        OPENING: attention_to_words(model, traces, config.opening, **settings),
+        THINKING_TO_OPENING: attention_to_words(
             model, traces, config.words, controls=config.opening, reach=config.reach, **settings
         ),
     }
-    for name, found in groups.items():
-        layers = ", ".join(said(layer, digits=2) for layer in found.by_layer)
-        print(f"{name}: {said(found.overall, digits=2)}; by layer {layers}; {found.matches} words")
+    for name, attention in groups.items():
+        layers = ", ".join(with_interval(layer, digits=2) for layer in attention.by_layer)
+        print(
+            f"{name}: {with_interval(attention.overall, digits=2)}; by layer {layers}; "
+            f"{attention.matches} words"
+        )
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         attention_figure(groups),
         finding(groups),
-        {name: vars(found) for name, found in groups.items()},
+        {name: vars(attention) for name, attention in groups.items()},
     )
 
 
 def finding(groups: dict[str, AttentionTo]) -> Finding:
-    """What the place of a word explains of the attention it is paid."""
-    own, other, both = (groups[name] for name in (OWN, OTHER, BOTH))
-    significant = own.p_adjusted <= 0.05
-    above = int((significant & (own.ratio > 1)).sum())
-    below = int((significant & (own.ratio < 1)).sum())
+    """How much of the attention to a word its place explains."""
+    thinking, opening, near = (groups[name] for name in (THINKING, OPENING, THINKING_TO_OPENING))
+    significant = thinking.p_adjusted <= 0.05
+    above = int((significant & (thinking.ratio > 1)).sum())
+    below = int((significant & (thinking.ratio < 1)).sum())
     return Finding(
         about="further reading: attention to thinking tokens",
         claim="Not asked: whether later tokens attend to thinking tokens more than to their like.",
         verdict="beyond",
-        text=f"Thinking tokens are paid {said(own.overall, digits=2)} times the attention of words "
-        f"as frequent (more in {above}, less in {below} of {own.ratio.size} heads, family-wise "
-        f".05), words that open other thoughts {said(other.overall, digits=2)} times. Against such "
-        f"openers near by it is {said(both.overall, digits=2)} times, from {both.matches} "
-        "occurrences.",
+        text=f"Thinking tokens are paid {with_interval(thinking.overall, digits=2)} times the "
+        f"attention of words as frequent (more in {above}, less in {below} of "
+        f"{thinking.ratio.size} heads, family-wise .05), words that open other thoughts "
+        f"{with_interval(opening.overall, digits=2)} times. Against such openers near by it is "
+        f"{with_interval(near.overall, digits=2)} times, from {near.matches} occurrences.",
     )
 
 

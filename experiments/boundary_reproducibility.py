@@ -1,4 +1,4 @@
-"""Whether the thought after a boundary comes again when it is written anew from that boundary.
+"""Whether a model that writes a thought anew from its boundary writes the same kind of thought.
 
 python -m experiments.boundary_reproducibility
 """
@@ -13,15 +13,23 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, baseline_traces, said, save, side, traces
+from experiments.study import (
+    CLASS_MARKERS,
+    Finding,
+    Study,
+    Verdict,
+    baseline_traces,
+    requested_traces,
+    save,
+)
+from experiments.summaries import side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought, classify
 from mi_lens.traces.vocabulary import word_of
 
-MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}
-AGREE = ("class", "first word")
+AGREEMENTS = ("class", "first word")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +37,10 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        thoughts: Of each class, the first so many of each trace.
-        temperatures: At which thoughts are sampled again.
-        samples: Of each thought at each temperature.
-        dtypes: In which thoughts are written again greedily.
+        thoughts: Number of thoughts of each class taken from each trace, the first ones.
+        temperatures: Temperatures at which thoughts are sampled again.
+        samples: Number of samples of each thought at each temperature.
+        dtypes: Dtypes in which thoughts are written again greedily.
     """
 
     limit: int = 60
@@ -44,92 +52,106 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Start:
-    """A thought of a greedy trace and what led to it."""
+    """A thought of a greedy trace, with the trace and its problem."""
 
     problem: mi_lens.Problem
     trace: mi_lens.Trace
     thought: Thought
 
     def request(self, stop: Sequence[int], **settings) -> mi_lens.Request:
-        """Asks for this thought once more: all before it stands, its boundary too."""
+        """A request to write this thought again, after all that stands before it."""
         return mi_lens.Request(
-            self.problem, stop=tuple(stop), prefix=self.trace.token_ids[: self.thought.start],
+            self.problem,
+            stop=tuple(stop),
+            prefix=self.trace.token_ids[: self.thought.start],
             **settings,
-        )  # fmt: skip
+        )
 
 
 def main(config: Config) -> None:
-    """Writes thoughts again in every way."""
+    """Lets the model write thoughts again, greedily and sampled, and compares their classes."""
     model = mi_lens.load(config.model)
     problems = config.load_problems()
-    everything = [
+    thoughts = [
         Start(problem, trace, thought)
         for problem, trace in zip(problems, baseline_traces(config, model, problems), strict=True)
         for thought in mi_lens.split_thoughts(model.tokenizer, trace)
     ]
-    starts = chosen(everything, config.thoughts)
-    if {one.thought.thought_class for one in starts} <= {"execution"}:
+    starts = first_of_each_class(thoughts, config.thoughts)
+    if {start.thought.thought_class for start in starts} <= {"execution"}:
         raise ValueError(f"limit={config.limit}: no reflection or transition; take more problems")
     stop = sorted(boundary_ids(model.tokenizer) | set((think_ids(model.tokenizer) or ())[1:]))
     again = {"greedy, the same": rewritten(config, model, starts, stop)}
     for dtype in config.dtypes:
-        other = mi_lens.load(config.model, dtype=dtype)
-        again[f"greedy, {dtype}"] = rewritten(config, other, starts, stop)
-    for value in config.temperatures:
-        again[f"temperature {value:g}"] = rewritten(
-            config, model, starts, stop, value, config.samples
+        in_dtype = mi_lens.load(config.model, dtype=dtype)
+        again[f"greedy, {dtype}"] = rewritten(config, in_dtype, starts, stop)
+    for temperature in config.temperatures:
+        again[f"temperature {temperature:g}"] = rewritten(
+            config, model, starts, stop, temperature, config.samples
         )
     agreement = {
-        name: {what: by_class(starts, texts, MEASURES[what]) for what in AGREE}
+        name: {measure: by_class(starts, texts, MEASURES[measure]) for measure in AGREEMENTS}
         for name, texts in again.items()
     }
-    chance = {what: by_chance(everything, MEASURES[what]) for what in AGREE}
-    both = {name: pooled(starts, texts, MEASURES["class"]) for name, texts in again.items()}
-    for name, found in agreement.items():
-        shares = [f"{kind} {said(one, 100)}" for kind, one in found["class"].items()]
+    chance = {measure: by_chance(thoughts, MEASURES[measure]) for measure in AGREEMENTS}
+    marked = {
+        name: of_marked_classes(starts, texts, MEASURES["class"]) for name, texts in again.items()
+    }
+    for name, by_measure in agreement.items():
+        shares = [
+            f"{kind} {with_interval(share, 100)}" for kind, share in by_measure["class"].items()
+        ]
         print(f"{name:<20}" + "; ".join(shares))
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(agreement, chance),
-        finding(both, everything, len(starts), f"temperature {config.temperatures[0]:g}"),
-        {"agreement": agreement, "chance": chance, "reflection and transition": both,
-         "thoughts": Counter(one.thought.thought_class for one in starts)},
-    )  # fmt: skip
+        finding(marked, thoughts, len(starts), f"temperature {config.temperatures[0]:g}"),
+        {
+            "agreement": agreement,
+            "chance": chance,
+            "reflection and transition": marked,
+            "thoughts": Counter(start.thought.thought_class for start in starts),
+        },
+    )
 
 
-def chosen(everything: Sequence[Start], most: int) -> list[Start]:
-    """The first so many thoughts of each class of each trace."""
+def first_of_each_class(starts: Sequence[Start], most: int) -> list[Start]:
+    """The first `most` thoughts of each class in each trace."""
     seen: Counter = Counter()
-    kept = []
-    for one in everything:
-        key = one.trace.id, one.thought.thought_class
+    first = []
+    for start in starts:
+        key = start.trace.id, start.thought.thought_class
         seen[key] += 1
         if seen[key] <= most:
-            kept.append(one)
-    return kept
+            first.append(start)
+    return first
 
 
 def rewritten(
-    config: Config, model, starts: Sequence[Start], stop: Sequence[int],
-    temperature: float = 0.0, samples: int = 1,
-) -> list[list[str]]:  # fmt: skip
-    """For every start the texts of the thoughts written in its place; "" where thinking ends."""
+    config: Config,
+    model,
+    starts: Sequence[Start],
+    stop: Sequence[int],
+    temperature: float = 0.0,
+    samples: int = 1,
+) -> list[list[str]]:
+    """For every start the texts of the new thoughts in its place; "" where thinking ends."""
     condition = mi_lens.Condition((), mi_lens.Sampling(temperature))
     requests = [
-        one.request(stop, condition=condition, seed=seed, max_new_tokens=config.max_new_tokens)
-        for one in starts
+        start.request(stop, condition=condition, seed=seed, max_new_tokens=config.max_new_tokens)
+        for start in starts
         for seed in range(samples)
     ]
-    made = traces(config, model, requests)
+    traces = requested_traces(config, model, requests)
     texts = [
         model.tokenizer.decode(
-            [t for t in trace.token_ids[len(request.prefix):] if t not in stop],
+            [token for token in trace.token_ids[len(request.prefix) :] if token not in stop],
             skip_special_tokens=True,
         ).strip()
-        for request, trace in zip(requests, made, strict=True)
-    ]  # fmt: skip
-    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+        for request, trace in zip(requests, traces, strict=True)
+    ]
+    return [texts[first : first + samples] for first in range(0, len(texts), samples)]
 
 
 MEASURES: dict[str, Callable[[str], str]] = {
@@ -141,86 +163,99 @@ MEASURES: dict[str, Callable[[str], str]] = {
 def by_class(
     starts: Sequence[Start], texts: Sequence[Sequence[str]], measure: Callable[[str], str]
 ) -> dict[str, Estimate]:
-    """Share written again alike, by the thought's class; intervals over problems."""
+    """Share of thoughts that agree with the first, by its class; intervals over problems."""
     return {kind: _agreement(starts, texts, measure, {kind}) for kind in THOUGHT_CLASSES}
 
 
-def pooled(starts, texts, measure) -> Estimate:
-    """The same of reflections and transitions together, which keywords tell."""
+def of_marked_classes(
+    starts: Sequence[Start], texts: Sequence[Sequence[str]], measure: Callable[[str], str]
+) -> Estimate:
+    """The share for reflections and transitions together: the classes that keywords mark."""
     return _agreement(starts, texts, measure, {"reflection", "transition"})
 
 
-def _agreement(starts, texts, measure, kinds: set[str]) -> Estimate:
+def _agreement(
+    starts: Sequence[Start],
+    texts: Sequence[Sequence[str]],
+    measure: Callable[[str], str],
+    kinds: set[str],
+) -> Estimate:
     by_problem: dict[str, list[float]] = {}
-    for one, some in zip(starts, texts, strict=True):
-        if one.thought.thought_class in kinds:
-            alike = np.mean([measure(text) == measure(one.thought.text) for text in some])
-            by_problem.setdefault(one.problem.id, []).append(float(alike))
+    for start, new_texts in zip(starts, texts, strict=True):
+        if start.thought.thought_class in kinds:
+            alike = np.mean([measure(text) == measure(start.thought.text) for text in new_texts])
+            by_problem.setdefault(start.problem.id, []).append(float(alike))
     return estimate_mean([float(np.mean(values)) for values in by_problem.values()])
 
 
-def by_chance(everything: Sequence[Start], measure: Callable[[str], str]) -> dict[str, float]:
-    """How often a thought of any trace is like one of a class."""
-    counts = Counter(measure(one.thought.text) for one in everything)
+def by_chance(starts: Sequence[Start], measure: Callable[[str], str]) -> dict[str, float]:
+    """How often any thought agrees with a thought of a class, by class."""
+    counts = Counter(measure(start.thought.text) for start in starts)
     shares = {
-        kind: [counts[measure(one.thought.text)] / len(everything) for one in everything
-               if one.thought.thought_class == kind]
+        kind: [
+            counts[measure(start.thought.text)] / len(starts)
+            for start in starts
+            if start.thought.thought_class == kind
+        ]
         for kind in THOUGHT_CLASSES
-    }  # fmt: skip
-    return {kind: float(np.mean(some)) for kind, some in shares.items() if some}
+    }
+    return {kind: float(np.mean(values)) for kind, values in shares.items() if values}
 
 
 def draw(
     agreement: Mapping[str, Mapping[str, Mapping[str, Estimate]]],
     chance: Mapping[str, Mapping[str, float]],
 ) -> Figure:
-    """Shares written again alike, a line a setting; short bars are what chance gives."""
+    """Shares of thoughts that agree, one line per setting; short bars show chance."""
     with style():
-        figure, panels = plt.subplots(
-            1, 2, figsize=(PAGE, 0.8 + 0.3 * len(agreement)), sharey=True
-        )  # fmt: skip
-        for axes, what in zip(panels, AGREE, strict=True):
+        figure, panels = plt.subplots(1, 2, figsize=(PAGE, 0.8 + 0.3 * len(agreement)), sharey=True)
+        for axes, measure in zip(panels, AGREEMENTS, strict=True):
             for i, kind in enumerate(THOUGHT_CLASSES):
-                dots(axes, [found[what][kind] for found in agreement.values()],
-                     CLASS_COLOURS[kind], scale=100.0, shift=0.22 * (i - 1), markers=MARKERS[kind],
-                     label=kind)  # fmt: skip
-                if kind in chance[what]:
-                    axes.plot([100 * chance[what][kind]] * len(agreement),
-                              np.arange(len(agreement)) + 0.22 * (i - 1), "|", markersize=5,
-                              color=CLASS_COLOURS[kind],
-                              label="by chance" if kind == "execution" else None)  # fmt: skip
+                colour, marker, shift = CLASS_COLOURS[kind], CLASS_MARKERS[kind], 0.22 * (i - 1)
+                shares = [by_measure[measure][kind] for by_measure in agreement.values()]
+                dots(axes, shares, colour, scale=100.0, shift=shift, markers=marker, label=kind)
+                if kind in chance[measure]:
+                    x = [100 * chance[measure][kind]] * len(agreement)
+                    y = np.arange(len(agreement)) + shift
+                    label = "by chance" if kind == "execution" else None
+                    axes.plot(x, y, "|", markersize=5, color=colour, label=label)
             axes.set_xlim(-3, 103)
-            axes.set_xlabel(f"same {what} when written again (%, 95 %)")
+            axes.set_xlabel(f"same {measure} when written again (%, 95 %)")
         panels[0].set_yticks(range(len(agreement)), list(agreement))
         panels[0].set_ylim(len(agreement) - 0.5, -0.5)
         legend_above(figure, panels[0])
     return figure
 
 
-def shifted(one: Estimate, by: float) -> Estimate:
-    """An estimate with a number added."""
-    mean, low, high = (None if v is None else v + by for v in (one.mean, one.low, one.high))
-    return Estimate(mean, low, high, one.n)
+def shifted(estimate: Estimate, shift: float) -> Estimate:
+    """An estimate moved by a number."""
+    mean, low, high = (
+        None if value is None else value + shift
+        for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    return Estimate(mean, low, high, estimate.n)
 
 
 def finding(
-    both: Mapping[str, Estimate], everything: Sequence[Start], starts: int, sampled: str
+    marked: Mapping[str, Estimate], thoughts: Sequence[Start], starts: int, sampled: str
 ) -> Finding:
-    """Reflections and transitions that do not come again, sampled from their own boundary."""
-    found = both[sampled]
+    """Whether reflections and transitions come again when sampled from their boundary."""
+    share = marked[sampled]
     verdicts: dict[int, Verdict] = {-1: "against", 0: "open", 1: "with"}
-    share = np.mean([one.thought.thought_class != "execution" for one in everything])
+    base_rate = np.mean([start.thought.thought_class != "execution" for start in thoughts])
     others = "; ".join(
-        f"{said(estimate, 100)} {name}" for name, estimate in both.items() if name != sampled
+        f"{with_interval(estimate, 100)} {name}"
+        for name, estimate in marked.items()
+        if name != sampled
     )
     return Finding(
         about="paper 2, classes by keywords; criticism: 93 % of such boundaries do not come again",
         claim="Keywords mark the boundaries at which the model is about to reflect or turn.",
-        verdict=verdicts[side(shifted(found, -0.5))],
-        text=f"Written anew from the boundary at {sampled}, {said(found, 100)} % of reflections "
-        f"and transitions are of the same class again, where {100 * share:.0f} % of all thoughts "
-        f"are one or the other. By setting it is {others} (%), over {found.n} problems and "
-        f"{starts} thoughts of all classes.",
+        verdict=verdicts[side(shifted(share, -0.5))],
+        text=f"Written anew from the boundary at {sampled}, {with_interval(share, 100)} % of "
+        f"reflections and transitions are of the same class again, where {100 * base_rate:.0f} % "
+        f"of all thoughts are one or the other. By setting it is {others} (%), over {share.n} "
+        f"problems and {starts} thoughts of all classes.",
     )
 
 

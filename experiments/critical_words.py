@@ -1,4 +1,4 @@
-"""Words that right traces of a problem write more often than wrong ones, or less.
+"""Words whose rates differ between right and wrong traces of the same problem.
 
 python -m experiments.critical_words
 """
@@ -22,9 +22,9 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        samples: Traces of each problem, at temperature 1.
+        samples: Number of traces of each problem, at temperature 1.
         words: Thinking tokens.
-        minimum_problems: A word must stand in traces of so many problems.
+        minimum_problems: Smallest number of problems whose traces must hold a word.
     """
 
     limit: int = 80
@@ -37,22 +37,22 @@ def main(config: Config) -> None:
     """Contrasts the rates of words in right and in wrong traces of the same problems."""
     model = mi_lens.load(config.model)
     traces = sampled_traces(config, model, config.load_problems(), config.samples)
-    found = contrast_words(
+    contrast = contrast_words(
         model.tokenizer, traces, minimum_problems=config.minimum_problems, seed=config.seed
     )
-    for row in found.rows[:12]:
-        print(f"{row.word:<16}{said_rates(row):<64}p {row.p_adjusted:.4f}")
-    once = written_once(model.tokenizer, traces, [row.word for row in found.rows])
+    for row in contrast.rows[:12]:
+        print(f"{row.word:<16}{rates_with_interval(row):<64}p {row.p_adjusted:.4f}")
+    once = written_once(model.tokenizer, traces, [row.word for row in contrast.rows])
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
-        words_figure(found),
-        finding(found, once, config),
-        {"contrast": found, "once": once},
+        words_figure(contrast),
+        finding(contrast, once, config),
+        {"contrast": contrast, "once": once},
     )
 
 
-def said_rates(row: WordRow) -> str:
+def rates_with_interval(row: WordRow) -> str:
     """Occurrences per 100 tokens, as "0.59 against 0.69 (difference -0.15 to -0.05)"."""
     low, high = row.difference.low or 0.0, row.difference.high or 0.0
     return (
@@ -62,17 +62,17 @@ def said_rates(row: WordRow) -> str:
 
 
 def written_once(tokenizer, traces: Sequence[mi_lens.Trace], words: Sequence[str]) -> list[str]:
-    """Words that nine traces in ten write exactly once: per token they tell length alone."""
+    """Words that nine traces in ten write exactly once; their rate shows only a trace's length."""
     strings = vocabulary(tokenizer)
-    counts = [Counter(word_of(strings[token]) for token in one.token_ids) for one in traces]
-    return [word for word in words if np.mean([some[word] == 1 for some in counts]) >= 0.9]
+    by_trace = [Counter(word_of(strings[token]) for token in trace.token_ids) for trace in traces]
+    return [word for word in words if np.mean([counts[word] == 1 for counts in by_trace]) >= 0.9]
 
 
-def finding(found: WordContrast, once: Sequence[str], config: Config) -> Finding:
-    """Which thinking tokens tell right from wrong traces, and which word tells most."""
+def finding(contrast: WordContrast, once: Sequence[str], config: Config) -> Finding:
+    """Which thinking tokens differ between right and wrong traces, and which word differs most."""
     thinking = {word.casefold() for word in config.words}
-    rows = [row for row in found.rows if row.word in thinking]
-    others = [row for row in found.rows if row.word not in once]
+    rows = [row for row in contrast.rows if row.word in thinking]
+    others = [row for row in contrast.rows if row.word not in once]
     telling = [row for row in others if row.p_adjusted <= 0.05]
     signs = {row.right > row.wrong for row in telling if row in rows}
     verdicts: dict[tuple[bool, ...], Verdict] = {(True,): "with", (False,): "against", (): "open"}
@@ -84,8 +84,8 @@ def finding(found: WordContrast, once: Sequence[str], config: Config) -> Finding
         claim="Thinking tokens go with reasoning that succeeds.",
         verdict=verdicts.get(tuple(signs), "in part"),
         text=f"Of {len(rows)} thinking tokens {sum(row in rows for row in telling)} differ between "
-        f"{found.right} right and {found.wrong} wrong traces of the same {found.problems} problems "
-        f"(family-wise .05"
+        f"{contrast.right} right and {contrast.wrong} wrong traces of the same {contrast.problems} "
+        "problems (family-wise .05"
         + (
             f"; their intervals reach from {min(reach):+.2f} to {max(reach):+.2f} per 100 tokens"
             if reach
@@ -94,10 +94,11 @@ def finding(found: WordContrast, once: Sequence[str], config: Config) -> Finding
         + f"), of {len(others)} words {len(telling)}, where {len(once)} are left out that "
         "nearly every trace writes once. "
         + (
-            f"The word that differs most surely is {others[0].word!r}, {said_rates(others[0])} in "
-            f"right against wrong traces, adjusted p = {others[0].p_adjusted:.2g}."
+            f"The word that differs most surely is {others[0].word!r}, "
+            f"{rates_with_interval(others[0])} in right against wrong traces, adjusted p = "
+            f"{others[0].p_adjusted:.2g}."
             if others
-            else f"No word is left of {len(found.rows)}."
+            else f"No word is left of {len(contrast.rows)}."
         ),
     )
 

@@ -1,10 +1,10 @@
-"""Whether MI peaks are more than steps of high entropy: MI beside what else changes along a trace.
+"""Whether MI peaks are only steps of high entropy: MI beside other quantities of the trace.
 
 python -m experiments.entropy_at_peaks
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, said, save
-from mi_lens.common.statistics import Estimate, estimate_mean, spearman
+from experiments.study import Finding, Study, Verdict, save, saved_analysis
+from experiments.summaries import by_block, with_interval
+from mi_lens.common.statistics import spearman
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
     BLUE,
@@ -30,50 +31,40 @@ from mi_lens.report.plots.style import (
 
 COVARIATES = {"entropy": ORANGE, "surprisal": PURPLE, "norm": GREEN, "position": GREY}
 KINDS = {"raw": BLUE, "specific": GREEN}
-Blocks = list[Estimate]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Study):
-    """What to run: the analysis of every block, which other studies share."""
+    """What to run; the study has no settings of its own."""
 
 
 def main(config: Config) -> None:
     """Correlates MI with the covariates, and compares peaks with other steps, block by block."""
-    found = analysis(config)
-    read = {
+    analysis = saved_analysis(config)
+    by_kind = {
         kind: {
             "rank correlation": {
-                name: by_block(found, lambda r, k=kind, n=name: correlation(r, k, n))
+                name: by_block(analysis, partial(correlation, kind=kind, name=name))
                 for name in COVARIATES
             },
-            "partial with entropy": by_block(found, lambda r, k=kind: partial(r, k)),
-            "auc of entropy": by_block(found, lambda r, k=kind: auc(r, k)),
-            "entropy at peaks less elsewhere": by_block(found, lambda r, k=kind: excess(r, k)),
+            "partial with entropy": by_block(analysis, partial(partial_correlation, kind=kind)),
+            "auc of entropy": by_block(analysis, partial(auc, kind=kind)),
+            "entropy at peaks less elsewhere": by_block(analysis, partial(excess, kind=kind)),
         }
         for kind in KINDS
     }
-    for kind, numbers in read.items():
+    for kind, numbers in by_kind.items():
         for name, estimates in (*numbers["rank correlation"].items(), *numbers.items()):
             if isinstance(estimates, list):
-                print(f"{kind}, {name}: " + ", ".join(said(one, digits=2) for one in estimates))
+                cells = [with_interval(estimate, digits=2) for estimate in estimates]
+                print(f"{kind}, {name}: " + ", ".join(cells))
     save(
         config,
-        {config.model: found.traces[0].model},
-        draw(read),
-        finding(read["raw"], found.hook_names[-1]),
-        {"hook_names": found.hook_names, **read},
+        {config.model: analysis.traces[0].model},
+        draw(by_kind),
+        finding(by_kind["raw"], analysis.hook_names[-1]),
+        {"hook_names": analysis.hook_names, **by_kind},
     )
-
-
-def by_block(found: mi_lens.Analysis, value: Callable[[Measurement], float | None]) -> Blocks:
-    """Means over problems, block by block; traces where the value is undefined do not count."""
-    return [
-        estimate_mean(
-            [v for t in found.analysed if (v := value(found.measurement(t, hook))) is not None]
-        )
-        for hook in found.hook_names
-    ]
 
 
 def trajectory(measurement: Measurement, kind: str) -> np.ndarray:
@@ -83,26 +74,28 @@ def trajectory(measurement: Measurement, kind: str) -> np.ndarray:
 
 
 def correlation(measurement: Measurement, kind: str, name: str) -> float | None:
-    """Rank correlation with a covariate; None where either does not vary."""
+    """Rank correlation of MI with a covariate; None where either does not vary."""
     mi, other = trajectory(measurement, kind), measurement.covariates[name]
     return spearman(mi, other) if np.ptp(mi) and np.ptp(other) else None
 
 
-def partial(measurement: Measurement, kind: str) -> float:
-    """Rank correlation with entropy, norm and position being held."""
-    mi, entropy, *held = (
-        rankdata(x) for x in (trajectory(measurement, kind), *map(measurement.covariates.get,
-                                                              ("entropy", "norm", "position")))
-    )  # fmt: skip
-    design = np.stack([np.ones_like(mi), *held], axis=1)
-    left = [x - design @ np.linalg.lstsq(design, x, rcond=None)[0] for x in (mi, entropy)]
-    return float(np.corrcoef(*left)[0, 1])
+def partial_correlation(measurement: Measurement, kind: str) -> float:
+    """Partial rank correlation of MI with entropy, given norm and position."""
+    mi = rankdata(trajectory(measurement, kind))
+    entropy, norm, position = (
+        rankdata(measurement.covariates[name]) for name in ("entropy", "norm", "position")
+    )
+    design = np.stack([np.ones_like(mi), norm, position], axis=1)
+    residuals = [
+        ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0] for ranks in (mi, entropy)
+    ]
+    return float(np.corrcoef(*residuals)[0, 1])
 
 
 def at_peaks(measurement: Measurement, kind: str) -> np.ndarray:
-    """Which steps are peaks: raw ones, or as many of the highest specific part.
+    """Mask of the peaks: raw ones, or as many steps of highest specific part.
 
-    Peaks of the specific part beyond chance are too few on short traces to be compared.
+    Short traces have too few peaks of the specific part beyond chance to compare those.
     """
     raw = mi_lens.find_peaks(measurement.mi)
     steps = raw if kind == "raw" or not len(raw) else highest(measurement, len(raw))
@@ -112,42 +105,42 @@ def at_peaks(measurement: Measurement, kind: str) -> np.ndarray:
 
 
 def highest(measurement: Measurement, count: int) -> np.ndarray:
-    """The steps of highest specific part."""
+    """The `count` steps of highest specific part."""
     return mi_lens.top_k_peaks(trajectory(measurement, "specific"), count)
 
 
 def excess(measurement: Measurement, kind: str) -> float | None:
-    """Mean entropy at peaks less that of other steps, in bits; None without peaks."""
+    """Mean entropy at peaks less mean entropy at other steps, in bits; None without peaks."""
     mask, entropy = at_peaks(measurement, kind), measurement.covariates["entropy"]
     return float(entropy[mask].mean() - entropy[~mask].mean()) if mask.any() else None
 
 
 def auc(measurement: Measurement, kind: str) -> float | None:
-    """How often a peak has more entropy than another step of its trace; None without peaks."""
+    """Probability that a peak has more entropy than another step; None without peaks."""
     mask = at_peaks(measurement, kind)
     if not mask.any():
         return None
-    n = int(mask.sum())
+    peaks = int(mask.sum())
     ranks = rankdata(measurement.covariates["entropy"])[mask].sum()
-    return float((ranks - n * (n + 1) / 2) / (n * (len(mask) - n)))
+    return float((ranks - peaks * (peaks + 1) / 2) / (peaks * (len(mask) - peaks)))
 
 
-def draw(read) -> Figure:
-    """Correlations of the raw MI and of its specific part, and how entropy tells peaks."""
-    blocks = range(len(read["raw"]["auc of entropy"]))
+def draw(by_kind) -> Figure:
+    """Correlations of the raw MI and of its specific part, and how well entropy predicts peaks."""
+    blocks = range(len(by_kind["raw"]["auc of entropy"]))
     with style():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.4))
         for axes, kind in ((left, "raw"), (middle, "specific")):
-            for name, estimates in read[kind]["rank correlation"].items():
+            for name, estimates in by_kind[kind]["rank correlation"].items():
                 curve(axes, blocks, estimates, COVARIATES[name], name, marker="o")
-            held = read[kind]["partial with entropy"]
+            held = by_kind[kind]["partial with entropy"]
             curve(axes, blocks, held, BLUE, "entropy, others held", marker="s")
             axes.axhline(0, color="black", linewidth=0.5)
             axes.set_title(f"{kind} MI")
         middle.sharey(left)
         left.set_ylabel("rank correlation within traces")
         for kind, colour in KINDS.items():
-            estimates = read[kind]["auc of entropy"]
+            estimates = by_kind[kind]["auc of entropy"]
             curve(right, blocks, estimates, colour, kind, marker="o")
         right.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
         right.set_ylim(0, 1)
@@ -162,7 +155,7 @@ def draw(read) -> Figure:
 
 
 def finding(raw, last: str) -> Finding:
-    """Whether entropy alone tells raw peaks from other steps."""
+    """Whether entropy alone separates raw peaks from other steps."""
     area, more, part = (
         raw[name][-1]
         for name in ("auc of entropy", "entropy at peaks less elsewhere", "partial with entropy")
@@ -174,16 +167,17 @@ def finding(raw, last: str) -> Finding:
         verdict = "with"
     elif area.low is None or area.high is None or (area.low <= 0.5 and area.high >= 0.7):
         verdict = "open"
-    areas = sorted(one.mean for one in raw["auc of entropy"])
+    areas = sorted(estimate.mean for estimate in raw["auc of entropy"])
     plain = raw["rank correlation"]["entropy"][-1]
     return Finding(
         about="paper 1, tokens at peaks; criticism: peaks may simply be steps of high entropy",
         claim="MI peaks are not merely steps at which the model is unsure.",
         verdict=verdict,
         text=f"At {last} a raw peak has more entropy than another step of its trace with "
-        f"probability {said(area, digits=2)} ({areas[0]:.2f} to {areas[-1]:.2f} by block; .5 is "
-        f"chance), by {said(more, digits=2)} bits. The rank correlation of MI with entropy is "
-        f"{said(plain, digits=2)}, and {said(part, digits=2)} with norm and position held.",
+        f"probability {with_interval(area, digits=2)} ({areas[0]:.2f} to {areas[-1]:.2f} by block; "
+        f".5 is chance), by {with_interval(more, digits=2)} bits. The rank correlation of MI with "
+        f"entropy is {with_interval(plain, digits=2)}, and {with_interval(part, digits=2)} with "
+        "norm and position held.",
     )
 
 

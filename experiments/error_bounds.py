@@ -1,4 +1,4 @@
-"""Bounds on the error of a guess of the answer's last digit, along the trace (theorems 1 and 2).
+"""Bounds on the error of guessing the answer's last digit along a trace (theorems 1 and 2).
 
 python -m experiments.error_bounds
 """
@@ -12,7 +12,8 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, said, save, states_of
+from experiments.study import Finding, Study, Verdict, save, saved_analysis, states_of
+from experiments.summaries import with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.error_bounds import entropy_bits
 from mi_lens.information.across_problems.probe import UsableInformation
@@ -26,10 +27,10 @@ TITLES = {"step": "from one step", "accumulated": "from all steps so far"}
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Study):
-    """What to run; problems whose answers are integers.
+    """What to run. All answers must be integers.
 
     Attributes:
-        hook_name: Where to read; None is the last block's hook_resid_post.
+        hook_name: Hook name of the states to read; None is the last block's hook_resid_post.
     """
 
     limit: int = 500
@@ -38,13 +39,13 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of one way to read, at every fraction of the trace.
+    """Bounds and errors at every fraction of the trace, for one way to read states.
 
     Attributes:
-        bits: Usable information; of several steps never less than of fewer.
-        interval: Of the usable information itself, over problems.
-        lower: Theorem 1: no guess from what is read errs less, if it says no more than `bits`.
-        upper: Theorem 2: the best guess errs at most so often, if it says at least `bits`.
+        bits: Usable information; for accumulated steps it never falls.
+        interval: Interval of the usable information, over problems.
+        lower: Theorem 1: smallest error of any guess, if states hold no more than `bits`.
+        upper: Theorem 2: largest error of the best guess, if states hold at least `bits`.
         probe: Error of the probe on problems that it was not fitted to.
     """
 
@@ -56,66 +57,74 @@ class Bounds:
 
 
 def main(config: Config) -> None:
-    """Reads the digit at tenths of the trace and draws the bounds that follow."""
+    """Reads the digit at tenths of the trace and draws the bounds on the error."""
     names = None if config.hook_name is None else (config.hook_name,)
-    # The same analysis as information_across_problems asks for: whichever is first makes it.
-    found = analysis(config, hook_names=names, mismatched=0)
-    (hook,) = found.hook_names
-    answers = [trace.problem.answer for trace in found.analysed if trace.problem is not None]
+    # The study information_across_problems asks for the same analysis, and so shares it.
+    analysis = saved_analysis(config, hook_names=names, mismatched=0)
+    (hook,) = analysis.hook_names
+    answers = [trace.problem.answer for trace in analysis.analysed if trace.problem is not None]
     digits = mi_lens.answer_parts(answers, "last_digit")
-    # The pocket task draws its answers uniformly; of others the frequencies are all there is.
+    # The pocket task draws digits uniformly; for other tasks only the frequencies are known.
     entropy = float(np.log2(DIGITS)) if config.problems == "pocket" else entropy_bits(digits)
-    states = states_of(found, hook)
-    steps = [mi_lens.at_fraction(found.analysed, fraction).states(states) for fraction in FRACTIONS]
-    alone = [mi_lens.usable_information(s, digits, shuffles=0, seed=config.seed) for s in steps]
+    states = states_of(analysis, hook)
+    steps = [
+        mi_lens.at_fraction(analysis.analysed, fraction).states(states) for fraction in FRACTIONS
+    ]
+    alone = [
+        mi_lens.usable_information(step, digits, shuffles=0, seed=config.seed) for step in steps
+    ]
     together = mi_lens.accumulated_information(steps, digits, shuffles=0, seed=config.seed)
     bounds = {
-        "step": bound(alone, [one.bits for one in alone], entropy),
+        "step": bound(alone, [estimate.bits for estimate in alone], entropy),
         "accumulated": bound(together.estimates, together.running_maximum.tolist(), entropy),
     }
-    given = [(boxed_answer(trace.text) or "?").strip()[-1:] for trace in found.analysed]
-    wrong = [float(one != str(digit)) for one, digit in zip(given, digits, strict=True)]
+    written = [(boxed_answer(trace.text) or "?").strip()[-1:] for trace in analysis.analysed]
+    wrong = [float(last != str(digit)) for last, digit in zip(written, digits, strict=True)]
     model_error = estimate_mean(wrong)
     print(table(bounds))
     save(
-        config, {config.model: found.traces[0].model}, draw(bounds, model_error),
+        config,
+        {config.model: analysis.traces[0].model},
+        draw(bounds, model_error),
         finding(bounds["step"], model_error),
         {"fractions": FRACTIONS, "entropy": entropy, "model error": model_error, **bounds},
-    )  # fmt: skip
+    )
 
 
 def bound(estimates: Sequence[UsableInformation], bits: list[float], entropy: float) -> Bounds:
-    """What both theorems say where so many bits are known."""
-    found = mi_lens.error_bounds(entropy, bits, DIGITS)
+    """The bounds of both theorems, given the bits that states hold."""
+    theorems = mi_lens.error_bounds(entropy, bits, DIGITS)
     return Bounds(
-        bits, [one.interval for one in estimates], found.lower.tolist(), found.upper.tolist(),
-        [estimate_mean([1.0 - right for right in one.correct]) for one in estimates],
-    )  # fmt: skip
+        bits,
+        [estimate.interval for estimate in estimates],
+        theorems.lower.tolist(),
+        theorems.upper.tolist(),
+        [estimate_mean([1.0 - right for right in estimate.correct]) for estimate in estimates],
+    )
 
 
 def table(bounds: Mapping[str, Bounds]) -> str:
-    """Bounds and errors as text."""
+    """Bounds and errors as a text table."""
     lines = [f"{'fraction':<10}" + "".join(f"{TITLES[name]:>48}" for name in bounds)]
     for i, fraction in enumerate(FRACTIONS):
         cells = (
-            f"{one.bits[i]:.2f} bits, {one.lower[i]:.2f} to {one.upper[i]:.2f}: "
-            f"{said(one.probe[i], 1, 2)}"
-            for one in bounds.values()
+            f"{bound.bits[i]:.2f} bits, {bound.lower[i]:.2f} to {bound.upper[i]:.2f}: "
+            f"{with_interval(bound.probe[i], 1, 2)}"
+            for bound in bounds.values()
         )
         lines.append(f"{fraction:<10g}" + "".join(f"{cell:>48}" for cell in cells))
     return "\n".join(lines)
 
 
 def draw(bounds: Mapping[str, Bounds], model_error: Estimate) -> Figure:
-    """Both theorems along the trace, beside the probe's error and the model's own."""
+    """The bounds along the trace, beside the errors of the probe and of the model's answer."""
     with style():
         figure, panels = plt.subplots(1, len(bounds), figsize=(PAGE, 2.4), sharey=True)
-        for axes, (name, one) in zip(panels, bounds.items(), strict=True):
-            axes.fill_between(
-                FRACTIONS, one.lower, one.upper, facecolor="none", edgecolor=GREY, hatch="////",
-                linewidth=0.5, label="between theorems 1 and 2",
-            )  # fmt: skip
-            curve(axes, FRACTIONS, one.probe, BLUE, "probe (95 %)", marker="o")
+        for axes, (name, bound) in zip(panels, bounds.items(), strict=True):
+            hatching = {"facecolor": "none", "edgecolor": GREY, "hatch": "////", "linewidth": 0.5}
+            label = "between theorems 1 and 2"
+            axes.fill_between(FRACTIONS, bound.lower, bound.upper, label=label, **hatching)
+            curve(axes, FRACTIONS, bound.probe, BLUE, "probe (95 %)", marker="o")
             whole = [model_error] * len(FRACTIONS)
             curve(axes, FRACTIONS, whole, ORANGE, "model's own answer (95 %)")
             axes.set_title(TITLES[name])
@@ -126,20 +135,20 @@ def draw(bounds: Mapping[str, Bounds], model_error: Estimate) -> Figure:
     return figure
 
 
-def finding(one: Bounds, model_error: Estimate) -> Finding:
-    """Whether the probe's error falls and keeps within both bounds, up to its own uncertainty.
+def finding(bounds: Bounds, model_error: Estimate) -> Finding:
+    """Whether the probe's error falls and stays within both bounds, up to its own uncertainty.
 
-    Bounds and error are of one probe: that they agree can say no more than "in part", and that they
-    do not is no word against the theorems.
+    Bounds and error come from one probe. So agreement is "in part" at most, and disagreement does
+    not count against the theorems.
     """
     inside = [
-        (e.high if e.high is not None else 1.0) >= low and (e.low or 0.0) <= high
-        for e, (bits, _), low, high in zip(
-            one.probe, one.interval, one.lower, one.upper, strict=True
+        (error.high if error.high is not None else 1.0) >= low and (error.low or 0.0) <= high
+        for error, (bits, _), low, high in zip(
+            bounds.probe, bounds.interval, bounds.lower, bounds.upper, strict=True
         )
         if bits > 0
     ]
-    first, last = one.probe[0], one.probe[-1]
+    first, last = bounds.probe[0], bounds.probe[-1]
     verdict: Verdict = "against" if above(last, first) else "open"
     if above(first, last) and inside and all(inside):
         verdict = "in part"
@@ -147,20 +156,20 @@ def finding(one: Bounds, model_error: Estimate) -> Finding:
         about="paper 1, theorems 1 and 2",
         claim="The more information states hold on the answer, the lower both bounds on error.",
         verdict=verdict,
-        text=f"From the first step to the last the error of a guess of the last digit goes from "
-        f"{said(one.probe[0], 1, 2)} to {said(one.probe[-1], 1, 2)} and the bounds from "
-        f"{one.lower[0]:.2f} and {one.upper[0]:.2f} to {one.lower[-1]:.2f} and {one.upper[-1]:.2f}"
-        f"; it agrees with both at {sum(inside)} of the {len(inside)} steps (of {len(one.bits)}) "
-        "whose bits are above 0 beyond chance. Bits and error are of one probe, so agreement says "
-        "that it is calibrated, no more; the last digit of the model's own answer is wrong in "
-        f"{said(model_error, 100)} % of problems: bounds are of guesses from a state, not "
-        "of what follows.",
-    )  # fmt: skip
+        text="From the first step to the last the error of a guess of the last digit goes from "
+        f"{with_interval(bounds.probe[0], 1, 2)} to {with_interval(bounds.probe[-1], 1, 2)} and "
+        f"the bounds from {bounds.lower[0]:.2f} and {bounds.upper[0]:.2f} to "
+        f"{bounds.lower[-1]:.2f} and {bounds.upper[-1]:.2f}; it agrees with both at {sum(inside)} "
+        f"of the {len(inside)} steps (of {len(bounds.bits)}) whose bits are above 0 beyond chance. "
+        "Bits and error are of one probe, so agreement says that it is calibrated, no more; the "
+        f"last digit of the model's own answer is wrong in {with_interval(model_error, 100)} % of "
+        "problems: bounds are of guesses from a state, not of what follows.",
+    )
 
 
-def above(a: Estimate, b: Estimate) -> bool:
-    """Whether the whole interval of one lies above that of the other."""
-    return a.low is not None and b.high is not None and a.low > b.high
+def above(first: Estimate, second: Estimate) -> bool:
+    """Whether the whole interval of the first lies above that of the second."""
+    return first.low is not None and second.high is not None and first.low > second.high
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The gallery: every figure of a folder with what it found, from the numbers beside it.
+"""The gallery: a page of all figures in a folder, with the finding of each.
 
 python -m experiments.gallery
 """
@@ -35,35 +35,35 @@ NAMES = {"mi": "MI", "seal": "SEAL"}
 
 @dataclass(frozen=True)
 class Config:
-    """Where the figures are.
+    """Which folder to describe.
 
     Attributes:
-        out: Folder of the figures; gets README.md.
+        out: Folder of the figures; it also gets README.md.
     """
 
     out: Path = Path("figures")
 
 
 def write_gallery(folder: Path) -> Path:
-    """Writes README.md of the studies that have a figure there, in the order of `STUDIES`."""
-    found = {name: _record(folder / f"{name}.json") for name in STUDIES}
-    records = {name: record for name, record in found.items() if record is not None}
+    """Writes README.md for the studies that have a figure there, in the order of `STUDIES`."""
+    paths = {name: folder / f"{name}.json" for name in STUDIES}
+    records = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name, path in paths.items()
+        if path.exists()
+    }
     verdicts = [record["verdict"] for record in records.values()]
-    models = sorted({name for record in records.values() for name in record["models"]})
+    names = sorted({name for record in records.values() for name in record["models"]})
     counts = ", ".join(
         f"{verdicts.count(verdict)} {title[0].lower()}{title[1:]}"
         for verdict, title in VERDICTS.items()
     )
-    parts = [HEAD.format(models=", ".join(f"`{m}`" for m in models),
-                         counts=f"{len(records)} figures: {counts}")]  # fmt: skip
+    models = ", ".join(f"`{name}`" for name in names)
+    parts = [HEAD.format(models=models, counts=f"{len(records)} figures: {counts}")]
     parts += [_entry(name, record) for name, record in records.items()]
     path = folder / "README.md"
     write_text(path, "\n".join(parts))
     return path
-
-
-def _record(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _entry(name: str, record: dict[str, Any]) -> str:

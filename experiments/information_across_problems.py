@@ -1,4 +1,4 @@
-"""Bits of the answer that a probe reads across problems, along the trace and at thinking tokens.
+"""How many bits of the answer a probe reads across problems: along traces, at thinking tokens.
 
 python -m experiments.information_across_problems
 """
@@ -10,11 +10,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, said, save, side, states_of
+from experiments.study import Finding, Study, Verdict, save, saved_analysis, states_of
+from experiments.summaries import side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.answer_parts import (
@@ -32,14 +34,14 @@ THINKING, ORDINARY = "thinking token", "ordinary token"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Study):
-    """What to run; problems whose answers are integers.
+    """What to run. All answers must be integers.
 
     Attributes:
-        hook_name: Where to read; None is the last block's hook_resid_post.
+        hook_name: Hook name of the states to read; None is the last block's hook_resid_post.
         words: Thinking tokens.
-        parts: Parts of the answer that a probe reads; the finding is about the first.
-        shuffles: Shuffled labellings for the floor.
-        least: A step counts where this share of the traces has it.
+        parts: Parts of the answer that a probe reads; the finding is about the first part.
+        shuffles: Number of shuffled labellings that give the floor.
+        least: Smallest share of traces that must have a step for the step to count.
     """
 
     limit: int = 500
@@ -52,12 +54,12 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Row:
-    """One aligned step.
+    """The numbers of one aligned step.
 
     Attributes:
-        trace_mi: Mean per-trace MI there.
+        trace_mi: Mean of the per-trace MI at the step.
         bits: Usable information of each part, and of whole answers digit by digit.
-        p_value: Of the kernel test of independence, the answer taken as a number.
+        p_value: p-value of the kernel test of independence between states and numeric answers.
     """
 
     trace_mi: Estimate
@@ -66,115 +68,117 @@ class Row:
 
 
 def main(config: Config) -> None:
-    """Reads the answer at every aligned step and asks whether per-trace MI follows."""
+    """Reads the answer at every aligned step, and compares the bits with per-trace MI."""
     names = None if config.hook_name is None else (config.hook_name,)
-    # Other answers are not needed here: information across problems is about all of them.
-    found = analysis(config, hook_names=names, mismatched=0)
-    (hook,) = found.hook_names
-    mi = [found.mi(trace, hook) for trace in found.analysed]
-    where = alignments(mi_lens.load(config.model).tokenizer, found.analysed, config)
-    rows, informations = information(where, states_of(found, hook), found.analysed, mi, config)
+    # This study needs no mismatched answers: a probe compares all problems anyway.
+    analysis = saved_analysis(config, hook_names=names, mismatched=0)
+    (hook,) = analysis.hook_names
+    mi = [analysis.mi(trace, hook) for trace in analysis.analysed]
+    steps = aligned_steps(mi_lens.load(config.model).tokenizer, analysis.analysed, config)
+    rows, informations = information(
+        steps, states_of(analysis, hook), analysis.analysed, mi, config
+    )
     tracking = {
-        part: mi_lens.correlate_with_trajectory(some, mi, seed=config.seed)
-        for part, some in informations.items()
+        part: mi_lens.correlate_with_trajectory(by_step, mi, seed=config.seed)
+        for part, by_step in informations.items()
     }
     print(table(rows))
-    for part, one in tracking.items():
-        print(f"per-trace MI against bits of {part}: Spearman {one.rho:.2f} "
-              f"({one.low:.2f} to {one.high:.2f}) over {len(where)} steps")  # fmt: skip
-    shown = {
-        name: {"trace_mi": row.trace_mi, "p_value": row.p_value,
-               "bits": {part: summary(one) for part, one in row.bits.items()}}
+    for part, correlation in tracking.items():
+        print(
+            f"per-trace MI against bits of {part}: Spearman {correlation.rho:.2f} "
+            f"({correlation.low:.2f} to {correlation.high:.2f}) over {len(steps)} steps"
+        )
+    summaries = {
+        name: {
+            "trace_mi": row.trace_mi,
+            "p_value": row.p_value,
+            "bits": {part: summary(usable) for part, usable in row.bits.items()},
+        }
         for name, row in rows.items()
-    }  # fmt: skip
+    }
     save(
-        config, {config.model: found.traces[0].model}, draw(rows, config.parts),
+        config,
+        {config.model: analysis.traces[0].model},
+        draw(rows, config.parts),
         finding(informations[config.parts[0]], tracking[config.parts[0]], config.parts[0]),
-        {"steps": shown, "tracking": tracking, "problems": {w.name: len(w.present) for w in where}},
-    )  # fmt: skip
+        {
+            "steps": summaries,
+            "tracking": tracking,
+            "problems": {step.name: len(step.present) for step in steps},
+        },
+    )
 
 
-def alignments(tokenizer, traces: Sequence[mi_lens.Trace], config: Config) -> list[AlignedSteps]:
-    """Every rule by which a step is found in each trace."""
+def aligned_steps(tokenizer, traces: Sequence[mi_lens.Trace], config: Config) -> list[AlignedSteps]:
+    """Steps at fractions, at boundaries, at thinking and ordinary tokens, and at the answer."""
     thinking = mi_lens.TokenSet.of(tokenizer, config.words).ids
     ordinary = set(mi_lens.matched_tokens(tokenizer, traces, thinking, seed=config.seed).values())
     steps = [mi_lens.at_fraction(traces, fraction) for fraction in FRACTIONS]
-    steps += [mi_lens.at_boundary(tokenizer, traces, k, 1) for k in BOUNDARIES]
-    steps += [mi_lens.at_token(traces, thinking, 1, o, name=THINKING) for o in (-1, 0, 1)]
-    steps += [mi_lens.at_token(traces, ordinary, 1, o, name=ORDINARY) for o in (-1, 0, 1)]
+    steps += [mi_lens.at_boundary(tokenizer, traces, number, 1) for number in BOUNDARIES]
+    for tokens, name in ((thinking, THINKING), (ordinary, ORDINARY)):
+        steps += [mi_lens.at_token(traces, tokens, 1, offset, name=name) for offset in (-1, 0, 1)]
     steps.append(mi_lens.at_answer(tokenizer, traces))
     return [step for step in steps if len(step.present) >= max(config.least * len(traces), 5)]
 
 
 def information(
-    where: Sequence[AlignedSteps],
+    steps: Sequence[AlignedSteps],
     states: Sequence[Any],
     traces: Sequence[mi_lens.Trace],
     mi: Sequence[Sequence[float]],
     config: Config,
 ) -> tuple[dict[str, Row], dict[Part, list[AlignedInformation]]]:
-    """Usable information and the kernel test at every aligned step."""
+    """Usable information and the kernel test at every step, and the information of each part."""
     answers = [trace.problem.answer for trace in traces if trace.problem is not None]
     labels = {part: mi_lens.answer_parts(answers, part) for part in config.parts}
     informations: dict[Part, list[AlignedInformation]] = {part: [] for part in config.parts}
     rows = {}
-    for at in tqdm(where, desc="probe", disable=None):
+    floor: dict[str, Any] = {"shuffles": config.shuffles, "seed": config.seed}
+    for step in tqdm(steps, desc="probe", disable=None):
         for part in config.parts:
-            informations[part].append(
-                mi_lens.information_at(
-                    at, states, labels[part], shuffles=config.shuffles, seed=config.seed
-                )
-            )
-        present, own = at.states(states), [answers[i] for i in at.present]
+            informations[part].append(mi_lens.information_at(step, states, labels[part], **floor))
+        step_states = step.states(states)
+        step_answers = [answers[i] for i in step.present]
+        numbers = list(map(float, step_answers))
         test = mi_lens.independence_test(
-            present, list(map(float, own)), numeric=True, permutations=199, seed=config.seed
+            step_states, numbers, numeric=True, permutations=199, seed=config.seed
         )
-        whole = mi_lens.digits_information(present, own, shuffles=config.shuffles, seed=config.seed)
-        bits = {part: some[-1].usable for part, some in informations.items()}
-        rows[at.name] = Row(
-            estimate_mean(at.values(mi).tolist()), {**bits, "digits": whole}, test.p_value
-        )
+        bits = {part: by_step[-1].usable for part, by_step in informations.items()}
+        bits_and_digits = {
+            **bits,
+            "digits": mi_lens.digits_information(step_states, step_answers, **floor),
+        }
+        trace_mi = estimate_mean(step.values(mi).tolist())
+        rows[step.name] = Row(trace_mi, bits_and_digits, test.p_value)
     return rows, informations
 
 
 def summary(usable: UsableInformation) -> dict[str, Any]:
-    """The numbers of one estimate."""
+    """The numbers of an estimate, with its interval."""
     low, high = usable.interval
     names = ("bits", "floor", "floor_high", "entropy", "error")
     return {**{name: getattr(usable, name) for name in names}, "low": low, "high": high}
 
 
 def table(rows: Mapping[str, Row]) -> str:
-    """Bits of each part at each step as text."""
+    """Bits of each part at each step, as a text table."""
     parts = next(iter(rows.values())).bits
     lines = [f"{'':<22}{'MI':>8}" + "".join(f"{part:>12}" for part in parts)]
     for name, row in rows.items():
-        bits = "".join(f"{one.bits:>12.2f}" for one in row.bits.values())
+        bits = "".join(f"{usable.bits:>12.2f}" for usable in row.bits.values())
         lines.append(f"{name:<22}{row.trace_mi.mean:>8.3f}{bits}")
     return "\n".join(lines)
 
 
 def draw(rows: Mapping[str, Row], parts: Sequence[str]) -> Figure:
-    """Bits of each part of the answer, and the per-trace number, at every aligned step."""
+    """Bits of each part of the answer, and per-trace MI, at every aligned step."""
     x = np.arange(len(rows))
     with style():
         figure, axes = plt.subplots(
             len(parts) + 1, 1, figsize=(PAGE, 1.1 * (len(parts) + 1) + 0.9), sharex=True
         )
         for panel, part in zip(axes, parts, strict=False):
-            usable = [row.bits[part] for row in rows.values()]
-            bits = np.array([one.bits for one in usable])
-            low, high = np.array([one.interval for one in usable]).T
-            panel.errorbar(
-                x, bits, [bits - low, high - bits], fmt="o", color=BLUE, markersize=3, capsize=2,
-                label="usable information (95 %)",
-            )  # fmt: skip
-            panel.plot(
-                x, [one.floor_high for one in usable], "_", color=GREY, markersize=7,
-                label="shuffled answers (95 % quantile)",
-            )  # fmt: skip
-            entropy = float(np.mean([one.entropy for one in usable]))
-            panel.axhline(entropy, color=GREEN, linestyle="--", linewidth=0.7, label="H(y)")
+            draw_bits(panel, [row.bits[part] for row in rows.values()])
             panel.set_ylabel(f"{part.replace('_', ' ')}\n(bits)")
         for i, row in enumerate(rows.values()):
             axes[-1].plot(i, row.trace_mi.mean, "D", color=ORANGE, markersize=3)
@@ -186,8 +190,22 @@ def draw(rows: Mapping[str, Row], parts: Sequence[str]) -> Figure:
     return figure
 
 
+def draw_bits(axes: Axes, usable: Sequence[UsableInformation]) -> None:
+    """Usable information at every step, with its interval, floor and upper limit."""
+    x = np.arange(len(usable))
+    bits = np.array([information.bits for information in usable])
+    low, high = np.array([information.interval for information in usable]).T
+    errors = [bits - low, high - bits]
+    points: dict[str, Any] = {"fmt": "o", "color": BLUE, "markersize": 3, "capsize": 2}
+    axes.errorbar(x, bits, errors, label="usable information (95 %)", **points)
+    floors = [information.floor_high for information in usable]
+    axes.plot(x, floors, "_", color=GREY, markersize=7, label="shuffled answers (95 % quantile)")
+    entropy = float(np.mean([information.entropy for information in usable]))
+    axes.axhline(entropy, color=GREEN, linestyle="--", linewidth=0.7, label="H(y)")
+
+
 def label(name: str) -> str:
-    """A step's name for a reader: "before thinking token 1" for "thinking token 1 -1"."""
+    """A step's name on the axis: "before thinking token 1" for "thinking token 1 -1"."""
     for offset, word in ((" -1", "before"), (" +1", "after")):
         if name.endswith(offset):
             return f"{word} {name.removesuffix(offset)}"
@@ -197,12 +215,12 @@ def label(name: str) -> str:
 def finding(
     informations: Sequence[AlignedInformation], tracking: TrajectoryCorrelation, part: Part
 ) -> Finding:
-    """Whether information grows to the end, and MI follows it, and thinking tokens carry it."""
-    by_name = {one.at.name: one for one in informations}
+    """Whether bits grow along the trace, MI follows them, and thinking tokens carry more."""
+    by_name = {step.at.name: step for step in informations}
     first, last = (by_name[f"fraction {end:g}"].usable for end in (0, 1))
     growth = estimate_mean(np.subtract(last.gains, first.gains).tolist())
     thinking, ordinary = (at_token(by_name, name) for name in (THINKING, ORDINARY))
-    # Without a control nothing is known of thinking tokens.
+    # Only a comparison with ordinary tokens says something about thinking tokens.
     carried = ordinary.high is not None and (thinking.low or 0) > max(ordinary.high, 0)
     less = thinking.high is not None and ordinary.low is not None and thinking.high < ordinary.low
     follows = tracking.low > 0 and side(growth) > 0
@@ -215,23 +233,24 @@ def finding(
         about="paper 1; criticism: MI of one pair is not MI of random variables",
         claim="Per-trace MI shows where the answer is known, most of all at thinking tokens.",
         verdict=verdict,
-        text=f"A probe across problems reads {said(growth, 1, 2)} bits of the {words(part)} more "
-        f"at the end of a trace than at its start, and over {len(tracking.bits)} steps per-trace "
-        f"MI follows these bits with a rank correlation of {rho}, an interval over problems, the "
-        f"steps held. At the first thinking token of {thinking.n} traces it reads "
-        f"{said(thinking, 1, 2)} bits, at one draw of words written as often, in {ordinary.n} "
-        f"traces and not matched in place, {said(ordinary, 1, 2)}.",
+        text=f"A probe across problems reads {with_interval(growth, 1, 2)} bits of the "
+        f"{words(part)} more at the end of a trace than at its start, and over "
+        f"{len(tracking.bits)} steps per-trace MI follows these bits with a rank correlation of "
+        f"{rho}, an interval over problems, the steps held. At the first thinking token of "
+        f"{thinking.n} traces it reads {with_interval(thinking, 1, 2)} bits, at one draw of words "
+        f"written as often, in {ordinary.n} traces and not matched in place, "
+        f"{with_interval(ordinary, 1, 2)}.",
     )
 
 
 def at_token(by_name: Mapping[str, AlignedInformation], name: str) -> Estimate:
-    """Bits at the step that emits the first of such tokens; undefined where too few have one."""
-    found = by_name.get(f"{name} 1")
-    return estimate_mean([] if found is None else list(found.usable.gains))
+    """Bits at the step that emits the first such token; undefined where too few traces have one."""
+    step = by_name.get(f"{name} 1")
+    return estimate_mean([] if step is None else list(step.usable.gains))
 
 
 def words(part: Part) -> str:
-    """A part's name in a sentence."""
+    """A part's name as it stands in a sentence."""
     return part.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""Whether MI grows toward the answer: raw, specific and mismatched MI to the very end of traces.
+"""Whether MI grows toward the answer: raw, specific and mismatched MI over whole traces.
 
 python -m experiments.mi_along_trace
 """
@@ -12,7 +12,8 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side
+from experiments.study import Finding, Study, Verdict, save, saved_analysis
+from experiments.summaries import is_right, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.peaks import resampled
@@ -35,60 +36,71 @@ Slopes = dict[str, dict[str, list[Estimate]]]  # By kind, then right or wrong, t
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Study):
-    """What to run; give `max_new_tokens` that lets traces end by themselves.
+    """What to run. `max_new_tokens` must let traces end by themselves.
 
     Attributes:
-        points: Fractions of the trace at which the mean is drawn.
+        points: Number of fractions of the trace at which the mean is drawn.
     """
 
     points: int = 25
 
 
 def main(config: Config) -> None:
-    """Follows MI along right and wrong traces."""
-    found = analysis(config)
-    right = is_right(found.analysed)
+    """Compares MI along right and along wrong traces, at every block."""
+    analysis = saved_analysis(config)
+    right = is_right(analysis.analysed)
     masks = {name: right == value for name, value in (("right", 1), ("wrong", 0))}
-    masks = {name: mask for name, mask in masks.items() if mask.any()}
-    read = [
-        [found.measurement(trace, hook) for trace in found.analysed] for hook in found.hook_names
-    ]
+    groups = {
+        name: [trace for trace, inside in zip(analysis.analysed, mask, strict=True) if inside]
+        for name, mask in masks.items()
+        if mask.any()
+    }
+    measurements = {
+        name: [
+            [analysis.measurement(trace, hook) for trace in group] for hook in analysis.hook_names
+        ]
+        for name, group in groups.items()
+    }
     slopes: Slopes = {
         kind: {
-            name: [slope([r for r, one in zip(block, mask, strict=True) if one], kind)
-                   for block in read]
-            for name, mask in masks.items()
+            name: [slope(block, kind) for block in blocks] for name, blocks in measurements.items()
         }
         for kind in KINDS
-    }  # fmt: skip
+    }
     means = {
-        kind: {name: mean_curve(read[-1], mask, kind, config.points)
-               for name, mask in masks.items()}
+        kind: {
+            name: mean_curve(blocks[-1], kind, config.points)
+            for name, blocks in measurements.items()
+        }
         for kind in KINDS
-    }  # fmt: skip
+    }
     for kind, by_name in slopes.items():
         for name, blocks in by_name.items():
-            print(f"{kind}, {name}: slope by block " + ", ".join(said(s, digits=3) for s in blocks))
+            cells = [with_interval(estimate, digits=3) for estimate in blocks]
+            print(f"{kind}, {name}: slope by block " + ", ".join(cells))
     save(
         config,
-        {config.model: found.traces[0].model},
-        draw(means, slopes, {name: int(mask.sum()) for name, mask in masks.items()}),
-        finding(slopes, found.hook_names[-1], means),
-        {"hook_names": found.hook_names, "slopes": slopes, "means (last block)": means},
+        {config.model: analysis.traces[0].model},
+        draw(means, slopes, {name: len(group) for name, group in groups.items()}),
+        finding(slopes, analysis.hook_names[-1], means),
+        {"hook_names": analysis.hook_names, "slopes": slopes, "means (last block)": means},
     )
 
 
 def trajectory(measurement: Measurement, kind: str) -> np.ndarray:
-    """The MI with the gold answer, with others' on the mean, or the specific part."""
+    """The MI with the gold answer, the mean MI with other answers, or the specific part."""
     assert measurement.calibration is not None
-    return {"raw": measurement.mi, "other answers": measurement.calibration.mean,
-            "specific": measurement.calibration.specific}[kind]  # fmt: skip
+    return {
+        "raw": measurement.mi,
+        "other answers": measurement.calibration.mean,
+        "specific": measurement.calibration.specific,
+    }[kind]
 
 
 def slope(measurements: list[Measurement], kind: str) -> Estimate:
-    """Rise from a trace's start to its end by a straight line, in standard deviations over steps.
+    """Rise of a straight line from start to end of a trace, in standard deviations over steps.
 
-    A standard deviation of the trajectory itself is the unit, so that blocks and kinds compare.
+    The standard deviation is that of the trajectory itself, so blocks and kinds can be compared.
     """
     slopes = []
     for measurement in measurements:
@@ -98,13 +110,13 @@ def slope(measurements: list[Measurement], kind: str) -> Estimate:
     return estimate_mean(slopes)
 
 
-def mean_curve(
-    measurements: list[Measurement], mask: np.ndarray, kind: str, points: int
-) -> list[Estimate]:
-    """Means over traces at fractions of their length, each point the mean of its part."""
-    chosen = [trajectory(r, kind) for r, one in zip(measurements, mask, strict=True) if one]
-    smooth = [resampled([part.mean() for part in np.array_split(mi, min(points, len(mi)))], points)
-              for mi in chosen]  # fmt: skip
+def mean_curve(measurements: list[Measurement], kind: str, points: int) -> list[Estimate]:
+    """Means over traces at fractions of their length; each point is the mean of its part."""
+    smooth = []
+    for measurement in measurements:
+        mi = trajectory(measurement, kind)
+        parts = np.array_split(mi, min(points, len(mi)))
+        smooth.append(resampled([part.mean() for part in parts], points))
     return [estimate_mean(column) for column in np.array(smooth).T.tolist()]
 
 
@@ -112,18 +124,18 @@ def draw(means, slopes: Slopes, counts: Mapping[str, int]) -> Figure:
     """MI along the trace at the last block, and its slope at every block."""
     with style():
         figure, panels = plt.subplots(1, 4, figsize=(PAGE, 2.3), width_ratios=(1, 1, 0.7, 0.7))
-        shown = ((panels[0], "raw", MI_LABEL), (panels[1], "specific", "specific part (SD)"))
-        for axes, kind, label in shown:
+        labels = {"raw": MI_LABEL, "specific": "specific part (SD)"}
+        for axes, (kind, label) in zip(panels[:2], labels.items(), strict=True):
             for name, estimates in means[kind].items():
                 x = np.linspace(0, 1, len(estimates)).tolist()
                 if kind == "raw":
-                    others = [one.mean for one in means["other answers"][name]]
+                    others = [estimate.mean for estimate in means["other answers"][name]]
                     axes.plot(x, others, color=COLOURS[name], linestyle=":", linewidth=0.8)
                 curve(axes, x, estimates, COLOURS[name], f"{name} traces ({counts[name]})")
             axes.set_xlabel("fraction of the trace")
             axes.set_ylabel(label)
         panels[0].plot([], [], ":", color=GREY, label="with other answers")
-        for axes, kind in ((panels[2], "raw"), (panels[3], "specific")):
+        for axes, kind in zip(panels[2:], labels, strict=True):
             for i, (name, estimates) in enumerate(slopes[kind].items()):
                 dots(axes, estimates, COLOURS[name], shift=0.16 * (i - 0.5))
             axes.axvline(0, color="black", linewidth=0.5)
@@ -136,20 +148,22 @@ def draw(means, slopes: Slopes, counts: Mapping[str, int]) -> Figure:
 
 
 def finding(slopes: Slopes, last: str, means) -> Finding:
-    """Whether raw MI and its specific part rise along right traces, more than along wrong ones."""
+    """Whether raw MI and its specific part rise, and more along right than along wrong traces."""
     name = "right" if "right" in slopes["raw"] else "wrong"
-    raw, specific, others = (slopes[k][name][-1] for k in ("raw", "specific", "other answers"))
-    signs = [side(one) for one in (raw, specific)]
+    raw, specific, others = (
+        slopes[kind][name][-1] for kind in ("raw", "specific", "other answers")
+    )
+    signs = [side(estimate) for estimate in (raw, specific)]
     wrong = slopes["specific"].get("wrong", [Estimate(None, None, None, 0)])[-1].high
-    # What rises as much in wrong traces is no progress to the right answer.
+    # A rise that wrong traces share is no progress to the right answer.
     more = name == "right" and wrong is not None and (specific.low or 0.0) > wrong
     verdict: Verdict = "against" if -1 in signs else "open"
     if 1 in signs:
         verdict = "with" if signs == [1, 1] and more else "in part"
-    end = [one.mean for one in means["raw"][name]]
+    end = [estimate.mean for estimate in means["raw"][name]]
     tenth = max(1, len(end) // 10)
     parts = " and by ".join(
-        f"{said(estimates[-1], digits=2)} in {group} traces"
+        f"{with_interval(estimates[-1], digits=2)} in {group} traces"
         for group, estimates in slopes["specific"].items()
     )
     return Finding(
@@ -157,10 +171,10 @@ def finding(slopes: Slopes, last: str, means) -> Finding:
         claim="If MI measures progress to the answer, it grows along a trace.",
         verdict=verdict,
         text=f"At {last} the raw MI of {name} traces rises from start to end by "
-        f"{said(raw, digits=2)} of its standard deviations over steps, MI with other problems' "
-        f"answers by {said(others, digits=2)} of its own, and raw MI's mean in the last tenth is "
-        f"{np.mean(end[-tenth:]):.3f} after {np.mean(end[:tenth]):.3f} in the first. The specific "
-        f"part rises by {parts}, in its own standard deviations.",
+        f"{with_interval(raw, digits=2)} of its standard deviations over steps, MI with other "
+        f"problems' answers by {with_interval(others, digits=2)} of its own, and raw MI's mean in "
+        f"the last tenth is {np.mean(end[-tenth:]):.3f} after {np.mean(end[:tenth]):.3f} in the "
+        f"first. The specific part rises by {parts}, in its own standard deviations.",
     )
 
 

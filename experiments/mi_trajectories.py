@@ -1,4 +1,4 @@
-"""MI against the step, of traces chosen by a rule, with peaks and the tokens that stand there.
+"""MI along single traces chosen by a rule, with the peaks and the tokens at them.
 
 python -m experiments.mi_trajectories
 """
@@ -10,12 +10,13 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save
+from experiments.study import Finding, Study, Verdict, save, saved_analysis
+from experiments.summaries import is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.control_summary import MismatchSummary
 from mi_lens.report.plots.peaks import Curve, trajectories_figure
 
-PAPER = (0.0051, 0.048)  # Peaks a step in table 1: the fewest and the most of six models.
+PAPER = (0.0051, 0.048)  # Peaks per step in table 1: the fewest and the most of six models.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,8 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        quantiles: Of the length of right traces: those nearest to them are drawn.
-        wrong: Wrong traces that are drawn, those of middle length.
+        quantiles: Quantiles of length; the right trace nearest to each is drawn.
+        wrong: Number of wrong traces that are drawn, those of middle length.
     """
 
     quantiles: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -32,68 +33,74 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Draws the chosen traces at the last block; counts peaks over all traces and blocks."""
-    found = analysis(config)
-    last = found.hook_names[-1]
-    chosen = choose(found, config)
-    counts = {name: count_peaks(found, name) for name in found.hook_names}
+    """Draws the chosen traces at the last block, and counts peaks over all traces and blocks."""
+    analysis = saved_analysis(config)
+    last = analysis.hook_names[-1]
+    traces = chosen_traces(analysis, config)
+    counts = {name: count_peaks(analysis, name) for name in analysis.hook_names}
     print(f"{'block':<26}{'peaks a step':>28}{'specific a step':>32}")
     for name, row in counts.items():
-        print(f"{name:<26}{said(row['raw'], 1, 3):>28}{said(row['specific'], 1, 4):>32}")
-    curves = [curve(found, trace, last) for trace in chosen]
+        raw, specific = with_interval(row["raw"], 1, 3), with_interval(row["specific"], 1, 4)
+        print(f"{name:<26}{raw:>28}{specific:>32}")
+    curves = [curve(analysis, trace, last) for trace in traces]
     save(
         config,
-        {config.model: found.traces[0].model},
-        trajectories_figure(curves, found.peak_rule),
-        finding(counts[last], found.controls(last).mismatch),
-        {"peaks": counts, "curves": curves, "traces": [trace.id for trace in chosen]},
+        {config.model: analysis.traces[0].model},
+        trajectories_figure(curves, analysis.peak_rule),
+        finding(counts[last], analysis.controls(last).mismatch),
+        {"peaks": counts, "curves": curves, "traces": [trace.id for trace in traces]},
     )
 
 
-def choose(found: mi_lens.Analysis, config: Config) -> list[mi_lens.Trace]:
+def chosen_traces(analysis: mi_lens.Analysis, config: Config) -> list[mi_lens.Trace]:
     """The right traces at quantiles of length, then the wrong ones nearest to the middle."""
-    right = is_right(found.analysed)
+    right = is_right(analysis.analysed)
     groups = [
-        [trace for trace, one in zip(found.analysed, right, strict=True) if one == wanted]
-        for wanted in (1, 0)
+        [trace for trace, outcome in zip(analysis.analysed, right, strict=True) if outcome == value]
+        for value in (1, 0)
     ]
-    wanted = [config.quantiles, [0.5] * config.wrong]
-    chosen: list[mi_lens.Trace] = []
-    for traces, quantiles in zip(groups, wanted, strict=True):
-        lengths = np.array([len(trace) for trace in traces])
-        for quantile in quantiles if len(traces) else ():
+    group_quantiles = [config.quantiles, [0.5] * config.wrong]
+    drawn: list[mi_lens.Trace] = []
+    for group, quantiles in zip(groups, group_quantiles, strict=True):
+        lengths = np.array([len(trace) for trace in group])
+        for quantile in quantiles if len(group) else ():
             near = np.argsort(np.abs(lengths - np.quantile(lengths, quantile)), kind="stable")
-            chosen += [traces[i] for i in near if traces[i] not in chosen][:1]
-    return chosen
+            drawn += [group[i] for i in near if group[i] not in drawn][:1]
+    return drawn
 
 
-def curve(found: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> Curve:
-    """A trace as it is drawn."""
+def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> Curve:
+    """A trace with its MI, its peaks and the labels of its tokens, for drawing."""
     assert trace.problem is not None
     question = shorten(trace.problem.question, 72, placeholder=" …")
-    calibration = found.measurement(trace, hook_name).calibration
-    strings = dict(zip((one.id for one in found.traces), found.token_strings, strict=True))
-    labels = [s if any(map(str.isalnum, s)) else f"“{s.strip()}”" for s in strings[trace.id]]
+    calibration = analysis.measurement(trace, hook_name).calibration
+    strings = dict(
+        zip((other.id for other in analysis.traces), analysis.token_strings, strict=True)
+    )
+    labels = [
+        string if any(map(str.isalnum, string)) else f"“{string.strip()}”"
+        for string in strings[trace.id]
+    ]
     return Curve(
         title=f"{question} ({'right' if is_right([trace])[0] else 'wrong'})",
-        mi=found.mi(trace, hook_name),
-        peaks=found.peaks(trace, hook_name),
+        mi=analysis.mi(trace, hook_name),
+        peaks=analysis.peaks(trace, hook_name),
         labels=labels,
         mismatched=None if calibration is None else calibration.band(),
-        specific_peaks=found.specific_peaks(trace, hook_name) or (),
+        specific_peaks=analysis.specific_peaks(trace, hook_name) or (),
     )
 
 
-def count_peaks(found: mi_lens.Analysis, hook_name: str) -> dict[str, Estimate]:
-    """Peaks a step and the share of them that are specific, over problems."""
+def count_peaks(analysis: mi_lens.Analysis, hook_name: str) -> dict[str, Estimate]:
+    """Peaks per step, and the share of raw peaks that are specific, over problems."""
     raw, specific, shares = [], [], []
-    for trace in found.analysed:
-        peaks = found.peaks(trace, hook_name)
-        some = found.specific_peaks(trace, hook_name) or []
+    for trace in analysis.analysed:
+        peaks = analysis.peaks(trace, hook_name)
+        specific_peaks = analysis.specific_peaks(trace, hook_name) or []
         raw.append(len(peaks) / len(trace))
-        specific.append(len(some) / len(trace))
+        specific.append(len(specific_peaks) / len(trace))
         if peaks:
-            shares.append(len(set(peaks) & set(some)) / len(peaks))
+            shares.append(len(set(peaks) & set(specific_peaks)) / len(peaks))
     return {
         "raw": estimate_mean(raw),
         "specific": estimate_mean(specific),
@@ -102,7 +109,7 @@ def count_peaks(found: mi_lens.Analysis, hook_name: str) -> dict[str, Estimate]:
 
 
 def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Finding:
-    """Whether peaks are as sparse as in table 1, and whether most are about the answer at all."""
+    """Whether peaks are as sparse as in table 1, and whether most concern the answer."""
     others = 0 if mismatch is None else mismatch.others
     raw, share = counts["raw"], counts["share of raw peaks that are specific"]
     sparse = raw.high is not None and raw.high <= PAPER[1]
@@ -115,10 +122,10 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
         about="paper 1, MI trajectories; criticism: one pair of vectors is no information",
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
         verdict=verdict,
-        text=f"At the last block {said(raw, 100)} % of the steps are peaks of MI with the gold "
-        f"answer. Of these {said(share, 100)} % lie above what the answers of {others} other "
-        "problems give at the same states by more than chance; the rest cannot be told from what "
-        "other answers give.",
+        text=f"At the last block {with_interval(raw, 100)} % of the steps are peaks of MI with the "
+        f"gold answer. Of these {with_interval(share, 100)} % lie above what the answers of "
+        f"{others} other problems give at the same states by more than chance; the rest cannot be "
+        "told from what other answers give.",
     )
 
 

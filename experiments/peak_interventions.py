@@ -1,4 +1,4 @@
-"""Are peaks crucial steps? The token at a peak forbidden, against steps as uncertain elsewhere.
+"""Whether peaks are crucial steps: their tokens are forbidden, beside tokens as uncertain.
 
 python -m experiments.peak_interventions
 """
@@ -12,7 +12,8 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, is_right, said, save, side, traces
+from experiments.study import Finding, Study, Verdict, requested_traces, save, saved_analysis
+from experiments.summaries import is_right, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.interventions.forbid import ForbidAt
@@ -21,7 +22,7 @@ from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 MATCHED = "as uncertain as raw peaks"
 GROUPS = ("raw peaks", "highest specific part", "highest entropy", MATCHED, "any steps")
 CONTROLS = (MATCHED, "any steps")
-NEAREST = 5  # A control is drawn from so many steps of nearest entropy.
+NEAREST = 5  # Number of steps of nearest entropy from which a control is drawn.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +30,8 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        tried: Traces whose steps are tried, the first ones that have raw peaks.
-        steps: Of each kind in every trace.
+        tried: Largest number of traces; the first that have enough raw peaks are taken.
+        steps: Number of steps of each kind in every trace.
     """
 
     tried: int = 60
@@ -38,38 +39,36 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Goes on greedily from each chosen step without the token that was written there."""
-    found = analysis(config)
-    last = found.hook_names[-1]
-    chosen = [t for t in found.analysed if len(found.peaks(t, last)) >= config.steps]
-    chosen = chosen[: config.tried]
-    if len(chosen) < 2:
-        raise ValueError(
-            f"{len(chosen)} of {len(found.analysed)} traces have {config.steps} raw peaks; give "
-            "more problems (--limit) or fewer steps (--steps)"
+    """Forbids the token at each chosen step and continues greedily from there."""
+    analysis = saved_analysis(config)
+    last = analysis.hook_names[-1]
+    traces = traces_with_peaks(analysis, last, config)
+    steps = [
+        steps_by_group(
+            analysis.measurement(trace, last), config, np.random.default_rng([config.seed, i])
         )
-    picked = [
-        pick(found.measurement(trace, last), config, np.random.default_rng([config.seed, i]))
-        for i, trace in enumerate(chosen)
+        for i, trace in enumerate(traces)
     ]
     model = mi_lens.load(config.model)
     requests = [
         forbidding(trace, step, config)
-        for trace, groups in zip(chosen, picked, strict=True)
+        for trace, by_group in zip(traces, steps, strict=True)
         for name in GROUPS
-        for step in groups[name]
+        for step in by_group[name]
     ]
-    made = traces(config, model, requests)
-    shape = (len(chosen), len(GROUPS), config.steps)
-    before = is_right(chosen)
-    after = is_right(made).reshape(shape).mean(-1)
+    changed = requested_traces(config, model, requests)
+    shape = (len(traces), len(GROUPS), config.steps)
+    before = is_right(traces)
+    after = is_right(changed).reshape(shape).mean(-1)
     changes = {name: after[:, i] - before for i, name in enumerate(GROUPS)}
     entropy = {
-        name: [found.measurement(t, last).covariates["entropy"][some[name]].mean()
-               for t, some in zip(chosen, picked, strict=True)]
+        name: [
+            analysis.measurement(trace, last).covariates["entropy"][by_group[name]].mean()
+            for trace, by_group in zip(traces, steps, strict=True)
+        ]
         for name in GROUPS
-    }  # fmt: skip
-    read = {
+    }
+    effects = {
         name: {
             "change": estimate_mean(changes[name].tolist()),
             "less matched": estimate_mean((changes[name] - changes[MATCHED]).tolist()),
@@ -78,23 +77,45 @@ def main(config: Config) -> None:
         }
         for name in GROUPS
     }
-    for name, row in read.items():
-        print(f"{name:<28}success changes by {said(row['change'], 100):>24} points, "
-              f"entropy {said(row['entropy'], digits=2)} bits")  # fmt: skip
+    for name, row in effects.items():
+        change, bits = with_interval(row["change"], 100), with_interval(row["entropy"], digits=2)
+        print(f"{name:<28}success changes by {change:>24} points, entropy {bits} bits")
     save(
         config,
-        {config.model: found.traces[0].model},
-        draw(read),
-        finding(read, last, len(chosen), config),
-        {"groups": read, "steps": [{"trace": t.id} | p for t, p in zip(chosen, picked,
-                                                                       strict=True)]},
-    )  # fmt: skip
+        {config.model: analysis.traces[0].model},
+        draw(effects),
+        finding(effects, last, len(traces), config),
+        {
+            "groups": effects,
+            "steps": [
+                {"trace": trace.id} | by_group
+                for trace, by_group in zip(traces, steps, strict=True)
+            ],
+        },
+    )
 
 
-def pick(
+def traces_with_peaks(
+    analysis: mi_lens.Analysis, hook_name: str, config: Config
+) -> list[mi_lens.Trace]:
+    """The first traces that have `config.steps` raw peaks or more."""
+    traces = [
+        trace
+        for trace in analysis.analysed
+        if len(analysis.peaks(trace, hook_name)) >= config.steps
+    ][: config.tried]
+    if len(traces) < 2:
+        raise ValueError(
+            f"{len(traces)} of {len(analysis.analysed)} traces have {config.steps} raw peaks; give "
+            "more problems (--limit) or fewer steps (--steps)"
+        )
+    return traces
+
+
+def steps_by_group(
     measurement: Measurement, config: Config, rng: np.random.Generator
 ) -> dict[str, list[int]]:
-    """Steps of every kind; the trace's last token, which ends it, is none of them."""
+    """Steps of every group, without the last step, whose token ends the trace."""
     assert measurement.calibration is not None
     last = len(measurement.mi) - 1
     entropy = measurement.covariates["entropy"]
@@ -103,8 +124,8 @@ def pick(
     free = sorted(set(range(last)) - set(raw))
     matched: list[int] = []
     for step in peaks:
-        left = [other for other in free if other not in matched]
-        near = sorted(left, key=lambda other: abs(entropy[other] - entropy[step]))[:NEAREST]
+        unused = [other for other in free if other not in matched]
+        near = sorted(unused, key=lambda other: abs(entropy[other] - entropy[step]))[:NEAREST]
         matched.append(int(rng.choice(near)))
     return {
         "raw peaks": peaks,
@@ -116,12 +137,12 @@ def pick(
 
 
 def top(values: np.ndarray, count: int) -> list[int]:
-    """The steps of the highest values."""
+    """The `count` steps of highest value."""
     return np.argsort(-values, kind="stable")[:count].tolist()
 
 
 def forbidding(trace: mi_lens.Trace, step: int, config: Config) -> mi_lens.Request:
-    """The trace up to a step, and greedily on without the token that stands there."""
+    """A request to continue a trace greedily from a step, without the token written there."""
     assert trace.problem is not None
     return mi_lens.Request(
         trace.problem,
@@ -131,19 +152,21 @@ def forbidding(trace: mi_lens.Trace, step: int, config: Config) -> mi_lens.Reque
     )
 
 
-def draw(read: Mapping[str, Mapping[str, Estimate]]) -> Figure:
-    """What forbidding changes at every kind of step, alone and against matched steps."""
-    names: Sequence[str] = list(read)
+def draw(effects: Mapping[str, Mapping[str, Estimate]]) -> Figure:
+    """The effect of forbidding tokens at every kind of step, alone and against matched steps."""
+    names: Sequence[str] = list(effects)
     controls = [name in CONTROLS for name in names]
     markers = ["s" if control else "o" for control in controls]
-    shown = (("change", "success less the trace's own (points)", 100.0, BLUE),
-             ("less matched", "less that at matched steps (points)", 100.0, ORANGE),
-             ("entropy", "entropy there (bits)", 1.0, BLUE))  # fmt: skip
+    measures = (
+        ("change", "success less the trace's own (points)", 100.0, BLUE),
+        ("less matched", "less that at matched steps (points)", 100.0, ORANGE),
+        ("entropy", "entropy there (bits)", 1.0, BLUE),
+    )
     with style():
         figure, panels = plt.subplots(1, 3, figsize=(PAGE, 1.7), sharey=True)
-        for axes, (field, label, scale, colour) in zip(panels, shown, strict=True):
+        for axes, (field, label, scale, colour) in zip(panels, measures, strict=True):
             shades = [GREY if control else colour for control in controls]
-            estimates = [read[name][field] for name in names]
+            estimates = [effects[name][field] for name in names]
             if field == "less matched":
                 estimates[names.index(MATCHED)] = Estimate(None, None, None, 0)
             dots(axes, estimates, shades, scale=scale, markers=markers)
@@ -155,34 +178,38 @@ def draw(read: Mapping[str, Mapping[str, Estimate]]) -> Figure:
 
 
 def finding(
-    read: Mapping[str, Mapping[str, Estimate]], last: str, count: int, config: Config
+    effects: Mapping[str, Mapping[str, Estimate]], last: str, count: int, config: Config
 ) -> Finding:
-    """Whether forbidding harms more at raw peaks than at steps as uncertain and at any steps.
+    """Whether forbidding tokens harms more at raw peaks than at matched steps and at any steps.
 
-    A difference is excluded where its interval says that peaks do not harm half as much again.
+    A control excludes the claim where the interval rules out that peaks harm half as much again.
     """
-    less = {MATCHED: read["raw peaks"]["less matched"],
-            "any steps": read["raw peaks"]["less any steps"]}  # fmt: skip
-    signs = [side(one) for one in less.values()]
+    less = {
+        MATCHED: effects["raw peaks"]["less matched"],
+        "any steps": effects["raw peaks"]["less any steps"],
+    }
+    signs = [side(difference) for difference in less.values()]
     excluded = [
-        one.low is not None and one.low > 0.5 * (read[name]["change"].mean or 0.0)
-        for name, one in less.items()
+        difference.low is not None and difference.low > 0.5 * (effects[name]["change"].mean or 0.0)
+        for name, difference in less.items()
     ]
     verdict: Verdict = "against" if 1 in signs or all(excluded) else "open"
     if -1 in signs:
         verdict = "with" if signs == [-1, -1] else "in part"
-    raw, specific, uncertain, matched, some = (said(read[n]["change"], 100) for n in GROUPS)
+    raw, specific, uncertain, matched, anywhere = (
+        with_interval(effects[name]["change"], 100) for name in GROUPS
+    )
     return Finding(
         about="paper 1: peaks as crucial steps; neither paper acts at the peaks alone",
         claim="MI peaks are crucial steps of the reasoning.",
         verdict=verdict,
         text=f"Forbidding the token at a raw peak of {last} changes success by {raw} points, at "
         f"steps matched in entropy only, no peaks, by {matched} (difference "
-        f"{said(less[MATCHED], 100)}) and at any steps by {some} (difference "
-        f"{said(less['any steps'], 100)}), with {config.steps} steps of each kind in {count} "
-        f"greedy traces. That peaks harm half as much again is excluded against {sum(excluded)} "
-        f"of these {len(excluded)} controls; at the steps of highest specific part it "
-        f"changes by {specific}, at those of highest entropy by {uncertain}.",
+        f"{with_interval(less[MATCHED], 100)}) and at any steps by {anywhere} (difference "
+        f"{with_interval(less['any steps'], 100)}), with {config.steps} steps of each kind in "
+        f"{count} greedy traces. That peaks harm half as much again is excluded against "
+        f"{sum(excluded)} of these {len(excluded)} controls; at the steps of highest specific part "
+        f"it changes by {specific}, at those of highest entropy by {uncertain}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Peaks of a reasoner and its base at every block: how many, how far apart (paper 1, table 1).
+"""Number and spacing of peaks of a reasoner and its base at every block (paper 1, table 1).
 
 python -m experiments.peak_statistics
 """
@@ -12,11 +12,12 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, said, save, side
+from experiments.study import Finding, Study, Verdict, save, saved_analysis
+from experiments.summaries import evenly_spaced, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style
 
-# Number of peaks, peaks a step, mean interval; of MATH problems, cut at 512 tokens.
+# Number of peaks, peaks per step, mean interval; on MATH problems, cut at 512 tokens.
 PAPER = {
     "R1-Distill-Qwen-7B": (2.57, 0.0051, 87.4),
     "R1-Distill-Llama-8B": (24.5, 0.048, 27.8),
@@ -38,7 +39,7 @@ SERIES = {
     "top 20": (ORANGE, "^"),
     "as many at random": (GREY, "s"),
 }
-Values = dict[str, list[float | None]]  # By field, one a trace.
+Values = dict[str, list[float | None]]  # For every field, one value per trace.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,10 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        base: The model that the reasoner was made from, or one like it; None is pocket-base beside
-            pocket-reasoner, and none beside another model.
-        blocks: Shown of each model at most, evenly spaced, the last among them.
-        draws: Of peaks placed at random on each trace.
+        base: The model that the reasoner was trained from, or a similar one. None means pocket-base
+            for pocket-reasoner; another model is then measured alone.
+        blocks: Largest number of blocks shown of each model, evenly spaced, with the last one.
+        draws: Number of random placements of the peaks on each trace.
     """
 
     base: str | None = None
@@ -58,83 +59,92 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Measures the model, and its base if there is one, at every block."""
-    own = "pocket-base" if config.model == "pocket-reasoner" else config.model
+    """Measures the peaks of the model, and of its base if there is one, block by block."""
+    default = "pocket-base" if config.model == "pocket-reasoner" else config.model
     rows: dict[str, dict[str, Values]] = {}
     models = {}
-    for model in dict.fromkeys((config.model, config.base or own)):
-        found = analysis(config, model)
-        models[model] = found.traces[0].model
-        names = found.hook_names
-        shown = np.linspace(0, len(names) - 1, min(config.blocks, len(names))).round().astype(int)
-        for hook_name in (names[i] for i in shown):
-            rows[f"{model}, block {hook_name.split('.')[1]}"] = measure(found, hook_name, config)
+    for model in dict.fromkeys((config.model, config.base or default)):
+        analysis = saved_analysis(config, model)
+        models[model] = analysis.traces[0].model
+        names = analysis.hook_names
+        for hook_name in (names[i] for i in evenly_spaced(len(names), config.blocks)):
+            rows[f"{model}, block {hook_name.split('.')[1]}"] = measure(analysis, hook_name, config)
     means = {
-        row: {kind: {f: mean(v) for f, v in values.items()} for kind, values in kinds.items()}
+        row: {
+            kind: {field: mean(values) for field, values in by_field.items()}
+            for kind, by_field in kinds.items()
+        }
         for row, kinds in rows.items()
     }
     print(table(means))
     last = [row for row in rows if row.startswith(f"{config.model}, block ")][-1]
     unevenness = {
-        field: mean(apart(rows[last]["raw"][field], rows[last]["as many at random"][field]))
+        field: mean(differences(rows[last]["raw"][field], rows[last]["as many at random"][field]))
         for field in ("interval_min", "interval_max")
     }
     save(
-        config, models, draw(means), finding(means[last]["raw"], unevenness),
+        config,
+        models,
+        draw(means),
+        finding(means[last]["raw"], unevenness),
         {"means": means, "interval less random": unevenness, "paper": PAPER},
-    )  # fmt: skip
+    )
 
 
-def measure(found: mi_lens.Analysis, hook_name: str, config: Config) -> dict[str, Values]:
-    """Every field of every trace, by each rule of what a peak is."""
+def measure(analysis: mi_lens.Analysis, hook_name: str, config: Config) -> dict[str, Values]:
+    """Every field of every trace, for each kind of peaks."""
     rng = np.random.default_rng(config.seed)
     measured: dict[str, Values] = {kind: {field: [] for field in FIELDS} for kind in SERIES}
-    for trace in found.analysed:
-        mi = found.mi(trace, hook_name)
-        raw = found.peaks(trace, hook_name)
-        chosen = {
+    for trace in analysis.analysed:
+        mi = analysis.mi(trace, hook_name)
+        raw = analysis.peaks(trace, hook_name)
+        peaks_by_kind = {
             "raw": raw,
-            "specific": found.specific_peaks(trace, hook_name) or [],
+            "specific": analysis.specific_peaks(trace, hook_name) or [],
             "top 20": mi_lens.top_k_peaks(mi, 20),
         }
-        placed = [rng.choice(len(mi), len(raw), replace=False) for _ in range(config.draws)]
-        drawn = [mi_lens.peak_statistics(mi, peaks) for peaks in placed]
+        placements = [rng.choice(len(mi), len(raw), replace=False) for _ in range(config.draws)]
+        random = [mi_lens.peak_statistics(mi, peaks) for peaks in placements]
         for field in FIELDS:
-            for kind, peaks in chosen.items():
+            for kind, peaks in peaks_by_kind.items():
                 measured[kind][field].append(getattr(mi_lens.peak_statistics(mi, peaks), field))
-            values = [getattr(one, field) for one in drawn]
+            values = [getattr(statistics, field) for statistics in random]
             at_random = None if None in values else float(np.mean(values))
             measured["as many at random"][field].append(at_random)
     return measured
 
 
 def mean(values: list[float | None]) -> Estimate:
-    """Over the traces that define it."""
+    """The mean over the traces that define the value."""
     return estimate_mean([float(value) for value in values if value is not None])
 
 
-def apart(ours: list[float | None], theirs: list[float | None]) -> list[float | None]:
-    """Differences, pair by pair."""
-    pairs = zip(ours, theirs, strict=True)
-    return [None if a is None or b is None else a - b for a, b in pairs]
+def differences(values: list[float | None], controls: list[float | None]) -> list[float | None]:
+    """Values less their controls; None where either is undefined."""
+    pairs = zip(values, controls, strict=True)
+    return [
+        None if value is None or control is None else value - control for value, control in pairs
+    ]
 
 
 def table(means: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> str:
-    """The means as text, with the paper's below."""
+    """The means as a text table, above the numbers of the paper."""
     names = ("raw", "as many at random", "specific")
     lines = [f"{'':<28}{'peaks':>20}{'% of steps':>20}{'least, mean and largest interval':>60}"]
     for row, kinds in means.items():
         for kind in names:
-            cells = [said(kinds[kind][field], scale) for field, (_, scale) in FIELDS.items()]
-            lines.append(f"{row if kind == 'raw' else '  ' + kind:<28}" + "".join(
-                f"{cell:>22}" for cell in cells))  # fmt: skip
+            cells = [
+                with_interval(kinds[kind][field], scale) for field, (_, scale) in FIELDS.items()
+            ]
+            name = row if kind == "raw" else "  " + kind
+            lines.append(f"{name:<28}" + "".join(f"{cell:>22}" for cell in cells))
     for name, (count, ratio, interval) in PAPER.items():
         lines.append(f"paper 1: {name:<22}{count:>10} peaks, {100 * ratio:.2f} %, {interval} steps")
     return "\n".join(lines)
 
 
 def draw(means: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> Figure:
-    """A panel a field, a line a model and block, a mark a rule."""
+    """One panel per field, one line per model and block, one marker per kind of peaks."""
     names = list(means)
     with style():
         figure, panels = plt.subplots(
@@ -142,13 +152,12 @@ def draw(means: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> Figure:
         )
         for axes, (field, (label, scale)) in zip(panels, FIELDS.items(), strict=True):
             for i, (kind, (colour, marker)) in enumerate(SERIES.items()):
-                # Few traces have two specific peaks; the number of the top 20 is no finding.
+                # Few traces have two specific peaks, and the top 20 are always 20.
                 counted = field in ("count", "ratio")
                 if counted == (kind in ("raw", "specific")) or kind == "raw":
-                    dots(
-                        axes, [means[name][kind][field] for name in names], colour, scale=scale,
-                        shift=0.18 * (i - 1.5), markers=marker,
-                    )  # fmt: skip
+                    estimates = [means[name][kind][field] for name in names]
+                    shift = 0.18 * (i - 1.5)
+                    dots(axes, estimates, colour, scale=scale, shift=shift, markers=marker)
             axes.set_xlabel(label)
             axes.set_xlim(left=min(0, axes.get_xlim()[0]))
         panels[0].set_yticks(range(len(names)), names, parse_math=False)
@@ -161,7 +170,7 @@ def draw(means: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> Figure:
 
 
 def finding(raw: Mapping[str, Estimate], unevenness: Mapping[str, Estimate]) -> Finding:
-    """Whether peaks are as few as in the paper's models, and come in clusters."""
+    """Whether peaks are as few as in the models of the paper, and form clusters."""
     ratio = raw["ratio"]
     few = ratio.high is not None and ratio.high <= max(row[1] for row in PAPER.values())
     uneven = side(unevenness["interval_max"]) > 0
@@ -173,10 +182,10 @@ def finding(raw: Mapping[str, Estimate], unevenness: Mapping[str, Estimate]) -> 
         about="paper 1, table 1",
         claim="Peaks are few (2.6 to 24.5 of 512 steps) and spread unevenly over the trace.",
         verdict=verdict,
-        text=f"At the last block {said(ratio, 100)} % of the steps are peaks, "
-        f"{said(raw['interval_mean'])} steps apart on average. Their largest gap is "
-        f"{said(unevenness['interval_max'])} steps longer than of as many peaks placed at random, "
-        f"their least gap {said(unevenness['interval_min'])}.",
+        text=f"At the last block {with_interval(ratio, 100)} % of the steps are peaks, "
+        f"{with_interval(raw['interval_mean'])} steps apart on average. Their largest gap is "
+        f"{with_interval(unevenness['interval_max'])} steps longer than of as many peaks placed at "
+        f"random, their least gap {with_interval(unevenness['interval_min'])}.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A reasoner beside its base on the same problems: mean MI, AOM and peaks (paper 1, table 2).
+"""Mean MI, AOM and peaks of a reasoner and its base on the same problems (paper 1, table 2).
 
 python -m experiments.reasoning_against_base
 """
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, said, save, side
+from experiments.study import Finding, Study, Verdict, save, saved_analysis
+from experiments.summaries import side, with_interval
 from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 
-# Mean MI of the origin and of the reasoning model, then AOM likewise.
+# Mean MI of the base and of the reasoning model, then AOM of both.
 PAPER = {
     "Llama-3.1-8B": (0.0863, 0.1279, 3.36, 4.52),
     "Qwen2.5-Math-7B": (2.197, 3.302, 2.63, 2.75),
@@ -27,45 +28,46 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        base: The model that the reasoner was made from, or one like it, of as many blocks; None
-            is pocket-base for pocket-reasoner, and no other model has a default.
+        base: The model that the reasoner was trained from, or a similar one with as many blocks.
+            None means pocket-base for pocket-reasoner; other models need this setting.
     """
 
     base: str | None = None
 
 
 def main(config: Config) -> None:
-    """Compares the two at every block and draws the last."""
+    """Compares reasoner and base at every block, and draws the last block."""
     base_model = base_of(config)
-    reasoner, base = analysis(config), analysis(config, base_model)
+    reasoner, base = saved_analysis(config), saved_analysis(config, base_model)
     if len(reasoner.hook_names) != len(base.hook_names):
         raise ValueError(
             f"{config.model} has {len(reasoner.hook_names)} blocks and {base_model} "
             f"{len(base.hook_names)}; blocks are compared one with one, so give a base of as many"
         )
-    compared = {
+    comparisons = {
         name: mi_lens.compare_peaks(reasoner, base, name, base_name)
         for name, base_name in zip(reasoner.hook_names, base.hook_names, strict=True)
     }
-    for name, one in compared.items():
+    for name, comparison in comparisons.items():
         print(name)
-        for q in one.quantities.values():
-            print(f"  {q.name:<22}{row(q)}")
-    last = compared[reasoner.hook_names[-1]]
+        for quantity in comparison.quantities.values():
+            print(f"  {quantity.name:<22}{row(quantity)}")
+    last = comparisons[reasoner.hook_names[-1]]
     save(
         config,
         {config.model: reasoner.traces[0].model, base_model: base.traces[0].model},
         paired_peaks_figure(last),
-        finding(last, list(compared.values())),
+        finding(last, list(comparisons.values())),
         {
-            "blocks": {name: means(one) for name, one in compared.items()},
-            "last block": last, "paper": PAPER,
+            "blocks": {name: means(comparison) for name, comparison in comparisons.items()},
+            "last block": last,
+            "paper": PAPER,
         },
-    )  # fmt: skip
+    )
 
 
 def base_of(config: Config) -> str:
-    """The base that was asked for, or the pocket reasoner's own."""
+    """The base named in the settings, or pocket-base for the pocket reasoner."""
     if config.base is None and config.model != "pocket-reasoner":
         raise ValueError(
             f"model={config.model!r} without a base; name the model that it was made from (--base)"
@@ -74,23 +76,23 @@ def base_of(config: Config) -> str:
 
 
 def row(quantity: PairedQuantity) -> str:
-    """Both models, the difference and its test, as text."""
+    """Means of both models, their difference and its p-value, as text."""
     means = (quantity.reasoner_mean, quantity.base_mean, quantity.difference)
-    cells = "".join(f"{said(one, 1, 3):>28}" for one in means)
+    cells = "".join(f"{with_interval(mean, 1, 3):>28}" for mean in means)
     return f"{cells}  p = {quantity.p_adjusted:.2g}"
 
 
-def means(compared: PeakComparison) -> dict[str, object]:
-    """Of every quantity the means and the test, without the values of each problem."""
+def means(comparison: PeakComparison) -> dict[str, object]:
+    """Means and test of every quantity, without the values of each problem."""
     values = ("reasoner", "base")
     return {
-        name: {key: value for key, value in vars(one).items() if key not in values}
-        for name, one in compared.quantities.items()
+        name: {key: value for key, value in vars(quantity).items() if key not in values}
+        for name, quantity in comparison.quantities.items()
     }
 
 
 def finding(last: PeakComparison, blocks: list[PeakComparison]) -> Finding:
-    """Whether mean MI and AOM are higher, and whether that survives where MI has no unit."""
+    """Whether mean MI and AOM are higher in the reasoner, also where MI has no unit."""
     missing = [name for name in (*CLAIMED, "MI / other answers") if name not in last.quantities]
     if missing:
         raise ValueError(
@@ -99,23 +101,28 @@ def finding(last: PeakComparison, blocks: list[PeakComparison]) -> Finding:
         )
     mi, aom = (last.quantities[name] for name in CLAIMED)
     specific = last.quantities["MI / other answers"]
-    *signs, unitless = (side(q.difference) * (q.p_adjusted <= 0.05) for q in (mi, aom, specific))
+    *signs, unitless = (
+        side(quantity.difference) * (quantity.p_adjusted <= 0.05)
+        for quantity in (mi, aom, specific)
+    )
     verdict: Verdict = "against" if -1 in (*signs, unitless) else "open"
     if 1 in (*signs, unitless):
         verdict = "with" if signs == [1, 1] and unitless > 0 else "in part"
-    by_block = [one.quantities["AOM"].difference.mean for one in blocks if "AOM" in one.quantities]
+    by_block = [
+        block.quantities["AOM"].difference.mean for block in blocks if "AOM" in block.quantities
+    ]
     aoms = [mean for mean in by_block if mean is not None]
     return Finding(
         about="paper 1, table 2; criticism: MI depends on the activations' scale",
         claim="A reasoning model has higher mean MI and more abnormal peaks (AOM) than its base.",
         verdict=verdict,
         text=f"Reasoner less base at the last block on {len(last.problems)} problems: mean MI "
-        f"{said(mi.difference, 1, 4)} (Holm p = {mi.p_adjusted:.2g}), AOM "
-        f"{said(aom.difference, 1, 2)} (p = {aom.p_adjusted:.2g}; {min(aoms):+.2f} to "
+        f"{with_interval(mi.difference, 1, 4)} (Holm p = {mi.p_adjusted:.2g}), AOM "
+        f"{with_interval(aom.difference, 1, 2)} (p = {aom.p_adjusted:.2g}; {min(aoms):+.2f} to "
         f"{max(aoms):+.2f} by block). MI compares between models only "
         "where its unit cancels: over MI with other problems' answers it is "
-        f"{said(specific.reasoner_mean, 1, 2)} in the reasoner and "
-        f"{said(specific.base_mean, 1, 2)} in the base (p = {specific.p_adjusted:.2g}).",
+        f"{with_interval(specific.reasoner_mean, 1, 2)} in the reasoner and "
+        f"{with_interval(specific.base_mean, 1, 2)} in the base (p = {specific.p_adjusted:.2g}).",
     )
 
 

@@ -1,17 +1,19 @@
-"""Whether the baseline itself comes out the same in other dtypes, engines and batch sizes.
+"""Whether the baseline stays the same in other dtypes, engines and batch sizes.
 
 python -m experiments.reproducibility
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, said, save
+from experiments.study import Finding, Study, Verdict, save
+from experiments.summaries import with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
 from mi_lens.evaluation.evaluate import grade_trace
@@ -25,11 +27,11 @@ Traces = list[mi_lens.Trace]
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Study):
-    """What to run; the first dtype, with the first backend and in batches, is the reference.
+    """What to run. The first dtype, in batches, on the first backend, is the reference.
 
     Attributes:
-        dtypes: Of the package's own engines.
-        hugging_face: Also Hugging Face's `generate`, in float32.
+        dtypes: Dtypes of the package's own engines.
+        hugging_face: Whether to run Hugging Face's `generate` too, in float32.
     """
 
     limit: int = 60
@@ -39,12 +41,12 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Sameness:
-    """Traces of one way of computing against the reference.
+    """Traces of one way of computing, compared with the reference.
 
     Attributes:
         identical: Share of problems whose traces agree in every token.
-        first_step: Where those that differ first do, as a fraction of the reference's trace.
-        first_steps: The same in tokens, a number a problem that differs.
+        first_step: First step at which traces differ, as a fraction of the reference's trace.
+        first_steps: The same step in tokens, one number per problem whose traces differ.
     """
 
     identical: Estimate
@@ -53,85 +55,105 @@ class Sameness:
 
 
 def main(config: Config) -> None:
-    """The same problems, greedily, by every way of computing."""
+    """Decodes the same problems greedily in every way of computing, and compares the traces."""
     problems = config.load_problems()
-    requests = [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems]
+    requests = [
+        mi_lens.Request(problem, max_new_tokens=config.max_new_tokens) for problem in problems
+    ]
+    by_way, fingerprints, tokenizer = traces_by_way(config, requests)
+    arms = []
+    for name, traces in by_way.items():
+        results = tuple(grade_trace(trace, tokenizer) for trace in traces)
+        arms.append(Arm(name, results, {"max_new_tokens": config.max_new_tokens, "way": name}))
+    comparisons = compare_all(arms[1:], arms[0])
+    reference, *others = by_way.values()
+    by_name = {
+        comparison.name: sameness(traces, reference)
+        for comparison, traces in zip(comparisons, others, strict=True)
+    }
+    print(f"{arms[0].name}: accuracy {with_interval(arms[0].accuracy(), 100)}")
+    for comparison in comparisons:
+        identical = with_interval(by_name[comparison.name].identical, 100)
+        change = with_interval(comparison.difference, 100)
+        print(f"{comparison.name:<34}identical {identical:<26}accuracy {change}")
+    save(
+        config,
+        {config.model: next(iter(fingerprints.values()))},
+        draw(by_name, comparisons, arms[0].name),
+        finding(by_name, comparisons, arms[0]),
+        {
+            "reference": arms[0].name,
+            "fingerprints": fingerprints,
+            "accuracy": {arm.name: arm.accuracy() for arm in arms},
+            "sameness": by_name,
+            "comparisons": comparisons,
+        },
+    )
+
+
+def traces_by_way(
+    config: Config, requests: Sequence[mi_lens.Request]
+) -> tuple[dict[str, Traces], dict[str, str], Any]:
+    """The traces of every way of computing, the fingerprints of its models, and a tokenizer."""
+    by_way: dict[str, Traces] = {}
     fingerprints: dict[str, str] = {}
-    made: dict[str, Traces] = {}
+    tokenizer = None
     ways = [(available()[0], dtype, config.batch_size) for dtype in config.dtypes]
     ways.insert(1, (available()[0], config.dtypes[0], 1))
     ways += [(backend, config.dtypes[0], config.batch_size) for backend in available()[1:]]
-    tokenizer = None
     for backend, dtype, rows in ways:
         model = mi_lens.load(config.model, backend=backend, dtype=dtype)
         tokenizer = model.tokenizer
         fingerprints[f"{backend}, {dtype}"] = mi_lens.model_fingerprint(model)
-        made[f"{backend}, {dtype}, batch {rows}"] = mi_lens.generate(
-            model, requests, batch_size=rows
-        )
+        traces = mi_lens.generate(model, requests, batch_size=rows)
+        by_way[f"{backend}, {dtype}, batch {rows}"] = traces
     if config.hugging_face:
+        source = CHECKPOINTS.get(config.model, config.model)
         for rows in (config.batch_size, 1):
-            made[f"Hugging Face, float32, batch {rows}"] = generate_with_transformers(
-                CHECKPOINTS.get(config.model, config.model), requests, batch_size=rows,
-                dtype="float32",
-            )  # fmt: skip
-    arms = [
-        Arm(name, tuple(grade_trace(trace, tokenizer) for trace in traces),
-            {"max_new_tokens": config.max_new_tokens, "way": name})
-        for name, traces in made.items()
-    ]  # fmt: skip
-    comparisons = compare_all(arms[1:], arms[0])
-    reference, *others = made.values()
-    found = {
-        one.name: sameness(traces, reference)
-        for one, traces in zip(comparisons, others, strict=True)
-    }
-    print(f"{arms[0].name}: accuracy {said(arms[0].accuracy(), 100)}")
-    for one in comparisons:
-        print(f"{one.name:<34}identical {said(found[one.name].identical, 100):<26}"
-              f"accuracy {said(one.difference, 100)}")  # fmt: skip
-    save(
-        config,
-        {config.model: next(iter(fingerprints.values()))},
-        draw(found, comparisons, arms[0].name),
-        finding(found, comparisons, arms[0]),
-        {"reference": arms[0].name, "fingerprints": fingerprints,
-         "accuracy": {arm.name: arm.accuracy() for arm in arms},
-         "sameness": found, "comparisons": comparisons},
-    )  # fmt: skip
+            traces = generate_with_transformers(source, requests, batch_size=rows, dtype="float32")
+            by_way[f"Hugging Face, float32, batch {rows}"] = traces
+    return by_way, fingerprints, tokenizer
 
 
 def sameness(traces: Traces, reference: Traces) -> Sameness:
-    """Of two sets of traces of the same problems."""
-    first = [first_difference(a, b) for a, b in zip(traces, reference, strict=True)]
-    apart = [(step, len(b)) for step, b in zip(first, reference, strict=True) if step is not None]
+    """How far traces agree with the reference's traces of the same problems."""
+    steps = [first_difference(trace, other) for trace, other in zip(traces, reference, strict=True)]
+    differences = [
+        (step, len(other)) for step, other in zip(steps, reference, strict=True) if step is not None
+    ]
     return Sameness(
-        estimate_mean([float(step is None) for step in first]),
-        estimate_mean([step / length for step, length in apart]),
-        [step for step, _ in apart],
+        estimate_mean([float(step is None) for step in steps]),
+        estimate_mean([step / length for step, length in differences]),
+        [step for step, _ in differences],
     )
 
 
-def first_difference(a: mi_lens.Trace, b: mi_lens.Trace) -> int | None:
+def first_difference(trace: mi_lens.Trace, other: mi_lens.Trace) -> int | None:
     """The first step at which two traces differ, or None."""
-    pairs = zip(a.token_ids, b.token_ids, strict=False)
-    step = next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
-    return None if a.token_ids == b.token_ids else step
+    if trace.token_ids == other.token_ids:
+        return None
+    pairs = zip(trace.token_ids, other.token_ids, strict=False)
+    differing = (step for step, (token, other_token) in enumerate(pairs) if token != other_token)
+    return next(differing, min(len(trace), len(other)))
 
 
 def draw(
-    found: Mapping[str, Sameness], comparisons: Sequence[Comparison], reference: str
+    by_name: Mapping[str, Sameness], comparisons: Sequence[Comparison], reference: str
 ) -> Figure:
-    """Shares of identical traces, where the others part, and what that does to accuracy."""
-    names = list(found)
+    """Share of identical traces, first step of difference, and change of accuracy, by way."""
+    names = list(by_name)
     with style():
         figure, panels = plt.subplots(1, 3, figsize=(PAGE, 0.9 + 0.24 * len(names)), sharey=True)
-        some = list(found.values())
-        dots(panels[0], [one.identical for one in some], BLUE, scale=100.0)
-        dots(panels[1], [one.first_step for one in some], GREEN, scale=100.0)
-        dots(panels[2], [one.difference for one in comparisons], ORANGE, scale=100.0)
-        labels = ("identical traces\n(%, 95 %)", "where others first differ\n(% of trace, 95 %)",
-                  "accuracy less reference\n(points, 95 %)")  # fmt: skip
+        ways = list(by_name.values())
+        dots(panels[0], [way.identical for way in ways], BLUE, scale=100.0)
+        dots(panels[1], [way.first_step for way in ways], GREEN, scale=100.0)
+        differences = [comparison.difference for comparison in comparisons]
+        dots(panels[2], differences, ORANGE, scale=100.0)
+        labels = (
+            "identical traces\n(%, 95 %)",
+            "where others first differ\n(% of trace, 95 %)",
+            "accuracy less reference\n(points, 95 %)",
+        )
         for axes, label in zip(panels, labels, strict=True):
             axes.set_xlabel(label)
         for axes in panels[:2]:
@@ -146,36 +168,41 @@ def draw(
 
 
 def finding(
-    found: Mapping[str, Sameness], comparisons: Sequence[Comparison], reference: Arm
+    by_name: Mapping[str, Sameness], comparisons: Sequence[Comparison], reference: Arm
 ) -> Finding:
     """Whether the way of computing changes traces, and whether it changes accuracy."""
-    parted = [name for name, one in found.items() if one.first_steps]
-    moved = [one.name for one in comparisons if one.adjusted <= 0.05]
+    parted = [name for name, way in by_name.items() if way.first_steps]
+    moved = [comparison.name for comparison in comparisons if comparison.adjusted <= 0.05]
     verdict: Verdict = "against" if moved else "in part" if parted else "with"
-    least = min(found, key=lambda name: found[name].identical.mean or 0)
+    least = min(by_name, key=lambda name: by_name[name].identical.mean or 0)
     most = max(
         comparisons,
-        key=lambda one: (abs(one.difference.mean or 0), -(found[one.name].identical.mean or 0)),
+        key=lambda comparison: (
+            abs(comparison.difference.mean or 0),
+            -(by_name[comparison.name].identical.mean or 0),
+        ),
     )
     return Finding(
         about="paper 2; criticism: its baseline did not come out the same in other hands",
         claim="A greedy baseline is the model's, whatever computes it.",
         verdict=verdict,
-        text=f"Of {len(found)} other dtypes, engines and batch sizes {len(parted)} "
+        text=f"Of {len(by_name)} other dtypes, engines and batch sizes {len(parted)} "
         f"{'changes' if len(parted) == 1 else 'change'} a trace"
         + (
-            f", most of all {least}, which leaves {said(found[least].identical, 100)} % as in "
+            f", most of all {least}, which leaves {with_interval(by_name[least].identical, 100)} % "
+            "as in "
             if parted
             else "; all are as in "
         )
         + f"{reference.name}. "
         + (
-            f"Accuracy changes most with {most.name}, by {said(most.difference, 100)} points from "
+            f"Accuracy changes most with {most.name}, by {with_interval(most.difference, 100)} "
+            "points from "
             if most.difference.mean
             else "No way changes the share of right answers, "
         )
-        + f"{said(reference.accuracy(), 100)} % on {most.problems} problems; {len(moved)} of "
-        f"{len(found)} ways change it beyond chance (exact tests, Holm, .05).",
+        + f"{with_interval(reference.accuracy(), 100)} % on {most.problems} problems; {len(moved)} "
+        f"of {len(by_name)} ways change it beyond chance (exact tests, Holm, .05).",
     )
 
 

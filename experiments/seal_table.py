@@ -1,4 +1,4 @@
-"""SEAL's table, with the controls it lacks: random directions, a tight budget, what was cut off.
+"""SEAL's table with the controls it lacks: random directions, a tight budget, cut-off traces.
 
 python -m experiments.seal_table
 """
@@ -9,24 +9,26 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.steering import (
     GAIN,
-    KEPT,
+    RESULTS,
     SAVING,
     SteeringStudy,
     as_published_excluded,
     beyond_random,
     block_inputs,
     held_to,
-    judged,
     random_directions,
     short_table,
+    steering_verdict,
     vector_traces,
 )
-from experiments.study import Finding, evaluation, outcomes, said, save, side
+from experiments.study import Finding, save, saved_evaluation
+from experiments.summaries import outcomes, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
@@ -38,9 +40,10 @@ class Config(SteeringStudy):
     """What to run.
 
     Attributes:
-        draws: Random directions.
-        words: What SEAL's baseline penalises, in every token that contains it.
-        tight: A second budget, of which the same traces are cut off; None takes the median length
+        draws: Number of random directions.
+        words: Words that the logit penalty of SEAL's baseline hits, in every token that contains
+            them.
+        tight: A second budget, at which the same traces are cut off; None means the median length
             of the baseline's traces.
     """
 
@@ -50,7 +53,7 @@ class Config(SteeringStudy):
 
 
 def main(config: Config) -> None:
-    """Steers the same problems in every way."""
+    """Evaluates SEAL, its variants and its controls on the same problems, at two budgets."""
     model = mi_lens.load(config.model)
     problems = config.load_problems()
     hook_name = config.hook_name(model)
@@ -60,70 +63,89 @@ def main(config: Config) -> None:
     vector = vectors[hook_name]
     print(vector)
     controls = random_directions(vector, config.draws, config.seed)
-    conditions = [
-        mi_lens.Condition(),
-        mi_lens.Condition((mi_lens.Steer(vector),), name="SEAL"),
-        mi_lens.Condition(tuple(map(mi_lens.Steer, vectors.values())), name="SEAL, all layers"),
-        mi_lens.Condition((mi_lens.Steer(vector, variant="project"),), name="projected out"),
-        mi_lens.Condition(
-            (mi_lens.LogitPenalty(config.words, containing=True),), name="logit penalty"
-        ),
-        *controls,
-    ]
-    found = evaluation(config, model, problems, conditions, kept=KEPT)
-    base = found.arm(found.names[0])
-    tight = config.tight or int(np.median([one.tokens for one in base.results]))
-    if tight >= config.max_new_tokens:
-        raise ValueError(
-            f"a tight budget of {tight} tokens, where traces have at most {config.max_new_tokens}: "
-            "expected a smaller one; raise --max-new-tokens"
-        )
-    caps = {config.max_new_tokens: found}
-    caps[tight] = mi_lens.Evaluation(
-        tuple(r for name in found.names for r in held_to(found.arm(name), tight).results),
-        {**found.setting, "max_new_tokens": tight},
-    )
-    for cap, some in caps.items():
-        print(f"\nAt most {cap} tokens\n{short_table(some)}")
-    comparisons = {cap: some.comparisons() for cap, some in caps.items()}
-    names = [one.name for one in controls]
+    conditions = [mi_lens.Condition(), *steering_conditions(vector, vectors, config), *controls]
+    evaluation = saved_evaluation(config, model, problems, conditions, folder=RESULTS)
+    caps = evaluations_by_cap(evaluation, config)
+    for cap, at_cap in caps.items():
+        print(f"\nAt most {cap} tokens\n{short_table(at_cap)}")
+    comparisons = {cap: at_cap.comparisons() for cap, at_cap in caps.items()}
+    names = [control.name for control in controls]
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(comparisons, names),
         finding(caps, comparisons, names),
         {
-            "hook": hook_name, "norm": vector.norm, "reliability": vector.reliability,
-            "thoughts": vector.counts, "vector problems": len(vector.problems),
+            "hook": hook_name,
+            "norm": vector.norm,
+            "reliability": vector.reliability,
+            "thoughts": vector.counts,
+            "vector problems": len(vector.problems),
             "comparisons": comparisons,
-            "accuracy": {cap: {name: some.arm(name).accuracy() for name in some.names}
-                         for cap, some in caps.items()},
-            "tokens": {cap: {name: some.arm(name).tokens() for name in some.names}
-                       for cap, some in caps.items()},
+            "accuracy": {
+                cap: {name: at_cap.arm(name).accuracy() for name in at_cap.names}
+                for cap, at_cap in caps.items()
+            },
+            "tokens": {
+                cap: {name: at_cap.arm(name).tokens() for name in at_cap.names}
+                for cap, at_cap in caps.items()
+            },
         },
-    )  # fmt: skip
+    )
+
+
+def steering_conditions(
+    vector: mi_lens.SteeringVector, vectors: Mapping[str, mi_lens.SteeringVector], config: Config
+) -> list[mi_lens.Condition]:
+    """SEAL, its variants, and the logit penalty of its baseline."""
+    all_layers = tuple(map(mi_lens.Steer, vectors.values()))
+    penalty = mi_lens.LogitPenalty(config.words, containing=True)
+    return [
+        mi_lens.Condition((mi_lens.Steer(vector),), name="SEAL"),
+        mi_lens.Condition(all_layers, name="SEAL, all layers"),
+        mi_lens.Condition((mi_lens.Steer(vector, variant="project"),), name="projected out"),
+        mi_lens.Condition((penalty,), name="logit penalty"),
+    ]
+
+
+def evaluations_by_cap(
+    evaluation: mi_lens.Evaluation, config: Config
+) -> dict[int, mi_lens.Evaluation]:
+    """The evaluation at the whole budget and at the tight one."""
+    baseline = evaluation.arm(evaluation.names[0])
+    tight = config.tight or int(np.median([result.tokens for result in baseline.results]))
+    if tight >= config.max_new_tokens:
+        raise ValueError(
+            f"a tight budget of {tight} tokens, where traces have at most {config.max_new_tokens}: "
+            "expected a smaller one; raise --max-new-tokens"
+        )
+    arms = [held_to(evaluation.arm(name), tight) for name in evaluation.names]
+    results = tuple(result for arm in arms for result in arm.results)
+    at_tight = mi_lens.Evaluation(results, {**evaluation.setting, "max_new_tokens": tight})
+    return {config.max_new_tokens: evaluation, tight: at_tight}
 
 
 def draw(
     comparisons: Mapping[int, Sequence[mi_lens.Comparison]], controls: Sequence[str]
 ) -> Figure:
-    """Accuracy and tokens at both budgets, and at the tight one what was cut off before, apart."""
+    """Accuracy and tokens at both budgets; tight accuracy by whether the baseline had ended."""
     tight = min(comparisons)
-    names = [one.name for one in comparisons[tight]]
+    names = [comparison.name for comparison in comparisons[tight]]
     with style():
         figure, panels = plt.subplots(
             1, 3, figsize=(PAGE, 0.9 + 0.2 * len(names)), sharey=True, width_ratios=(3, 2, 3)
         )
-        series = [(0, cap, "difference", 100.0, f"at most {cap} tokens") for cap in comparisons] + [
-            (1, cap, "tokens", 1.0, f"at most {cap} tokens") for cap in comparisons
-        ]
-        for panel, cap, field, scale, label in series:
-            _line(panels[panel], [getattr(one, field) for one in comparisons[cap]], names,
-                  controls, cap == tight, scale, label)  # fmt: skip
+        grey = [name in controls for name in names]
+        for axes, field, scale in ((panels[0], "difference", 100.0), (panels[1], "tokens", 1.0)):
+            for cap, at_cap in comparisons.items():
+                estimates = [getattr(comparison, field) for comparison in at_cap]
+                _series(axes, estimates, grey, cap == tight, scale, f"at most {cap} tokens")
         for part in ("finished", "capped"):
-            estimates = [one.split.get(f"{part} before", NOTHING) for one in comparisons[tight]]
-            _line(panels[2], estimates, names, controls, part == "capped", 100.0,
-                  f"baseline {part} ({estimates[0].n})")  # fmt: skip
+            estimates = [
+                comparison.split.get(f"{part} before", NOTHING) for comparison in comparisons[tight]
+            ]
+            label = f"baseline {part} ({estimates[0].n})"
+            _series(panels[2], estimates, grey, part == "capped", 100.0, label)
         labels = (
             "accuracy less baseline\n(points, 95 %)",
             "tokens less baseline\n(95 %)",
@@ -139,11 +161,18 @@ def draw(
     return figure
 
 
-def _line(axes, estimates, names, controls, second: bool, scale, label) -> None:
-    """One of two series: dots above or diamonds below; controls grey in both."""
-    colour = ORANGE if second else BLUE
-    dots(axes, estimates, [GREY if name in controls else colour for name in names], scale=scale,
-         shift=0.14 if second else -0.14, markers="D" if second else "o", label=label)  # fmt: skip
+def _series(
+    axes: Axes,
+    estimates: Sequence[Estimate],
+    grey: Sequence[bool],
+    second: bool,
+    scale: float,
+    label: str,
+) -> None:
+    """Draws one of two series: dots above or diamonds below; controls are grey in both."""
+    colour, shift, marker = (ORANGE, 0.14, "D") if second else (BLUE, -0.14, "o")
+    colours = [GREY if control else colour for control in grey]
+    dots(axes, estimates, colours, scale=scale, shift=shift, markers=marker, label=label)
 
 
 def finding(
@@ -151,53 +180,57 @@ def finding(
     comparisons: Mapping[int, Sequence[mi_lens.Comparison]],
     controls: Sequence[str],
 ) -> Finding:
-    """SEAL against no steering and against random directions, at either budget."""
+    """SEAL compared with no steering and with random directions, at both budgets."""
     wide, tight = max(caps), min(caps)
     seal, short = (
-        next(one for one in comparisons[cap] if one.name == "SEAL") for cap in (wide, tight)
+        next(comparison for comparison in comparisons[cap] if comparison.name == "SEAL")
+        for cap in (wide, tight)
     )
     more, longer = (
         beyond_random(caps[wide].arm("SEAL"), list(map(caps[wide].arm, controls)), field)
         for field in ("correct", "tokens")
     )
-    # A gain has to exceed that of random directions; a loss is one, whatever they do.
+    # A gain must exceed that of random directions. A loss counts whatever they do.
     change, fewer = side(seal.difference) * (seal.adjusted <= 0.05), -side(seal.tokens)
     gain = change if change < 0 or side(more) > 0 else 0
     saving = fewer if fewer < 0 or side(longer) < 0 else 0
     before = caps[wide].arm(caps[wide].names[0]).tokens().mean
     parts = [
-        (part, what)
-        for part, what in (("capped before", "was cut off"), ("finished before", "had ended"))
+        (part, state)
+        for part, state in (("capped before", "was cut off"), ("finished before", "had ended"))
         if part in short.split
     ]
     chance = [
-        said(by_chance(caps[tight], controls, part == "capped before"), 100) for part, _ in parts
+        with_interval(by_chance(caps[tight], controls, part == "capped before"), 100)
+        for part, _ in parts
     ]
     return Finding(
         about="paper 2, main table; criticism: no random direction, a gain by truncation",
         claim="Adding SEAL's vector raises accuracy and saves tokens.",
-        verdict=judged(gain, saving, as_published_excluded(seal.difference, seal.tokens, before)),
-        text=f"SEAL changes accuracy by {said(seal.difference, 100)} points and tokens by "
-        f"{said(seal.tokens)} a trace, which is {said(more, 100)} points and {said(longer)} tokens "
-        f"apart from the mean of {len(controls)} random directions of the same norm "
-        f"(published of MATH-500: {100 * GAIN:.0f} points more and {100 * SAVING:.0f} % fewer "
-        "tokens). "
-        f"Held to {tight} tokens it changes accuracy by "
-        f"{said(short.difference, 100)} points: "
+        verdict=steering_verdict(
+            gain, saving, as_published_excluded(seal.difference, seal.tokens, before)
+        ),
+        text=f"SEAL changes accuracy by {with_interval(seal.difference, 100)} points and tokens by "
+        f"{with_interval(seal.tokens)} a trace, which is {with_interval(more, 100)} points and "
+        f"{with_interval(longer)} tokens apart from the mean of {len(controls)} random directions "
+        f"of the same norm (published of MATH-500: {100 * GAIN:.0f} points more and "
+        f"{100 * SAVING:.0f} % fewer tokens). Held to {tight} tokens it changes accuracy by "
+        f"{with_interval(short.difference, 100)} points: "
         + " and ".join(
-            f"{said(short.split[part], 100)} where the baseline {what} ({short.split[part].n})"
-            for part, what in parts
+            f"{with_interval(short.split[part], 100)} where the baseline {state} "
+            f"({short.split[part].n})"
+            for part, state in parts
         )
         + f" (random directions {' and '.join(chance)}; what was cut off cannot lose).",
     )
 
 
-def by_chance(found: mi_lens.Evaluation, controls: Sequence[str], cut: bool) -> Estimate:
-    """What random directions change on average, where the baseline was cut off or where not."""
-    base = found.arm(found.names[0])
-    random = np.mean([outcomes(found.arm(one), "correct") for one in controls], 0)
-    its = (outcomes(base, "capped") > 0) == cut
-    return estimate_mean((random - outcomes(base, "correct"))[its].tolist())
+def by_chance(evaluation: mi_lens.Evaluation, controls: Sequence[str], cut: bool) -> Estimate:
+    """Mean change by random directions, where the baseline was cut off or where it had ended."""
+    baseline = evaluation.arm(evaluation.names[0])
+    random = np.mean([outcomes(evaluation.arm(name), "correct") for name in controls], 0)
+    inside = (outcomes(baseline, "capped") > 0) == cut
+    return estimate_mean((random - outcomes(baseline, "correct"))[inside].tolist())
 
 
 if __name__ == "__main__":

@@ -1,24 +1,32 @@
-"""Whether states tell what a thought will be, layer by layer, beside what its position tells.
+"""Whether states predict the class of a thought, layer by layer, better than its position.
 
 python -m experiments.separability_by_layer
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, baseline_traces, save
+from experiments.study import (
+    CLASS_MARKERS,
+    Finding,
+    Study,
+    Verdict,
+    baseline_traces,
+    block_outputs,
+    save,
+)
 from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, PAGE, style
-from mi_lens.steering.seal import states_of_thoughts
+from mi_lens.steering.seal import ThoughtStates, states_of_thoughts
 from mi_lens.steering.separability import Separability, coordinates, probe_auc
-
-MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +34,8 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        shuffles: Draws of labels shuffled within each problem.
-        mapped: Thoughts to draw on a plane, at most.
+        shuffles: Number of draws of labels shuffled within each problem.
+        mapped: Largest number of thoughts to draw on a map.
     """
 
     shuffles: int = 5
@@ -35,117 +43,129 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Probes the embedding and every block's output."""
+    """Probes the embedding and the output of every block."""
     model = mi_lens.load(config.model)
     traces = baseline_traces(config, model, config.load_problems())
-    hooks = ["blocks.0.hook_resid_pre"]
-    hooks += [f"blocks.{n}.hook_resid_post" for n in range(model.cfg.n_layers)]
-    read = list(states_of_thoughts(model, traces, hooks))
-    classes = np.array([t.thought_class for one in read for t in one.thoughts])
+    hooks = ["blocks.0.hook_resid_pre", *block_outputs(model)]
+    by_trace = list(states_of_thoughts(model, traces, hooks))
+    classes = np.array([thought.thought_class for trace in by_trace for thought in trace.thoughts])
     execution = classes == "execution"
     if min(execution.sum(), (~execution).sum()) < 2:
         raise ValueError(
             f"{execution.sum()} execution and {(~execution).sum()} other thoughts in "
             f"limit={config.limit} traces; expected some of both: take more problems"
         )
-    problems = [one.problem.key for one in read for _ in one.thoughts]
-    states = {name: torch.cat([one.states[name] for one in read]) for name in hooks}
-    folds = min(5, len(read))
+    problems = [trace.problem.key for trace in by_trace for _ in trace.thoughts]
+    states = {name: torch.cat([trace.states[name] for trace in by_trace]) for name in hooks}
+    folds = min(5, len(by_trace))
 
     def auc(x: torch.Tensor, labels: np.ndarray = execution) -> Separability:
         return probe_auc(x, labels, problems, folds=folds, seed=config.seed)
 
-    found = {name: auc(x) for name, x in states.items()}
-    position = auc(positions(read))
+    by_layer = {name: auc(x) for name, x in states.items()}
+    position = auc(positions(by_trace))
     rng = np.random.default_rng(config.seed)
     shuffled = {
         name: [auc(x, within(problems, execution, rng)) for _ in range(config.shuffles)]
         for name, x in states.items()
     }
-    for name, one in found.items():
-        chance = np.mean([some.auc for some in shuffled[name]])
-        print(f"{name:<28}{one.auc:.3f} ({one.low:.3f} to {one.high:.3f})  shuffled {chance:.3f}")
-    print(f"{'position alone':<28}{position.auc:.3f} ({position.low:.3f} to {position.high:.3f})")
-    shown = rng.permutation(len(classes))[: config.mapped]
+    for name, layer in by_layer.items():
+        chance = np.mean([control.auc for control in shuffled[name]])
+        print(f"{name:<28}{auc_with_interval(layer)}  shuffled {chance:.3f}")
+    print(f"{'position alone':<28}{auc_with_interval(position)}")
+    mapped = rng.permutation(len(classes))[: config.mapped]
     maps = {
-        name: coordinates(states[name][shown], method="tsne", seed=config.seed)
+        name: coordinates(states[name][mapped], method="tsne", seed=config.seed)
         for name in (hooks[1], hooks[-1])
     }
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
-        draw(found, position, shuffled, maps, classes[shown]),
-        finding(found, position, shuffled),
+        draw(by_layer, position, shuffled, maps, classes[mapped]),
+        finding(by_layer, position, shuffled),
         {
-            "auc": found, "position": position, "shuffled": shuffled,
-            "maps": {name: one.round(2) for name, one in maps.items()},
-            "mapped classes": classes[shown],
+            "auc": by_layer,
+            "position": position,
+            "shuffled": shuffled,
+            "maps": {name: places.round(2) for name, places in maps.items()},
+            "mapped classes": classes[mapped],
         },
-    )  # fmt: skip
+    )
 
 
-def positions(read: Sequence) -> torch.Tensor:
-    """What may be known of a thought from its place: the step, which thought, and their bends."""
-    places = np.array([(t.start, i) for one in read for i, t in enumerate(one.thoughts)])
+def positions(by_trace: Sequence[ThoughtStates]) -> torch.Tensor:
+    """Features of a thought's place: its step, its number, their logarithms and their squares."""
+    places = np.array(
+        [(thought.start, i) for trace in by_trace for i, thought in enumerate(trace.thoughts)]
+    )
     return torch.from_numpy(np.hstack([places, np.log1p(places), places**2]).astype(float))
 
 
 def within(problems: Sequence[str], labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Labels that change hands among the thoughts of a problem."""
+    """Labels shuffled among the thoughts of each problem."""
     shuffled = labels.copy()
     for problem in dict.fromkeys(problems):
-        its = np.array([one == problem for one in problems])
-        shuffled[its] = rng.permutation(shuffled[its])
+        inside = np.array([other == problem for other in problems])
+        shuffled[inside] = rng.permutation(shuffled[inside])
     return shuffled
 
 
 def draw(
-    found: Mapping[str, Separability],
+    by_layer: Mapping[str, Separability],
     position: Separability,
     shuffled: Mapping[str, Sequence[Separability]],
     maps: Mapping[str, np.ndarray],
     classes: np.ndarray,
 ) -> Figure:
-    """AUC by layer with its controls, and maps of an early and the last block."""
-    x = np.arange(len(found))
+    """AUC by layer with its controls, and maps of the first and the last block."""
+    x = np.arange(len(by_layer))
     with style():
         figure, (left, *others) = plt.subplots(1, 3, figsize=(PAGE, 2.7), width_ratios=(1.3, 1, 1))
-        some = list(found.values())
+        layers = list(by_layer.values())
         left.axhspan(position.low, position.high, color=GREY, alpha=0.25, linewidth=0)
         left.axhline(position.auc, color=GREY, linestyle="--", label="position alone")
-        left.plot(x, [[s.auc for s in shuffled[name]] for name in found], "s", color=GREY,
-                  markersize=2.5, markeredgewidth=0, alpha=0.7)  # fmt: skip
-        left.plot([], [], "s", color=GREY, markersize=2.5, label="labels shuffled in a problem")
-        left.plot(x, [one.auc for one in some], "o-", color=BLUE, markersize=3, label="states")
-        left.vlines(x, [one.low for one in some], [one.high for one in some], color=BLUE)
+        controls = [[control.auc for control in shuffled[name]] for name in by_layer]
+        grey_squares: dict[str, Any] = {"color": GREY, "markersize": 2.5}
+        left.plot(x, controls, "s", markeredgewidth=0, alpha=0.7, **grey_squares)
+        left.plot([], [], "s", label="labels shuffled in a problem", **grey_squares)
+        aucs = [layer.auc for layer in layers]
+        left.plot(x, aucs, "o-", color=BLUE, markersize=3, label="states")
+        left.vlines(
+            x, [layer.low for layer in layers], [layer.high for layer in layers], color=BLUE
+        )
         left.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
         left.set_ylabel("held-out AUC, execution\nagainst others (95 %)")
         step = max(1, len(x) // 8)
         left.set_xticks(x[::step], ["emb.", *map(str, range(len(x) - 1))][::step])
         left.set_xlabel("output of block")
         for axes, (name, places) in zip(others, maps.items(), strict=True):
-            for kind, colour in CLASS_COLOURS.items():
-                its = classes == kind
-                axes.plot(*places[its].T, MARKERS[kind], color=colour, markersize=2, alpha=0.6,
-                          markeredgewidth=0, label=kind)  # fmt: skip
-            axes.set_xticks([])
-            axes.set_yticks([])
+            draw_map(axes, places, classes)
             axes.set_xlabel(f"t-SNE, output of block {name.split('.')[1]}")
         legends = [axes.get_legend_handles_labels() for axes in (left, others[0])]
-        handles, labels = (a + b for a, b in zip(*legends, strict=True))
+        handles, labels = (own + of_map for own, of_map in zip(*legends, strict=True))
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
+def draw_map(axes: Axes, places: np.ndarray, classes: np.ndarray) -> None:
+    """The places of thoughts on a map, coloured by class."""
+    points: dict[str, Any] = {"markersize": 2, "alpha": 0.6, "markeredgewidth": 0}
+    for kind, colour in CLASS_COLOURS.items():
+        x, y = places[classes == kind].T
+        axes.plot(x, y, CLASS_MARKERS[kind], color=colour, label=kind, **points)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
 def finding(
-    found: Mapping[str, Separability],
+    by_layer: Mapping[str, Separability],
     position: Separability,
     shuffled: Mapping[str, Sequence[Separability]],
 ) -> Finding:
-    """The best layer against position, and against the first block."""
-    names = list(found)
-    best = max(names, key=lambda name: found[name].auc)
-    top, early = found[best], found[names[1]]
+    """Whether the best layer predicts classes better than position, and than the first block."""
+    names = list(by_layer)
+    best = max(names, key=lambda name: by_layer[name].auc)
+    top, early = by_layer[best], by_layer[names[1]]
     beyond = top.low > position.high
     deeper = names.index(best) > len(names) / 2 and top.low > early.high
     verdict: Verdict = "open"
@@ -153,21 +173,22 @@ def finding(
         verdict = "with" if deeper else "in part"
     elif top.high < position.low:
         verdict = "against"
-    chance = [one.auc for one in shuffled[best]]
+    chance = [control.auc for control in shuffled[best]]
     return Finding(
         about="paper 2, figure of t-SNE by layer",
         claim="Classes of thoughts come apart in their states, best in deep layers.",
         verdict=verdict,
-        text=f"A probe tells execution from other thoughts with AUC {_said(top)} at {best}, "
-        f"where position alone gives {_said(position)} and labels shuffled within problems "
-        f"{min(chance):.2f} to {max(chance):.2f}. "
-        f"After the first block it is {_said(early)}, and intervals are over {top.problems} "
-        f"problems with {top.execution} execution and {top.others} other thoughts.",
+        text=f"A probe tells execution from other thoughts with AUC {auc_with_interval(top)} at "
+        f"{best}, where position alone gives {auc_with_interval(position)} and labels shuffled "
+        f"within problems {min(chance):.2f} to {max(chance):.2f}. After the first block it is "
+        f"{auc_with_interval(early)}, and intervals are over {top.problems} problems with "
+        f"{top.execution} execution and {top.others} other thoughts.",
     )
 
 
-def _said(one: Separability) -> str:
-    return f"{one.auc:.3f} ({one.low:.3f} to {one.high:.3f})"
+def auc_with_interval(separability: Separability) -> str:
+    """An AUC with its interval, as "0.981 (0.962 to 0.995)"."""
+    return f"{separability.auc:.3f} ({separability.low:.3f} to {separability.high:.3f})"
 
 
 if __name__ == "__main__":

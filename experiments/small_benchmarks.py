@@ -1,7 +1,7 @@
-"""What 30 problems can show: gains that appear between two runs of one condition, and power.
+"""What 30 problems can show: gains by chance between runs of one condition, and power.
 
-Greedy runs of one engine repeat, so chance is shown by sampling; that the problems are themselves a
-draw is in the intervals.
+Greedy runs of one engine repeat exactly, so the study samples to show chance. Its intervals are
+over problems, as these are a random draw too.
 
 python -m experiments.small_benchmarks
 """
@@ -9,10 +9,12 @@ python -m experiments.small_benchmarks
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import mi_lens
@@ -22,10 +24,10 @@ from experiments.study import (
     Study,
     Verdict,
     baseline_traces,
-    evaluation,
-    said,
     save,
+    saved_evaluation,
 )
+from experiments.summaries import with_interval
 from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import (
     Estimate,
@@ -43,13 +45,14 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        seeds: Samples of every problem under each condition; at least 2.
-        temperature: Of the samples.
-        size: Problems of the small benchmark: AIME24 has 30.
-        gain: Problems more that are taken for a gain: a fifth of what is right on AIME24.
-        words: Thinking tokens: one condition suppresses the first, another a word as frequent
-            that is none of them, a third recycles at all.
-        layer_fraction: Depth of the block that is recycled.
+        seeds: Number of samples of every problem under each condition; at least 2.
+        temperature: Temperature of the samples.
+        size: Number of problems in the small benchmark; AIME24 has 30.
+        gain: Number of further right problems that counts as a gain; the default is about a fifth
+            of the right answers on AIME24.
+        words: Thinking tokens. One condition suppresses the first, another an ordinary word as
+            frequent; a third recycles a block at all thinking tokens.
+        layer_fraction: Depth of the recycled block, as a fraction of the model.
     """
 
     limit: int = 100
@@ -62,86 +65,101 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Samples every condition several times, and looks at it through few problems."""
+    """Samples every condition several times, and computes the gains that few problems show."""
     if config.seeds < 2:
         raise ValueError(f"seeds={config.seeds}: two runs of one condition take at least 2")
     model = mi_lens.load(config.model)
     problems = config.load_problems()
-    conditions = tried(model, baseline_traces(config, model, problems), config)
-    found = evaluation(config, model, problems, conditions, range(config.seeds))
-    print(found.report())
-    rights = {name: outcomes(found, name) for name in found.names}
+    conditions = sampled_conditions(model, baseline_traces(config, model, problems), config)
+    evaluation = saved_evaluation(config, model, problems, conditions, range(config.seeds))
+    print(evaluation.report())
+    rights = {name: right_by_seed(evaluation, name) for name in evaluation.names}
     chances = {
-        name if i else SAME: between(rights[name], rights[found.names[0]])
-        for i, name in enumerate(found.names)
+        name if i else SAME: discordance(rights[name], rights[evaluation.names[0]])
+        for i, name in enumerate(evaluation.names)
     }
-    gains = {name: net_gains(some.mean(0), config.size) for name, some in chances.items()}
+    gains = {
+        name: net_gains(by_problem.mean(0), config.size) for name, by_problem in chances.items()
+    }
     likely = {
-        name: {k: at_least(some, k, config) for k in (config.gain, config.gain + 1)}
-        for name, some in chances.items()
+        name: {gain: at_least(by_problem, gain, config) for gain in (config.gain, config.gain + 1)}
+        for name, by_problem in chances.items()
     }
     for name, row in likely.items():
-        more = ", ".join(f"{k} or more: {said(one, 100)} %" for k, one in row.items())
-        print(f"{name}: of {config.size} problems {more}")
+        cells = [f"{gain} or more: {with_interval(chance, 100)} %" for gain, chance in row.items()]
+        print(f"{name}: of {config.size} problems {', '.join(cells)}")
     changed = estimate_mean(chances[SAME].sum(1).tolist())
-    comparisons = found.comparisons()
+    comparisons = evaluation.comparisons()
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(gains, likely[SAME], changed, config),
         finding(likely[SAME], changed, comparisons, config),
-        {"gain of": likely, "net gain": gains, "changed between seeds": changed,
-         "comparisons": comparisons, "conditions": found.conditions},
-    )  # fmt: skip
+        {
+            "gain of": likely,
+            "net gain": gains,
+            "changed between seeds": changed,
+            "comparisons": comparisons,
+            "conditions": evaluation.conditions,
+        },
+    )
 
 
-def tried(model, baseline: list[mi_lens.Trace], config: Config) -> list[mi_lens.Condition]:
-    """The baseline, one word suppressed, one as frequent, and recycling, all sampled."""
+def sampled_conditions(
+    model, baseline: list[mi_lens.Trace], config: Config
+) -> list[mi_lens.Condition]:
+    """The baseline, a thinking token suppressed, a control word suppressed, and recycling."""
     (control,) = mi_lens.matched_controls(
         model.tokenizer, baseline, config.words, draws=1, seed=config.seed
     )
     layer = min(int(config.layer_fraction * model.cfg.n_layers), model.cfg.n_layers - 1)
-    acts = {
+    interventions = {
         "baseline": (),
         f"without {config.words[0]}": (mi_lens.Suppress(config.words[:1]),),
         f"without {control.words[0]}": (mi_lens.Suppress(control.words[:1]),),
         f"recycling block {layer}": (mi_lens.Recycle(layer, config.words),),
     }
     sampling = mi_lens.Sampling(config.temperature)
-    return [mi_lens.Condition(some, sampling, name) for name, some in acts.items()]
+    return [mi_lens.Condition(applied, sampling, name) for name, applied in interventions.items()]
 
 
-def outcomes(found: mi_lens.Evaluation, name: str) -> np.ndarray:
-    """Whether each problem (row) is right with each seed (column)."""
-    by_problem = found.arm(name).by_problem().values()
-    return np.array([[float(result.correct) for result in some] for some in by_problem])
+def right_by_seed(evaluation: mi_lens.Evaluation, name: str) -> np.ndarray:
+    """1 where a problem (row) is right with a seed (column), 0 where not."""
+    by_problem = evaluation.arm(name).by_problem().values()
+    return np.array([[float(result.correct) for result in results] for results in by_problem])
 
 
-def between(right: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """For every problem the chances that only the one is right, and only the other.
+def discordance(right: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """For every problem the chance that only the first is right, and that only the second is.
 
-    Over all pairs of different seeds, so that a condition can be compared with itself.
+    The chances are over all pairs of different seeds, so a condition can be compared with itself.
     """
     seeds = right.shape[1]
-    a, b = right.sum(1), base.sum(1)
-    together = a * b - (right * base).sum(1)
-    alone = [(seeds - 1) * hits - together for hits in (a, b)]
+    hits, baseline_hits = right.sum(1), baseline.sum(1)
+    together = hits * baseline_hits - (right * baseline).sum(1)
+    alone = [(seeds - 1) * count - together for count in (hits, baseline_hits)]
     return np.stack(alone, axis=1) / (seeds * (seeds - 1))
 
 
 def net_gains(chances: np.ndarray, size: int) -> dict[int, float]:
-    """Distribution of problems gained less problems lost, of `size` drawn at random."""
+    """Distribution of the problems gained less those lost, among `size` random problems."""
     up, down = chances
-    one = np.array([down, 1 - up - down, up])
-    whole = reduce(np.convolve, [one] * size)
+    single = np.array([down, 1 - up - down, up])
+    whole = reduce(np.convolve, [single] * size)
     return dict(zip(range(-size, size + 1), whole.tolist(), strict=True))
 
 
+def chance_of_gain(chances: np.ndarray, gain: int, size: int) -> float:
+    """Chance of a net gain of `gain` problems or more, among `size` random problems."""
+    distribution = net_gains(chances, size)
+    return sum(probability for net, probability in distribution.items() if net >= gain)
+
+
 def at_least(chances: np.ndarray, gain: int, config: Config) -> Estimate:
-    """Chance of a net gain of so many problems or more, with an interval over problems."""
+    """Chance of a net gain of `gain` problems or more, with an interval over problems."""
 
     def chance(mean: np.ndarray) -> float:
-        return sum(p for k, p in net_gains(mean, config.size).items() if k >= gain)
+        return chance_of_gain(mean, gain, config.size)
 
     weights = resample(len(chances), 400, config.seed) / len(chances)
     low, high = np.quantile([chance(mean) for mean in weights @ chances], [0.025, 0.975])
@@ -149,59 +167,73 @@ def at_least(chances: np.ndarray, gain: int, config: Config) -> Estimate:
 
 
 def draw(
-    gains: Mapping[str, dict[int, float]], same: Mapping[int, Estimate], changed: Estimate,
+    gains: Mapping[str, dict[int, float]],
+    same: Mapping[int, Estimate],
+    changed: Estimate,
     config: Config,
-) -> Figure:  # fmt: skip
-    """Net gains by chance, their chance by how much two runs differ, and power."""
+) -> Figure:
+    """Net gains, the chance of a gain by the share that differs between runs, and power."""
     with style():
         figure, (left, middle, right) = plt.subplots(1, 3, figsize=(PAGE, 2.5))
-        shown = range(-8, 9)
-        left.bar(shown, [gains[SAME].get(k, 0.0) for k in shown], color=GREY, alpha=0.5, label=SAME)
-        for (name, some), colour in zip(list(gains.items())[1:], COLOURS, strict=False):
-            left.plot(shown, [some.get(k, 0.0) for k in shown], ".-", color=colour, label=name)
+        net_range = range(-8, 9)
+        by_chance = [gains[SAME].get(gain, 0.0) for gain in net_range]
+        left.bar(net_range, by_chance, color=GREY, alpha=0.5, label=SAME)
+        for (name, by_gain), colour in zip(list(gains.items())[1:], COLOURS, strict=False):
+            heights = [by_gain.get(gain, 0.0) for gain in net_range]
+            left.plot(net_range, heights, ".-", color=colour, label=name)
         left.set_xlabel(f"problems more right, of {config.size}")
         left.set_ylabel("probability")
-        shares = np.linspace(0.005, 0.5, 40)
-        for k, colour in zip(same, (ORANGE, BLUE), strict=True):
-            chance = [
-                sum(p for gain, p in net_gains(np.array([c / 2, c / 2]), config.size).items()
-                    if gain >= k)
-                for c in shares
-            ]  # fmt: skip
-            middle.plot(shares, chance, color=colour, label=f"{k} or more")
-            one = same[k]
-            middle.plot([changed.mean] * 2, [one.low, one.high], color=colour)
-            middle.plot(changed.mean, one.mean, "o", color=colour, markersize=3)
-        middle.axhline(0.05, color="black", linewidth=0.5, linestyle=":")
-        middle.set_ylim(0, 0.45)
-        middle.set_xlabel("share that differs between two runs")
-        middle.set_ylabel("P(gain by chance)")
-        middle.legend()
-        numbers = np.unique(np.geomspace(10, 3000, 40).round().astype(int))
-        for gain, colour in ((0.05, ORANGE), (0.1, BLUE), (0.2, GREY)):
-            share = max(changed.mean or 0.0, gain)
-            power = [paired_power(int(n), gain, share) for n in numbers]
-            right.semilogx(numbers, power, color=colour, label=f"{100 * gain:.0f} points")
-        right.axvline(config.size, color="black", linewidth=0.5, linestyle=":")
-        right.set_ylim(0, 1.02)
-        right.set_xlabel("problems")
-        right.set_ylabel("power (McNemar, .05)")
-        right.legend(title="gain", title_fontsize=7, loc="lower right")
+        draw_chances(middle, same, changed, config)
+        draw_power(right, changed, config)
         legend_above(figure, left)
     return figure
+
+
+def draw_chances(
+    axes: Any, same: Mapping[int, Estimate], changed: Estimate, config: Config
+) -> None:
+    """The chance of a gain by the share of problems that differs between two runs."""
+    shares = np.linspace(0.005, 0.5, 40)
+    for gain, colour in zip(same, (ORANGE, BLUE), strict=True):
+        chances = [
+            chance_of_gain(np.array([share / 2, share / 2]), gain, config.size) for share in shares
+        ]
+        axes.plot(shares, chances, color=colour, label=f"{gain} or more")
+        estimate = same[gain]
+        axes.plot([changed.mean] * 2, [estimate.low, estimate.high], color=colour)
+        axes.plot(changed.mean, estimate.mean, "o", color=colour, markersize=3)
+    axes.axhline(0.05, color="black", linewidth=0.5, linestyle=":")
+    axes.set_ylim(0, 0.45)
+    axes.set_xlabel("share that differs between two runs")
+    axes.set_ylabel("P(gain by chance)")
+    axes.legend()
+
+
+def draw_power(axes: Axes, changed: Estimate, config: Config) -> None:
+    """The power of an exact test by the number of problems, for three gains."""
+    numbers = np.unique(np.geomspace(10, 3000, 40).round().astype(int))
+    for gain, colour in ((0.05, ORANGE), (0.1, BLUE), (0.2, GREY)):
+        share = max(changed.mean or 0.0, gain)
+        power = [paired_power(int(number), gain, share) for number in numbers]
+        axes.semilogx(numbers, power, color=colour, label=f"{100 * gain:.0f} points")
+    axes.axvline(config.size, color="black", linewidth=0.5, linestyle=":")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("problems")
+    axes.set_ylabel("power (McNemar, .05)")
+    axes.legend(title="gain", title_fontsize=7, loc="lower right")
 
 
 def finding(
     same: Mapping[int, Estimate], changed: Estimate, comparisons, config: Config
 ) -> Finding:
-    """Whether so small a gain would be rare if there were none."""
+    """Whether so small a gain is rare where nothing was changed."""
     chance, more = same.values()
     verdict: Verdict = "open"
     if chance.low is not None and chance.low > 0.05:
         verdict = "against"
     elif chance.high is not None and chance.high < 0.05:
         verdict = "with"
-    largest = max(comparisons, key=lambda one: abs(one.difference.mean or 0.0))
+    largest = max(comparisons, key=lambda comparison: abs(comparison.difference.mean or 0.0))
     share = max(changed.mean or 0.0, 0.1)
     power = paired_power(config.size, 0.1, share)
     return Finding(
@@ -210,13 +242,13 @@ def finding(
         "that a method helps.",
         verdict=verdict,
         text=f"Two runs of one condition sampled at temperature {config.temperature} (greedy runs "
-        f"repeat) differ in {said(changed, 100)} % of the problems, so that of {config.size} the "
-        f"second gains {config.gain} or more in {said(chance, 100)} % and {config.gain + 1} or "
-        f"more in {said(more, 100)} % of cases though nothing was changed. {config.size} problems "
-        f"find a gain of 10 points with probability {power:.2f}, which takes "
-        f"{problems_needed(0.1, share)} for .8; the largest difference here, "
-        f"{largest.name!r} with {said(largest.difference, 100)} points on {largest.problems} "
-        f"problems, would take {largest.needed or 'no end of them'}.",
+        f"repeat) differ in {with_interval(changed, 100)} % of the problems, so that of "
+        f"{config.size} the second gains {config.gain} or more in {with_interval(chance, 100)} % "
+        f"and {config.gain + 1} or more in {with_interval(more, 100)} % of cases though nothing "
+        f"was changed. {config.size} problems find a gain of 10 points with probability "
+        f"{power:.2f}, which takes {problems_needed(0.1, share)} for .8; the largest difference "
+        f"here, {largest.name!r} with {with_interval(largest.difference, 100)} points on "
+        f"{largest.problems} problems, would take {largest.needed or 'no end of them'}.",
     )
 
 

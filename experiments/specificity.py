@@ -1,10 +1,11 @@
-"""What of the MI at peaks has to do with the answer: the same states against control answers.
+"""How much of the MI at peaks concerns the answer: the same states against control answers.
 
 python -m experiments.specificity
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +15,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, analysis, said, save, side
+from experiments.study import Finding, Study, Verdict, save, saved_analysis
+from experiments.summaries import by_block, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
@@ -35,9 +37,14 @@ from mi_lens.states.shard import load_activations
 
 TREATMENTS = ("gold answer", "massive removed", "other answers", "answer permuted")
 COLOURS = {
-    "gold answer": BLUE, "massive removed": PURPLE, "other answers": GREY, "answer permuted": SKY,
-    "raw": ORANGE, "specific": GREEN, "both": BLUE,
-}  # fmt: skip
+    "gold answer": BLUE,
+    "massive removed": PURPLE,
+    "other answers": GREY,
+    "answer permuted": SKY,
+    "raw": ORANGE,
+    "specific": GREEN,
+    "both": BLUE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,63 +52,72 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        others: Other problems' answers whose own peaks are compared with the gold answer's.
+        others: Number of other problems' answers whose peaks are compared with the gold answer's.
     """
 
     others: int = 8
 
 
 def main(config: Config) -> None:
-    """Reads every block against the gold answer and against controls."""
-    found = analysis(config)
-    read: dict[str, dict[str, list[Estimate]]] = {
-        "mi": by_block(found, {name: lambda r, n=name: mean_mi(r, n) for name in TREATMENTS}),
-        "rise left": by_block(found, {name: lambda r, n=name: rise_left(r, n)
-                                      for name in TREATMENTS if name != "gold answer"}),
-        "peaks": by_block(found, {name: lambda r, f=f: float(len(f(r)))
-                                  for name, f in PEAKS.items()}),
-        "height of own peaks": own_peaks(found, config),
-    }  # fmt: skip
+    """Measures MI with the gold answer and with control answers, at every block."""
+    analysis = saved_analysis(config)
+    tables: dict[str, dict[str, list[Estimate]]] = {
+        "mi": {name: by_block(analysis, partial(mean_mi, name=name)) for name in TREATMENTS},
+        "rise left": {
+            name: by_block(analysis, partial(rise_left, name=name))
+            for name in TREATMENTS
+            if name != "gold answer"
+        },
+        "peaks": {
+            name: by_block(analysis, partial(number_of_peaks, peaks=peaks))
+            for name, peaks in PEAKS.items()
+        },
+        "height of own peaks": own_peaks(analysis, config),
+    }
     for table, scale in (("rise left", 100), ("peaks", 1), ("height of own peaks", 1)):
-        for name, estimates in read[table].items():
-            print(f"{table}, {name}, by block: " + ", ".join(said(e, scale) for e in estimates))
+        for name, estimates in tables[table].items():
+            cells = [with_interval(estimate, scale) for estimate in estimates]
+            print(f"{table}, {name}, by block: " + ", ".join(cells))
     save(
         config,
-        {config.model: found.traces[0].model},
-        draw(read),
-        finding(read, found.hook_names[-1]),
-        {"hook_names": found.hook_names, **read},
+        {config.model: analysis.traces[0].model},
+        draw(tables),
+        finding(tables, analysis.hook_names[-1]),
+        {"hook_names": analysis.hook_names, **tables},
     )
 
 
-def own_peaks(found: mi_lens.Analysis, config: Config) -> dict[str, list[Estimate]]:
-    """How high peaks stand above the trace's median, for the gold answer and for any other.
+def own_peaks(analysis: mi_lens.Analysis, config: Config) -> dict[str, list[Estimate]]:
+    """Height of peaks above the trace's median, for the gold answer and for other answers.
 
-    Each answer's peaks are its own. Peaks that are chosen as the gold answer's highest steps would
-    be lower for another answer whichever answer were called the gold one.
+    Every answer gets its own peaks. Steps that are chosen as the peaks of one answer are lower for
+    any other answer, whichever answer is the gold one.
     """
     model = mi_lens.load(config.model)
-    kept = [trace for trace in found.analysed if trace.problem is not None]
-    answers = [mi_lens.answer_state(model, t.problem, found.hook_names) for t in kept if t.problem]
-    heights = np.full((len(kept), len(found.hook_names), 2), np.nan)
-    for i, trace in enumerate(tqdm(kept, desc="other answers", unit="trace", disable=None)):
+    pairs = [(trace, trace.problem) for trace in analysis.analysed if trace.problem is not None]
+    answers = [mi_lens.answer_state(model, problem, analysis.hook_names) for _, problem in pairs]
+    heights = np.full((len(pairs), len(analysis.hook_names), 2), np.nan)
+    progress = tqdm(pairs, desc="other answers", unit="trace", disable=None)
+    for i, (trace, problem) in enumerate(progress):
         rng = np.random.default_rng([config.seed, i])
-        different = [
-            j for j, other in enumerate(kept)
-            if trace.problem and other.problem and other.problem.answer != trace.problem.answer
-        ]  # fmt: skip
-        drawn = rng.choice(different, min(config.others, len(different)), replace=False)
-        states = load_activations(activations_path(found.config.out, trace))
-        for j, hook in enumerate(found.hook_names):
-            vectors = torch.stack([answers[k][hook] for k in [i, *drawn]])
-            own, *others = map(height, mi_lens.hsic_mi(states[hook], vectors).T.numpy())
-            heights[i, j] = own, np.mean(others)
+        different = [j for j, (_, other) in enumerate(pairs) if other.answer != problem.answer]
+        others = rng.choice(different, min(config.others, len(different)), replace=False)
+        states = load_activations(activations_path(analysis.config.out, trace))
+        for layer, hook in enumerate(analysis.hook_names):
+            vectors = torch.stack([answers[j][hook] for j in [i, *others]])
+            gold_height, *heights_of_others = map(
+                height, mi_lens.hsic_mi(states[hook], vectors).T.numpy()
+            )
+            heights[i, layer] = gold_height, np.mean(heights_of_others)
     gold, other = heights[..., 0], heights[..., 1]
     return {
         name: [estimate_mean(column.tolist()) for column in values.T]
-        for name, values in (("gold answer", gold), ("other answers", other),
-                             ("difference", gold - other))
-    }  # fmt: skip
+        for name, values in (
+            ("gold answer", gold),
+            ("other answers", other),
+            ("difference", gold - other),
+        )
+    }
 
 
 def height(mi: np.ndarray) -> float:
@@ -110,22 +126,8 @@ def height(mi: np.ndarray) -> float:
     return float(mi[peaks].mean() - np.median(mi)) if len(peaks) else 0.0
 
 
-def by_block(
-    found: mi_lens.Analysis, values: Mapping[str, Callable[[Measurement], float | None]]
-) -> dict[str, list[Estimate]]:
-    """Means over problems of what is read from a trace, block by block."""
-    return {
-        name: [
-            estimate_mean([v for t in found.analysed
-                           if (v := value(found.measurement(t, hook))) is not None])
-            for hook in found.hook_names
-        ]
-        for name, value in values.items()
-    }  # fmt: skip
-
-
 def treated(measurement: Measurement, name: str) -> np.ndarray:
-    """The trajectory under a treatment."""
+    """The trajectory after a treatment of the states or of the answer."""
     assert measurement.calibration is not None
     if name in ("gold answer", "other answers"):
         return measurement.mi if name == "gold answer" else measurement.calibration.mean
@@ -133,56 +135,63 @@ def treated(measurement: Measurement, name: str) -> np.ndarray:
 
 
 def mean_mi(measurement: Measurement, name: str) -> float:
-    """Mean MI of a trace under a treatment."""
+    """Mean MI of a trace after a treatment."""
     return float(treated(measurement, name).mean())
 
 
 def rise_left(measurement: Measurement, name: str) -> float | None:
-    """What part of the height of raw peaks above the trace's median a treatment leaves."""
-    peaks = raw_peaks(measurement)
+    """Share of the height of raw peaks above the median that a treatment leaves."""
+    peaks = raw_steps(measurement)
     if not peaks:
         return None
-    heights = [mi[peaks].sum() - len(peaks) * np.median(mi)
-               for mi in (treated(measurement, name), measurement.mi)]  # fmt: skip
+    heights = [
+        mi[peaks].sum() - len(peaks) * np.median(mi)
+        for mi in (treated(measurement, name), measurement.mi)
+    ]
     return float(heights[0] / heights[1])
 
 
-def raw_peaks(measurement: Measurement) -> list[int]:
-    """As the paper finds them."""
+def number_of_peaks(measurement: Measurement, peaks: Callable[[Measurement], list[int]]) -> float:
+    """Number of peaks of a kind in a trace."""
+    return float(len(peaks(measurement)))
+
+
+def raw_steps(measurement: Measurement) -> list[int]:
+    """The peaks of MI with the gold answer, as the paper finds them."""
     return mi_lens.find_peaks(measurement.mi).tolist()
 
 
-def specific_peaks(measurement: Measurement) -> list[int]:
-    """Peaks of what the gold answer has over other answers, beyond chance."""
+def specific_steps(measurement: Measurement) -> list[int]:
+    """Peaks of the gold answer's MI above that of other answers, beyond chance."""
     assert measurement.calibration is not None
     return measurement.calibration.peaks().tolist()
 
 
-def both(measurement: Measurement) -> list[int]:
-    """Raw peaks that are specific."""
-    return sorted({*raw_peaks(measurement)} & {*specific_peaks(measurement)})
+def common_steps(measurement: Measurement) -> list[int]:
+    """Steps that are raw and specific peaks."""
+    return sorted({*raw_steps(measurement)} & {*specific_steps(measurement)})
 
 
-PEAKS = {"raw": raw_peaks, "specific": specific_peaks, "both": both}
+PEAKS = {"raw": raw_steps, "specific": specific_steps, "both": common_steps}
 
 
-def draw(read: Mapping[str, Mapping[str, list[Estimate]]]) -> Figure:
-    """What is read block by block, a panel a quantity."""
+def draw(tables: Mapping[str, Mapping[str, list[Estimate]]]) -> Figure:
+    """Every quantity block by block, one panel per quantity."""
     with style():
         figure, panels = plt.subplots(1, 4, figsize=(PAGE, 2.2))
-        shown = (
+        quantities = (
             ("mi", 1.0, f"mean {MI_LABEL}"),
             ("rise left", 100.0, "rise of raw peaks left (%)"),
             ("height of own peaks", 1.0, "height of own peaks"),
             ("peaks", 1.0, "peaks a trace"),
         )
-        for axes, (table, scale, label) in zip(panels, shown, strict=True):
-            for name, estimates in read[table].items():
+        for axes, (table, scale, label) in zip(panels, quantities, strict=True):
+            for name, estimates in tables[table].items():
                 if name == "difference":
                     continue
                 blocks = range(len(estimates))
                 curve(axes, blocks, estimates, COLOURS[name], name, scale=scale, marker="o")
-                if name in ("massive removed", "both"):  # It may lie on another line.
+                if name in ("massive removed", "both"):  # They may lie on another line.
                     axes.lines[-1].set(linestyle="--", markersize=6, markerfacecolor="none")
                 axes.set_xticks(blocks)
             axes.set_xlabel("block")
@@ -192,28 +201,30 @@ def draw(read: Mapping[str, Mapping[str, list[Estimate]]]) -> Figure:
     return figure
 
 
-def finding(read, last: str) -> Finding:
-    """Whether peaks are higher for the gold answer than any other answer's own peaks are."""
+def finding(tables, last: str) -> Finding:
+    """Whether the gold answer's peaks are higher than the own peaks of other answers."""
     gold, other, more = (
-        read["height of own peaks"][name][-1]
+        tables["height of own peaks"][name][-1]
         for name in ("gold answer", "other answers", "difference")
     )
     verdict: Verdict = "against" if side(more) < 0 else "open"
     if side(more) > 0:
         verdict = "with" if more.mean > 0.5 * other.mean else "in part"
-    left = read["rise left"]["other answers"]
-    blocks = sorted(100 * one.mean for one in left)
-    raw, specific, common = (read["peaks"][name][-1] for name in PEAKS)
+    left = tables["rise left"]["other answers"]
+    blocks = sorted(100 * estimate.mean for estimate in left)
+    raw, specific, common = (tables["peaks"][name][-1] for name in PEAKS)
     return Finding(
         about="paper 1, MI peaks; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
         verdict=verdict,
-        text=f"At {last} the gold answer's peaks stand {said(gold, digits=3)} above a trace's "
-        f"median and another problem's answer's own peaks {said(other, digits=3)}, a difference of "
-        f"{said(more, digits=3)}; at the very steps of the gold answer's peaks other answers keep "
-        f"{said(left[-1], 100, 0)} % of the rise ({blocks[0]:.0f} to {blocks[-1]:.0f} % by block). "
-        f"A trace has {said(raw)} raw peaks, {said(specific)} peaks of the specific part beyond "
-        f"chance (family-wise .05), and {said(common, digits=2)} steps that are both.",
+        text=f"At {last} the gold answer's peaks stand {with_interval(gold, digits=3)} above a "
+        "trace's median and another problem's answer's own peaks "
+        f"{with_interval(other, digits=3)}, a difference of {with_interval(more, digits=3)}; at "
+        "the very steps of the gold answer's peaks other answers keep "
+        f"{with_interval(left[-1], 100, 0)} % of the rise ({blocks[0]:.0f} to {blocks[-1]:.0f} % "
+        f"by block). A trace has {with_interval(raw)} raw peaks, {with_interval(specific)} peaks "
+        "of the specific part beyond chance (family-wise .05), and "
+        f"{with_interval(common, digits=2)} steps that are both.",
     )
 
 

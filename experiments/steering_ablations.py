@@ -1,4 +1,4 @@
-"""SEAL's ablations: which thoughts the vector is made of, where it is added, how much of it.
+"""SEAL's ablations: the thoughts that make the vector, the layer, and the strength.
 
 python -m experiments.steering_ablations
 """
@@ -9,18 +9,20 @@ from typing import get_args
 
 import matplotlib.pyplot as plt
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import mi_lens
 from experiments.steering import (
-    KEPT,
+    RESULTS,
     SteeringStudy,
     block_inputs,
     short_table,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, evaluation, said, save
+from experiments.study import Finding, Verdict, save, saved_evaluation
+from experiments.summaries import with_interval
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.comparison import compare_all
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, style
@@ -32,8 +34,8 @@ class Config(SteeringStudy):
     """What to run.
 
     Attributes:
-        alphas: How much of the vector; 1 is SEAL's.
-        layers: Blocks at whose inputs to steer; none is all but the first.
+        alphas: Strengths of the vector; SEAL's is 1.
+        layers: Blocks at whose inputs to steer; none means all blocks but the first.
     """
 
     limit: int = 100
@@ -41,21 +43,20 @@ class Config(SteeringStudy):
     layers: tuple[int, ...] = ()
 
 
-# Name of a panel to what is tried there: a name for the axis, and the condition's.
+# For every panel, the label of each choice and the name of its condition.
 Panels = dict[str, dict[str, str]]
 
 
 def main(config: Config) -> None:
-    """Varies one thing at a time, each beside a random direction of the same norm."""
+    """Varies one choice at a time, each beside a random direction of the same norm."""
     model = mi_lens.load(config.model)
     problems = config.load_problems()
     traces = vector_traces(config, model, problems)
     published = config.hook_name(model)
-    layers = [f"blocks.{n}.hook_resid_pre" for n in config.layers] or block_inputs(model)
-    made = {
-        recipe: mi_lens.extract_steering_vectors(
-            model, traces, list(dict.fromkeys([published, *layers])), recipe=recipe
-        )
+    layers = [f"blocks.{layer}.hook_resid_pre" for layer in config.layers] or block_inputs(model)
+    hook_names = list(dict.fromkeys([published, *layers]))
+    by_recipe = {
+        recipe: mi_lens.extract_steering_vectors(model, traces, hook_names, recipe=recipe)
         for recipe in get_args(Recipe)
     }
     conditions: dict[str, mi_lens.Condition] = {"baseline": mi_lens.Condition()}
@@ -69,27 +70,31 @@ def main(config: Config) -> None:
             key = name if variant == "add" else f"random: {name}"
             conditions[key] = mi_lens.Condition((steer,), name=key)
 
-    for recipe, vectors in made.items():
+    for recipe, vectors in by_recipe.items():
         add("thoughts", recipe, vectors[published])
     for layer in layers:
-        add("layer", layer.split(".")[1], made["E-RT"][layer])
+        add("layer", layer.split(".")[1], by_recipe["E-RT"][layer])
     for alpha in config.alphas:
-        add("alpha", f"{alpha:g}", made["E-RT"][published], alpha)
-    found = evaluation(config, model, problems, list(conditions.values()), kept=KEPT)
-    print(short_table(found))
+        add("alpha", f"{alpha:g}", by_recipe["E-RT"][published], alpha)
+    evaluation = saved_evaluation(
+        config, model, problems, list(conditions.values()), folder=RESULTS
+    )
+    print(short_table(evaluation))
     best = f"E-RT at {published}, 1"
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
-        draw(found, panels, best),
-        finding(found, panels, best),
+        draw(evaluation, panels, best),
+        finding(evaluation, panels, best),
         {
             "panels": panels,
-            "norms": {recipe: {name: v.norm for name, v in vectors.items()}
-                      for recipe, vectors in made.items()},
-            "comparisons": found.comparisons(),
+            "norms": {
+                recipe: {name: vector.norm for name, vector in vectors.items()}
+                for recipe, vectors in by_recipe.items()
+            },
+            "comparisons": evaluation.comparisons(),
         },
-    )  # fmt: skip
+    )
 
 
 LABELS = {
@@ -99,92 +104,94 @@ LABELS = {
 }
 
 
-def draw(found: mi_lens.Evaluation, panels: Panels, best: str) -> Figure:
-    """Accuracy above and tokens below, a column an ablation; random directions grey squares."""
-    by_name = {one.name: one for one in found.comparisons()}
+def draw(evaluation: mi_lens.Evaluation, panels: Panels, best: str) -> Figure:
+    """Accuracy above, tokens below, one column per ablation; random directions are grey squares."""
+    by_name = {comparison.name: comparison for comparison in evaluation.comparisons()}
+    widths = [max(4, len(panel)) for panel in panels.values()]
     with style():
-        figure, axes = plt.subplots(
-            2, 3, figsize=(PAGE, 3.6), sharex="col", sharey="row",
-            width_ratios=[max(4, len(some)) for some in panels.values()],
-        )  # fmt: skip
+        figure, grid = plt.subplots(
+            2, 3, figsize=(PAGE, 3.6), sharex="col", sharey="row", width_ratios=widths
+        )
         rows = (("difference", 100.0, BLUE), ("tokens", 1.0, ORANGE))
-        for line, (field, scale, colour) in zip(axes, rows, strict=True):
-            for one, panel in zip(line, panels.values(), strict=True):
-                one.axhline(0, color="black", linewidth=0.5)
+        for line, (field, scale, colour) in zip(grid, rows, strict=True):
+            for axes, panel in zip(line, panels.values(), strict=True):
+                axes.axhline(0, color="black", linewidth=0.5)
                 names = list(panel.values())
-                for prefix, shade, marker, shift in (
-                    ("random: ", GREY, "s", 0.14),
-                    ("", colour, "o", -0.14),
-                ):
-                    estimates = [getattr(by_name[prefix + name], field) for name in names]
-                    columns(one, estimates, shade, marker, shift, scale)
+                controls = [getattr(by_name[f"random: {name}"], field) for name in names]
+                draw_columns(axes, controls, GREY, "s", 0.14, scale)
+                estimates = [getattr(by_name[name], field) for name in names]
+                draw_columns(axes, estimates, colour, "o", -0.14, scale)
                 if best in names:
-                    one.axvspan(
-                        names.index(best) - 0.4,
-                        names.index(best) + 0.4,
-                        color=GREY,
-                        alpha=0.12,
-                        lw=0,
-                    )
-        for one, (name, panel) in zip(axes[1], panels.items(), strict=True):
-            one.set_xticks(range(len(panel)), list(panel))
-            one.set_xlabel(LABELS[name])
-        axes[0, 0].set_ylabel("accuracy less baseline\n(points, 95 %)")
-        axes[1, 0].set_ylabel("tokens less baseline\n(95 %)")
-        figure.legend(
-            [Line2D([], [], marker=m, color=c, markersize=3, linewidth=1)
-             for m, c in (("o", BLUE), ("o", ORANGE), ("s", GREY))],
-            ["accuracy, steered", "tokens, steered", "random direction of the same norm"],
-            loc="outside upper center", ncols=3,
-        )  # fmt: skip
+                    place = names.index(best)
+                    axes.axvspan(place - 0.4, place + 0.4, color=GREY, alpha=0.12, lw=0)
+        for axes, (name, panel) in zip(grid[1], panels.items(), strict=True):
+            axes.set_xticks(range(len(panel)), list(panel))
+            axes.set_xlabel(LABELS[name])
+        grid[0, 0].set_ylabel("accuracy less baseline\n(points, 95 %)")
+        grid[1, 0].set_ylabel("tokens less baseline\n(95 %)")
+        handles = [
+            Line2D([], [], marker=marker, color=colour, markersize=3, linewidth=1)
+            for marker, colour in (("o", BLUE), ("o", ORANGE), ("s", GREY))
+        ]
+        labels = ["accuracy, steered", "tokens, steered", "random direction of the same norm"]
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
-def columns(axes, estimates: Sequence[Estimate], colour, marker, shift, scale) -> None:
-    """Estimates with their intervals, one a column."""
-    for x, one in enumerate(estimates):
-        if one.mean is not None:
-            axes.plot(x + shift, scale * one.mean, marker, color=colour, markersize=3)
-        if one.low is not None and one.high is not None:
-            axes.plot([x + shift] * 2, [scale * one.low, scale * one.high], color=colour)
+def draw_columns(
+    axes: Axes,
+    estimates: Sequence[Estimate],
+    colour: str,
+    marker: str,
+    shift: float,
+    scale: float,
+) -> None:
+    """Draws estimates with their intervals, one per column."""
+    for column, estimate in enumerate(estimates):
+        x, low, high = column + shift, estimate.low, estimate.high
+        if estimate.mean is not None:
+            axes.plot(x, scale * estimate.mean, marker, color=colour, markersize=3)
+        if low is not None and high is not None:
+            axes.plot([x] * 2, [scale * low, scale * high], color=colour)
 
 
-def finding(found: mi_lens.Evaluation, panels: Panels, best: str) -> Finding:
-    """The published choice against every other, by exact tests with Holm's correction."""
-    others = {name: panel for panel, some in panels.items() for name in some.values()}
+def finding(evaluation: mi_lens.Evaluation, panels: Panels, best: str) -> Finding:
+    """The published choice compared with every other, by exact tests with Holm's correction."""
+    others = {name: panel for panel, choices in panels.items() for name in choices.values()}
     others.pop(best)
-    pairs = compare_all(map(found.arm, others), found.arm(best))
+    pairs = compare_all(map(evaluation.arm, others), evaluation.arm(best))
     better, worse = (
         [
-            one.name
-            for one in pairs
-            if one.adjusted <= 0.05 and sign * (one.difference.mean or 0) > 0
+            pair.name
+            for pair in pairs
+            if pair.adjusted <= 0.05 and sign * (pair.difference.mean or 0) > 0
         ]
         for sign in (1, -1)
     )
-    base = {one.name: one for one in found.comparisons()}
-    most = max(base[name].accuracy for name in [best, *others])
-    top = [name for name in [best, *others] if base[name].accuracy == most]
-    gains = base[best].adjusted <= 0.05 and (base[best].difference.mean or 0) > 0
+    by_name = {comparison.name: comparison for comparison in evaluation.comparisons()}
+    most = max(by_name[name].accuracy for name in [best, *others])
+    top = [name for name in [best, *others] if by_name[name].accuracy == most]
+    gains = by_name[best].adjusted <= 0.05 and (by_name[best].difference.mean or 0) > 0
     verdict: Verdict = (
         "against" if better else "open" if not worse else "with" if gains else "in part"
     )
     named = " and ".join(
-        f"{name} ({said(base[name].difference, 100)}, Holm p = {base[name].adjusted:.2g})"
+        f"{name} ({with_interval(by_name[name].difference, 100)}, Holm p = "
+        f"{by_name[name].adjusted:.2g})"
         for name in top[:3]
     )
-    steered, random = base[best], base[f"random: {best}"]
+    steered, random = by_name[best], by_name[f"random: {best}"]
     return Finding(
         about="paper 2, ablations of thought types, layer and strength",
         claim="Reflection and transition together, in the later layers, with strength 1, are best.",
         verdict=verdict,
         text=f"Of {len(others)} other choices {len(better)} are more accurate than the published "
         f"one and {len(worse)} less (exact tests, Holm, .05); that one changes accuracy by "
-        f"{said(steered.difference, 100)} points and tokens by {said(steered.tokens)}, a random "
-        f"direction in its place by {said(random.difference, 100)} and {said(random.tokens)}. "
-        f"Highest of all after the fact (means, place, alpha; points from no steering, on "
-        f"{steered.problems} problems): {named}"
-        + (f" and {len(top) - 3} more as high." if len(top) > 3 else "."),
+        f"{with_interval(steered.difference, 100)} points and tokens by "
+        f"{with_interval(steered.tokens)}, a random direction in its place by "
+        f"{with_interval(random.difference, 100)} and {with_interval(random.tokens)}. Highest of "
+        f"all after the fact (means, place, alpha; points from no steering, on {steered.problems} "
+        f"problems): {named}" + (f" and {len(top) - 3} more as high." if len(top) > 3 else "."),
     )
 
 

@@ -1,10 +1,11 @@
-"""SEAL's transfer between tasks: vectors made from one kind of problem, added on every other.
+"""SEAL's transfer between tasks: vectors of one kind of problem steer all other kinds.
 
 python -m experiments.steering_transfer
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, permutations
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,103 +15,115 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.steering import (
     GAIN,
-    KEPT,
+    RESULTS,
     SAVING,
     SteeringStudy,
     as_published_excluded,
-    judged,
     short_table,
+    steering_verdict,
     vector_traces,
 )
-from experiments.study import Finding, evaluation, outcomes, said, save, side
+from experiments.study import Finding, save, saved_evaluation
+from experiments.summaries import outcomes, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.report.plots.style import PAGE, style
 
 Problem = mi_lens.Problem
 KINDS: dict[str, Callable[[Problem], bool]] = {
-    "bare, easier": lambda one: "*" in one.question and one.level != "hard",
-    "bare, hard": lambda one: "*" in one.question and one.level == "hard",
-    "worded, easier": lambda one: "*" not in one.question and one.level != "hard",
-    "worded, hard": lambda one: "*" not in one.question and one.level == "hard",
+    "bare, easier": lambda problem: "*" in problem.question and problem.level != "hard",
+    "bare, hard": lambda problem: "*" in problem.question and problem.level == "hard",
+    "worded, easier": lambda problem: "*" not in problem.question and problem.level != "hard",
+    "worded, hard": lambda problem: "*" not in problem.question and problem.level == "hard",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SteeringStudy):
-    """What to run: four disjoint kinds of the pocket task, or other sources of problems.
+    """What to run. The kinds are four disjoint parts of the pocket task, or several sources.
 
     Attributes:
-        sources: Benchmarks or folders with a train and a test split, as "gsm8k", a kind each, in
-            place of the pocket task's; `limit` of each.
+        sources: Benchmarks or folders with a train and a test split, such as "gsm8k". Each is a
+            kind, with `limit` problems; none means the four kinds of the pocket task.
     """
 
     sources: tuple[str, ...] = ()
 
 
 def main(config: Config) -> None:
-    """Steers all problems by every kind's vector."""
+    """Steers all problems by the vector of every kind."""
     model = mi_lens.load(config.model)
     hook_name = config.hook_name(model)
-    problems, made_from = gathered(config, model)
+    problems, traces = problems_and_traces(config, model)
     vectors = {
-        kind: mi_lens.extract_steering_vectors(model, some, [hook_name])[hook_name]
-        for kind, some in made_from.items()
+        kind: mi_lens.extract_steering_vectors(model, of_kind, [hook_name])[hook_name]
+        for kind, of_kind in traces.items()
     }
-    everyone = [one for some in problems.values() for one in some]
-    conditions = [
-        mi_lens.Condition(),
-        *(mi_lens.Condition((mi_lens.Steer(v),), name=kind) for kind, v in vectors.items()),
+    steered = [
+        mi_lens.Condition((mi_lens.Steer(vector),), name=kind) for kind, vector in vectors.items()
     ]
-    found = evaluation(config, model, everyone, conditions, kept=KEPT)
-    print(short_table(found))
-    kind_of = np.array([kind for kind, some in problems.items() for _ in some])
+    evaluation = saved_evaluation(
+        config,
+        model,
+        list(chain(*problems.values())),
+        [mi_lens.Condition(), *steered],
+        folder=RESULTS,
+    )
+    print(short_table(evaluation))
+    kind_of = np.array([kind for kind, of_kind in problems.items() for _ in of_kind])
     changes = {
         field: {
-            kind: outcomes(found.arm(kind), field) - outcomes(found.arm("baseline"), field)
+            kind: outcomes(evaluation.arm(kind), field)
+            - outcomes(evaluation.arm("baseline"), field)
             for kind in vectors
         }
         for field in ("correct", "tokens")
     }
     matrix = {
         field: {
-            kind: {on: estimate_mean(change[kind_of == on].tolist()) for on in problems}
+            kind: {other: estimate_mean(change[kind_of == other].tolist()) for other in problems}
             for kind, change in by_kind.items()
         }
         for field, by_kind in changes.items()
     }
-    cosine = {a: {b: _cosine(vectors[a], vectors[b]) for b in vectors} for a in vectors}
+    cosine = {
+        kind: {other: _cosine(vectors[kind], vectors[other]) for other in vectors}
+        for kind in vectors
+    }
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(matrix, cosine),
-        finding(changes, cosine, kind_of, found.arm("baseline").tokens()),
+        finding(changes, cosine, kind_of, evaluation.arm("baseline").tokens()),
         {
             "hook": hook_name,
-            "made from": {kind: len(v.problems) for kind, v in vectors.items()},
-            "thoughts": {kind: v.counts for kind, v in vectors.items()},
-            "norms": {kind: v.norm for kind, v in vectors.items()},
-            "reliability": {kind: v.reliability for kind, v in vectors.items()},
-            "change": matrix, "cosine": cosine, "comparisons": found.comparisons(),
+            "made from": {kind: len(vector.problems) for kind, vector in vectors.items()},
+            "thoughts": {kind: vector.counts for kind, vector in vectors.items()},
+            "norms": {kind: vector.norm for kind, vector in vectors.items()},
+            "reliability": {kind: vector.reliability for kind, vector in vectors.items()},
+            "change": matrix,
+            "cosine": cosine,
+            "comparisons": evaluation.comparisons(),
         },
-    )  # fmt: skip
+    )
 
 
-def gathered(
+def problems_and_traces(
     config: Config, model
 ) -> tuple[dict[str, list[Problem]], dict[str, list[mi_lens.Trace]]]:
-    """By kind the problems to steer, and the traces of others to make its vector from."""
+    """For every kind the problems to steer, and the traces of others that make its vector."""
     if len(config.sources) == 1:
         raise ValueError(
             f"sources={config.sources}: expected at least two, as vectors change place"
         )
     if config.sources:
         settings = {
-            one: replace(config, problems=one, vector_problems=one) for one in config.sources
+            source: replace(config, problems=source, vector_problems=source)
+            for source in config.sources
         }
-        tried = {one: setting.load_problems() for one, setting in settings.items()}
-        everyone = [one for some in tried.values() for one in some]
-        return tried, {
-            one: vector_traces(setting, model, everyone) for one, setting in settings.items()
+        by_source = {source: setting.load_problems() for source, setting in settings.items()}
+        evaluated = list(chain(*by_source.values()))
+        return by_source, {
+            source: vector_traces(setting, model, evaluated) for source, setting in settings.items()
         }
     if config.problems != "pocket":
         raise ValueError(
@@ -118,42 +131,47 @@ def gathered(
         )
     problems = config.load_problems()
     traces = vector_traces(config, model, problems)
-    parts = {
-        kind: ([one for one in problems if belongs(one)],
-               [one for one in traces if one.problem and belongs(one.problem)])
+    by_kind = {
+        kind: [problem for problem in problems if belongs(problem)]
         for kind, belongs in KINDS.items()
-    }  # fmt: skip
-    empty = [kind for kind, (some, _) in parts.items() if not some]
+    }
+    empty = [kind for kind, of_kind in by_kind.items() if not of_kind]
     if empty:
         raise ValueError(f"limit={config.limit}: no problems of kind {empty[0]!r}; expected more")
-    return {k: some for k, (some, _) in parts.items()}, {k: some for k, (_, some) in parts.items()}
+    return by_kind, {
+        kind: [trace for trace in traces if trace.problem and belongs(trace.problem)]
+        for kind, belongs in KINDS.items()
+    }
 
 
-def _cosine(a: mi_lens.SteeringVector, b: mi_lens.SteeringVector) -> float:
-    return float(a.vector.double() @ b.vector.double()) / (a.norm * b.norm)
+def _cosine(vector: mi_lens.SteeringVector, other: mi_lens.SteeringVector) -> float:
+    product = float(vector.vector.double() @ other.vector.double())
+    return product / (vector.norm * other.norm)
 
 
 Matrix = Mapping[str, Mapping[str, Estimate]]
 
 
 def draw(matrix: Mapping[str, Matrix], cosine: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Changes with their intervals, coloured where these exclude 0, and the vectors' cosines."""
+    """Changes, coloured where their interval excludes zero, and the cosines of the vectors."""
     kinds = list(cosine)
     names = [kind.replace(", ", "\n") for kind in kinds]
     with style():
         figure, panels = plt.subplots(1, 3, figsize=(PAGE, 3.0), sharey=True)
-        shown = [
+        cosines = np.array([[cosine[kind][other] for other in kinds] for kind in kinds])
+        cosine_texts = [[f"{value:.2f}" for value in row] for row in cosines]
+        cells = [
             (*_cells(matrix["correct"], 100.0), "accuracy less baseline\n(points, 95 %)"),
             (*_cells(matrix["tokens"], 1.0), "tokens less baseline\n(95 %)"),
-            (np.array([[cosine[a][b] for b in kinds] for a in kinds]),
-             [[f"{cosine[a][b]:.2f}" for b in kinds] for a in kinds], "cosine of vectors\n"),
-        ]  # fmt: skip
-        for axes, (values, texts, title) in zip(panels, shown, strict=True):
+            (cosines, cosine_texts, "cosine of vectors\n"),
+        ]
+        for axes, (values, texts, title) in zip(panels, cells, strict=True):
             most = max(float(np.abs(values).max()), 1e-9)
             axes.imshow(values, cmap="PuOr", vmin=-most, vmax=most)
             for (row, column), value in np.ndenumerate(values):
-                axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=6,
-                          color="white" if abs(value) > 0.7 * most else "black")  # fmt: skip
+                colour = "white" if abs(value) > 0.7 * most else "black"
+                text = texts[row][column]
+                axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
             axes.set_title(title)
             axes.set_xticks(range(len(kinds)), names, fontsize=6)
             axes.set_xlabel("tried on" if axes is not panels[2] else "made from")
@@ -165,12 +183,11 @@ def draw(matrix: Mapping[str, Matrix], cosine: Mapping[str, Mapping[str, float]]
 
 
 def _cells(matrix: Matrix, scale: float) -> tuple[np.ndarray, list[list[str]]]:
-    """Means to colour, and to write with their intervals; zero where an interval holds zero."""
+    """Means as colours, zero where an interval holds zero, and as texts with their intervals."""
     rows = [list(line.values()) for line in matrix.values()]
-    shown = [[scale * (one.mean or 0) * abs(side(one)) for one in row] for row in rows]
-    return np.array(shown), [
-        [said(one, scale, 0).replace(" (", "\n(") for one in row] for row in rows
-    ]
+    means = [[scale * (cell.mean or 0) * abs(side(cell)) for cell in row] for row in rows]
+    texts = [[with_interval(cell, scale, 0).replace(" (", "\n(") for cell in row] for row in rows]
+    return np.array(means), texts
 
 
 def finding(
@@ -179,17 +196,18 @@ def finding(
     kind_of: np.ndarray,
     before: Estimate,
 ) -> Finding:
-    """Every problem steered by the vectors of the other kinds, and by its own kind's."""
+    """Changes by the vectors of other kinds and by that of the own kind, over all problems."""
     kinds = list(cosine)
     foreign, own, chance = {}, {}, {}
     for field, by_kind in changes.items():
         table = np.array([by_kind[kind] for kind in kinds])
-        mine = np.array([[kind == one for one in kind_of] for kind in kinds])
-        home = (table * mine).sum(0)
-        away = (table * ~mine).sum(0) / (len(kinds) - 1)
-        foreign[field], own[field] = estimate_mean(away.tolist()), estimate_mean(home.tolist())
-        chance[field] = sign_flip(away.tolist())
-    lowest = min(cosine[a][b] for a in kinds for b in kinds if a != b)
+        is_own = np.array([[kind == other for other in kind_of] for kind in kinds])
+        by_own = (table * is_own).sum(0)
+        by_others = (table * ~is_own).sum(0) / (len(kinds) - 1)
+        foreign[field] = estimate_mean(by_others.tolist())
+        own[field] = estimate_mean(by_own.tolist())
+        chance[field] = sign_flip(by_others.tolist())
+    lowest = min(cosine[kind][other] for kind, other in permutations(kinds, 2))
     gain, tokens = (
         side(foreign[field]) if chance[field] <= 0.05 else 0 for field in ("correct", "tokens")
     )
@@ -197,12 +215,12 @@ def finding(
     return Finding(
         about="paper 2, transfer between MATH, GSM8K and LiveCodeBench",
         claim="A vector made from one task raises accuracy and saves tokens on others.",
-        verdict=judged(gain, -tokens, excluded),
-        text=f"Vectors of other kinds of problems change accuracy by "
-        f"{said(foreign['correct'], 100)} points (p = {chance['correct']:.2g}) and tokens by "
-        f"{said(foreign['tokens'])}, those of the same kind by {said(own['correct'], 100)} and "
-        f"{said(own['tokens'])} (published of MATH-500 itself: {100 * GAIN:.0f} points "
-        f"more and {100 * SAVING:.0f} % fewer tokens). "
+        verdict=steering_verdict(gain, -tokens, excluded),
+        text="Vectors of other kinds of problems change accuracy by "
+        f"{with_interval(foreign['correct'], 100)} points (p = {chance['correct']:.2g}) and tokens "
+        f"by {with_interval(foreign['tokens'])}, those of the same kind by "
+        f"{with_interval(own['correct'], 100)} and {with_interval(own['tokens'])} (published of "
+        f"MATH-500 itself: {100 * GAIN:.0f} points more and {100 * SAVING:.0f} % fewer tokens). "
         f"The vectors of {len(kinds)} kinds have cosines of {lowest:.2f} and more with each other, "
         f"and the intervals are over {len(kind_of)} problems.",
     )

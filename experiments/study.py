@@ -1,7 +1,7 @@
-"""What every study shares: how it is asked, where its traces lie, how it says what it found.
+"""What every study shares: its settings, its saved traces, and the record of its finding.
 
-A study is a module of `experiments` with a frozen `Config`, which is its command line too, and a
-`main(config)` that draws one figure and saves it with `save`. `python -m experiments` runs all.
+A study is a module of `experiments`. It has a frozen `Config`, which is its command line too, and a
+`main(config)`, which draws one figure and calls `save`. `python -m experiments` runs all studies.
 """
 
 import warnings
@@ -16,8 +16,6 @@ from torch import Tensor
 
 import mi_lens
 from mi_lens.common.provenance import content_hash, versions
-from mi_lens.common.statistics import Estimate
-from mi_lens.evaluation.comparison import Arm
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
@@ -25,7 +23,8 @@ from mi_lens.report.plots.style import save_figure
 from mi_lens.runs.measure import activations_path
 from mi_lens.states.shard import capture_code
 
-THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # the pocket reasoner's
+CLASS_MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}  # Beside CLASS_COLOURS.
+THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # The pocket reasoner's.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +35,11 @@ class Study:
         model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
         problems: "pocket", a benchmark of the hub, or a file of problems.
         limit: Number of problems.
-        max_new_tokens: Budget of a trace.
-        batch_size: Rows decoded together; does not change results.
-        seed: Of problems, draws and intervals.
-        runs: Folder of traces and states: what is there is not made again.
-        out: Folder of the figure and its numbers.
+        max_new_tokens: Largest number of tokens that a trace may have.
+        batch_size: Number of rows decoded together; it does not change results.
+        seed: Seed of the problems, the random draws and the intervals.
+        runs: Folder of traces and states; a study reuses what lies there.
+        out: Folder that gets the figure and its numbers.
     """
 
     model: str = "pocket-reasoner"
@@ -53,13 +52,13 @@ class Study:
     out: Path = Path("figures")
 
     def load_problems(self, split: str = "test", limit: int | None = None) -> list[mi_lens.Problem]:
-        """The problems; another split is of the pocket task only."""
+        """The problems of a split; only the pocket task has a split other than "test"."""
         return mi_lens.load_problems(
             self.problems, limit=limit or self.limit, split=split, seed=self.seed
         )
 
     def scope(self) -> str:
-        """What it is tried on, for the gallery."""
+        """The number and kind of problems, as the gallery states them."""
         return f"{self.limit} problems"
 
 
@@ -78,10 +77,10 @@ class Finding:
     """What a study found, on the model and problems of its configuration.
 
     Attributes:
-        about: The figure, table or criticism that it answers, as "paper 1, table 2".
-        claim: What is said there, in a few words.
-        verdict: How it came out here.
-        text: Two sentences made from the numbers: what was found, and how sure that is.
+        about: The figure, table or criticism that the study answers, as "paper 1, table 2".
+        claim: The claim made there, in a few words.
+        verdict: Whether the study agrees with the claim.
+        text: Two sentences made from the numbers: what the study found, and how sure that is.
     """
 
     about: str
@@ -90,15 +89,15 @@ class Finding:
     text: str
 
 
-def analysis(config: Study, model: str | None = None, **settings: Any) -> mi_lens.Analysis:
-    """The analysis of a model at every block, on the study's problems; made once for all studies.
+def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> mi_lens.Analysis:
+    """The analysis of a model at every block, on the study's problems; all studies share it.
 
     Args:
         config: The study.
-        model: Another model than the study's.
-        settings: What else differs from the defaults of `AnalyzeConfig`.
+        model: The model to analyse; None is the study's own.
+        settings: Settings of `AnalyzeConfig` that replace those of the study.
     """
-    asked: dict[str, Any] = {
+    analyze_settings: dict[str, Any] = {
         "model": model or config.model,
         "problems": config.problems,
         "limit": config.limit,
@@ -107,79 +106,97 @@ def analysis(config: Study, model: str | None = None, **settings: Any) -> mi_len
         "hook_names": ("blocks.*.hook_resid_post",),
         **settings,
     }
-    # States are only read again by the code that wrote them.
-    name = content_hash([asked, versions(), capture_code()])
+    # Other versions of the code get another folder: states are read by the code that wrote them.
+    name = content_hash([analyze_settings, versions(), capture_code()])
     return mi_lens.analyze(
         mi_lens.AnalyzeConfig(
-            **asked, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
+            **analyze_settings, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
         )
     )
 
 
-def states_of(found: mi_lens.Analysis, hook_name: str) -> list[Tensor]:
-    """The states of every analysed trace at a hook name, which the analysis kept."""
-    paths = [activations_path(found.config.out, trace) for trace in found.analysed]
+def block_outputs(model: Any) -> list[str]:
+    """The hook names of all blocks' outputs."""
+    return [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
+
+
+def states_of(analysis: mi_lens.Analysis, hook_name: str) -> list[Tensor]:
+    """The states of every analysed trace at a hook name, as the analysis saved them."""
+    paths = [activations_path(analysis.config.out, trace) for trace in analysis.analysed]
     return [mi_lens.load_activations(path, [hook_name])[hook_name] for path in paths]
 
 
-def traces(
-    config: Study, model: Any, requests: Sequence[mi_lens.Request], kept: str | None = None
+def requested_traces(
+    config: Study, model: Any, requests: Sequence[mi_lens.Request], folder: str | None = None
 ) -> list[mi_lens.Trace]:
     """A trace for every request, in order.
 
     Args:
         config: The study.
         model: The model.
-        requests: What is asked of it.
-        kept: Folder of `config.runs` that several studies share; None is the study's own.
+        requests: The requests to the model.
+        folder: Name of a folder in `config.runs` that several studies share; None is the study's
+            own folder.
     """
-    return generate_into(_folder(config, kept), Plan(model), requests, batch_size=config.batch_size)
+    return generate_into(
+        _folder(config, folder), Plan(model), requests, batch_size=config.batch_size
+    )
 
 
 def baseline_traces(
-    config: Study, model: Any, problems: Sequence[mi_lens.Problem], kept: str | None = None
+    config: Study, model: Any, problems: Sequence[mi_lens.Problem], folder: str | None = None
 ) -> list[mi_lens.Trace]:
-    """A greedy trace of every problem, with nothing done to it; see `traces`."""
-    requests = [mi_lens.Request(one, max_new_tokens=config.max_new_tokens) for one in problems]
-    return traces(config, model, requests, kept)
+    """A greedy trace of every problem without interventions; `folder` as in `requested_traces`."""
+    requests = [
+        mi_lens.Request(problem, max_new_tokens=config.max_new_tokens) for problem in problems
+    ]
+    return requested_traces(config, model, requests, folder)
 
 
 def sampled_traces(
     config: Study, model: Any, problems: Sequence[mi_lens.Problem], samples: int
 ) -> list[mi_lens.Trace]:
-    """Traces of every problem at temperature 1, problem by problem; kept for all studies alike."""
+    """Traces of every problem at temperature 1, problem by problem; all studies share them."""
     sampled = mi_lens.Condition((), mi_lens.Sampling(1.0))
     requests = [
-        mi_lens.Request(one, sampled, seed=seed, max_new_tokens=config.max_new_tokens)
-        for one in problems
+        mi_lens.Request(problem, sampled, seed=seed, max_new_tokens=config.max_new_tokens)
+        for problem in problems
         for seed in range(samples)
     ]
-    return traces(config, model, requests, "sampled")
+    return requested_traces(config, model, requests, "sampled")
 
 
-def evaluation(
+def saved_evaluation(
     config: Study,
     model: Any,
     problems: Sequence[mi_lens.Problem],
     conditions: Sequence[mi_lens.Condition],
     seeds: Sequence[int] = (0,),
-    kept: str | None = None,
+    folder: str | None = None,
 ) -> mi_lens.Evaluation:
-    """Conditions on problems, the first being what others are compared with; see `traces`."""
-    found = mi_lens.evaluate(
-        model, problems, conditions, seeds, max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size, folder=_folder(config, kept),
-    )  # fmt: skip
-    base = found.arm(found.names[0]).results
-    capped = float(np.mean([result.capped for result in base]))
-    if capped > 0.5 or not any(result.correct for result in base):
+    """Every condition on every problem; `folder` as in `requested_traces`.
+
+    The first condition is the baseline. A warning says where it leaves little to change.
+    """
+    evaluation = mi_lens.evaluate(
+        model,
+        problems,
+        conditions,
+        seeds,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        folder=_folder(config, folder),
+    )
+    baseline = evaluation.arm(evaluation.names[0]).results
+    capped = float(np.mean([result.capped for result in baseline]))
+    if capped > 0.5 or not any(result.correct for result in baseline):
         warnings.warn(
-            f"{found.names[0]!r} is right in {sum(result.correct for result in base)} of "
-            f"{len(base)} traces and cut off in {100 * capped:.0f} %: there is little to change; "
-            "raise --max-new-tokens",
+            f"{evaluation.names[0]!r} is right in {sum(result.correct for result in baseline)} of "
+            f"{len(baseline)} traces and cut off in {100 * capped:.0f} %: there is little to "
+            "change; raise --max-new-tokens",
             stacklevel=2,
         )
-    return found
+    return evaluation
 
 
 def _folder(config: Study, name: str | None = None) -> Path:
@@ -189,7 +206,7 @@ def _folder(config: Study, name: str | None = None) -> Path:
 
 
 def study_name(config: Study) -> str:
-    """The name of a study's module, which its figure has too."""
+    """The name of a study's module, which is also the name of its figure."""
     module = type(config).__module__
     if module != "__main__":
         return module.rpartition(".")[2]
@@ -209,15 +226,17 @@ def save(
 
     Args:
         config: The study.
-        models: Names of what was run, with their fingerprints.
-        figure: What was drawn.
-        finding: What it says.
-        numbers: Everything drawn or said, with intervals; made fit for JSON here.
+        models: Names of the models, with their fingerprints.
+        figure: The figure.
+        finding: The finding that the figure shows.
+        numbers: All numbers drawn or stated, with their intervals; `plain` makes them fit for JSON.
     """
     record = {
         **asdict(finding),
         "command": command(config),
-        "config": {k: v for k, v in plain(config).items() if k not in ("runs", "out")},
+        "config": {
+            name: value for name, value in plain(config).items() if name not in ("runs", "out")
+        },
         "scope": config.scope(),
         "models": dict(models),
         "versions": versions(),
@@ -228,7 +247,7 @@ def save(
 
 
 def command(config: Study) -> str:
-    """What to type for this study: its settings that are not the defaults."""
+    """The command line of this study; it names only settings that differ from the defaults."""
     words = ["python -m experiments." + study_name(config)]
     for field in fields(config):
         value = getattr(config, field.name)
@@ -239,55 +258,15 @@ def command(config: Study) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value made of what JSON knows; numpy's numbers and dataclasses become its own."""
+    """A value as JSON can hold it: arrays become lists, dataclasses become objects, NaN is null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def said(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
-    """An estimate with its interval, as "-1.3 (-2.0 to -0.7)" or "0.0 (all 60 alike)"."""
-    if estimate.mean is None:
-        return "undefined"
-
-    def number(value: float) -> str:
-        return f"{round(scale * value, digits) + 0.0:.{digits}f}"  # No "-0.0".
-
-    if estimate.low is None or estimate.high is None:
-        return number(estimate.mean)
-    if np.isclose(estimate.low, estimate.high, rtol=0, atol=1e-12):
-        # A bootstrap of equal values has no width, which is not certainty.
-        return f"{number(estimate.mean)} (all {estimate.n} alike)"
-    return f"{number(estimate.mean)} ({number(estimate.low)} to {number(estimate.high)})"
-
-
-def side(estimate: Estimate) -> int:
-    """1 where the whole interval lies above zero, -1 where below, 0 where neither is known."""
-    if estimate.low is None or estimate.high is None:
-        return 0
-    return int(estimate.low > 0) - int(estimate.high < 0)
-
-
-def outcomes(arm: Arm, field: str) -> np.ndarray:
-    """For every problem the mean of "correct", "tokens" or "capped" over its traces."""
-    return np.array(
-        [np.mean([getattr(one, field) for one in some]) for some in arm.by_problem().values()]
-    )
-
-
-def correct(found: mi_lens.Evaluation, name: str) -> np.ndarray:
-    """For every problem the share of a condition's traces that answer it rightly."""
-    return outcomes(found.arm(name), "correct")
-
-
-def is_right(traces: Sequence[mi_lens.Trace]) -> np.ndarray:
-    """For every trace 1 where its answer is the gold answer, else 0."""
-    return np.array([float(mi_lens.grade(t.text, t.problem).correct) for t in traces if t.problem])

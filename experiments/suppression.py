@@ -1,4 +1,4 @@
-"""Thinking tokens suppressed, one word after another, beside words that are like them otherwise.
+"""What changes when thinking tokens are suppressed, beside control words that are like them.
 
 python -m experiments.suppression
 """
@@ -16,12 +16,10 @@ from experiments.study import (
     Study,
     Verdict,
     baseline_traces,
-    correct,
-    evaluation,
-    said,
     save,
-    side,
+    saved_evaluation,
 )
+from experiments.summaries import accuracies, side, with_interval
 from mi_lens.common.statistics import estimate_mean
 from mi_lens.interventions.controls import Matching
 from mi_lens.report.plots.comparisons import paired_figure
@@ -33,7 +31,7 @@ class Config(Study):
 
     Attributes:
         words: Thinking tokens, in the order in which they are suppressed.
-        draws: Sets of control words of each kind.
+        draws: Number of sets of control words of each kind.
     """
 
     words: tuple[str, ...] = THINKING_WORDS
@@ -41,71 +39,84 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Suppresses the words and their controls on the same problems."""
+    """Suppresses the words, one after another, and their controls on the same problems."""
     model = mi_lens.load(config.model)
     problems = config.load_problems()
     baseline = baseline_traces(config, model, problems)
     suppressed = [
         mi_lens.Condition(
-            (mi_lens.Suppress(config.words[: n + 1]),),
-            name=f"and {word}" if n else f"without {word}",
+            (mi_lens.Suppress(config.words[: i + 1]),),
+            name=f"and {word}" if i else f"without {word}",
         )
-        for n, word in enumerate(config.words)
+        for i, word in enumerate(config.words)
     ]
     controls = control_conditions(model, baseline, config)
-    found = evaluation(config, model, problems, [mi_lens.Condition(), *suppressed, *controls])
-    print(found.report())
-    comparisons = found.comparisons()
+    evaluation = saved_evaluation(
+        config, model, problems, [mi_lens.Condition(), *suppressed, *controls]
+    )
+    print(evaluation.report())
+    comparisons = evaluation.comparisons()
     names = [condition.name for condition in controls]
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         paired_figure(comparisons, controls=names),
-        finding(found, [condition.name for condition in suppressed], names),
-        {"comparisons": comparisons, "conditions": found.conditions},
+        finding(evaluation, [condition.name for condition in suppressed], names),
+        {"comparisons": comparisons, "conditions": evaluation.conditions},
     )
 
 
 def control_conditions(
     model, baseline: list[mi_lens.Trace], config: Config
 ) -> list[mi_lens.Condition]:
-    """Every kind of control, in several draws."""
+    """Conditions that suppress control words of every kind, in several draws."""
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     entropy = [
         mi_lens.next_token_uncertainty(model, trace, states[last])["entropy"]
         for trace, states in zip(baseline, mi_lens.capture(model, baseline, [last]), strict=True)
     ]
-    made = []
-    for by in get_args(Matching):
-        found = mi_lens.matched_controls(
-            model.tokenizer, baseline, config.words, by=by, draws=config.draws, seed=config.seed,
-            entropy=entropy if by == "entropy" else None,
-        )  # fmt: skip
-        made += [
-            mi_lens.Condition((mi_lens.Suppress(control.words),), name=f"control: {by} {draw}")
-            for draw, control in enumerate(found, start=1)
+    conditions = []
+    for kind in get_args(Matching):
+        controls = mi_lens.matched_controls(
+            model.tokenizer,
+            baseline,
+            config.words,
+            by=kind,
+            draws=config.draws,
+            seed=config.seed,
+            entropy=entropy if kind == "entropy" else None,
+        )
+        conditions += [
+            mi_lens.Condition((mi_lens.Suppress(control.words),), name=f"control: {kind} {draw}")
+            for draw, control in enumerate(controls, start=1)
         ]
-    return made
+    return conditions
 
 
-def finding(found: mi_lens.Evaluation, suppressed: list[str], controls: list[str]) -> Finding:
-    """All words against controls that are like them, and the paper's own control by itself."""
+def finding(evaluation: mi_lens.Evaluation, suppressed: list[str], controls: list[str]) -> Finding:
+    """The loss by suppressing all words, less that by words like them and by random words."""
     kinds = {
-        by: [c for c in controls if c.startswith(f"control: {by} ")] for by in get_args(Matching)
+        kind: [name for name in controls if name.startswith(f"control: {kind} ")]
+        for kind in get_args(Matching)
     }
-    alike = [c for by in ("frequency", "entropy", "position") for c in kinds[by]]
-    by = {one.name: one for one in found.comparisons()}
-    without = correct(found, suppressed[-1])
-    base = correct(found, found.names[0])
-    loss = estimate_mean((without - base).tolist())
-    more = estimate_mean((without - np.mean([correct(found, c) for c in alike], 0)).tolist())
+    alike = [*kinds["frequency"], *kinds["entropy"], *kinds["position"]]
+    comparisons = {comparison.name: comparison for comparison in evaluation.comparisons()}
+    without = accuracies(evaluation, suppressed[-1])
+    baseline = accuracies(evaluation, evaluation.names[0])
+    loss = estimate_mean((without - baseline).tolist())
+    without_alike = np.mean([accuracies(evaluation, name) for name in alike], 0)
+    more = estimate_mean((without - without_alike).tolist())
 
     def spread(names: list[str]) -> str:
-        changes = [100 * float((correct(found, c) - base).mean()) for c in names]
+        changes = [100 * float((accuracies(evaluation, name) - baseline).mean()) for name in names]
         return f"{min(changes):+.1f} to {max(changes):+.1f}"
 
     harmed = {
-        kind: [c for c in names if by[c].adjusted <= 0.05 and side(by[c].difference) < 0]
+        kind: [
+            name
+            for name in names
+            if comparisons[name].adjusted <= 0.05 and side(comparisons[name].difference) < 0
+        ]
         for kind, names in kinds.items()
     }
     random = harmed["vocabulary"]
@@ -114,20 +125,20 @@ def finding(found: mi_lens.Evaluation, suppressed: list[str], controls: list[str
         verdict = "against"
     elif side(loss) < 0:
         verdict = "with" if side(more) < 0 and not random else "in part"
-    steps = ", ".join(f"{100 * (by[c].difference.mean or 0.0):+.1f} ({c})" for c in suppressed)
+    changes = {name: 100 * (comparisons[name].difference.mean or 0.0) for name in suppressed}
+    steps = ", ".join(f"{change:+.1f} ({name})" for name, change in changes.items())
     return Finding(
         about="paper 1, suppression; criticism: a random word is no fair control",
         claim="Suppressing thinking tokens costs accuracy, suppressing random words does not.",
         verdict=verdict,
-        text=f"Suppressing the words changes accuracy by {said(loss, 100)} points, "
-        f"{said(more, 100)} apart from the mean of {len(alike)} sets of words that the model "
-        f"writes as often, as uncertainly or as late ({spread(alike)}); word after word it changes "
-        f"by {steps}. Of "
-        f"{len(kinds['vocabulary'])} sets drawn at random from the vocabulary, the paper's "
-        f"control, {len(random)} cost accuracy beyond chance (Holm p <= .05; "
-        f"{spread(kinds['vocabulary'])}), and of {len(kinds['emitted'])} from what the model "
-        f"writes, where a word may be one that no answer can do without, "
-        f"{len(harmed['emitted'])} ({spread(kinds['emitted'])}).",
+        text=f"Suppressing the words changes accuracy by {with_interval(loss, 100)} points, "
+        f"{with_interval(more, 100)} apart from the mean of {len(alike)} sets of words that the "
+        f"model writes as often, as uncertainly or as late ({spread(alike)}); word after word it "
+        f"changes by {steps}. Of {len(kinds['vocabulary'])} sets drawn at random from the "
+        f"vocabulary, the paper's control, {len(random)} cost accuracy beyond chance (Holm p <= "
+        f".05; {spread(kinds['vocabulary'])}), and of {len(kinds['emitted'])} from what the model "
+        f"writes, where a word may be one that no answer can do without, {len(harmed['emitted'])} "
+        f"({spread(kinds['emitted'])}).",
     )
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against tokens spent: thinking that goes on from thinking tokens (paper 1).
+"""Accuracy against tokens when thinking continues from thinking tokens (TTTS of paper 1).
 
 python -m experiments.test_time_scaling
 """
@@ -12,16 +12,8 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import (
-    Finding,
-    Study,
-    Verdict,
-    baseline_traces,
-    said,
-    save,
-    side,
-    traces,
-)
+from experiments.study import Finding, Study, Verdict, baseline_traces, requested_traces, save
+from experiments.summaries import side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean, holm, sign_flip
 from mi_lens.report.plots.style import (
     BLUE,
@@ -52,12 +44,12 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        words: Thinking tokens from which thinking goes on.
-        budgets: Tokens a problem; traces are made under the largest, `max_new_tokens`.
-        asking: Put at a cut, where a final answer is asked for: the pocket model's own way to end.
-            Paper 1's is `mi_lens.evaluation.budget_curve.FINAL_ANSWER`.
-        samples: Traces a problem that vote.
-        temperature: Of those.
+        words: Thinking tokens from which thinking continues.
+        budgets: Budgets in tokens per problem; the largest must be `max_new_tokens`.
+        asking: Text that asks for the final answer where a trace is cut. The default is the pocket
+            model's own ending; that of paper 1 is `mi_lens.evaluation.budget_curve.FINAL_ANSWER`.
+        samples: Number of sampled traces per problem that vote.
+        temperature: Temperature of the sampled traces.
     """
 
     limit: int = 100
@@ -71,20 +63,20 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Spent:
-    """A way to spend a budget: outcome and tokens, a row a budget, a column a problem."""
+    """Outcome and tokens of one way to spend a budget; rows are budgets, columns problems."""
 
     correct: np.ndarray
     tokens: np.ndarray
 
     @classmethod
     def of(cls, curves: Sequence[mi_lens.BudgetCurve]) -> "Spent":
-        """The mean of several ways."""
-        correct = np.mean([np.array(one.correct, dtype=float) for one in curves], 0)
-        return cls(correct, np.mean([np.array(one.tokens, dtype=float) for one in curves], 0))
+        """The mean over several curves."""
+        correct = np.mean([np.array(curve.correct, dtype=float) for curve in curves], 0)
+        return cls(correct, np.mean([np.array(curve.tokens, dtype=float) for curve in curves], 0))
 
 
 def main(config: Config) -> None:
-    """Makes every arm's traces under the largest budget, cuts them at each and asks."""
+    """Cuts the traces of every arm at each budget, and asks for the answer there."""
     if max(config.budgets) != config.max_new_tokens:
         raise ValueError(
             f"budgets={config.budgets} with max_new_tokens={config.max_new_tokens}: expected the "
@@ -93,80 +85,115 @@ def main(config: Config) -> None:
     model = mi_lens.load(config.model)
     problems = config.load_problems()
     plain = baseline_traces(config, model, problems)
-    arms = {
+    curves = {
+        name: [
+            mi_lens.budget_curve(
+                model, traces, config.budgets, final=config.asking, batch_size=config.batch_size
+            )
+            for traces in runs
+        ]
+        for name, runs in traces_by_arm(config, model, problems, plain).items()
+    }
+    by_arm = {name: Spent.of(of_arm) for name, of_arm in curves.items()}
+    samples = sample(config, model, problems)
+    by_arm["votes"] = Spent.of([mi_lens.vote_curve(samples, config.budgets)])
+    accuracy = {
+        name: [estimate_mean(row.tolist()) for row in spent.correct]
+        for name, spent in by_arm.items()
+    }
+    tokens = {name: spent.tokens.mean(1).tolist() for name, spent in by_arm.items()}
+    more, p_values = more_than_plain(by_arm)
+    words = {
+        word: estimate_mean((Spent.of([curve]).correct - by_arm["plain"].correct)[-1].tolist())
+        for word, curve in zip(config.words, curves[TTTS[1]], strict=True)
+    }
+    print_table(config, accuracy, tokens, words)
+    last = {name: by_budget[-1] for name, by_budget in more.items()}
+    save(
+        config,
+        {config.model: mi_lens.model_fingerprint(model)},
+        draw(sorted(config.budgets), accuracy, tokens),
+        finding(config, accuracy["plain"], last, p_values, words, tokens, max(map(len, plain))),
+        {
+            "accuracy": accuracy,
+            "tokens": tokens,
+            "more than plain": more,
+            "more than plain by word": words,
+            "p-values at the largest budget": p_values,
+            "longest plain trace": max(map(len, plain)),
+        },
+    )
+
+
+def traces_by_arm(
+    config: Config, model, problems: Sequence[mi_lens.Problem], plain: list[mi_lens.Trace]
+) -> dict[str, list[list[mi_lens.Trace]]]:
+    """The traces of every arm under the largest budget, one list per run of the arm."""
+    return {
         "plain": [plain],
-        TTTS[0]: [go_on(config, model, problems, mi_lens.Continue(config.words))],
+        TTTS[0]: [continued(config, model, problems, mi_lens.Continue(config.words))],
         TTTS[1]: [
             mi_lens.continue_traces(
                 model, plain, word, config.max_new_tokens, batch_size=config.batch_size
             )
             for word in config.words
         ],
-        "forcing x1": [go_on(config, model, problems, mi_lens.Continue(["Wait"], 1))],
-        "forcing x2": [go_on(config, model, problems, mi_lens.Continue(["Wait"], 2))],
+        "forcing x1": [continued(config, model, problems, mi_lens.Continue(["Wait"], 1))],
+        "forcing x2": [continued(config, model, problems, mi_lens.Continue(["Wait"], 2))],
     }
-    curves = {
-        name: [
-            mi_lens.budget_curve(
-                model, some, config.budgets, final=config.asking, batch_size=config.batch_size
-            )
-            for some in made
-        ]
-        for name, made in arms.items()
-    }
-    found = {name: Spent.of(several) for name, several in curves.items()}
-    found["votes"] = Spent.of([mi_lens.vote_curve(sample(config, model, problems), config.budgets)])
-    accuracy = {
-        name: [estimate_mean(r.tolist()) for r in one.correct] for name, one in found.items()
-    }
-    tokens = {name: one.tokens.mean(1).tolist() for name, one in found.items()}
-    plainly = found["plain"].correct
-    more = {
-        name: [estimate_mean(change.tolist()) for change in one.correct - plainly]
-        for name, one in found.items()
-        if name != "plain"
-    }
-    last = {name: some[-1] for name, some in more.items()}
-    tested = holm([sign_flip((found[name].correct[-1] - plainly[-1]).tolist()) for name in TTTS])
-    p_values: dict[str, float] = dict(zip(TTTS, tested, strict=True))
-    words = {
-        word: estimate_mean((Spent.of([one]).correct[-1] - plainly[-1]).tolist())
-        for word, one in zip(config.words, curves[TTTS[1]], strict=True)
-    }
-    for name, estimates in accuracy.items():
-        cells = zip(config.budgets, estimates, tokens[name], strict=True)
-        print(name, *(f"  {b}: {said(e, 100)} for {t:.0f} tokens" for b, e, t in cells), sep="\n")
-    print("TTTS by word, less plain:", *(f"{w} {said(e, 100)}" for w, e in words.items()))
-    save(
-        config, {config.model: mi_lens.model_fingerprint(model)},
-        draw(sorted(config.budgets), accuracy, tokens),
-        finding(config, accuracy["plain"], last, p_values, words, tokens, max(map(len, plain))),
-        {
-            "accuracy": accuracy, "tokens": tokens, "more than plain": more,
-            "more than plain by word": words, "p-values at the largest budget": p_values,
-            "longest plain trace": max(map(len, plain)),
-        },
-    )  # fmt: skip
 
 
-def go_on(
+def continued(
     config: Config, model, problems: Sequence[mi_lens.Problem], how: mi_lens.Continue
 ) -> list[mi_lens.Trace]:
-    """A greedy trace of every problem that goes on where it would end."""
+    """A greedy trace of every problem that continues where it would end."""
     condition = mi_lens.Condition((how,))
-    return traces(config, model, [
-        mi_lens.Request(one, condition, max_new_tokens=config.max_new_tokens) for one in problems
-    ])  # fmt: skip
+    requests = [
+        mi_lens.Request(problem, condition, max_new_tokens=config.max_new_tokens)
+        for problem in problems
+    ]
+    return requested_traces(config, model, requests)
+
+
+def more_than_plain(
+    by_arm: Mapping[str, Spent],
+) -> tuple[dict[str, list[Estimate]], dict[str, float]]:
+    """Accuracy less that of plain thinking, and the p-values of TTTS at the largest budget."""
+    plain = by_arm["plain"].correct
+    more = {
+        name: [estimate_mean(change.tolist()) for change in spent.correct - plain]
+        for name, spent in by_arm.items()
+        if name != "plain"
+    }
+    adjusted = holm([sign_flip((by_arm[name].correct - plain)[-1].tolist()) for name in TTTS])
+    return more, dict(zip(TTTS, adjusted, strict=True))
+
+
+def print_table(
+    config: Config,
+    accuracy: Mapping[str, Sequence[Estimate]],
+    tokens: Mapping[str, Sequence[float]],
+    words: Mapping[str, Estimate],
+) -> None:
+    """Prints accuracy and tokens of every arm, and the change by every word."""
+    for name, estimates in accuracy.items():
+        print(name)
+        for budget, estimate, spent in zip(config.budgets, estimates, tokens[name], strict=True):
+            print(f"  {budget}: {with_interval(estimate, 100)} for {spent:.0f} tokens")
+    cells = [f"{word} {with_interval(change, 100)}" for word, change in words.items()]
+    print("TTTS by word, less plain:", *cells)
 
 
 def sample(config: Config, model, problems: Sequence[mi_lens.Problem]) -> list[list[mi_lens.Trace]]:
     """Several sampled traces of every problem."""
-    warm = mi_lens.Condition(sampling=mi_lens.Sampling(temperature=config.temperature))
-    drawn = traces(config, model, [
-        mi_lens.Request(one, warm, seed=seed, max_new_tokens=config.max_new_tokens)
-        for one in problems for seed in range(config.samples)
-    ])  # fmt: skip
-    return [drawn[i : i + config.samples] for i in range(0, len(drawn), config.samples)]
+    sampled = mi_lens.Condition(sampling=mi_lens.Sampling(temperature=config.temperature))
+    requests = [
+        mi_lens.Request(problem, sampled, seed=seed, max_new_tokens=config.max_new_tokens)
+        for problem in problems
+        for seed in range(config.samples)
+    ]
+    traces = requested_traces(config, model, requests)
+    return [traces[i : i + config.samples] for i in range(0, len(traces), config.samples)]
 
 
 def draw(
@@ -174,7 +201,7 @@ def draw(
     accuracy: Mapping[str, Sequence[Estimate]],
     tokens: Mapping[str, Sequence[float]],
 ) -> Figure:
-    """Accuracy against what is allowed, and against what is spent of it."""
+    """Accuracy against the budget, and against the tokens spent."""
     with style():
         figure, panels = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharey=True)
         for name, estimates in accuracy.items():
@@ -197,7 +224,7 @@ def finding(
     tokens: Mapping[str, Sequence[float]],
     longest: int,
 ) -> Finding:
-    """Whether thinking on from thinking tokens is above plain thinking at the largest budget."""
+    """Whether TTTS is more accurate than plain thinking at the largest budget."""
     signs = [side(more[name]) * (p_values[name] <= 0.05) for name in TTTS]
     verdict: Verdict = "against" if min(signs) < 0 else "open"
     if max(signs) > 0:
@@ -205,21 +232,22 @@ def finding(
     best = max(more, key=lambda name: more[name].mean or 0.0)
     highest = [name for name in more if more[name].mean == more[best].mean]
     by_word = sorted(words, key=lambda word: words[word].mean or 0.0)
-    ends = (f"{100 * (words[w].mean or 0.0):+.1f} ({w})" for w in (by_word[0], by_word[-1]))
+    ends = (
+        f"{100 * (words[word].mean or 0.0):+.1f} ({word})" for word in (by_word[0], by_word[-1])
+    )
     budget = max(config.budgets)
     return Finding(
         about="paper 1, figure of TTTS; s1's budget forcing",
         claim="Given many tokens, going on from thinking tokens (TTTS) beats plain thinking.",
         verdict=verdict,
-        text=f"Under {budget} tokens plain thinking is right in {said(plain[-1], 100)} % of "
-        f"problems and spends {tokens['plain'][-1]:.0f}, {longest} in its longest trace; against "
-        f"it TTTS by cycling changes {said(more[TTTS[0]], 100)} points for "
-        f"{tokens[TTTS[0]][-1]:.0f} tokens, by single words {said(more[TTTS[1]], 100)} for "
-        f"{tokens[TTTS[1]][-1]:.0f}, {' to '.join(ends)} (Holm p = "
-        f"{p_values[TTTS[0]]:.2g} and {p_values[TTTS[1]]:.2g}). A loss past {longest} tokens is "
-        f"one beyond the length that the model writes by itself; highest of "
-        f"{len(more)} ways, chosen after the fact, is {' and '.join(highest)} with "
-        f"{said(more[best], 100)} points against plain.",
+        text=f"Under {budget} tokens plain thinking is right in {with_interval(plain[-1], 100)} % "
+        f"of problems and spends {tokens['plain'][-1]:.0f}, {longest} in its longest trace; "
+        f"against it TTTS by cycling changes {with_interval(more[TTTS[0]], 100)} points for "
+        f"{tokens[TTTS[0]][-1]:.0f} tokens, by single words {with_interval(more[TTTS[1]], 100)} "
+        f"for {tokens[TTTS[1]][-1]:.0f}, {' to '.join(ends)} (Holm p = {p_values[TTTS[0]]:.2g} and "
+        f"{p_values[TTTS[1]]:.2g}). A loss past {longest} tokens is one beyond the length that the "
+        f"model writes by itself; highest of {len(more)} ways, chosen after the fact, is "
+        f"{' and '.join(highest)} with {with_interval(more[best], 100)} points against plain.",
     )
 
 

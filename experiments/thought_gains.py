@@ -1,4 +1,4 @@
-"""How much each thought adds to the probability of the gold answer, by class of thought.
+"""How much thoughts of each class add to the probability of the gold answer.
 
 python -m experiments.thought_gains
 """
@@ -6,12 +6,14 @@ python -m experiments.thought_gains
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, is_right, said, sampled_traces, save, side
+from experiments.study import Finding, Study, Verdict, sampled_traces, save
+from experiments.summaries import is_right, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.thought_gains import (
     ThoughtGains,
@@ -21,7 +23,7 @@ from mi_lens.information.across_problems.thought_gains import (
 from mi_lens.report.plots.thoughts import gains_figure
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
-LIKELY = 0.9  # A thought that begins above this probability of the answer can hardly add to it.
+LIKELY = 0.9  # Above this probability of the answer a thought can hardly add to it.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        asking: How the answer is asked for, as the model itself ends; the default is the pocket
-            models'.
+        asking: Text that asks for the answer, as the model itself would end. The default is that of
+            the pocket models.
     """
 
     limit: int = 80
@@ -38,60 +40,66 @@ class Config(Study):
 
 
 def main(config: Config) -> None:
-    """Asks for the answer after every thought of one sampled trace a problem."""
+    """Asks for the answer after every thought of one sampled trace per problem."""
     model = mi_lens.load(config.model)
     traces = sampled_traces(config, model, config.load_problems(), 1)
-    found = thought_gains(model, traces, asking=config.asking, progress=True)
-    right = {t.id for t, correct in zip(traces, is_right(traces), strict=True) if correct}
+    by_trace = thought_gains(model, traces, asking=config.asking, progress=True)
+    right = {trace.id for trace, correct in zip(traces, is_right(traces), strict=True) if correct}
     groups = {
-        "right traces": [one for one in found if one.trace in right],
-        "wrong traces": [one for one in found if one.trace not in right],
+        "right traces": [trace for trace in by_trace if trace.trace in right],
+        "wrong traces": [trace for trace in by_trace if trace.trace not in right],
     }
-    groups = {name: some for name, some in groups.items() if some}
+    groups = {name: group for name, group in groups.items() if group}
     if "right traces" not in groups:
         raise ValueError(
             f"none of {len(traces)} traces is right and has thoughts: no thought adds to a right "
             "answer; give more problems (--limit) or easier ones"
         )
-    for name, some in groups.items():
-        for thought_class, gains in gains_by_class(some).items():
+    for name, group in groups.items():
+        for thought_class, gains in gains_by_class(group).items():
             print(
                 f"{name}, {thought_class:<12}{gains.thoughts:>4} thoughts: "
-                f"{said(gains.bits)} bits, probability {said(gains.probability, digits=2)}"
+                f"{with_interval(gains.bits)} bits, probability "
+                f"{with_interval(gains.probability, digits=2)}"
             )
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         gains_figure(groups),
         finding(groups),
-        {name: numbers(some) for name, some in groups.items()},
+        {name: numbers(group) for name, group in groups.items()},
     )
 
 
-def numbers(found: Sequence[ThoughtGains]) -> dict:
-    """Gains by class, and every trace's bits at its cuts."""
+def numbers(group: Sequence[ThoughtGains]) -> dict[str, Any]:
+    """Gains by class, changes by where thoughts begin, and the bits at every cut of a trace."""
     traces = [
-        {"trace": one.trace, "cuts": one.cuts, "bits": one.bits,
-         "classes": [thought.thought_class for thought in one.thoughts]}
-        for one in found
-    ]  # fmt: skip
-    begun = {
-        "likely" if likely else "not yet": changes_begun(found, likely=likely)
-        for likely in (True, False)
+        {
+            "trace": trace.trace,
+            "cuts": trace.cuts,
+            "bits": trace.bits,
+            "classes": [thought.thought_class for thought in trace.thoughts],
+        }
+        for trace in group
+    ]
+    changes = {
+        "likely": other_thoughts_change(group, likely=True),
+        "not yet": other_thoughts_change(group, likely=False),
     }
-    return {"classes": gains_by_class(found), "other thoughts begun": begun, "traces": traces}
+    return {"classes": gains_by_class(group), "other thoughts begun": changes, "traces": traces}
 
 
-def changes_begun(found: Sequence[ThoughtGains], *, likely: bool) -> Estimate:
-    """How reflections and transitions change the gold answer's probability, by where they begin.
+def other_thoughts_change(group: Sequence[ThoughtGains], *, likely: bool) -> Estimate:
+    """Change of the gold answer's probability by reflections and transitions.
 
     Args:
-        found: Traces, one a problem.
-        likely: Those that begin where that probability is above `LIKELY`, or the others.
+        group: Traces, one per problem.
+        likely: Whether to take thoughts that begin where that probability is above `LIKELY`, or
+            those that begin below.
     """
     by_trace = []
-    for one in found:
-        steps = zip(one.thoughts, pairwise(2 ** -np.array(one.bits[1:])), strict=True)
+    for trace in group:
+        steps = zip(trace.thoughts, pairwise(2 ** -np.array(trace.bits[1:])), strict=True)
         changes = [
             after - before
             for thought, (before, after) in steps
@@ -103,19 +111,21 @@ def changes_begun(found: Sequence[ThoughtGains], *, likely: bool) -> Estimate:
 
 
 def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
-    """Execution should gain bits of the answer in right traces, other thoughts less or none.
+    """Whether execution gains bits of the answer in right traces, and other thoughts less.
 
-    Judged in bits, as a probability near 1 can only fall; and in wrong traces too, where a
-    reflection has something to mend.
+    The verdict is on bits, because a probability near 1 can only fall. It counts wrong traces too,
+    as a reflection can mend something there.
     """
-    gains = {name: gains_by_class(some) for name, some in groups.items()}
+    gains = {name: gains_by_class(group) for name, group in groups.items()}
     useful, *others = (gains["right traces"][name].bits for name in THOUGHT_CLASSES)
     elsewhere = gains.get("wrong traces", {})
-    mended = any(side(one.bits) > 0 for name, one in elsewhere.items() if name != "execution")
-    helpful = mended or any(side(one) > 0 for one in others)
+    mended = any(
+        side(of_class.bits) > 0 for name, of_class in elsewhere.items() if name != "execution"
+    )
+    helpful = mended or any(side(bits) > 0 for bits in others)
     excess = all(
-        one.high is not None and one.high < (useful.low or 0.0) for one in others if one.n
-    ) and any(one.n for one in others)
+        bits.high is not None and bits.high < (useful.low or 0.0) for bits in others if bits.n
+    ) and any(bits.n for bits in others)
     verdict: Verdict = "open"
     if side(useful) > 0:
         verdict = "in part" if helpful else "with" if excess else "open"
@@ -124,25 +134,25 @@ def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
     in_bits = "; ".join(
         f"in {len(groups[name])} {name} "
         + ", ".join(
-            f"{kind} {said(one.bits)} ({one.thoughts})"
-            for kind, one in found.items()
-            if one.thoughts
+            f"{kind} {with_interval(of_class.bits)} ({of_class.thoughts})"
+            for kind, of_class in by_class.items()
+            if of_class.thoughts
         )
-        for name, found in gains.items()
+        for name, by_class in gains.items()
     )
     probability = gains["right traces"]["execution"].probability
-    likely, not_yet = (
-        changes_begun(groups["right traces"], likely=above) for above in (True, False)
-    )
-    most = max(0.01, *(abs(100 * (one.probability.mean or 0)) for one in elsewhere.values()), 0)
+    likely = other_thoughts_change(groups["right traces"], likely=True)
+    not_yet = other_thoughts_change(groups["right traces"], likely=False)
+    changes = [abs(100 * (of_class.probability.mean or 0)) for of_class in elsewhere.values()]
+    most = max(0.01, *changes, 0)
     return Finding(
         about="further reading: gains of thoughts (after Ton et al., arXiv 2411.11984); paper 2",
         claim="Execution brings a trace on; reflection and transition thoughts are mostly excess.",
         verdict=verdict,
-        text=f"A thought adds these bits to the gold answer (number of thoughts): {in_bits}. "
-        f"In right traces execution changes its probability by {said(probability, 100)} points, "
-        f"other thoughts by {said(likely, 100)} where they begin above {LIKELY:g} and little is "
-        f"left to gain, by {said(not_yet, 100)} where below"
+        text=f"A thought adds these bits to the gold answer (number of thoughts): {in_bits}. In "
+        f"right traces execution changes its probability by {with_interval(probability, 100)} "
+        f"points, other thoughts by {with_interval(likely, 100)} where they begin above {LIKELY:g} "
+        f"and little is left to gain, by {with_interval(not_yet, 100)} where below"
         + (f", and in wrong traces no class by more than {most:.2f} points." if elsewhere else "."),
     )
 

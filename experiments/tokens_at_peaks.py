@@ -1,4 +1,4 @@
-"""What stands at the peaks, and what stands at as many other steps (paper 1).
+"""Which tokens stand at peaks, and which at other steps (paper 1).
 
 python -m experiments.tokens_at_peaks
 """
@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import mi_lens
-from experiments.study import Finding, Study, analysis, said, save, side, states_of
+from experiments.study import Finding, Study, save, saved_analysis, states_of
+from experiments.summaries import side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.information.per_trace.thinking_tokens import (
@@ -26,7 +27,7 @@ from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, curve,
 from mi_lens.traces.vocabulary import SCALING_WORDS, vocabulary, word_of
 
 KINDS = ("thinking words", "other words", "numbers", "punctuation")
-BINS = 10  # Of entropy.
+BINS = 10  # Bins of entropy.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,9 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        words: Thinking tokens: paper 1's list for test-time scaling, and words like them.
-        top: Words shown, those most often at peaks.
+        words: Thinking tokens. The default is paper 1's list for test-time scaling and similar
+            words.
+        top: Number of words shown, those most often at peaks.
     """
 
     words: tuple[str, ...] = (*SCALING_WORDS, "Hold", "Actually", "Alternatively")
@@ -44,13 +46,13 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Shares:
-    """How many of the peaks are of a kind, over problems.
+    """Shares of one kind of token, as means over problems.
 
     Attributes:
-        peaks: Share of a trace's peaks.
-        entropy: Share expected of steps of like entropy.
-        steps: Share of all its steps.
-        more: Share of peaks less that of steps of like entropy.
+        peaks: Share among the peaks of a trace.
+        entropy: Share among steps of like entropy.
+        steps: Share among all steps of a trace.
+        more: Share among peaks less share among steps of like entropy.
     """
 
     peaks: Estimate
@@ -60,49 +62,58 @@ class Shares:
 
 
 def main(config: Config) -> None:
-    """Counts kinds of tokens for every readout and block; names the words at the last."""
-    found = analysis(config)
+    """Counts kinds of tokens for every readout and block, and names the words at the last block."""
+    analysis = saved_analysis(config)
     model = mi_lens.load(config.model)
     strings = vocabulary(model.tokenizer)
     kind_of = np.array([kind(string, config.words) for string in strings])
-    last = found.hook_names[-1]
+    last = analysis.hook_names[-1]
     shares: dict[str, dict[str, dict[str, Shares]]] = {}
     tables: dict[str, ThinkingTokens] = {}
     for readout in get_args(Readout):
         shares[readout] = {}
-        for name in found.hook_names:
-            pairs = zip(found.analysed, states_of(found, name), strict=True)
-            tokens = [decode_steps(model, trace, readout, state) for trace, state in pairs]
-            shares[readout][name] = share(found, name, [kind_of[some] for some in tokens])
+        for name in analysis.hook_names:
+            kinds = [
+                kind_of[decode_steps(model, trace, readout, states)]
+                for trace, states in zip(analysis.analysed, states_of(analysis, name), strict=True)
+            ]
+            shares[readout][name] = share(analysis, name, kinds)
         tables[readout] = mi_lens.thinking_tokens(
-            model, found.analysed, [found.peaks(trace, last) for trace in found.analysed],
-            readout=readout, states=states_of(found, last), seed=config.seed,
-        )  # fmt: skip
+            model,
+            analysis.analysed,
+            [analysis.peaks(trace, last) for trace in analysis.analysed],
+            readout=readout,
+            states=states_of(analysis, last),
+            seed=config.seed,
+        )
     rows = tables["emitted"].rows[: config.top]
     print(table(shares, last))
     save(
-        config, {config.model: found.traces[0].model}, draw(shares, last, rows, config.words),
+        config,
+        {config.model: analysis.traces[0].model},
+        draw(shares, last, rows, config.words),
         finding(shares["emitted"][last], tables["emitted"], config),
         {
-            "shares": shares, "peaks": tables["emitted"].peaks,
-            "words": {name: one.rows[: config.top] for name, one in tables.items()},
+            "shares": shares,
+            "peaks": tables["emitted"].peaks,
+            "words": {readout: tokens.rows[: config.top] for readout, tokens in tables.items()},
         },
-    )  # fmt: skip
+    )
 
 
 def kind(string: str, words: Sequence[str]) -> int:
-    """Which of KINDS a token is."""
+    """The kind of a token, as an index of KINDS."""
     word = word_of(string)
-    if word in {word_of(one) for one in words}:
+    if word in {word_of(thinking) for thinking in words}:
         return 0
     return 3 if not word else 2 if any(map(str.isdigit, word)) else 1
 
 
 def share(
-    found: mi_lens.Analysis, hook_name: str, kinds: Sequence[np.ndarray]
+    analysis: mi_lens.Analysis, hook_name: str, kinds: Sequence[np.ndarray]
 ) -> dict[str, Shares]:
-    """The share of each kind at peaks, beside steps of like entropy and all steps."""
-    measurements = [found.measurement(trace, hook_name) for trace in found.analysed]
+    """Shares of each kind among peaks, among steps of like entropy, and among all steps."""
+    measurements = [analysis.measurement(trace, hook_name) for trace in analysis.analysed]
     entropy = [measurement.covariates["entropy"] for measurement in measurements]
     edges = np.quantile(np.concatenate(entropy), np.arange(1, BINS) / BINS)
     bins = [np.searchsorted(edges, values) for values in entropy]
@@ -112,23 +123,24 @@ def share(
         hits = np.bincount(all_bins[all_kinds == number], minlength=BINS)
         rate = hits / np.maximum(np.bincount(all_bins, minlength=BINS), 1)
         rows = []
-        for trace, own, of in zip(found.analysed, kinds, bins, strict=True):
-            peaks = found.peaks(trace, hook_name)
+        for trace, trace_kinds, trace_bins in zip(analysis.analysed, kinds, bins, strict=True):
+            peaks = analysis.peaks(trace, hook_name)
             if peaks:
-                rows.append((np.mean(own[peaks] == number), rate[of[peaks]].mean(),
-                             np.mean(own == number)))  # fmt: skip
+                hit = trace_kinds == number
+                rows.append((np.mean(hit[peaks]), rate[trace_bins[peaks]].mean(), np.mean(hit)))
         at_peaks, alike, everywhere = np.array(rows).reshape(-1, 3).T
         values = (at_peaks, alike, everywhere, at_peaks - alike)
-        shares[name] = Shares(*(estimate_mean(some.tolist()) for some in values))
+        shares[name] = Shares(*(estimate_mean(by_trace.tolist()) for by_trace in values))
     return shares
 
 
 def table(shares: Mapping[str, Mapping[str, Mapping[str, Shares]]], last: str) -> str:
-    """Shares at the last block as text."""
+    """Shares at the last block, as a text table."""
     lines = [f"{'% at ' + last:<30}{'peaks':>22}{'like entropy':>22}{'all steps':>22}"]
     for readout, by_block in shares.items():
-        for name, one in by_block[last].items():
-            cells = "".join(f"{said(e, 100):>22}" for e in (one.peaks, one.entropy, one.steps))
+        for name, of_kind in by_block[last].items():
+            estimates = (of_kind.peaks, of_kind.entropy, of_kind.steps)
+            cells = "".join(f"{with_interval(estimate, 100):>22}" for estimate in estimates)
             lines.append(f"{readout + ', ' + name:<30}{cells}")
     return "\n".join(lines)
 
@@ -139,27 +151,28 @@ def draw(
     rows: Sequence[TokenRow],
     words: Sequence[str],
 ) -> Figure:
-    """Kinds at peaks; thinking words against the block; words with their lift."""
+    """Kinds of tokens at peaks, thinking words by block, and words with their lift."""
     with style():
         figure, (left, middle, right) = plt.subplots(
             1, 3, figsize=(PAGE, max(2.4, 0.15 * len(rows) + 0.9)), width_ratios=(1.1, 1, 1)
         )
         of_kinds = [shares["emitted"][last][name] for name in KINDS]
         marks = (
-            ("peaks", BLUE, "o", "at peaks"), ("entropy", ORANGE, "D", "at like entropy"),
+            ("peaks", BLUE, "o", "at peaks"),
+            ("entropy", ORANGE, "D", "at like entropy"),
             ("steps", GREY, "s", "at all steps"),
-        )  # fmt: skip
+        )
         for shift, (field, colour, marker, label) in zip((-0.22, 0.0, 0.22), marks, strict=True):
-            estimates = [getattr(one, field) for one in of_kinds]
+            estimates = [getattr(of_kind, field) for of_kind in of_kinds]
             dots(left, estimates, colour, scale=100, shift=shift, markers=marker, label=label)
         left.set_yticks(range(len(KINDS)), KINDS)
         left.set_ylim(len(KINDS) - 0.5, -0.5)
         left.set_xlim(left=0)
         left.set_xlabel("% of emitted tokens (95 %)")
         for colour, (readout, by_block) in zip(COLOURS, shares.items(), strict=False):
-            some = [one["thinking words"].more for one in by_block.values()]
-            label = readout.replace("_", " ")
-            curve(middle, range(len(some)), some, colour, label, scale=100, marker="o")
+            estimates = [by_kind["thinking words"].more for by_kind in by_block.values()]
+            blocks, label = range(len(estimates)), readout.replace("_", " ")
+            curve(middle, blocks, estimates, colour, label, scale=100, marker="o")
         middle.axhline(0, color="black", linewidth=0.5)
         middle.set_xlabel("block")
         middle.set_ylabel("thinking words: at peaks less\nat like entropy (points, 95 %)")
@@ -172,34 +185,35 @@ def draw(
 
 def _draw_lifts(axes: Axes, rows: Sequence[TokenRow], thinking: set[str]) -> None:
     colours = [BLUE if word_of(row.word) in thinking else GREY for row in rows]
-    dots(axes, [Estimate(r.lift, r.lift_low, r.lift_high, r.peak_count) for r in rows], colours)
+    lifts = [Estimate(row.lift, row.lift_low, row.lift_high, row.peak_count) for row in rows]
+    labels = [f"{row.word} ({row.peak_count})" for row in rows]
+    dots(axes, lifts, colours)
     axes.axvline(1, color="black", linewidth=0.5)
-    axes.set_yticks(range(len(rows)), [f"{r.word} ({r.peak_count})" for r in rows],
-                    parse_math=False)  # fmt: skip
+    axes.set_yticks(range(len(rows)), labels, parse_math=False)
     axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     axes.set_xlabel("lift of a word (95 %)")
 
 
-def finding(of: Mapping[str, Shares], table: ThinkingTokens, config: Config) -> Finding:
-    """Whether thinking words are the commonest kind at peaks, and commoner than elsewhere."""
-    thinking = of["thinking words"]
+def finding(by_kind: Mapping[str, Shares], table: ThinkingTokens, config: Config) -> Finding:
+    """Whether thinking words are the commonest kind at peaks, and more common than elsewhere."""
+    thinking = by_kind["thinking words"]
     if thinking.peaks.mean is None:
         raise ValueError("no trace has a peak, so nothing stands there; raise limit")
-    commonest = max(KINDS, key=lambda name: of[name].peaks.mean or 0.0)
+    commonest = max(KINDS, key=lambda name: by_kind[name].peaks.mean or 0.0)
     dominate, more = commonest == "thinking words", side(thinking.more) > 0
-    wanted = {word_of(word) for word in config.words}
-    rows = [row for row in table.rows if word_of(row.word) in wanted]
+    words = {word_of(word) for word in config.words}
+    rows = [row for row in table.rows if word_of(row.word) in words]
     lifted = [row.word for row in rows if row.lifted]
     return Finding(
         about="paper 1, figure of tokens at peaks; criticism: entropy",
         claim="Thinking tokens (So, Hmm, Wait, ...) dominate the tokens at MI peaks.",
         verdict="with" if dominate and more else "in part" if dominate or more else "against",
-        text=f"Of the peaks at the last block {said(thinking.peaks, 100)} % write a thinking "
-        f"word, of steps of like entropy {said(thinking.entropy, 100)} %, of all steps "
-        f"{said(thinking.steps, 100)} %. The commonest kind is "
-        f"{commonest} ({said(of[commonest].peaks, 100)} %), and of {len(rows)} thinking words at "
-        f"peaks {len(lifted)} stand there more often than their frequency gives"
-        f"{' (' + ', '.join(lifted) + ')' if lifted else ''}.",
+        text=f"Of the peaks at the last block {with_interval(thinking.peaks, 100)} % write a "
+        f"thinking word, of steps of like entropy {with_interval(thinking.entropy, 100)} %, of all "
+        f"steps {with_interval(thinking.steps, 100)} %. The commonest kind is {commonest} "
+        f"({with_interval(by_kind[commonest].peaks, 100)} %), and of {len(rows)} thinking words at "
+        f"peaks {len(lifted)} stand there more often than their frequency "
+        f"gives{' (' + ', '.join(lifted) + ')' if lifted else ''}.",
     )
 
 

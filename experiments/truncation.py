@@ -1,4 +1,4 @@
-"""SEAL's gain at every budget: what truncation recovers, and what it does to what had ended.
+"""SEAL's gain at every budget, from traces that the budget cut off and from those that had ended.
 
 python -m experiments.truncation
 """
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.steering import (
     GAIN,
-    KEPT,
+    RESULTS,
     SteeringStudy,
     gain_excluded,
     held_to,
@@ -22,7 +22,8 @@ from experiments.steering import (
     short_table,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, evaluation, outcomes, said, save, side
+from experiments.study import Finding, Verdict, save, saved_evaluation
+from experiments.summaries import outcomes, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.evaluation.comparison import Arm
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
@@ -33,8 +34,8 @@ class Config(SteeringStudy):
     """What to run.
 
     Attributes:
-        draws: Random directions.
-        budgets: At how many budgets, evenly spaced up to the longest trace of the baseline.
+        draws: Number of random directions.
+        budgets: Number of budgets, evenly spaced up to the longest trace of the baseline.
     """
 
     draws: int = 5
@@ -43,26 +44,26 @@ class Config(SteeringStudy):
 
 @dataclass(frozen=True)
 class Gain:
-    """What steering adds to accuracy at one budget; the two parts sum to the whole.
+    """The gain of accuracy by steering at one budget, and its two parts.
 
     A trace that was cut off has nothing to lose, so any disturbance gains there and loses
-    elsewhere: the parts say something only beside those of random directions.
+    elsewhere. Only a comparison with random directions makes the parts meaningful.
 
     Attributes:
-        budget: In tokens.
+        budget: The budget in tokens.
         baseline: Accuracy without steering.
-        steered: With it.
-        random: With random directions, their mean.
+        steered: Accuracy with steering.
+        random: Mean accuracy with random directions.
         gain: Steered less baseline.
-        cut: The part of the gain from problems whose baseline was cut off.
-        ended: The part from the others.
-        random_cut: As `cut`, by random directions.
-        random_ended: As `ended`.
+        cut: Part of the gain from problems whose baseline was cut off.
+        ended: Part of the gain from the other problems.
+        random_cut: The part `cut` of the gain by random directions.
+        random_ended: The part `ended` of the gain by random directions.
         more_cut: `cut` less `random_cut`, paired by problem.
         more_ended: `ended` less `random_ended`.
         cut_problems: Share of problems whose baseline was cut off.
-        p_gain: Of `gain`, by signs drawn anew.
-        p_more_ended: Of `more_ended`.
+        p_gain: p-value of `gain`, by random signs.
+        p_more_ended: p-value of `more_ended`, by random signs.
     """
 
     budget: int
@@ -82,52 +83,69 @@ class Gain:
 
 
 def main(config: Config) -> None:
-    """Holds the same traces to every budget."""
+    """Cuts the same traces at every budget, and splits SEAL's gain in two parts."""
     model = mi_lens.load(config.model)
     hook_name = config.hook_name(model)
     problems = config.load_problems()
-    made_from = vector_traces(config, model, problems)
-    vector = mi_lens.extract_steering_vectors(model, made_from, [hook_name])
-    controls = random_directions(vector[hook_name], config.draws, config.seed)
-    seal = mi_lens.Condition((mi_lens.Steer(vector[hook_name]),), name="SEAL")
-    found = evaluation(config, model, problems, [mi_lens.Condition(), seal, *controls], kept=KEPT)
-    print(short_table(found))
-    base = found.arm(found.names[0])
-    random = [found.arm(one.name) for one in controls]
-    tokens = [one.tokens for one in base.results]
+    traces = vector_traces(config, model, problems)
+    vector = mi_lens.extract_steering_vectors(model, traces, [hook_name])[hook_name]
+    controls = random_directions(vector, config.draws, config.seed)
+    seal = mi_lens.Condition((mi_lens.Steer(vector),), name="SEAL")
+    evaluation = saved_evaluation(
+        config, model, problems, [mi_lens.Condition(), seal, *controls], folder=RESULTS
+    )
+    print(short_table(evaluation))
+    baseline = evaluation.arm(evaluation.names[0])
+    arms = (
+        baseline,
+        evaluation.arm("SEAL"),
+        [evaluation.arm(control.name) for control in controls],
+    )
+    tokens = [result.tokens for result in baseline.results]
     budgets = np.unique(np.linspace(0, max(tokens), config.budgets + 1).round().astype(int)[1:])
-    gains = [gain_at(int(budget), base, found.arm("SEAL"), random) for budget in budgets]
-    middle = gain_at(int(np.median(tokens)), base, found.arm("SEAL"), random)
-    whole = gain_at(config.max_new_tokens, base, found.arm("SEAL"), random)
+    gains = [gain_at(int(budget), *arms) for budget in budgets]
+    middle = gain_at(int(np.median(tokens)), *arms)
+    whole = gain_at(config.max_new_tokens, *arms)
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(gains, middle.budget),
         finding(gains, middle, whole),
-        {"gains": gains, "median": middle, "whole": whole, "tokens": tokens,
-         "comparisons": found.comparisons()},
-    )  # fmt: skip
+        {
+            "gains": gains,
+            "median": middle,
+            "whole": whole,
+            "tokens": tokens,
+            "comparisons": evaluation.comparisons(),
+        },
+    )
 
 
-def gain_at(budget: int, base: Arm, seal: Arm, controls: Sequence[Arm]) -> Gain:
-    """The gain at a budget and its parts, in share of all problems."""
-    before, after = (outcomes(held_to(arm, budget), "correct") for arm in (base, seal))
+def gain_at(budget: int, baseline: Arm, seal: Arm, controls: Sequence[Arm]) -> Gain:
+    """The gain at a budget and its parts, as shares of all problems."""
+    before, after = (outcomes(held_to(arm, budget), "correct") for arm in (baseline, seal))
     random = np.mean([outcomes(held_to(arm, budget), "correct") for arm in controls], 0)
     cut = np.array(
         [
-            any(one.tokens > budget or one.capped for one in some)
-            for some in base.by_problem().values()
+            any(result.tokens > budget or result.capped for result in results)
+            for results in baseline.by_problem().values()
         ]
     )
     values = {
-        "baseline": before, "steered": after, "random": random, "gain": after - before,
-        "cut": (after - before) * cut, "ended": (after - before) * ~cut,
-        "random_cut": (random - before) * cut, "random_ended": (random - before) * ~cut,
-        "more_cut": (after - random) * cut, "more_ended": (after - random) * ~cut,
-    }  # fmt: skip
+        "baseline": before,
+        "steered": after,
+        "random": random,
+        "gain": after - before,
+        "cut": (after - before) * cut,
+        "ended": (after - before) * ~cut,
+        "random_cut": (random - before) * cut,
+        "random_ended": (random - before) * ~cut,
+        "more_cut": (after - random) * cut,
+        "more_ended": (after - random) * ~cut,
+    }
     return Gain(
         budget,
-        **{name: estimate_mean(some.tolist()) for name, some in values.items()},
+        **{name: estimate_mean(by_problem.tolist()) for name, by_problem in values.items()},
         cut_problems=float(cut.mean()),
         p_gain=sign_flip(values["gain"].tolist()),
         p_more_ended=sign_flip(values["more_ended"].tolist()),
@@ -135,8 +153,8 @@ def gain_at(budget: int, base: Arm, seal: Arm, controls: Sequence[Arm]) -> Gain:
 
 
 def draw(gains: Sequence[Gain], median: int) -> Figure:
-    """Accuracy within each budget, and the gain with its two parts."""
-    budgets = [float(one.budget) for one in gains]
+    """Accuracy at each budget, and the gain with its two parts."""
+    budgets = [float(gain.budget) for gain in gains]
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.9))
         for field, colour, label in (
@@ -144,17 +162,17 @@ def draw(gains: Sequence[Gain], median: int) -> Figure:
             ("random", GREY, "random directions"),
             ("steered", ORANGE, "SEAL"),
         ):
-            curve(left, budgets, [getattr(one, field) for one in gains], colour, label, scale=100.0)
+            estimates = [getattr(gain, field) for gain in gains]
+            curve(left, budgets, estimates, colour, label, scale=100.0)
         for field, colour, label in (
             ("gain", GREY, "whole gain of SEAL"),
             ("cut", ORANGE, "where the baseline was cut off"),
             ("ended", GREEN, "where it had ended"),
         ):
-            curve(
-                right, budgets, [getattr(one, field) for one in gains], colour, label, scale=100.0
-            )
+            estimates = [getattr(gain, field) for gain in gains]
+            curve(right, budgets, estimates, colour, label, scale=100.0)
         for field, colour in (("random_cut", ORANGE), ("random_ended", GREEN)):
-            means = [100 * (getattr(one, field).mean or 0) for one in gains]
+            means = [100 * (getattr(gain, field).mean or 0) for gain in gains]
             right.plot(budgets, means, color=colour, linestyle="--")
         right.plot([], [], color="black", linestyle="--", label="the same by random directions")
         right.axhline(0, color="black", linewidth=0.5)
@@ -168,7 +186,7 @@ def draw(gains: Sequence[Gain], median: int) -> Figure:
 
 
 def finding(gains: Sequence[Gain], middle: Gain, whole: Gain) -> Finding:
-    """The parts at the baseline's median length, beyond those of random directions."""
+    """The two parts at the baseline's median length, less those by random directions."""
     gained = side(middle.gain) if middle.p_gain <= 0.05 else 0
     improved = side(middle.more_ended) if middle.p_more_ended <= 0.05 else 0
     verdict: Verdict = "open"
@@ -176,20 +194,20 @@ def finding(gains: Sequence[Gain], middle: Gain, whole: Gain) -> Finding:
         verdict = "with" if improved > 0 else "in part"
     elif gained < 0 or improved < 0 or gain_excluded(middle.gain):
         verdict = "against"
-    best = max(gains, key=lambda one: one.gain.mean or 0)
+    best = max(gains, key=lambda gain: gain.gain.mean or 0)
     return Finding(
         about="paper 2, main table; criticism: SEAL's gain is recovered truncation",
         claim="SEAL answers more rightly, not only sooner.",
         verdict=verdict,
         text=f"At {middle.budget} tokens, which cut off {100 * middle.cut_problems:.0f} % of the "
-        f"baseline's traces, SEAL's {said(middle.gain, 100)} points (published on MATH-500: "
-        f"{100 * GAIN:.0f}) are {said(middle.cut, 100)} "
-        f"from those ({said(middle.more_cut, 100)} more than by random directions) and "
-        f"{said(middle.ended, 100)} from the ones that had ended "
-        f"({said(middle.more_ended, 100)} more). "
-        f"The largest of {len(gains)} budgets' gains, chosen after the fact, is "
-        f"{said(best.gain, 100)} points at {best.budget} tokens, and with {whole.budget} tokens "
-        f"({100 * whole.cut_problems:.0f} % cut off) it is {said(whole.gain, 100)}.",
+        f"baseline's traces, SEAL's {with_interval(middle.gain, 100)} points (published on "
+        f"MATH-500: {100 * GAIN:.0f}) are {with_interval(middle.cut, 100)} from those "
+        f"({with_interval(middle.more_cut, 100)} more than by random directions) and "
+        f"{with_interval(middle.ended, 100)} from the ones that had ended "
+        f"({with_interval(middle.more_ended, 100)} more). The largest of {len(gains)} budgets' "
+        f"gains, chosen after the fact, is {with_interval(best.gain, 100)} points at {best.budget} "
+        f"tokens, and with {whole.budget} tokens ({100 * whole.cut_problems:.0f} % cut off) it is "
+        f"{with_interval(whole.gain, 100)}.",
     )
 
 

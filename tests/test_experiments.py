@@ -22,19 +22,17 @@ from experiments import (
 from experiments.__main__ import Config as AllConfig
 from experiments.__main__ import main as run_all
 from experiments.gallery import write_gallery
-from experiments.small_benchmarks import between, net_gains
+from experiments.small_benchmarks import discordance, net_gains
 from experiments.study import (
     VERDICTS,
     Finding,
     Study,
     command,
-    is_right,
     plain,
-    said,
     save,
-    side,
     study_name,
 )
+from experiments.summaries import is_right, side, with_interval
 from mi_lens.common.statistics import Estimate
 
 PROBLEMS = 12
@@ -155,12 +153,12 @@ def test_plain_leaves_only_what_json_knows():
     assert json.loads(json.dumps(plain(value), allow_nan=False)) == plain(value)
 
 
-def test_said_gives_the_interval_in_the_units_asked_for():
+def test_with_interval_gives_the_interval_in_the_units_asked_for():
     estimate = Estimate(-0.0131, -0.02, 0.0, 9)
-    assert said(estimate, 100) == "-1.3 (-2.0 to 0.0)"
-    assert said(estimate, digits=2) == "-0.01 (-0.02 to 0.00)"
-    assert said(Estimate(-0.001, None, None, 1)) == "0.0"
-    assert said(Estimate(None, None, None, 0)) == "undefined"
+    assert with_interval(estimate, 100) == "-1.3 (-2.0 to 0.0)"
+    assert with_interval(estimate, digits=2) == "-0.01 (-0.02 to 0.00)"
+    assert with_interval(Estimate(-0.001, None, None, 1)) == "0.0"
+    assert with_interval(Estimate(None, None, None, 0)) == "undefined"
 
 
 def test_side_is_known_only_where_the_whole_interval_lies_there():
@@ -183,7 +181,7 @@ def test_net_gains_of_two_equal_runs_are_as_simulated():
     rng = np.random.default_rng(0)
     chance = rng.uniform(size=200)
     right = (rng.uniform(size=(200, 6)) < chance[:, None]).astype(float)
-    up, down = between(right, right).mean(0)
+    up, down = discordance(right, right).mean(0)
     # Over all ordered pairs of two of the seeds, counted one by one.
     pairs = [(right[:, i], right[:, j]) for i in range(6) for j in range(6) if i != j]
     assert up == pytest.approx(np.mean([(a > b).mean() for a, b in pairs]))
@@ -198,8 +196,8 @@ def test_net_gains_of_two_equal_runs_are_as_simulated():
 
 def test_a_condition_that_mends_everything_only_gains():
     right, base = np.ones((5, 3)), np.zeros((5, 3))
-    assert between(right, base).tolist() == [[1.0, 0.0]] * 5
-    assert net_gains(between(right, base).mean(0), 4)[4] == pytest.approx(1.0)
+    assert discordance(right, base).tolist() == [[1.0, 0.0]] * 5
+    assert net_gains(discordance(right, base).mean(0), 4)[4] == pytest.approx(1.0)
 
 
 def finding(verdict: Any) -> Finding:

@@ -1,20 +1,19 @@
-"""Tokens per second while decoding: ours with a hook on, beside Hugging Face without any.
+"""Times decoding: tokens per second of mi_lens with a hook, and of Hugging Face without hooks.
 
     python -m experiments.timings.decode --shape pocket --batch 8 --context 1024
     python -m experiments.timings.decode --shape 0.5b --batch 1 --context 32
 
-All engines run in this one process on one set of weights, in turn and several times over. A clock
-is read when a step enters the embedding and when it leaves the unembedding; a step's time is that
-between two ends, the loop around the model included, and the prompt's step is not counted. With one
-CPU thread the clock is the process's CPU time, which other work on the machine disturbs least.
-HookedTransformer's own generate has its weights in the layout that TransformerLens loads them in.
+All engines run in one process, on one set of weights, in turn and several times. A step begins
+when it enters the embedding and ends when it leaves the unembedding. Its time is that from the end
+of the step before to its own end, so it includes the loop around the model. The prompt's step does
+not count. With one CPU thread the clock is the CPU time of the process, which other work disturbs
+least. HookedTransformer's own generate keeps its weights in TransformerLens's layout.
 """
 
 import argparse
 import copy
 import logging
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ import transformers
 from torch import Tensor
 
 import mi_lens
+from experiments.timings.hsic import clock_for
 from mi_lens.models.backends.lookup import available, get_backend
 from mi_lens.models.pocket import CHECKPOINTS
 
@@ -43,15 +43,15 @@ FILLER = " is"
 
 @dataclass
 class Engine:
-    """One way to generate.
+    """One way to generate, with its times.
 
     Attributes:
-        name: For the table.
-        generate: Generates so many tokens after the prompt.
-        embedding: The module that a step enters by.
-        unembedding: The module that it leaves by.
-        steps: Seconds from the end of one step to the end of the next.
-        inside: Seconds of these in the model.
+        name: Name in the table.
+        generate: Generates a given number of tokens after the prompt.
+        embedding: The module at which a step begins.
+        unembedding: The module at which a step ends.
+        steps: Seconds from the end of each step to the end of the next.
+        inside: Seconds that each of these steps spends in the model.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Engine:
     inside: list[float] = field(default_factory=list)
 
     def run(self, new_tokens: int, clock: Callable[[], float]) -> None:
-        """Generates once and takes down the times of the steps after the prompt's."""
+        """Generates once, and records the times of all steps after the prompt's."""
         starts: list[float] = []
         steps: list[tuple[float, float]] = []
         handles = [
@@ -93,39 +93,39 @@ def source_model(shape: str, device: str) -> Any:
 
 
 def sharing_weights(model: Any) -> Any:
-    """A second model of its own modules on the same weights."""
+    """A second model with modules of its own and the same weights."""
     return copy.deepcopy(model, memo={id(weight): weight for weight in model.parameters()})
 
 
-def engines(source: Any, prompt: str, batch: int) -> list[Engine]:
-    """The four engines, on one prompt in every row."""
+def all_engines(source: Any, prompt: str, batch: int) -> list[Engine]:
+    """The four engines, with the same prompt in every row."""
     tokenizer = mi_lens.load("pocket-reasoner", device="cpu").tokenizer
-    tokenizer.eos_token = None  # nothing ends before its budget
+    tokenizer.eos_token = None  # No trace ends before its budget.
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([ids] * batch, device=source.device)
     bridge = get_backend("bridge").build(sharing_weights(source), tokenizer)
-    made = [
-        Engine("transformers generate", hf_generate(source, tokens), source.model.embed_tokens,
-               source.lm_head),
-        Engine("TransformerBridge.generate", lens_generate(bridge, tokens), bridge.embed,
-               bridge.unembed),
-    ]  # fmt: skip
+    ends = source.model.embed_tokens, source.lm_head
+    run_bridge = lens_generate(bridge, tokens)
+    engines = [
+        Engine("transformers generate", hf_generate(source, tokens), *ends),
+        Engine("TransformerBridge.generate", run_bridge, bridge.embed, bridge.unembed),
+    ]
     if "hooked" not in available():
-        return made
+        return engines
     ours = get_backend("hooked").build(sharing_weights(source), tokenizer)
     untouched = untouched_transformer(source, tokenizer)
+    run_untouched = lens_generate(untouched, tokens)
+    run_ours = our_generate(ours, prompt, batch)
     return [
-        *made,
-        Engine("HookedTransformer.generate", lens_generate(untouched, tokens), untouched.embed,
-               untouched.unembed),
-        Engine("mi_lens.generate, hooked", our_generate(ours, prompt, batch), ours.embed,
-               ours.unembed),
-    ]  # fmt: skip
+        *engines,
+        Engine("HookedTransformer.generate", run_untouched, untouched.embed, untouched.unembed),
+        Engine("mi_lens.generate, hooked", run_ours, ours.embed, ours.unembed),
+    ]
 
 
 def untouched_transformer(source: Any, tokenizer: Any) -> Any:
-    """TransformerLens's own classes and its own memory layout."""
-    from transformer_lens import HookedTransformer  # not in TransformerLens 4
+    """TransformerLens's HookedTransformer, in its own memory layout."""
+    from transformer_lens import HookedTransformer  # TransformerLens 4 has no such class.
 
     from mi_lens.models.backends.conversion import convert_config, convert_weights
 
@@ -138,7 +138,7 @@ def untouched_transformer(source: Any, tokenizer: Any) -> Any:
 
 
 def hf_generate(model: Any, tokens: Tensor) -> Callable[[int], Any]:
-    """Greedy, to the full length."""
+    """Hugging Face's generate: greedy, to the full length."""
     mask = torch.ones_like(tokens)
     settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     return lambda count: model.generate(
@@ -147,34 +147,38 @@ def hf_generate(model: Any, tokens: Tensor) -> Callable[[int], Any]:
 
 
 def lens_generate(model: Any, tokens: Tensor) -> Callable[[int], Any]:
-    """TransformerLens's generate of either class."""
+    """The generate of either TransformerLens class: greedy, to the full length."""
     settings = {"do_sample": False, "stop_at_eos": False, "verbose": False}
     return lambda count: model.generate(tokens, max_new_tokens=count, **settings)
 
 
 def our_generate(model: Any, prompt: str, batch: int) -> Callable[[int], Any]:
-    """Ours, with a hook on the residual stream half way up.
+    """mi_lens.generate, with a hook on the residual stream half-way up.
 
-    Prompts differ in their first tokens: ours would read equal ones once.
+    Prompts differ in their first tokens, because mi_lens reads equal prompts only once.
     """
-    seen = []
+    states = []
     name = f"blocks.{model.cfg.n_layers // 2}.hook_resid_post"
     prompts = [f"{row:03d}{prompt.removeprefix(3 * FILLER)}" for row in range(batch)]
 
     def run(count: int) -> None:
-        seen.clear()
-        with model.hooks(fwd_hooks=[(name, lambda state, hook: seen.append(state[:, -1]))]):
+        states.clear()
+        with model.hooks(fwd_hooks=[(name, lambda state, hook: states.append(state[:, -1]))]):
             mi_lens.generate(
-                model, prompts, style="raw", max_new_tokens=count, batch_size=batch,
+                model,
+                prompts,
+                style="raw",
+                max_new_tokens=count,
+                batch_size=batch,
                 progress=False,
-            )  # fmt: skip
-        assert [len(rows) for rows in seen] == [batch] * count
+            )
+        assert [len(rows) for rows in states] == [batch] * count
 
     return run
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description="Tokens per second while decoding.")
     parser.add_argument("--shape", choices=("pocket", "0.5b"), default="pocket")
     parser.add_argument("--batch", type=int, default=1)
@@ -186,20 +190,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    warnings.simplefilter("ignore")  # TransformerLens says that HookedTransformer is deprecated
+    warnings.simplefilter("ignore")  # HookedTransformer is deprecated.
     logging.disable(logging.WARNING)
     new = args.new or (64 if args.shape == "pocket" else 8)
-    alone = args.device == "cpu" and args.threads == 1
-    clock = time.process_time if alone else time.perf_counter
-    raced = engines(source_model(args.shape, args.device), FILLER * args.context, args.batch)
+    clock = clock_for(args.device)
+    engines = all_engines(source_model(args.shape, args.device), FILLER * args.context, args.batch)
     with torch.inference_mode():
         for _ in range(args.repeats):
-            for engine in raced:
+            for engine in engines:
                 engine.run(new, clock)
-    medians = [statistics.median(engine.steps) for engine in raced]
+    medians = [statistics.median(engine.steps) for engine in engines]
     print(f"{args.shape}, batch {args.batch}, after {args.context} tokens, {args.device}")
     print(f"{'':28}{'tokens/s':>10}{'to HF':>8}{'ms/step':>9}{'outside the model':>20}")
-    for engine, median in zip(raced, medians, strict=True):
+    for engine, median in zip(engines, medians, strict=True):
         outside = 1 - statistics.median(engine.inside) / median
         print(
             f"{engine.name:28}{args.batch / median:10.1f}{medians[0] / median:8.2f}"

@@ -1,10 +1,11 @@
-r"""How many answers a minute are graded, and what becomes of hostile ones.
+r"""Times grading: answers per minute, and the time that hostile answers take.
 
     python -m experiments.timings.grading --math PATH/math_train.jsonl
 
-Every answer timed goes through Math-Verify: gold answers as "1 \cdot answer", and as the next
-problem's, so that equal text and plain integers decide nothing. Child processes start within the
-time. The second table ends with an honest answer after each hostile one, by the same grader.
+The timed answers go through Math-Verify: "1 \cdot answer" is written for the gold answer and for
+that of the next problem, so that neither equal text nor plain integers decide. The time includes
+the start of child processes. In the second table the same grader grades an honest answer after each
+hostile one.
 """
 
 import argparse
@@ -39,7 +40,7 @@ HONEST = r"\boxed{\frac{84}{2}}"
 
 
 def main() -> None:
-    """Prints both tables and the time of a program."""
+    """Prints the rates, the table of hostile answers, and the time of a program."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--math", type=Path, required=True, help="a file of problems in mathematics"
@@ -56,8 +57,17 @@ def main() -> None:
     throughput("another problem's", others, problems, args.workers)
     throughput("gold, equal text", golds, problems, args.workers)
 
+    print_hostile(args.seconds)
+    start = time.perf_counter()
+    for _ in range(20):
+        run_program("print(input())", "1\n")
+    print(f"\na program in {isolation()}: {(time.perf_counter() - start) / 20 * 1e3:.0f} ms")
+
+
+def print_hostile(limit: float) -> None:
+    """Grades every hostile answer in a box and stated, then an honest one; prints the times."""
     print(f"\n{'hostile answer':28} {'box s':>7} {'stated s':>9} {'next s':>7}  reason, boxed")
-    with Grader(seconds=args.seconds) as grader:
+    with Grader(seconds=limit) as grader:
         for name, answer in HOSTILE.items():
             boxed, box_time = timed(grader, f"\\boxed{{{answer}}}")
             stated, stated_time = timed(grader, f"The answer is {answer}")
@@ -67,32 +77,27 @@ def main() -> None:
             times = f"{box_time:7.3f} {stated_time:9.3f} {next_time:7.3f}"
             print(f"{name:28} {times}  {boxed.reason}", flush=True)
 
-    start = time.perf_counter()
-    for _ in range(20):
-        run_program("print(input())", "1\n")
-    print(f"\na program in {isolation()}: {(time.perf_counter() - start) / 20 * 1e3:.0f} ms")
-
 
 def throughput(name: str, answers: list[str], problems: list[Problem], workers: int) -> None:
-    """Grades answers, starts and ends of child processes included, and prints the rate."""
+    """Grades answers and prints the rate, with the start and end of child processes."""
     start = time.perf_counter()
     texts = [f"\\boxed{{{answer}}}" for answer in answers]
     grades = grade_all(texts, problems, workers=workers)
-    took = time.perf_counter() - start
+    elapsed = time.perf_counter() - start
     right = sum(grade.correct for grade in grades)
     methods = dict(Counter(grade.method for grade in grades))
     print(
-        f"{name:20} {len(grades)} answers, {workers} workers: {took:6.2f} s, "
-        f"{60 * len(grades) / took:8.0f} a minute; {right} right; {methods}",
+        f"{name:20} {len(grades)} answers, {workers} workers: {elapsed:6.2f} s, "
+        f"{60 * len(grades) / elapsed:8.0f} a minute; {right} right; {methods}",
         flush=True,
     )
 
 
 def timed(grader: Grader, text: str) -> tuple[Grade, float]:
-    """A grade of a text whose gold answer is 42, and its time."""
+    """The grade of a text whose gold answer is 42, and the time that grading took."""
     start = time.perf_counter()
-    found = grader.grade(text, Problem("p", "q", "42"))
-    return found, time.perf_counter() - start
+    grade = grader.grade(text, Problem("p", "q", "42"))
+    return grade, time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How fast hsic_mi is: beside the published evaluation, beside reading the input once.
+"""Times hsic_mi, beside the published evaluation and beside reading the input once.
 
     python -m experiments.timings.hsic --device cpu
 
-Everything is timed in this one process, on the same threads. With a single CPU thread
-(OMP_NUM_THREADS=1) the clock is the process's CPU time, which other work on the machine disturbs
-least. The published evaluation is one step's worth of the reference arithmetic: float32, distances
-as a^2 - 2ab + b^2, two d x d inverses, the answer's half recomputed.
+All times are from one process and the same threads. With a single CPU thread (OMP_NUM_THREADS=1)
+the clock is the CPU time of the process, which other work disturbs least. The published evaluation
+is the reference arithmetic for one step: float32, distances as a^2 - 2ab + b^2, two d x d inverses,
+and the answer's half computed again.
 """
 
 import argparse
@@ -23,12 +23,12 @@ SIGMA, EPS = 50.0, 1e-5
 
 
 def published(x: Tensor, y: Tensor) -> Tensor:
-    """One step as published, dense."""
+    """MI of one step by dense matrices, as published."""
     d = len(x)
     eye = torch.eye(d, device=x.device)
 
-    def normalised(v: Tensor) -> Tensor:
-        gaps = v[:, None] ** 2 - 2 * v[:, None] * v + v**2
+    def normalised(vector: Tensor) -> Tensor:
+        gaps = vector[:, None] ** 2 - 2 * vector[:, None] * vector + vector**2
         kernel = torch.exp(-gaps / (2 * SIGMA**2)) @ (eye - 1 / d)
         return kernel @ torch.linalg.inv(kernel + EPS * d * eye)
 
@@ -55,7 +55,7 @@ def seconds(run: Callable[[], object], repeats: int, device: str) -> float:
 
 
 def peak_growth(run: Callable[[], object], device: str) -> float:
-    """MB that a run adds to the peak of memory in use."""
+    """MB that a run adds to the peak of memory."""
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -67,14 +67,14 @@ def peak_growth(run: Callable[[], object], device: str) -> float:
 
 
 def with_far_coordinates(states: Tensor, count: int) -> Tensor:
-    """Each state with `count` coordinates of size 100 to 10,000, at places of its own."""
+    """States with `count` coordinates of size 100 to 10,000, at random places of each state."""
     places = torch.rand(states.shape, device=states.device).topk(count, dim=-1).indices
     sizes = torch.empty(places.shape, device=states.device).uniform_(100, 10_000)
     return states.scatter(-1, places, sizes * torch.randn_like(sizes).sign())
 
 
 def main() -> None:
-    """Print the table."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description="How fast hsic_mi is.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--d", type=int, default=4096)
@@ -102,17 +102,17 @@ def main() -> None:
     growth = peak_growth(lambda: hsic_mi(*cases[one_case]), device)
     published(states[0, :64], answers[0, :64])
     dense = seconds(lambda: published(states[0], answers[0]), 1, device)
-    read = seconds(lambda: (states.amax(), states.sum()), args.repeats, device) / steps
+    reading = seconds(lambda: (states.amax(), states.sum()), args.repeats, device) / steps
     clock = clock_for(device).__name__
     print(f"d = {args.d}, {steps} steps, {device}, {torch.get_num_threads()} threads, {clock}\n")
     print(f"{'':34} {'us a step':>12} {'published / it':>16} {'it / reading':>14}")
 
     def show(name: str, value: float) -> None:
-        ratios = f"{dense / value:16,.0f} {value / read:14,.0f}"
+        ratios = f"{dense / value:16,.0f} {value / reading:14,.0f}"
         print(f"{name:34} {value * 1e6:12.2f} {ratios}", flush=True)
 
     show("published (one step timed)", dense)
-    show("reading: amax and sum", read)
+    show("reading: amax and sum", reading)
     times = {}
     for name, pair in cases.items():
         times[name] = seconds(lambda pair=pair: hsic_mi(*pair), args.repeats, device) / steps

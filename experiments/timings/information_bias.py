@@ -1,6 +1,6 @@
-"""Estimated minus true bits of usable information, where the truth is known, at small n.
+"""Bias of usable information at small n: estimated less true bits, for known channels.
 
-Run: python experiments/timings/information_bias.py [--repeats 40] [--sizes 50 100 200 500 1000]
+python -m experiments.timings.information_bias --repeats 40 --sizes 50 100 200 500 1000
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,13 @@ from mi_lens.information.across_problems.known_channels import (
 
 @dataclass(frozen=True)
 class Study:
-    """What to measure."""
+    """What to measure.
+
+    Attributes:
+        repeats: Number of samples of every channel and size.
+        sizes: Numbers of problems in a sample.
+        threads: Number of CPU threads.
+    """
 
     repeats: int = 40
     sizes: tuple[int, ...] = (50, 100, 200, 500, 1000)
@@ -28,7 +34,7 @@ class Study:
 
 
 def main(study: Study) -> None:
-    """Prints one line for each channel and number of problems."""
+    """Prints one line per channel and number of problems."""
     torch.set_num_threads(study.threads)
     table = np.random.default_rng(0).dirichlet(np.full(50, 0.3)).reshape(5, 10)
     channels = [

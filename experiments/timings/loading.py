@@ -1,9 +1,10 @@
-"""Peak memory of the host while a checkpoint is loaded and run once, beside its size.
+"""Peak memory of the host while a checkpoint is loaded and run once, relative to its size.
 
     python -m experiments.timings.loading
 
-Makes random Qwen2 checkpoints of about 1 GB in shards of 200 MB, in float32 and bfloat16, in a
-temporary folder, and loads each in a fresh process by both backends and in both dtypes. Linux only.
+The script writes random Qwen2 checkpoints of about 1 GB to a temporary folder, in shards of 200 MB,
+in float32 and bfloat16. It loads each in a fresh process, by both backends and in both dtypes. It
+needs Linux.
 """
 
 import argparse
@@ -16,21 +17,26 @@ from experiments.timings.memory import forget_peak, peak_mb
 
 
 def make_checkpoint(folder: Path, layers: int, dtype: str, shard: str) -> None:
-    """A random Qwen2: 67 MB a layer in float32, and 65 MB of embeddings."""
+    """Saves a random Qwen2; in float32 a layer takes 67 MB and the embeddings take 65 MB."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     config = Qwen2Config(
-        vocab_size=16_000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=layers,
-        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=32_768,
+        vocab_size=16_000,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=32_768,
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size=shard)
 
 
 def growth_mb(folder: Path, backend: str, dtype: str) -> float:
-    """What loading and one forward pass, which reads every weight, add to this process's peak."""
+    """MB that loading and one forward pass, which reads every weight, add to the process's peak."""
     import torch
     import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
@@ -49,27 +55,27 @@ def growth_mb(folder: Path, backend: str, dtype: str) -> float:
 
 
 def in_a_fresh_process(folder: Path, backend: str, dtype: str) -> float:
-    """`growth_mb` where nothing ran before."""
+    """`growth_mb` in a fresh process."""
     command = [sys.executable, "-m", "experiments.timings.loading", "--folder", str(folder)]
     command += ["--backend", backend, "--dtype", dtype]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1])
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(finished.stdout.splitlines()[-1])
 
 
 def size_mb(folder: Path) -> float:
-    """Of the weights on disk."""
+    """Size of the weights on disk, in MB."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6
 
 
 def main() -> None:
-    """Prints a table, or one number for one folder."""
+    """Prints a table, or the number of one folder."""
     parser = argparse.ArgumentParser(description="Peak memory of loading.")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--backend", default="hooked")
     parser.add_argument("--dtype", default="float32")
-    asked = parser.parse_args()
-    if asked.folder:
-        print(growth_mb(asked.folder, asked.backend, asked.dtype))
+    args = parser.parse_args()
+    if args.folder:
+        print(growth_mb(args.folder, args.backend, args.dtype))
         return
     for stored, layers in (("float32", 15), ("bfloat16", 30)):
         with tempfile.TemporaryDirectory() as folder:

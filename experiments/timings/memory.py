@@ -1,9 +1,9 @@
-"""Peak memory of reading a long trace's states at every layer: in memory, and streamed to disk.
+"""Peak memory of reading a long trace's states at every layer, in memory or streamed to disk.
 
     python -m experiments.timings.memory
 
 A random Llama of 16 layers and 256 dimensions reads one trace of 16,000 tokens at every
-hook_resid_post. Each way runs in a fresh process, whose peak is the kernel's own (VmHWM, Linux).
+hook_resid_post. Each way runs in a fresh process; the peak is VmHWM of the Linux kernel.
 """
 
 import argparse
@@ -20,12 +20,12 @@ def peak_mb() -> float:
 
 
 def forget_peak() -> None:
-    """Lets the peak begin again at the present use."""
+    """Resets the peak to the present use of memory."""
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
-    """What reading the first layers, as many as `hooks`, adds to the peak of this process."""
+    """MB that reading the first `hooks` layers adds to the peak of this process."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,16 +36,21 @@ def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
 
     torch.set_num_threads(1)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=256, intermediate_size=256, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=1, head_dim=16,
+        vocab_size=64,
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
         max_position_embeddings=tokens + 16,
-    )  # fmt: skip
+    )
     model = get_backend("hooked").build(LlamaForCausalLM(config), None)
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(hooks)]
     trace = Trace("long", "m", "p", (1,), tuple(i % 64 for i in range(tokens)), "", "length")
     short = Trace("short", "m", "p", (1,), (2, 3), "", "length")
     with tempfile.TemporaryDirectory() as folder:
-        capture_into(model, [short], names, folder)  # what is made once is no part of it
+        capture_into(model, [short], names, folder)  # Work that is done only once does not count.
         forget_peak()
         before = peak_mb()
         if way == "streamed":
@@ -56,30 +61,30 @@ def growth_mb(way: str, layers: int, tokens: int, hooks: int) -> float:
 
 
 def in_a_fresh_process(way: str, layers: int, tokens: int, hooks: int) -> float:
-    """`growth_mb` where nothing ran before."""
+    """`growth_mb` in a fresh process."""
     command = [sys.executable, "-m", "experiments.timings.memory", "--way", way]
     command += ["--layers", str(layers), "--tokens", str(tokens), "--hooks", str(hooks)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    finished = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(finished.stdout)
 
 
 def main() -> None:
-    """Prints both ways' peaks, or one number for one way."""
+    """Prints the peaks of both ways, or the number of one way."""
     parser = argparse.ArgumentParser(description="Peak memory of reading states.")
     parser.add_argument("--way", choices=["streamed", "in memory"])
     parser.add_argument("--layers", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=16_000)
     parser.add_argument("--hooks", type=int, default=16)
-    asked = parser.parse_args()
-    if asked.way:
-        print(growth_mb(asked.way, asked.layers, asked.tokens, asked.hooks))
+    args = parser.parse_args()
+    if args.way:
+        print(growth_mb(args.way, args.layers, args.tokens, args.hooks))
         return
-    states = asked.layers * asked.tokens * 256 * 4 / 1e6
-    cache = 2 * asked.layers * asked.tokens * 16 * 4 / 1e6
+    states = args.layers * args.tokens * 256 * 4 / 1e6
+    cache = 2 * args.layers * args.tokens * 16 * 4 / 1e6
     print(f"states of all layers {states:.0f} MB, key-value cache {cache:.0f} MB")
     for way in ("in memory", "streamed"):
-        for hooks in (1, asked.layers):
-            peak = in_a_fresh_process(way, asked.layers, asked.tokens, hooks)
+        for hooks in (1, args.layers):
+            peak = in_a_fresh_process(way, args.layers, args.tokens, hooks)
             print(f"{way}, {hooks} hook names: peak {peak:.0f} MB above the model")
 
 

@@ -1,0 +1,86 @@
+"""Summaries that several studies share: of estimates, of outcomes, and of peaks."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import mi_lens
+from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.evaluation.comparison import Arm
+from mi_lens.information.per_trace.measurement import Measurement
+
+
+def with_interval(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
+    """An estimate with its interval, as "-1.3 (-2.0 to -0.7)" or "0.0 (all 60 alike)"."""
+    if estimate.mean is None:
+        return "undefined"
+
+    def number(value: float) -> str:
+        return f"{round(scale * value, digits) + 0.0:.{digits}f}"  # No "-0.0".
+
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.mean)
+    if np.isclose(estimate.low, estimate.high, rtol=0, atol=1e-12):
+        # A bootstrap of equal values has no width, but that is not certainty.
+        return f"{number(estimate.mean)} (all {estimate.n} alike)"
+    return f"{number(estimate.mean)} ({number(estimate.low)} to {number(estimate.high)})"
+
+
+def side(estimate: Estimate) -> int:
+    """1 where the whole interval lies above zero, -1 where it lies below, 0 elsewhere."""
+    if estimate.low is None or estimate.high is None:
+        return 0
+    return int(estimate.low > 0) - int(estimate.high < 0)
+
+
+def outcomes(arm: Arm, field: str) -> np.ndarray:
+    """For every problem the mean of "correct", "tokens" or "capped" over its traces."""
+    return np.array(
+        [
+            np.mean([getattr(result, field) for result in results])
+            for results in arm.by_problem().values()
+        ]
+    )
+
+
+def accuracies(evaluation: mi_lens.Evaluation, name: str) -> np.ndarray:
+    """For every problem the share of a condition's traces whose answer is right."""
+    return outcomes(evaluation.arm(name), "correct")
+
+
+def is_right(traces: Sequence[mi_lens.Trace]) -> np.ndarray:
+    """For every trace 1 where its answer is the gold answer, 0 where not."""
+    return np.array(
+        [
+            float(mi_lens.grade(trace.text, trace.problem).correct)
+            for trace in traces
+            if trace.problem
+        ]
+    )
+
+
+def by_block(
+    analysis: mi_lens.Analysis, value: Callable[[Measurement], float | None]
+) -> list[Estimate]:
+    """The mean of a value over problems, block by block; traces without the value do not count."""
+    estimates = []
+    for hook in analysis.hook_names:
+        values = [value(analysis.measurement(trace, hook)) for trace in analysis.analysed]
+        estimates.append(estimate_mean([number for number in values if number is not None]))
+    return estimates
+
+
+def raw_peaks(mi: np.ndarray) -> set[int]:
+    """The peaks of a trajectory, as the paper finds them."""
+    return set(mi_lens.find_peaks(mi).tolist())
+
+
+def shared_peaks(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Jaccard overlap of two trajectories' peaks; None where neither has a peak."""
+    peaks, others = raw_peaks(first), raw_peaks(second)
+    return len(peaks & others) / len(peaks | others) if peaks | others else None
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Up to `most` of the numbers below `count`: evenly spaced, with the first and the last."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
