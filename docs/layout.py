@@ -87,14 +87,9 @@ def drawing() -> str:
         folders = sorted({below.split(".")[0] for below in imports(module)})
         line = f"{heights[module]:3}  {module:48} <- {' '.join(folders)}"
         lines.append(line + (f"  AGAINST THE MAP: {', '.join(against)}" if against else ""))
-    missing = sorted(set(modules()) - set(place))
-    lines += [f"  -  {module:48} not on the map" for module in missing if _has_code(module)]
+    files = {module for module, path in modules().items() if path.name != "__init__.py"}
+    lines += [f"  -  {module:48} not on the map" for module in sorted(files - set(place))]
     return "\n".join(lines)
-
-
-def _has_code(module: str) -> bool:
-    """Whether a module is more than a docstring."""
-    return len(ast.parse(modules()[module].read_text(encoding="utf-8")).body) > 1
 
 
 if __name__ == "__main__":

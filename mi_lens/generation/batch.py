@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_lens.interventions.protocol import Action, Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.backends.protocol import Backend
+from mi_lens.models.model import Model
 from mi_lens.traces.trace import StopReason
 
 
@@ -143,7 +144,7 @@ class Batch:
         cache: The backend's cache.
     """
 
-    model: Any
+    model: Model
     backend: Backend
     jobs: list[Job]
     strands: list[int]

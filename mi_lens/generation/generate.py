@@ -10,6 +10,7 @@ from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.trace import Trace
@@ -28,7 +29,7 @@ class GenerationInterrupted(KeyboardInterrupt):
 
 
 def generate(
-    model,
+    model: Model,
     requests: Iterable[Request | Problem | str],
     condition: Condition | Sequence[Intervention] | Intervention = (),
     *,

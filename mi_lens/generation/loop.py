@@ -23,13 +23,14 @@ from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
+from mi_lens.models.model import Model
 from mi_lens.models.padding import left_pad
 
 
 class Decoder:
     """Decodes jobs on a model, up to `batch_size` of them together."""
 
-    def __init__(self, model: Any, end_ids: frozenset[int], batch_size: int):
+    def __init__(self, model: Model, end_ids: frozenset[int], batch_size: int):
         self.model, self.end_ids, self.batch_size = model, end_ids, batch_size
         self.backend = backend_of(model)
         self.device = model.cfg.device

@@ -9,6 +9,7 @@ from mi_lens.generation.batch import Job
 from mi_lens.interventions.condition import Condition, to_json
 from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
 from mi_lens.traces.trace import ConditionRecord, Trace
@@ -61,7 +62,7 @@ class Plan:
         ValueError: If the model has no tokenizer.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Model):
         if model.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it with mi_lens.load")
         self.model = model
@@ -183,7 +184,7 @@ def _short(value: Any) -> Any:
     return value
 
 
-def end_of_text_ids(model) -> set[int]:
+def end_of_text_ids(model: Model) -> set[int]:
     """The tokens that end a generation: the tokenizer's, and any others of the checkpoint."""
     ends = {model.tokenizer.eos_token_id, *getattr(model, "eos_token_ids", ())}
     return ends - {None}
