@@ -16,8 +16,11 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/mi-lens demo
 
+# A file is one process's; files in the order of tests/conftest.py, long ones first.
+PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/$(PYTEST)
 
 # The bridge on TransformerLens 4, which has no HookedTransformer; tests of the latter skip.
 test-tl4:
@@ -25,7 +28,7 @@ test-tl4:
 	sed 's/^transformer-lens==.*/transformer-lens==4.3.0/' constraints.txt > .venv-tl4/constraints.txt
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt torch
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
-	.venv-tl4/bin/pytest -n 2 --dist loadfile
+	.venv-tl4/bin/$(PYTEST)
 
 check: $(READY)
 	$(BIN)/ruff check .

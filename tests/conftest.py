@@ -75,6 +75,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests begin first: the last file to end should be a short one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def train_tokenizer() -> Any:
     """A byte-level BPE like Qwen's: any text encodes, and comes back as it was."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
