@@ -31,7 +31,6 @@ class AlignedSteps:
     Attributes:
         name: The rule, such as "thinking token 1 +1".
         steps: For every trace its step, or None where the rule finds none.
-
     """
 
     name: str
@@ -51,7 +50,6 @@ class AlignedSteps:
         Raises:
             ValueError: If there is not one for every trace, a trace is shorter than its step, or
                 no trace has the step.
-
         """
         if not self.present:
             raise ValueError(f"{self.name}: none of {len(self.steps)} traces has this step")
@@ -83,7 +81,6 @@ def at_fraction(traces: Sequence[Trace], fraction: float) -> AlignedSteps:
 
     Raises:
         ValueError: If the fraction is outside 0 to 1.
-
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction}: expected 0 (first step) to 1 (last step)")
@@ -102,7 +99,6 @@ def at_boundary(tokenizer, traces: Sequence[Trace], number: int, offset: int = 0
 
     Raises:
         ValueError: If number is below 1.
-
     """
     boundaries = [
         [step for step, string in enumerate(trace.token_strings(tokenizer)) if "\n\n" in string]
@@ -129,7 +125,6 @@ def at_token(
 
     Raises:
         ValueError: If number is below 1, or no trace emits any of the tokens.
-
     """
     wanted = frozenset(token_ids)
     occurrences = [
@@ -174,7 +169,6 @@ def at_answer(tokenizer, traces: Sequence[Trace], offset: int = 0) -> AlignedSte
         tokenizer: The traces' tokenizer.
         traces: The traces.
         offset: Steps after (or, negative, before) that one.
-
     """
     steps = []
     for trace in traces:
@@ -213,7 +207,6 @@ def matched_tokens(
     Raises:
         ValueError: If no token of the set is emitted, or one has no ordinary token left within a
             factor of two of its count.
-
     """
     counts, wanted = count_tokens(traces), frozenset(token_ids)
     emitted = counts.keys() & wanted

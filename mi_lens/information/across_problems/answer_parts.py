@@ -33,7 +33,6 @@ def answer_parts(answers: Sequence[str | int], part: Part) -> list[int]:
 
     Raises:
         ValueError: If the part is unknown, or an answer is not an integer.
-
     """
     numbers = [_integer(answer) for answer in answers]
     if part == "size":
@@ -86,7 +85,6 @@ def digits_information(
 
     Raises:
         ValueError: If an answer is not an integer, or as in `usable_information`.
-
     """
     numbers = [_integer(answer) for answer in answers]
     width = max((len(str(abs(number))) for number in numbers), default=0)
@@ -112,7 +110,6 @@ class AlignedInformation:
     Attributes:
         at: The step; `at.present` are the traces that have it, the rows of `usable`.
         usable: What a probe reads there, across those traces.
-
     """
 
     at: AlignedSteps
@@ -142,7 +139,6 @@ def information_at(
 
     Raises:
         ValueError: If there is not one of each for every trace, or as in `usable_information`.
-
     """
     for name, given in (("labels", labels), ("groups", groups)):
         if given is not None and len(given) != len(at.steps):
@@ -170,7 +166,6 @@ class TrajectoryCorrelation:
         high: Upper end.
         trace_mi: For every aligned step the mean per-trace MI there.
         bits: For every aligned step the usable information across problems.
-
     """
 
     rho: float
@@ -204,7 +199,6 @@ def correlate_with_trajectory(
     Raises:
         ValueError: If there are fewer than three steps, the traces do not match, or one of the
             two numbers is the same at all steps.
-
     """
     if len(informations) < 3:
         raise ValueError(

@@ -28,7 +28,6 @@ class ErrorBounds:
     Attributes:
         lower: Any guess made from h errs at least so often (theorem 1).
         upper: The best guess made from h errs at most so often (theorem 2).
-
     """
 
     lower: Float[np.ndarray, "*steps"]
@@ -61,7 +60,6 @@ def error_bounds(
     Raises:
         ValueError: If size is below 2, H(y) is not between 0 and log2(size), information is NaN, or
             the prior is not between 1/size and 1.
-
     """
     if size < 2:
         raise ValueError(f"size={size}: expected at least 2 possible answers")
@@ -113,7 +111,6 @@ def entropy_bits(labels: Sequence[Hashable]) -> float:
 
     Raises:
         ValueError: If there are none.
-
     """
     if not len(labels):
         raise ValueError("no labels; expected at least one")
@@ -127,7 +124,6 @@ class AccumulatedInformation:
 
     Attributes:
         estimates: Usable information of each set of steps.
-
     """
 
     estimates: tuple[UsableInformation, ...]
@@ -170,7 +166,6 @@ def accumulated_information(
 
     Raises:
         ValueError: If there are no steps, they differ in rows, or as in `usable_information`.
-
     """
     if not states:
         raise ValueError("no steps; expected the states of at least one aligned step")

@@ -28,7 +28,6 @@ class IndependenceTest:
             under independence at any number of problems.
         p_value: (1 + permutations that reach hsic) / (1 + permutations).
         permutations: Of labels between problems.
-
     """
 
     hsic: float
@@ -67,7 +66,6 @@ def independence_test(
         ValueError: If lengths differ, there are fewer than 4 rows, a state or number is not finite,
             states or labels do not vary, every label occurs once (unless numeric), or a problem has
             two labels.
-
     """
     if states.ndim != 2 or len(states) < 4 or not states.shape[1]:
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (4 or more rows, d)")
@@ -120,7 +118,6 @@ def gaussian_kernel(x: Float[Tensor, "row d"]) -> Float[Tensor, "row row"]:
 
     Raises:
         ValueError: If all rows are equal.
-
     """
     distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     apart = distance[distance > 0]

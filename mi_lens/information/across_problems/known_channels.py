@@ -26,7 +26,6 @@ class Channel:
         name: What it is.
         bits: I(y; h).
         draw: Draws n rows of states, [n, d], and their labels, [n].
-
     """
 
     name: str
@@ -122,7 +121,6 @@ class Bias:
         high: Upper end.
         spread: Standard deviation of one estimate.
         coverage: Share of the estimates' own 95 % intervals that hold the truth.
-
     """
 
     channel: str
@@ -142,7 +140,6 @@ def bias_study(
 
     Raises:
         ValueError: If there are fewer than two repeats.
-
     """
     if repeats < 2:
         raise ValueError(f"repeats={repeats}: expected at least 2, to know the spread")

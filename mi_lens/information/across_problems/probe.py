@@ -52,7 +52,6 @@ class UsableInformation:
         entropy: H(y) as the constant guess pays for it, held out, in bits.
         shuffled: The bits found, by the same procedure, with labels shuffled between problems.
         problem: For every row the number of its problem.
-
     """
 
     gains: tuple[float, ...]
@@ -137,7 +136,6 @@ def usable_information(
     Raises:
         ValueError: If lengths differ, a state is not finite, there are fewer than two different
             labels, more folds than problems, or a problem with two labels.
-
     """
     if states.ndim != 2 or not states.numel():
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (rows, d), not empty")
@@ -171,7 +169,6 @@ def label_index(labels: Sequence[Hashable] | Tensor | np.ndarray) -> Int[np.ndar
 
     Raises:
         ValueError: If all labels are equal.
-
     """
     values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
     numbers: dict[Hashable, int] = {}
