@@ -18,7 +18,7 @@ StopReason = Literal["eos", "stop", "length", "context", "imported"]
 
 
 class ConditionRecord(TypedDict, total=False):
-    """The settings under which a trace was made, as JSON.
+    """The settings under which a trace was generated, as JSON.
 
     Attributes:
         name: Name of the condition. It has no effect on the generation.
