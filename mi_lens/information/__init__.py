@@ -1,1 +1,1 @@
-"""What states say of the answer: of one trace, and across problems."""
+"""How much states tell about the answer: within a trace, and across problems."""

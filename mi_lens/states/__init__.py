@@ -1,1 +1,1 @@
-"""What a model held while it wrote a trace."""
+"""The states of a model while it generates a trace."""

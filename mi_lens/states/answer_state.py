@@ -1,4 +1,4 @@
-"""The state of a gold answer, h_y: what every state of a trace is compared with."""
+"""The state of a gold answer, h_y, with which every state of a trace is compared."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -25,15 +25,21 @@ def answer_state(
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
-        problem: Its `solution` or `answer` is read.
+        problem: The problem. The model reads its `solution` or its `answer`.
         hook_names: As for `capture`.
-        site: "solution_last", the last token of the worked solution (paper 1's code);
-            "answer_last", the last token of the answer; "answer_mean", the mean over its tokens.
-        template: Reads the text as the reply to the question under the chat template; else alone,
-            with the special tokens that the tokenizer puts before plain text (paper 1's code).
+        site: Where the state is taken: "solution_last", the last token of the worked solution
+            (paper 1's code); "answer_last", the last token of the answer; "answer_mean", the mean
+            over the answer's tokens.
+        template: If true, the model reads the text as the reply to the question under the chat
+            template. If false, it reads the text alone, after the special tokens that the tokenizer
+            puts before plain text (paper 1's code).
+
+    Returns:
+        A mapping from each hook name to the state, shape (d,).
 
     Raises:
-        ValueError: If the site is unknown, or asks for a solution that the problem lacks.
+        ValueError: If the site is unknown, or the problem lacks the solution or answer that the
+            site needs.
     """
     if site not in get_args(AnswerSite):
         raise ValueError(f"site={site!r}: expected one of {get_args(AnswerSite)}")

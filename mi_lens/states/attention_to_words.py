@@ -1,9 +1,12 @@
-"""How much attention later tokens pay to the words of a set, head by head.
+"""How much attention each head lets later tokens pay to the words of a set.
 
-Attention falls with distance and differs from reader to reader. So each occurrence of a word is set
-beside two ordinary words, one shortly before and one shortly after it, under the same readers: the
-tokens behind all three. What a head attends to it need not use, and words at the start of a thought
-may be attended to for their place: compare with other words of that place (`controls`).
+Attention decreases with distance, and it differs between readers, the tokens that attend.
+Therefore each occurrence of a word is compared with two ordinary words, one shortly before it and
+one shortly after it. The same readers are used for all three: the tokens after the last of them.
+
+Two cautions apply. A head need not use what it attends to. And a head may attend to words at the
+start of a thought because of their place; to exclude this, give other words of that place as
+`controls`.
 """
 
 from collections import Counter, defaultdict
@@ -26,17 +29,17 @@ from mi_lens.traces.matched_words import as_frequent, count_words, is_ordinary
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
 
-READERS = 128  # Read at once: one layer's pattern of so many rows stands in memory.
+READERS = 128  # Readers per segment: memory holds one layer's pattern with this many rows.
 
 
 @dataclass(frozen=True)
 class Match:
-    """An occurrence of a word and its controls, as generated-token indices of one trace.
+    """An occurrence of a word and its two controls, as indices of generated tokens of a trace.
 
     Attributes:
-        word: Where a word of the set stands.
-        before: The nearest control before it.
-        after: The nearest control after it; readers come after this.
+        word: Index of the word of the set.
+        before: Index of the nearest control before the word.
+        after: Index of the nearest control after the word. The readers come after this index.
     """
 
     word: int
@@ -46,22 +49,23 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class AttentionTo:
-    """Attention to words of a set over attention to their controls.
+    """Attention to the words of a set, divided by attention to their controls.
 
     Attributes:
         word: Mean attention weight that a later token gives to a word of the set.
-        control: Mean weight that it gives to a control.
-        ratio: word / control; 1 where the word is as ordinary words are.
-        low: Lower end of the ratio's 95 % interval, resampling problems.
-        high: Upper end.
-        p_adjusted: Two-sided, that both are paid the same (signs of the problems' differences drawn
-            anew), adjusted for the number of heads (Holm).
-        overall: The ratio with both averaged over all heads.
-        by_layer: The ratio with both averaged over a layer's heads.
-        matches: Occurrences with controls.
-        left_out: Occurrences without controls near enough, or without readers.
-        traces: Traces that have such occurrences.
-        controls: Words that served as controls, with how often they did.
+        control: Mean attention weight that a later token gives to a control.
+        ratio: word / control. It is 1 if the head attends to the words as to ordinary words.
+        low: Lower end of the ratio's 95 % interval, from resampling problems.
+        high: Upper end of the same interval.
+        p_adjusted: Two-sided p-values of a sign-flip test over problems. The null hypothesis is
+            that a head pays the same attention to words and controls. The values are adjusted for
+            the number of heads (Holm).
+        overall: The ratio after both weights are averaged over all heads.
+        by_layer: For each layer, the ratio after both weights are averaged over the layer's heads.
+        matches: Number of occurrences that have controls and readers.
+        left_out: Number of occurrences that have no controls within reach, or no readers.
+        traces: Number of traces with at least one match.
+        controls: The words that served as controls, and how often each did.
     """
 
     word: Float[np.ndarray, "layer head"]
@@ -89,27 +93,28 @@ def attention_to_words(
     seed: int = 0,
     progress: bool = False,
 ) -> AttentionTo:
-    """Compares the attention that later tokens pay to words with that to ordinary words.
+    """Compares the attention that later tokens pay to words of a set and to ordinary words.
 
-    Averages over readers, then occurrences of a trace, then traces of a problem, then problems.
+    The weights are averaged over readers, then over the occurrences of a trace, then over the
+    traces of a problem, then over problems.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Finished traces with their problems.
-        words: The set.
-        controls: What to compare with; if None, for each word the words of at least two letters
-            that the traces write half to twice as often.
-        reach: How far, in tokens, controls may lie from their word.
-        batch_size: Traces read together.
-        seed: Of the bootstrap and the signs.
-        progress: Shows a bar on a terminal's stderr.
+        words: The set of words.
+        controls: The words to compare with. If None, the controls of a word are the words of at
+            least two letters that the traces write half as often to twice as often.
+        reach: Largest distance, in tokens, between a word and its controls.
+        batch_size: Number of traces that the model reads together.
+        seed: Seed of the bootstrap and of the sign-flip test.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Raises:
-        ValueError: If a trace has no problem, controls and words overlap, or fewer than two
+        ValueError: If a trace has no problem, if controls and words overlap, or if fewer than two
             problems have an occurrence with controls and readers.
     """
     for trace in traces:
-        trace.require_problem("for intervals to be over")
+        trace.require_problem("that the intervals could resample")
     strings = vocabulary(model.tokenizer)
     chosen = word_ids(model, words)
     allowed = _controls(model, traces, chosen, controls, strings)
@@ -129,9 +134,9 @@ def attention_to_words(
             bar.update(len(batch))
     if len(by_problem) < 2:
         raise ValueError(
-            f"{occurrences} occurrences of the words in {len(traces)} traces, with controls and "
-            f"readers in {len(by_problem)} problems; expected 2 or more: give more traces, a "
-            "longer reach, or other controls"
+            f"the words occur {occurrences} times in {len(traces)} traces, but only "
+            f"{len(by_problem)} problems have an occurrence with controls and readers; expected 2 "
+            "or more: give more traces, a longer reach, or other controls"
         )
     means = np.stack([np.mean(weights, axis=0) for weights in by_problem.values()])
     total = sum(map(len, matched))
@@ -157,12 +162,13 @@ def _controls(
     controls: Words | None,
     strings: Sequence[str],
 ) -> Mapping[int, Collection[int]]:
-    """For every token of the set, the tokens that may be its controls."""
+    """For every token of the set, the ids of the tokens that may be its controls."""
     if controls is not None:
         ids = word_ids(model, controls)
         if both := ids & chosen:
             raise ValueError(
-                f"{strings[min(both)]!r} is of the words and of their controls; expected others"
+                f"{strings[min(both)]!r} is of the words and of their controls; remove it from "
+                "either"
             )
         return dict.fromkeys(chosen, ids)
     counts = count_words(model.tokenizer, traces)
@@ -187,17 +193,18 @@ def _match(
     allowed: Mapping[int, Collection[int]],
     reach: int,
 ) -> list[Match]:
-    """Occurrences with a control on both sides and a reader behind; the last token reads nothing.
+    """The occurrences that have a control on both sides and a reader after both controls.
 
-    Reader r reads what stands before and at r, and r < len(token_ids) - 1.
+    Reader r attends to all tokens up to and including r. The last token is no reader, because the
+    model emits it and never reads it.
     """
-    matches, read = [], len(token_ids) - 1
-    for place in range(read):
+    matches, n_readers = [], len(token_ids) - 1
+    for place in range(n_readers):
         if token_ids[place] not in chosen:
             continue
         wanted = allowed[token_ids[place]]
         before = range(place - 1, max(place - reach, 0) - 1, -1)
-        after = range(place + 1, min(place + reach, read - 2) + 1)
+        after = range(place + 1, min(place + reach, n_readers - 2) + 1)
         nearest = [
             next((i for i in side if token_ids[i] in wanted), -1) for side in (before, after)
         ]
@@ -210,10 +217,11 @@ def _match(
 def attention_paid(
     model, matched: Sequence[tuple[Trace, Sequence[Match]]]
 ) -> list[Float[Tensor, "match place layer head"]]:
-    """Mean weight that each match's readers give to its word, and to its controls before and after.
+    """Mean weight that each match's readers give to its word and to its controls.
 
-    Traces are read segment by segment through the cache. Each layer's pattern of a segment is
-    reduced as it passes; none is kept.
+    The places are, in order: the word, the control before it, the control after it. The model reads
+    traces segment by segment with a key-value cache. Each layer's pattern of a segment is reduced
+    immediately and then dropped.
     """
     n_layers = model.cfg.n_layers
     names = resolve_hook_names(model, [f"blocks.{n}.attn.hook_pattern" for n in range(n_layers)])
@@ -241,12 +249,12 @@ def attention_paid(
 
 
 def _add(pattern: Tensor, hook: Any, *, total, layer, rows, columns, start) -> None:
-    """Adds what the readers of a segment give, to the matches that they stand behind."""
+    """Adds the weights that a segment's readers give to the matches before them."""
     readers = start + torch.arange(pattern.shape[2])
     behind = readers > columns[:, 2:]
     reached = behind.any(1)
     if reached.any():
-        # Advanced indices around slices come first: (match, 3, head, reader).
+        # The dimensions of advanced indices around slices come first: (match, 3, head, reader).
         given = pattern[rows[reached, None], :, :, columns[reached]].to("cpu", torch.float64)
         total[reached, :, layer] += (given * behind[reached, None, None]).sum(-1)
 
@@ -285,7 +293,7 @@ def _ratio(
 def _ratio_interval(
     word: Float[np.ndarray, "problem *head"], control: Float[np.ndarray, "problem *head"], seed: int
 ) -> Float[np.ndarray, "2 *head"]:
-    """Percentiles of the ratio of means, over the same draws of problems for both."""
+    """Percentiles of the ratio of means. Both means use the same draws of problems."""
     weights = resample(len(word), seed=seed)
     ratios = np.tensordot(weights, word, 1) / np.tensordot(weights, control, 1)
     return np.quantile(ratios, [0.025, 0.975], axis=0)

@@ -1,4 +1,4 @@
-"""States of finished traces, read again by teacher forcing."""
+"""States of finished traces, computed again by teacher forcing."""
 
 from collections.abc import Sequence
 
@@ -23,27 +23,30 @@ def capture(
     batch_size: int = 8,
     progress: bool = False,
 ) -> list[States]:
-    """States of generated steps: row t of a result is the state that emits token t.
+    """States of generated steps. Row t of a trace's states is the state that emits token t.
 
-    All of them stand in memory; `capture_into` writes them to disk as it reads.
+    All states are kept in memory. `capture_into` writes them to disk while the model reads.
 
     Args:
         model: The model whose states are wanted: a HookedTransformer or TransformerBridge.
         traces: Finished traces, generated or imported.
-        hook_names: Such as "blocks.20.hook_resid_post".
-        steps: For every trace the steps wanted, increasing, a row of the result each; None for
-            all. A trace is not read beyond the last.
-        batch_size: Traces read together; changes speed and memory, not states.
-        progress: Shows a bar on a terminal's stderr.
+        hook_names: Hook names such as "blocks.20.hook_resid_post".
+        steps: For every trace, the wanted steps in increasing order. The result has one row per
+            wanted step. None means all steps. The model does not read a trace beyond its last
+            wanted step.
+        batch_size: Number of traces that the model reads together. It changes speed and memory, not
+            the states.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns:
-        For every trace, hook name to states of shape (step, d), on the CPU in the model's dtype.
+        For every trace, a mapping from hook name to states of shape (step, d), on the CPU in the
+        model's dtype.
 
     Raises:
-        ValueError: If there are no traces or hook names, a hook name does not exist, steps are not
-            increasing ones of their trace, a trace is empty, longer than the context or holds a
-            token this model does not have, or the model's weights were processed: its residual
-            stream is another one.
+        ValueError: If there are no traces or no hook names; if a hook name does not exist; if the
+            steps are not increasing or lie outside their trace; if a trace is empty, is longer than
+            the context or holds a token that the model lacks; or if the model's weights were
+            processed, because processing changes the residual stream.
     """
     require_readable(model, traces, hook_names)
     if steps is None:

@@ -1,7 +1,7 @@
-"""States on disk: a folder with a shard for every trace, filled while the model reads.
+"""States on disk: a folder with one shard per trace, written while the model reads.
 
-All layers of a long trace never stand in memory at once, a killed capture goes on with the traces
-that have no whole shard, and nothing that is there is made again.
+Memory never holds all layers of a long trace. After a crash, a second run captures only the traces
+that have no complete shard.
 """
 
 from collections.abc import Sequence
@@ -37,55 +37,58 @@ def capture_into(
     batch_size: int = 1,
     progress: bool = False,
 ) -> list[Path]:
-    """Writes states of every generated step to a shard a trace, `folder`/`trace.id`.safetensors.
+    """Writes the states of every generated step to one shard per trace.
 
-    A shard that is there is not made again; one that is not whole is, and one that lacks hook
-    names is replaced by one with these too. Every shard says what it was read from
-    (`shards.Origin`): where that is another model, other tokens, another dtype or other code,
-    nothing is written.
+    The shard of a trace is `folder`/`trace.id`.safetensors. A complete shard is kept. An incomplete
+    shard is written again. A shard that lacks hook names is replaced by a shard that also has
+    these. Every shard records the origin of its states (`shard.Origin`). If a shard comes from
+    another model, other tokens, another dtype or other code, nothing is written.
 
-    Peak memory besides the model: its key-value cache for `batch_size` traces, up to twice while
-    it grows; the working memory of one segment of 512 positions (where the model writes attention
-    scores out, 512 x trace length x heads of them); and the states of one segment at one hook name,
-    `batch_size` x 512 x d. The number of hook names does not come into it.
+    Besides the model, memory holds three things at the peak. First, the key-value cache for
+    `batch_size` traces, up to twice while it grows. Second, the working memory of one segment of
+    512 positions; if the model computes attention scores explicitly, this includes 512 x trace
+    length x heads scores. Third, the states of one segment at one hook name, `batch_size` x 512 x
+    d. The number of hook names does not matter.
 
-    A narrower dtype halves the disk and costs `hsic_mi` exactness. Relative errors of its values,
-    largest over steps (median in brackets): float16 0.2 % (0.03 %), bfloat16 1.6 % (0.3 %), on the
-    pocket reasoner and on 2,048 normal coordinates; less where one coordinate outweighs the others.
-    float32 keeps, bit for bit, what a model in float32 or bfloat16 computed.
+    A dtype of half the width halves the disk space and makes `hsic_mi` less exact. The relative
+    errors of its values, largest over steps (median in brackets), are: float16 0.2 % (0.03 %),
+    bfloat16 1.6 % (0.3 %). They were measured on the pocket reasoner and on 2,048 normal
+    coordinates. They are smaller if one coordinate outweighs the others. float32 keeps every bit of
+    the states that a model in float32 or bfloat16 computes.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
         traces: Finished traces, generated or imported.
-        hook_names: Such as "blocks.20.hook_resid_post", each of shape (batch, pos, d).
-        folder: Where the shards are; other files in it are not touched.
-        dtype: float64, float32, bfloat16 or float16; None keeps the model's.
-        batch_size: Traces read together.
-        progress: Shows a bar on a terminal's stderr.
+        hook_names: Hook names such as "blocks.20.hook_resid_post", with activations of shape
+            (batch, pos, d).
+        folder: The folder of the shards. Other files in it are not touched.
+        dtype: float64, float32, bfloat16 or float16. None means the model's dtype.
+        batch_size: Number of traces that the model reads together.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Returns:
-        The shards' paths, in the order of the traces. `load_activations` reads them.
+        The paths of the shards, in the order of the traces. `load_activations` reads them.
 
     Raises:
-        ValueError: As `capture`; if a shard is of another origin; or if a state is not finite in
-            the dtype. Shards of earlier batches are on disk.
-        OSError: If the disk is full; shards of earlier batches are on disk.
+        ValueError: For the same reasons as `capture`; if a shard has another origin; or if a state
+            is not finite in the dtype. Shards of earlier batches stay on disk.
+        OSError: If the disk is full. Shards of earlier batches stay on disk.
     """
     store = StateStore(model, folder, dtype)
     return store.capture(traces, hook_names, batch_size=batch_size, progress=progress)
 
 
 class StateStore:
-    """A folder of one model's states, a shard per trace.
+    """A folder of one model's states, with one shard per trace.
 
-    Made once for many traces: the model's fingerprint, which reads all of it, is part of what a
-    shard says it was read from.
+    Create one store for many traces: every shard records the model's fingerprint, and computing
+    the fingerprint takes a pass over all weights.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        folder: Where the shards are; other files in it are not touched.
-        dtype: float64, float32, bfloat16 or float16; None keeps the model's.
-        fingerprint: The model's; None computes it.
+        folder: The folder of the shards. Other files in it are not touched.
+        dtype: float64, float32, bfloat16 or float16. None means the model's dtype.
+        fingerprint: The model's fingerprint. None means that the store computes it.
     """
 
     def __init__(
@@ -100,14 +103,14 @@ class StateStore:
         self.fingerprint = fingerprint or model_fingerprint(model)
 
     def path(self, trace: Trace) -> Path:
-        """Where a trace's states are."""
+        """The path of a trace's shard."""
         return shard_path(self.folder, trace)
 
     def held(self, trace: Trace) -> list[str]:
-        """The hook names whose states of a trace are there; none where its shard is not whole.
+        """The hook names in a trace's shard; none if the shard is missing or incomplete.
 
         Raises:
-            ValueError: If its shard is of another origin.
+            ValueError: If the shard has another origin.
         """
         return held_names(self.path(trace), self._origin(trace))
 
@@ -119,22 +122,22 @@ class StateStore:
         batch_size: int = 1,
         progress: bool = False,
     ) -> list[Path]:
-        """Makes the shards that are not there; see `capture_into`."""
+        """Writes the shards that are missing or incomplete; see `capture_into`."""
         require_readable(self.model, traces, hook_names)
         names = resolve_hook_names(self.model, list(dict.fromkeys(hook_names)))
-        waiting = []
+        missing = []
         for trace in {trace.id: trace for trace in traces}.values():
             held = self.held(trace)
             if not set(names) <= set(held):
                 wanted = [*dict.fromkeys([*held, *names])]
-                waiting.append(_Waiting(trace, self.path(trace), self._origin(trace), wanted))
+                missing.append(_MissingShard(trace, self.path(trace), self._origin(trace), wanted))
         remove_abandoned(self.folder)
         widths = _widths(
-            self.model, [*dict.fromkeys(name for shard in waiting for name in shard.names)]
+            self.model, [*dict.fromkeys(name for shard in missing for name in shard.names)]
         )
-        with capture_bar(len(waiting), progress) as bar:
-            for start in range(0, len(waiting), batch_size):
-                batch = waiting[start : start + batch_size]
+        with capture_bar(len(missing), progress) as bar:
+            for start in range(0, len(missing), batch_size):
+                batch = missing[start : start + batch_size]
                 _capture_batch(self.model, batch, widths, self.dtype)
                 bar.update(len(batch))
         return [self.path(trace) for trace in traces]
@@ -144,13 +147,13 @@ class StateStore:
 
 
 def shard_path(folder: str | Path, trace: Trace) -> Path:
-    """Where a folder keeps a trace's states."""
+    """The path of a trace's shard in a folder."""
     return Path(folder) / f"{trace.id}.safetensors"
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A shard to be made."""
+class _MissingShard:
+    """A shard that is still to be written."""
 
     trace: Trace
     path: Path
@@ -159,31 +162,31 @@ class _Waiting:
 
 
 def _capture_batch(
-    model, batch: Sequence[_Waiting], widths: dict[str, int], dtype: torch.dtype
+    model, batch: Sequence[_MissingShard], widths: dict[str, int], dtype: torch.dtype
 ) -> None:
     with ExitStack() as stack:
-        shards = []
-        for one in batch:
-            shape = {name: (len(one.trace), widths[name]) for name in one.names}
-            shards.append(
-                stack.enter_context(new_shard(one.path, shape, dtype, asdict(one.origin)))
+        files = []
+        for shard in batch:
+            shapes = {name: (len(shard.trace), widths[name]) for name in shard.names}
+            files.append(
+                stack.enter_context(new_shard(shard.path, shapes, dtype, asdict(shard.origin)))
             )
 
         def write(row: int, name: str, states: Tensor) -> None:
             if name in batch[row].names:
-                shards[row].append(name, states)
+                files[row].append(name, states)
 
         stream_states(
             model,
-            [read_ids(one.trace) for one in batch],
-            [*dict.fromkeys(name for one in batch for name in one.names)],
-            [positions_of(one.trace, range(len(one.trace))) for one in batch],
+            [read_ids(shard.trace) for shard in batch],
+            [*dict.fromkeys(name for shard in batch for name in shard.names)],
+            [positions_of(shard.trace, range(len(shard.trace))) for shard in batch],
             write,
         )
 
 
 def _widths(model, hook_names: Sequence[str]) -> dict[str, int]:
-    """The d of every hook name, found by reading one token."""
+    """The width d of every hook name's activation. The model reads a single token to tell it."""
     if not hook_names:
         return {}
     (states,) = last_states(model, [[0]], hook_names, [1])

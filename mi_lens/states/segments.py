@@ -1,6 +1,7 @@
-"""States of token sequences, handed on segment by segment while a model reads them.
+"""States of token sequences, passed on segment by segment while a model reads the sequences.
 
-Nothing here knows where states go: `capture` keeps them, `capture_to_disk` writes them to disk.
+The callers decide what happens to the states: `capture` keeps them in memory, and `capture_to_disk`
+writes them to disk.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +21,13 @@ from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
-SEGMENT = 512  # Positions read at once: bounds the attention scores that stand in memory.
+SEGMENT = 512  # Positions per segment. This limits the memory of the attention scores.
 
-# Takes states of a row: (row, hook name, states of its next wanted positions, in order).
+# Receives (row, hook name, states of the row's next wanted positions, in order).
 Take = Callable[[int, str, Float[Tensor, "part d"]], None]
-# Makes the hooks of a segment from its first position and the one after its last, as (name, hook)
-# pairs. Positions are columns of the batch, in which rows are padded on the left.
+# Returns the hooks of a segment as (name, hook) pairs. The arguments are the segment's first
+# position and the position after its last. Positions are columns of the batch, whose rows are
+# padded on the left.
 SegmentHooks = Callable[[int, int], Sequence[tuple[str, Callable[..., None]]]]
 
 
@@ -36,16 +38,17 @@ def read_in_segments(
     *,
     length: int | None = None,
 ) -> Any:
-    """Reads token sequences segment by segment through the cache, as decoding does.
+    """Runs the model on token sequences segment by segment, with a key-value cache as in decoding.
 
-    Hooks see one segment at a time, and no logits are computed. In memory stand the model's cache
-    and the working memory of one segment.
+    Hooks see one segment at a time, and no logits are computed. Memory holds the model's cache and
+    the working memory of one segment.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        sequences: Token ids, one sequence a row.
-        hooks: Called before each segment for the hooks that are on the model while it is read.
-        length: How many positions are read at once; None for `SEGMENT`.
+        sequences: Token ids, one sequence per row.
+        hooks: A function that is called before each segment. It returns the hooks that are on the
+            model during the segment.
+        length: Number of positions per segment. None means `SEGMENT`.
 
     Returns:
         The cache of all positions.
@@ -61,7 +64,7 @@ def read_in_segments(
     return cache
 
 
-@torch.no_grad()  # Not inference mode: what is handed on is the caller's to change.
+@torch.no_grad()  # Not inference mode, because the caller may change the states.
 def stream_states(
     model,
     sequences: Sequence[Sequence[int]],
@@ -69,24 +72,24 @@ def stream_states(
     positions: Sequence[Sequence[int]],
     take: Take,
 ) -> None:
-    """Hands on states at chosen positions of token sequences, as the model comes by them.
+    """Passes the states at chosen positions of token sequences to a function, segment by segment.
 
-    Reads the batch as `read_in_segments` does, and not beyond the last position wanted. Besides
-    what that needs, the states of one segment at one hook name stand in memory at a time.
+    The model reads the batch with `read_in_segments`, up to the last wanted position. In addition,
+    memory holds the states of one segment at one hook name at a time.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        sequences: Token ids, one sequence a row.
-        hook_names: Activations of shape (batch, pos, d).
-        positions: For every row, the positions wanted, increasing.
-        take: Called with a row, a hook name and the states of the row's next positions, as many as
-            this segment has of them. What it is given is a view of the model's activation, on the
-            model's device: to keep it, copy it.
+        sequences: Token ids, one sequence per row.
+        hook_names: Hook names of activations of shape (batch, pos, d).
+        positions: For every row, the wanted positions in increasing order.
+        take: A function that is called with a row, a hook name and the states of the row's wanted
+            positions in the current segment. The states may be a view of the model's activation, on
+            the model's device. Copy them to keep them.
 
     Raises:
-        ValueError: If a hook name does not exist or holds no (batch, pos, d) activation, a
-            sequence is empty or longer than the model's context, or positions are not increasing
-            ones of their sequence.
+        ValueError: If a hook name does not exist or its activation is not of shape (batch, pos, d);
+            if a sequence is empty or longer than the model's context; or if the positions are not
+            increasing or lie outside their sequence.
     """
     names = resolve_hook_names(model, hook_names)
     for row, (ids, chosen) in enumerate(zip(sequences, positions, strict=True)):
@@ -105,7 +108,7 @@ def stream_states(
 
     def hooks(start: int, stop: int) -> list[tuple[str, Callable[..., None]]]:
         here = [column[(column >= start) & (column < stop)] - start for column in columns]
-        # A bridge calls a hook by another of its names: it is handed on under the one asked for.
+        # A bridge may call a hook by another of its names. `take` gets the name that was asked for.
         hand_on = partial(_hand_on, columns=here, width=stop - start, take=take)
         return [(name, partial(hand_on, name=name)) for name in names]
 
@@ -121,7 +124,7 @@ def _hand_on(
     width: int,
     take: Take,
 ) -> None:
-    """Hands on a segment's states, at the columns wanted of each row."""
+    """Passes on a segment's states at each row's wanted columns."""
     if activation.ndim != 3 or activation.shape[1] != width:
         raise ValueError(
             f"hook name {name!r} holds an activation of shape {tuple(activation.shape)}; expected "
@@ -133,19 +136,19 @@ def _hand_on(
 
 
 def require_increasing(what: str, chosen: Sequence[int], length: int) -> None:
-    """Raises a ValueError unless these are increasing numbers from 0 below a length."""
+    """Raises a ValueError unless the numbers increase and lie between 0 and length - 1."""
     ordered = all(a < b for a, b in pairwise(chosen))
     if not chosen or not ordered or chosen[0] < 0 or chosen[-1] >= length:
         raise ValueError(
-            f"{what}: {list(chosen)[:8]}{'...' if len(chosen) > 8 else ''}; expected at least one, "
-            f"increasing, from 0 to {length - 1}"
+            f"{what}: {list(chosen)[:8]}{'...' if len(chosen) > 8 else ''}; expected at least one "
+            f"number, in increasing order, from 0 to {length - 1}"
         )
 
 
 def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " part"]) -> Float[Tensor, "part d"]:
     first, last = int(column[0]), int(column[-1])
     if last - first + 1 == len(column):
-        return states[first : last + 1]  # a view: most often all are wanted
+        return states[first : last + 1]  # A view saves a copy. Usually all positions are wanted.
     return states[column.to(states.device)]
 
 
@@ -156,15 +159,15 @@ def last_states(
 
     Args:
         model: A HookedTransformer or TransformerBridge.
-        sequences: Token ids, one sequence a row.
-        hook_names: Activations of shape (batch, pos, d).
-        lasts: How many of each row's last positions to return.
+        sequences: Token ids, one sequence per row.
+        hook_names: Hook names of activations of shape (batch, pos, d).
+        lasts: For every row, the number of last positions to return.
 
     Returns:
-        For every row, hook name to states of shape (lasts[row], d).
+        For every row, a mapping from hook name to states of shape (lasts[row], d).
 
     Raises:
-        ValueError: As `stream_states`.
+        ValueError: For the same reasons as `stream_states`.
     """
     positions = [
         range(len(ids) - last, len(ids)) for ids, last in zip(sequences, lasts, strict=True)
@@ -183,13 +186,14 @@ def states_at(
     The arguments are those of `stream_states`.
 
     Returns:
-        For every row, hook name to states of shape (positions, d).
+        For every row, a mapping from hook name to states of shape (positions, d).
     """
     states: list[States] = [{} for _ in sequences]
     filled: dict[tuple[int, str], int] = {}
 
     def keep(row: int, name: str, part: Tensor) -> None:
-        if name not in states[row]:  # made whole at once: joining parts would need twice the room
+        # The tensor gets its full size at once: joining parts would take twice the memory.
+        if name not in states[row]:
             shape = (len(positions[row]), part.shape[1])
             states[row][name] = torch.empty(shape, dtype=part.dtype)
         first = filled.get((row, name), 0)
@@ -201,29 +205,32 @@ def states_at(
 
 
 def require_readable(model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
-    """Raises a ValueError that names what keeps this model from reading these traces."""
+    """Raises a ValueError if the model cannot read the traces. The message says why."""
     require_unprocessed(model)
     if not traces:
         raise ValueError("no traces to capture; expected at least one")
     if not hook_names:
-        raise ValueError("no hook names to capture; expected some, as 'blocks.0.hook_resid_post'")
+        raise ValueError(
+            "no hook names to capture; expected at least one, such as 'blocks.0.hook_resid_post'"
+        )
     for trace in traces:
         if not len(trace):
             raise ValueError(f"trace {trace.id} is empty: it has no steps to capture")
         if (largest := max(*trace.prompt_ids, *trace.token_ids)) >= model.cfg.d_vocab:
             raise ValueError(
                 f"trace {trace.id} holds token {largest} and this model's vocabulary has "
-                f"{model.cfg.d_vocab}; import its text with Trace.from_text and this tokenizer"
+                f"{model.cfg.d_vocab} tokens; import the trace's text with Trace.from_text and "
+                "this model's tokenizer"
             )
 
 
 def read_ids(trace: Trace) -> tuple[int, ...]:
-    """The tokens read while a trace was generated: the last is emitted, never read."""
+    """The tokens that the model reads of a trace: all but the last, which it only emits."""
     return (*trace.prompt_ids, *trace.token_ids[:-1])
 
 
 def positions_of(trace: Trace, steps: Sequence[int]) -> Sequence[int]:
-    """Where these steps' states are: at the positions that emit them."""
+    """The positions of the steps' states, which are the positions that emit the steps' tokens."""
     first = len(trace.prompt_ids) - 1
     if isinstance(steps, range):
         return range(first + steps.start, first + steps.stop, steps.step)
@@ -231,5 +238,5 @@ def positions_of(trace: Trace, steps: Sequence[int]) -> Sequence[int]:
 
 
 def capture_bar(traces: int, progress: bool) -> tqdm:
-    """A bar on a terminal's stderr, or none."""
+    """A progress bar on stderr, which shows only on a terminal and only if `progress` is true."""
     return tqdm(total=traces, desc="capture", unit="trace", disable=None if progress else True)

@@ -1,12 +1,13 @@
-"""One trace's states in one safetensors file, laid out first and filled piece by piece.
+"""Shards: the states of one trace in one safetensors file, which is written piece by piece.
 
-A safetensors file is a header that says where each tensor lies, and then the tensors. So the file
-can be made at its full size before any state is known, and every piece be written to its place as
-it comes: none has to wait in memory for the others. Until the last piece is there the file has
-another name, so what a kill leaves behind is never taken for a shard.
+A safetensors file consists of a header, which says where each tensor lies, and the tensors. So the
+file can be created at its full size before any state is known. Every piece of the states is then
+written to its place as soon as it is computed, and need not wait in memory for the others. The file
+has a temporary name until it is complete, so a crash leaves nothing that looks like a shard.
 
-The header's metadata says what the states were read from (`Origin`). A shard of another origin is
-refused, never read and never overwritten; a file that is not whole holds nothing and is made again.
+The header's metadata records the origin of the states (`Origin`). A shard of another origin raises
+an error; it is neither used nor overwritten. An incomplete file counts as missing and is written
+again.
 """
 
 import json
@@ -41,15 +42,16 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What the states in a shard were read from, and by what.
+    """The trace, model and code that produced the states in a shard.
 
     Attributes:
         trace: The trace's id.
-        tokens: Hash of its prompt's and its own token ids: an id says what was asked for, and
-            another machine may have sampled other tokens from the same.
-        model: Fingerprint of the model that read them.
-        dtype: What the states are kept in.
-        code: See `capture_code`.
+        tokens: Hash of the token ids of the prompt and of the trace. The id alone is not enough: it
+            identifies the request, and another machine may sample other tokens for the same
+            request.
+        model: Fingerprint of the model that computed the states.
+        dtype: The dtype in which the states are stored.
+        code: The code that computed the states, see `capture_code`.
     """
 
     trace: str
@@ -60,14 +62,20 @@ class Origin:
 
     @classmethod
     def of(cls, trace: Trace, model: str, dtype: torch.dtype) -> "Origin":
-        """The origin of a trace's states, read here by the model of this fingerprint."""
+        """The origin of the states that this code computes of a trace.
+
+        Args:
+            trace: The trace.
+            model: Fingerprint of the model.
+            dtype: The dtype in which the states are stored.
+        """
         tokens = content_hash([trace.prompt_ids, trace.token_ids])
         return cls(trace.id, tokens, model, str(dtype).removeprefix("torch."), capture_code())
 
 
 @cache
 def capture_code() -> str:
-    """The versions of all that decides a state, and a hash of this package's part of it."""
+    """The versions of the packages that determine a state, and a hash of the code for it here."""
     package = Path(__file__).parents[1]
     digest = blake2b(digest_size=4)
     for file in [
@@ -81,7 +89,7 @@ def capture_code() -> str:
 
 
 class Shard:
-    """A file being filled; see `new_shard`."""
+    """A shard that is being written; see `new_shard`."""
 
     def __init__(
         self,
@@ -95,26 +103,27 @@ class Shard:
         self._begins, self._shapes, self._dtype = begins, shapes, dtype
         self._filled = dict.fromkeys(begins, 0)
 
-    def append(self, name: str, states: Float[Tensor, "some d"]) -> None:
-        """Writes the next steps' states of a hook name to their place.
+    def append(self, name: str, states: Float[Tensor, "part d"]) -> None:
+        """Writes the states of a hook name's next steps to their place.
 
         Raises:
-            ValueError: If a state is not finite in the shard's dtype, or does not fit the shard.
+            ValueError: If a state is not finite in the shard's dtype, or if the states do not fit
+                the shard.
         """
         first, (steps, d) = self._filled[name], self._shapes[name]
         if states.shape[1] != d or first + len(states) > steps:
             raise ValueError(
                 f"{name}: states of shape {tuple(states.shape)} after {first} steps; expected at "
-                f"most {steps - first} of {d} values"
+                f"most {steps - first} further states of {d} values each"
             )
         kept = states.to("cpu", self._dtype).contiguous()
         if not kept.isfinite().all():
             bad = int((~kept.isfinite()).any(1).nonzero()[0])
             worst = states[bad].abs().max().item()
             raise ValueError(
-                f"{name}: the state of step {first + bad} is not finite in {self._dtype} (its "
-                f"largest value is {worst:.3g}); float16 ends at 65504, bfloat16 does not: take "
-                "another dtype, or look at the model"
+                f"{name}: the state of step {first + bad} is not finite in {self._dtype}; its "
+                f"largest value is {worst:.3g}. float16 holds values up to 65504, bfloat16 holds "
+                "larger ones: use another dtype, or check the model"
             )
         with room_named(self._path):
             self._file.seek(self._begins[name] + first * d * self._dtype.itemsize)
@@ -122,7 +131,7 @@ class Shard:
         self._filled[name] += len(kept)
 
     def require_whole(self) -> None:
-        """Raises a ValueError if a step of a hook name has not been written."""
+        """Raises a ValueError if a step of any hook name has not been written."""
         lacking = {name: n for name, n in self._filled.items() if n < self._shapes[name][0]}
         if lacking:
             raise ValueError(f"{self._path}: only so many steps were written: {lacking}")
@@ -135,23 +144,24 @@ def new_shard(
     dtype: torch.dtype,
     metadata: Mapping[str, str],
 ) -> Iterator[Shard]:
-    """Lays a shard out beside `path`, which it becomes if the block fills it and succeeds.
+    """Creates a shard in a temporary file, and moves it to `path` once it is complete.
 
-    Its room on the disk is taken at once, where the system can: a disk that is too small is known
-    before the first state is computed.
+    The file is moved if the block ends without an error and has written every step. Otherwise the
+    file is removed. Where the system supports it, the disk space is reserved at the start, so that
+    a full disk raises an error before the first state is computed.
 
     Args:
-        path: Where the shard will be.
-        shapes: Hook name to (steps, d).
+        path: Path of the finished shard.
+        shapes: A mapping from each hook name to its shape (steps, d).
         dtype: float64, float32, float16 or bfloat16.
-        metadata: For the header.
+        metadata: The metadata of the header.
 
     Raises:
-        ValueError: If the dtype is another, or the block left out a step.
-        OSError: If the disk is full; nothing is left behind.
+        ValueError: If the dtype is not supported, or the block has not written every step.
+        OSError: If the disk is full.
     """
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype}: states are kept in one of {list(DTYPES)}")
+        raise ValueError(f"dtype {dtype}: expected one of {list(DTYPES)}")
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     begins, end = {}, 0
     for name, (steps, d) in shapes.items():
@@ -162,7 +172,7 @@ def new_shard(
             "data_offsets": [begins[name], end],
         }
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors begin at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)  # The tensors must begin at a multiple of 8 bytes.
     before = 8 + len(text)
     begins = {name: before + begin for name, begin in begins.items()}
     with replacing(path) as temporary:
@@ -182,7 +192,7 @@ def _take_room(file: BinaryIO, size: int) -> None:
 
 
 def save_activations(states: States, path: str | Path, **metadata: str) -> None:
-    """Writes one trace's states as safetensors, whole or not at all."""
+    """Writes the states of one trace as a safetensors file, completely or not at all."""
     with replacing(path) as temporary:
         save_file({name: s.contiguous() for name, s in states.items()}, temporary, metadata)
 
@@ -190,17 +200,20 @@ def save_activations(states: States, path: str | Path, **metadata: str) -> None:
 def load_activations(
     path: str | Path, hook_names: Sequence[str] | None = None, origin: Origin | None = None
 ) -> States:
-    """Reads a shard, or what `save_activations` wrote.
+    """Reads the states in a shard, or in a file that `save_activations` wrote.
 
     Args:
         path: The file.
-        hook_names: The tensors to read, others are not touched; None reads all.
-        origin: What the states must have been read from; None takes any.
+        hook_names: The hook names to read. None means all of them.
+        origin: The origin that the shard must have. None accepts every origin.
+
+    Returns:
+        A mapping from each hook name to states of shape (step, d).
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not whole safetensors, lacks a hook name, or is of another
-            origin.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is not a complete safetensors file, lacks a hook name, or has
+            another origin.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -209,18 +222,18 @@ def load_activations(
         held = list(file.keys())
         lacking = [name for name in hook_names or () if name not in held]
         if lacking:
-            raise ValueError(f"{path}: holds {held}, not {lacking}; capture these too")
+            raise ValueError(f"{path}: holds {held} and lacks {lacking}; capture these too")
         return {name: file.get_tensor(name) for name in (hook_names or held)}
 
 
 def held_names(path: str | Path, origin: Origin) -> list[str]:
-    """The hook names in a whole shard of this origin. Reads its header only.
+    """The hook names in a shard. Reads only the file's header.
 
     Returns:
-        None of them if there is no file, or it is not whole.
+        The hook names. The list is empty if the file is missing or incomplete.
 
     Raises:
-        ValueError: If the file is whole and of another origin.
+        ValueError: If the file is complete and has another origin.
     """
     path = Path(path)
     try:
@@ -232,7 +245,7 @@ def held_names(path: str | Path, origin: Origin) -> list[str]:
 
 
 class NotWholeError(ValueError):
-    """A file that is no whole safetensors file."""
+    """A file is not a complete safetensors file."""
 
 
 @contextmanager
@@ -243,21 +256,21 @@ def _opened(path: Path) -> Iterator:
         opened = safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
         raise NotWholeError(
-            f"{path}: not a whole safetensors file ({error}); capture it again"
+            f"{path}: not a whole safetensors file ({error}); capture the trace again"
         ) from error
     with opened as file:
         yield file
 
 
 def _require_origin(path: Path, file, origin: Origin) -> None:
-    found = file.metadata() or {}
+    metadata = file.metadata() or {}
     different = [
-        f"{key} is {found.get(key)!r}, not {wanted!r}"
+        f"{key} is {metadata.get(key)!r}, not {wanted!r}"
         for key, wanted in asdict(origin).items()
-        if found.get(key) != wanted
+        if metadata.get(key) != wanted
     ]
     if different:
         raise ValueError(
-            f"{path}: holds other states than those asked for: {'; '.join(different)}. Nothing in "
-            "it was used or changed; give another folder, or remove the file"
+            f"{path}: holds other states than those asked for: {'; '.join(different)}. The file "
+            "was neither used nor changed; give another folder, or remove the file"
         )

@@ -1,4 +1,4 @@
-"""How sure the model was of each token that it wrote, in bits."""
+"""How uncertain the model was about each token that it wrote, in bits."""
 
 import math
 
@@ -15,16 +15,19 @@ from mi_lens.traces.trace import Trace
 def next_token_uncertainty(
     model, trace: Trace, last_states: Float[Tensor, "step d"]
 ) -> dict[str, Float[np.ndarray, " step"]]:
-    """How sure the model is of each generated token, in bits.
+    """How uncertain the model is about each generated token, in bits.
 
     Args:
         model: A HookedTransformer or TransformerBridge.
         trace: A finished trace.
-        last_states: Its states at the last block's hook_resid_post.
+        last_states: The trace's states at the last block's hook_resid_post.
 
     Returns:
-        "entropy" of the next-token distribution (at temperature 1), and "surprisal" of the token
-        that was emitted.
+        "entropy", of the next-token distribution at temperature 1, and "surprisal", of the token
+        that was emitted. Each has one value per step.
+
+    Raises:
+        ValueError: If the number of states is not the number of steps.
     """
     if len(last_states) != len(trace):
         raise ValueError(f"trace {trace.id}: {len(last_states)} states for {len(trace)} steps")

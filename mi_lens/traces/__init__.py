@@ -1,1 +1,1 @@
-"""What a model wrote: traces, their words and their thoughts."""
+"""Traces, which are generated texts, and their words and thoughts."""

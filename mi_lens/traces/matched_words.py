@@ -1,8 +1,8 @@
-"""Words and tokens matched in frequency: ordinary ones that traces write about equally often.
+"""Words and tokens matched in frequency with ordinary ones that traces write about as often.
 
-Much of what distinguishes a word comes only from how often it is written. So words are compared
-with ordinary words of like frequency. What is matched is named by its token id, or by its word with
-all surface forms (`word_of`).
+Words may differ only because traces write one of them more often. Therefore words are compared with
+ordinary words of similar frequency. A name is either a token id, or a word that stands for all its
+surface forms (`word_of`).
 """
 
 from collections import Counter
@@ -21,12 +21,12 @@ Beside = Literal["anything", "no digit", "nothing"]
 
 
 def count_tokens(traces: Sequence[Trace]) -> Counter[int]:
-    """How often traces write each token, by its id."""
+    """How often traces write each token id."""
     return Counter(token for trace in traces for token in trace.token_ids)
 
 
 def count_words(tokenizer, traces: Sequence[Trace]) -> Counter[str]:
-    """How often traces write each word; tokens that write none count as the word ""."""
+    """How often traces write each word. Tokens that write no word count as the word ""."""
     strings = vocabulary(tokenizer)
     counts: Counter[str] = Counter()
     for token, count in count_tokens(traces).items():
@@ -35,13 +35,13 @@ def count_words(tokenizer, traces: Sequence[Trace]) -> Counter[str]:
 
 
 def is_ordinary(string: str, *, letters: int, beside: Beside) -> bool:
-    """Whether a string may stand for a word of a set.
+    """Whether a string is ordinary enough to be compared with the words of a set.
 
     Args:
         string: A word, or a token's string.
-        letters: The fewest letters that it must have.
-        beside: What it may have beside letters: "anything"; "no digit", which would be part of a
-            result; or "nothing".
+        letters: The smallest number of letters that the string must have.
+        beside: What the string may contain besides letters: "anything"; "no digit", because a digit
+            would be part of a result; or "nothing".
     """
     if beside == "no digit" and any(map(str.isdigit, string)):
         return False
@@ -51,7 +51,7 @@ def is_ordinary(string: str, *, letters: int, beside: Beside) -> bool:
 
 
 def as_frequent(name: Name, candidates: Iterable[Name], counts: Mapping[Name, int]) -> list[Name]:
-    """The candidates that are written half to twice as often as a word or token."""
+    """The candidates that are written half as often to twice as often as a word or token."""
     count = counts.get(name, 0)
     return [other for other in candidates if count / 2 <= counts[other] <= 2 * count]
 
@@ -66,22 +66,23 @@ def draw_matches(
     distance: Callable[[Name, Name], float] | None = None,
     within_factor_of_two: bool = False,
 ) -> dict[Name, Name]:
-    """Draws for each word or token one of the five candidates nearest in log count.
+    """Draws a match for each word or token: one of the five candidates nearest in log count.
 
-    The most frequent is matched first. Each candidate is drawn at most once.
+    The most frequent name is matched first. Each candidate is drawn at most once.
 
     Args:
-        names: What is to be matched.
-        candidates: What may be drawn; all of them have counts.
-        counts: How often each is written; what is not written counts as written once.
-        rng: Makes one draw for each match.
-        log: The logarithm of the counts. Its base is the unit of their distance. Its rounding
-            decides which of two equally near candidates comes first.
-        distance: A further distance between a name and a candidate, added to that of the counts.
-        within_factor_of_two: Draws only from `as_frequent` candidates.
+        names: The words or tokens to match.
+        candidates: The words or tokens that may be drawn. Each must have a count.
+        counts: How often each is written. A name that is not written counts as written once.
+        rng: The random generator. It is used once per match.
+        log: The logarithm that is applied to ratios of counts. Its base sets the unit of distance.
+            Its rounding decides which of two equally near candidates comes first.
+        distance: A further distance between a name and a candidate. It is added to the distance of
+            the counts.
+        within_factor_of_two: Whether to draw only from `as_frequent` candidates.
 
     Returns:
-        Name to its match; a name without any candidate left is left out.
+        A mapping from each name to its match. Names for which no candidate remains are left out.
     """
     left = set(candidates)
     matches: dict[Name, Name] = {}

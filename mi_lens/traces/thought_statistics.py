@@ -24,10 +24,10 @@ class ClassStatistics:
     """How many thoughts of one class a group of traces has.
 
     Attributes:
-        thoughts: Their number.
-        tokens: Their tokens, boundaries not among them.
-        thoughts_per_trace: With its interval over traces.
-        tokens_per_trace: Likewise.
+        thoughts: Number of thoughts of the class.
+        tokens: Number of their tokens, without the boundaries.
+        thoughts_per_trace: Mean number of thoughts per trace, with its interval over traces.
+        tokens_per_trace: Mean number of tokens per trace, with its interval over traces.
     """
 
     thoughts: int
@@ -41,10 +41,11 @@ class ThoughtStatistics:
     """Thoughts by class in a group of traces (SEAL's figures of counts by level and correctness).
 
     Attributes:
-        correct: Whether the group's answers are right; None for all, gold answer or not.
-        level: The problems' difficulty; None for all.
-        traces: How many there are.
-        classes: By class.
+        correct: Whether the group's answers are correct. None if the group ignores correctness;
+            then it includes traces without a gold answer.
+        level: The problems' difficulty. None if the group contains all levels.
+        traces: Number of traces.
+        classes: The counts of each class.
     """
 
     correct: bool | None
@@ -53,7 +54,7 @@ class ThoughtStatistics:
     classes: dict[ThoughtClass, ClassStatistics]
 
     def share(self, thought_class: ThoughtClass) -> float | None:
-        """The class's share of the group's thoughts; None where it has no thoughts."""
+        """The class's share of the group's thoughts, or None if the group has no thoughts."""
         total = sum(counts.thoughts for counts in self.classes.values())
         return self.classes[thought_class].thoughts / total if total else None
 
@@ -70,7 +71,7 @@ class ThoughtStatistics:
         ]
         verdict = {True: "right ", False: "wrong ", None: ""}[self.correct]
         level = "" if self.level is None else f" of level {self.level}"
-        header = ("class", "thoughts", "share", "thoughts a trace", "tokens a trace")
+        header = ("class", "thoughts", "share", "thoughts per trace", "tokens per trace")
         return table(rows, header, f"{self.traces:,} {verdict}traces{level}")
 
 
@@ -79,8 +80,8 @@ def thought_statistics(
 ) -> list[ThoughtStatistics]:
     """Counts of thoughts and of their tokens, by class, correctness and level.
 
-    The first group is all traces; then come the correct and the incorrect ones, and each level,
-    all of it and by correctness. Groups without traces are left out. A trace without a gold answer
+    The first three groups are all traces, the correct ones and the incorrect ones. The same three
+    groups follow for each level. Groups without traces are left out. A trace without a gold answer
     is neither correct nor incorrect.
     """
     counted = [
@@ -115,7 +116,7 @@ TraceCounts = tuple[Counter[ThoughtClass], Counter[ThoughtClass]]
 
 
 def _counts(thoughts: Sequence[Thought]) -> TraceCounts:
-    """Thoughts and tokens by class."""
+    """The number of thoughts and the number of tokens of each class."""
     numbers, tokens = Counter(), Counter()
     for thought in thoughts:
         numbers[thought.thought_class] += 1

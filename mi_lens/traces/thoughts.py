@@ -1,7 +1,8 @@
-r"""Thoughts: what stands between blank lines inside the think block, and of which kind it is.
+r"""Thoughts: the pieces of text between blank lines inside the think block, and their classes.
 
-SEAL (arXiv 2504.07986) tells execution, reflection and transition apart by keywords, and reads and
-steers the state at the boundary that opens a thought: the token whose string contains "\n\n".
+SEAL (arXiv 2504.07986) uses keywords to tell execution, reflection and transition apart. It reads
+and steers the state at the boundary that opens a thought. A boundary is a token whose string
+contains "\n\n".
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,14 @@ THOUGHT_CLASSES: tuple[ThoughtClass, ...] = get_args(ThoughtClass)
 
 @dataclass(frozen=True)
 class ThoughtRule:
-    """Keywords that tell thoughts apart, whatever their case.
+    """Keywords that tell the classes of thoughts apart. Upper and lower case are the same.
 
     Attributes:
-        name: Recorded with whatever is made by the rule.
-        prefixes: Class to what its thoughts may begin with.
-        substrings: Class to what its thoughts may contain.
-        precedence: The class whose keywords are looked for first, then the next; a thought that
-            none of them claims is execution.
+        name: The rule's name. It is recorded with every result of the rule.
+        prefixes: For each class, strings with which a thought of the class may begin.
+        substrings: For each class, strings that a thought of the class may contain.
+        precedence: The order in which the classes' keywords are looked for. A thought that matches
+            none of these classes is execution.
     """
 
     name: str
@@ -42,7 +43,7 @@ class ThoughtRule:
         if unplaced := listed - set(self.precedence):
             raise ValueError(
                 f"rule {self.name!r} has keywords for {min(unplaced)!r}, which its precedence "
-                f"{self.precedence} leaves out; add the class there"
+                f"{self.precedence} leaves out; add the class to the precedence"
             )
         for keywords in (*self.prefixes.values(), *self.substrings.values()):
             if isinstance(keywords, str) or not all(keywords):
@@ -74,8 +75,8 @@ SEAL = ThoughtRule(
         ),
     },
 )  # fmt: skip
-# EasySteer's replication of SEAL: transition is looked for first, and "wait" and "alternatively"
-# anywhere in a thought.
+# EasySteer's replication of SEAL: it looks for transition first, and it looks for "wait" and
+# "alternatively" anywhere in a thought.
 EASYSTEER = ThoughtRule(
     name="easysteer",
     prefixes={},
@@ -98,15 +99,15 @@ def classify(text: str, rule: ThoughtRule = SEAL) -> ThoughtClass:
 
 @dataclass(frozen=True)
 class Thought:
-    """A thought of a trace: its tokens are the generated tokens start to stop - 1.
+    """A thought of a trace: the generated tokens start to stop - 1.
 
     Attributes:
-        thought_class: Its kind.
-        text: Its text without surrounding blank space.
-        start: The step that emits its first token. The boundary that opens it is generated token
-            start - 1.
-        stop: The step after its last; where another thought follows, the one that emits the
-            boundary between them.
+        thought_class: The thought's class.
+        text: The thought's text without surrounding blank space.
+        start: The step that emits the thought's first token. The boundary that opens the thought is
+            generated token start - 1.
+        stop: The step after the thought's last step. If another thought follows, this step emits
+            the boundary between the two.
     """
 
     thought_class: ThoughtClass
@@ -116,10 +117,10 @@ class Thought:
 
     @property
     def boundary_step(self) -> int:
-        """The step at which the opening boundary is consumed: where SEAL reads and steers.
+        """The step at which the model consumes the opening boundary. SEAL reads and steers there.
 
-        The boundary is generated token b; the state at its position emits token b + 1, the
-        thought's first. So it is row b + 1 = `start` of what `capture` returns.
+        Let the boundary be generated token b. The state at its position emits token b + 1, which is
+        the thought's first token. So this state is row b + 1 = `start` of what `capture` returns.
         """
         return self.start
 
@@ -127,14 +128,14 @@ class Thought:
 def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Thought]:
     r"""The thoughts of a trace, in order.
 
-    Inside the think block only: where no "</think>" stands since the last "<think>", or since the
-    start of the generation, as R1's prompts open the block themselves. A model without these
-    tokens thinks throughout. Only generated boundaries count.
+    Only text inside the think block counts. The block is open at the start of the generation,
+    because R1's prompts open it. "</think>" closes it and "<think>" opens it again. If the
+    tokenizer lacks these tokens, the whole trace counts. Only generated boundaries count.
 
-    Text before the first boundary of a block opens at no boundary and is dropped, as SEAL does.
-    A boundary with nothing but blank space up to the next, or up to "</think>" or the end, opens
-    no thought. (Keyword rules applied to the letter call it execution. Where models write
-    "\n\n</think>" that is one thought a trace, with the state that emits "</think>".)
+    Text before the first boundary of a block has no opening boundary and is dropped, as in SEAL.
+    A boundary opens no thought if only blank space follows up to the next boundary, "</think>" or
+    the end. (A literal keyword rule would call this blank space execution. Where models write
+    "\n\n</think>", that would add one thought per trace, with the state that emits "</think>".)
     """
     thoughts = []
     spans = _spans(trace.token_ids, boundary_ids(tokenizer), think_ids(tokenizer))
@@ -148,7 +149,10 @@ def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Th
 def _spans(
     token_ids: Sequence[int], boundaries: frozenset[int], think: tuple[int, int] | None
 ) -> list[tuple[int, int]]:
-    """Steps from after a boundary to before the next one, a think token or the end."""
+    """The spans (start, stop) of steps that follow a boundary inside the think block.
+
+    A span ends before the next boundary, a think token or the end of the trace.
+    """
     spans, start, inside = [], None, True
     opening, closing = think or (None, None)
     for step, token in enumerate(token_ids):

@@ -1,4 +1,4 @@
-"""Traces: what a model generated, with everything needed to read its states again."""
+"""Traces: what a model generated, with everything needed to compute its states again."""
 
 import json
 from collections.abc import Iterable
@@ -18,18 +18,18 @@ StopReason = Literal["eos", "stop", "length", "context", "imported"]
 
 
 class ConditionRecord(TypedDict, total=False):
-    """The settings under which a trace was made, as JSON.
+    """The settings under which a trace was generated, as JSON.
 
     Attributes:
-        name: Of the condition; decides nothing.
+        name: Name of the condition. It has no effect on the generation.
         sampling: The fields of `Sampling`.
-        interventions: In the order in which they act, each with its "kind" and its settings; a hash
-            stands for a long list of numbers.
-        engine: Name and version of the engine, where it was not this package's loop.
-        max_new_tokens: Budget, a prefix included.
+        interventions: The interventions in the order in which they act. Each has its "kind" and its
+            settings. A hash stands for a long list of numbers.
+        engine: Name and version of the engine, if it was not this package's loop.
+        max_new_tokens: Largest number of generated tokens, those of a prefix included.
         style: How the question became the prompt.
         stop: Texts and token ids that end the generation.
-        prefix: How many of the first generated tokens were given.
+        prefix: How many of the first generated tokens were given and not sampled.
     """
 
     name: str
@@ -47,18 +47,20 @@ class Trace:
     """One generation. Step t is the t-th generated token.
 
     Attributes:
-        id: Hash of what produced it: model, prompt, condition, seed, budget.
-        model: Fingerprint of the model that generated it, or a name for an imported text.
+        id: Hash of what produced the trace: model, prompt, condition, seed and budget.
+        model: Fingerprint of the model that generated the trace, or a name if the text was
+            imported.
         prompt: The prompt as text.
-        prompt_ids: Its token ids, without padding.
-        token_ids: The generated token ids, an ending end-of-text token included.
-        text: The generated tokens as text, special tokens left out.
-        stop_reason: "eos", "stop" (a stop text or token), "length" (budget spent), "context"
-            (model's window full), "imported".
+        prompt_ids: The prompt's token ids, without padding.
+        token_ids: The generated token ids. A final end-of-text token is included.
+        text: The generated tokens as text, without special tokens.
+        stop_reason: Why the generation ended: "eos" (end-of-text token), "stop" (a stop text or
+            token), "length" (the budget is spent), "context" (the model's context is full), or
+            "imported" (the text was not generated here).
         seed: The request's seed.
-        condition: Interventions, sampling and other settings; empty for an imported text.
-        problem: The problem that the prompt puts, where there is one.
-        events: What interventions did: a mapping each, with "step" and "what".
+        condition: Interventions, sampling and other settings. Empty for an imported text.
+        problem: The problem that the prompt asks, if there is one.
+        events: What the interventions did. Each event is a mapping with "step" and "what".
     """
 
     id: str
@@ -76,27 +78,28 @@ class Trace:
     def __post_init__(self):
         if not self.prompt_ids:
             raise ValueError(
-                f"trace {self.id}: its prompt has no tokens; a first token can only be emitted "
-                "at a prompt's last position"
+                f"trace {self.id}: its prompt has no tokens; the model emits the first token at "
+                "the prompt's last position, so expected at least one prompt token"
             )
         if self.stop_reason not in get_args(StopReason):
             raise ValueError(
-                f"trace {self.id}: stop_reason {self.stop_reason!r}, expected one of "
+                f"trace {self.id}: stop_reason is {self.stop_reason!r}; expected one of "
                 f"{get_args(StopReason)}"
             )
 
     def __len__(self) -> int:
-        """The number of steps, generated tokens."""
+        """The number of steps, which are the generated tokens."""
         return len(self.token_ids)
 
     def require_problem(self, purpose: str) -> Problem:
-        """The problem, where there must be one.
+        """The problem of a trace that must have one.
 
         Args:
-            purpose: What it is needed for, for the error: "to grade it by".
+            purpose: What the problem is needed for, such as "to grade it by". The error message
+                says so.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If the trace has no problem.
         """
         if self.problem is None:
             raise ValueError(
@@ -107,7 +110,7 @@ class Trace:
 
     @property
     def consumed_ids(self) -> tuple[int, ...]:
-        """For every step, the token read at the position that emits it."""
+        """For every step, the id of the token at the position that emits the step's token."""
         return (*self.prompt_ids, *self.token_ids)[len(self.prompt_ids) - 1 : -1]
 
     def _repr_html_(self) -> str:
@@ -123,7 +126,7 @@ class Trace:
         return f"{table(about)}\n{text_box(self.text)}"
 
     def token_strings(self, tokenizer) -> list[str]:
-        """The generated tokens one by one, as text; bytes of a split character show as U+FFFD."""
+        """The text of each generated token. Bytes of a split character appear as U+FFFD."""
         return tokenizer.batch_decode([[token] for token in self.token_ids])
 
     @classmethod
@@ -136,11 +139,11 @@ class Trace:
         model: str = "imported",
         style: PromptStyle = "chat",
     ) -> "Trace":
-        """A trace of text that was generated elsewhere, tokenised anew.
+        """A trace of text that was generated elsewhere. The text is tokenised again.
 
-        Where a model samples "Wa" + "it" the tokenizer may write "Wait": token boundaries of
-        imported text are the tokenizer's, not the sampler's. A text that opens with the "<think>"
-        with which a chat template already ends is read as going on from there.
+        The token boundaries of imported text are the tokenizer's and not the sampler's: where a
+        model sampled "Wa" + "it", the tokenizer may write "Wait". If the chat template already
+        ends with "<think>", a "<think>" at the start of the text is removed.
 
         Raises:
             ValueError: If the text is empty.
@@ -174,7 +177,7 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
     """The inverse of `trace_to_row`.
 
     Raises:
-        ValueError: Naming the fields that are missing or unknown.
+        ValueError: If fields are missing or unknown. The message names them.
     """
     fields = dict(row)
     try:
@@ -189,16 +192,19 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
         return Trace(**fields)
     except (TypeError, KeyError) as error:
         raise ValueError(
-            f"not a trace: {error}; found the fields {sorted(row)}; import text made elsewhere "
-            "with Trace.from_text"
+            f"not a trace: {error}; the object has the fields {sorted(row)}; to import text that "
+            "was generated elsewhere, use Trace.from_text"
         ) from None
 
 
-NESTED = ("condition", "problem", "events")  # JSON texts in a Parquet file
+NESTED = ("condition", "problem", "events")  # A Parquet file holds these fields as JSON texts.
 
 
 def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
-    """Writes traces as JSON lines, or as Parquet by the path's ending; whole or not at all."""
+    """Writes traces as JSON lines, or as Parquet if the path ends in ".parquet".
+
+    The file is written completely or not at all.
+    """
     rows = map(trace_to_row, traces)
     if Path(path).suffix == ".parquet":
         texts = ({**row, **{k: json.dumps(row[k]) for k in NESTED}} for row in rows)
@@ -208,7 +214,11 @@ def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
 
 
 def load_traces(path: str | Path) -> list[Trace]:
-    """Reads what `save_traces` wrote; an error names the line."""
+    """Reads the traces that `save_traces` wrote.
+
+    Raises:
+        ValueError: If a row is not a trace. The message names the number of the row.
+    """
     if Path(path).suffix == ".parquet":
         rows = [{**row, **{k: json.loads(row[k]) for k in NESTED}} for row in read_table(path)]
     else:

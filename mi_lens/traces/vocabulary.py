@@ -8,7 +8,8 @@ from typing import Any
 
 from mi_lens.common.html import table
 
-# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: recycled, and used for test-time scaling.
+# Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: words for representation recycling, and words
+# for test-time scaling.
 RECYCLED_WORDS = ("So", "Let", "Hmm", "I", "The", "Okay", "That", "First", "Now", "Wait")
 SCALING_WORDS = (
     "So", "Let", "Hmm", "I", "Okay", "First", "Wait", "But", "Now", "Then", "Since",
@@ -17,9 +18,9 @@ SCALING_WORDS = (
 
 
 def word_of(string: str) -> str:
-    r"""The word a token string writes: without surrounding space and punctuation, case folded.
+    r"""The case-folded word that a token string writes, without surrounding space and punctuation.
 
-    Empty where nothing is left, as for "\n\n" or " =".
+    The result is empty if nothing is left, as for "\n\n" or " =".
     """
     characters = string.casefold()
     inside = [i for i, c in enumerate(characters) if c.isalnum()]
@@ -28,7 +29,7 @@ def word_of(string: str) -> str:
 
 @lru_cache(maxsize=8)
 def vocabulary(tokenizer) -> tuple[str, ...]:
-    """Every token's string; tokens added as markup, such as "<think>", are empty strings."""
+    """The string of every token. Tokens added as markup, such as "<think>", have empty strings."""
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
     return tuple("" if i in markup else s for i, s in enumerate(strings))
@@ -36,17 +37,17 @@ def vocabulary(tokenizer) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Words with all the token ids that write them: " Wait", "Wait", "wait" are one word.
+    """Words with all the token ids that write them. " Wait", "Wait" and "wait" are the same word.
 
     Attributes:
-        words: Word to its token ids.
+        words: A mapping from each word to its token ids.
     """
 
     words: dict[str, tuple[int, ...]]
 
     @classmethod
     def of(cls, tokenizer, words: Iterable[str]) -> "TokenSet":
-        """The surface variants of each word in a tokenizer's vocabulary.
+        """The set of all tokens in a tokenizer's vocabulary that write one of the words.
 
         Raises:
             ValueError: If no single token writes a word.
@@ -54,16 +55,16 @@ class TokenSet:
         variants = defaultdict(list)
         for token, string in enumerate(vocabulary(tokenizer)):
             variants[word_of(string)].append(token)
-        found = {}
+        tokens = {}
         for word in words:
             key = word_of(word)
             if not key or key not in variants:
                 raise ValueError(
-                    f"no single token of this tokenizer writes {word!r}; expected words that are "
-                    "one token, as 'Wait'"
+                    f"no single token of this tokenizer writes {word!r}; expected words that a "
+                    "single token writes, such as 'Wait'"
                 )
-            found[key] = tuple(variants[key])
-        return cls(found)
+            tokens[key] = tuple(variants[key])
+        return cls(tokens)
 
     def _repr_html_(self) -> str:
         rows = ((word, len(ids), ", ".join(map(str, ids))) for word, ids in self.words.items())
@@ -71,7 +72,7 @@ class TokenSet:
 
     @property
     def ids(self) -> frozenset[int]:
-        """All token ids of all words."""
+        """The token ids of all words."""
         return frozenset(token for tokens in self.words.values() for token in tokens)
 
 
@@ -79,30 +80,36 @@ Words = Sequence[str | int] | TokenSet
 
 
 def as_words(words: Words) -> tuple[str | int, ...]:
-    """Words as given: one, several, token ids, or a `TokenSet`, which stands for its ids.
+    """A tuple of the given words and token ids.
+
+    Args:
+        words: A single word, a sequence of words and token ids, or a `TokenSet`, which stands for
+            its token ids.
 
     Raises:
-        ValueError: If there are none, or one is neither a word nor a token id.
+        ValueError: If there are no words, or a value is neither a word nor a token id.
     """
     given: Iterable[Any] = words.ids if isinstance(words, TokenSet) else words
-    found = (words,) if isinstance(words, str) else tuple(given)
+    entries = (words,) if isinstance(words, str) else tuple(given)
     if isinstance(words, TokenSet):
-        found = tuple(sorted(found))
-    if not found:
-        raise ValueError("no words given; expected at least one, as 'Wait'")
-    for word in found:
+        entries = tuple(sorted(entries))
+    if not entries:
+        raise ValueError("no words given; expected at least one, such as 'Wait'")
+    for word in entries:
         if not isinstance(word, str | int):
-            raise ValueError(f"{word!r} is neither a word nor a token id; expected as 'Wait'")
-    return found
+            raise ValueError(f"{word!r} is neither a word, such as 'Wait', nor a token id")
+    return entries
 
 
 def word_ids(model, words: Words, *, containing: bool = False) -> frozenset[int]:
-    """The token ids of words: every surface form that is one token; ids stand for themselves.
+    """The ids of all tokens that write one of the words.
+
+    Every surface form of a word that is a single token counts. Token ids stand for themselves.
 
     Args:
-        model: Whose vocabulary it is.
+        model: The model whose vocabulary is used.
         words: Words and token ids.
-        containing: Also tokens that contain a word, case-insensitively.
+        containing: Whether to include tokens that only contain a word, in whatever case.
 
     Raises:
         ValueError: If no single token writes a word, or the vocabulary has no such id.
@@ -115,12 +122,12 @@ def word_ids(model, words: Words, *, containing: bool = False) -> frozenset[int]
             raise ValueError(f"token id {token}: this vocabulary has 0 to {model.cfg.d_vocab - 1}")
     if containing:
         parts = [name.casefold() for name in names]
-        found = {
+        matches = {
             token
             for token, string in enumerate(vocabulary(model.tokenizer))
             if any(part in string.casefold() for part in parts)
         }
-        if names and not found:
+        if names and not matches:
             raise ValueError(f"no token of this tokenizer contains any of {names}")
-        return frozenset(ids | found)
+        return frozenset(ids | matches)
     return frozenset(ids) | TokenSet.of(model.tokenizer, names).ids

@@ -1,1 +1,1 @@
-"""The problem as the random variable: bits that states hold of the answer."""
+"""Information across problems: how many bits states hold about the answer of a random problem."""

@@ -1,9 +1,9 @@
-r"""Aligned steps: one step per trace, found by the same rule in every trace.
+r"""Aligned steps: one step per trace, chosen by the same rule in every trace.
 
-The state of step t *emits* token t: it has read the tokens before t, not token t itself. So of a
-token emitted at step t, offset 0 is the step that emits it, the token still unread; offset 1 is the
-step that has just read it; offset -1 is the step before. A trace without such a step is left out,
-and the result says so.
+The state of step t *emits* token t: the model has read the tokens before t, but not token t itself.
+So if a token is emitted at step t, offset 0 is the step that emits the token, offset 1 is the step
+at which the model has just read the token, and offset -1 is the step before it is emitted. A trace
+without such a step is left out, and the result lists it as None.
 """
 
 from collections.abc import Collection, Sequence
@@ -30,8 +30,7 @@ class AlignedSteps:
 
     Attributes:
         name: The rule, such as "thinking token 1 +1".
-        steps: For every trace its step, or None where the rule finds none.
-
+        steps: The step of every trace, or None if the trace has no such step.
     """
 
     name: str
@@ -39,51 +38,57 @@ class AlignedSteps:
 
     @property
     def present(self) -> tuple[int, ...]:
-        """The traces that have the step, by their number."""
+        """The indices of the traces that have the step."""
         return tuple(i for i, step in enumerate(self.steps) if step is not None)
 
     def states(self, activations: Sequence[Float[Tensor, "_ d"]]) -> Float[Tensor, "present d"]:
         """The states at the step, one row for every trace that has it.
 
         Args:
-            activations: For every trace its states at one hook name, shape (step, d).
+            activations: The states of every trace at one hook name, each of shape (step, d).
 
         Raises:
-            ValueError: If there is not one for every trace, a trace is shorter than its step, or
-                no trace has the step.
-
+            ValueError: If the number of tensors is not the number of traces, if a tensor ends
+                before the trace's step, or if no trace has the step.
         """
         if not self.present:
             raise ValueError(f"{self.name}: none of {len(self.steps)} traces has this step")
         return torch.stack([activations[i][step] for i, step in self._pairs(activations)])
 
     def values(self, trajectories: Sequence[Sequence[float]]) -> Float[np.ndarray, "present"]:
-        """Every trace's number at the step, as the MI of `trajectories[trace][step]`."""
+        """The values at the step, such as the MI, one for every trace that has it.
+
+        Args:
+            trajectories: The values of every trace, one value per step.
+
+        Raises:
+            ValueError: If the number of trajectories is not the number of traces, or if a
+                trajectory ends before the trace's step.
+        """
         return np.array([float(trajectories[i][step]) for i, step in self._pairs(trajectories)])
 
     def _pairs(self, sequences: Sequence) -> list[tuple[int, int]]:
-        """The number of each trace that has the step, and its step."""
+        """The index and the step of each trace that has the step."""
         if len(sequences) != len(self.steps):
             raise ValueError(
                 f"{self.name}: {len(sequences)} sequences for {len(self.steps)} traces; expected "
-                "one for every trace, those without the step included"
+                "one sequence per trace, also for the traces without the step"
             )
         pairs = [(i, step) for i, step in enumerate(self.steps) if step is not None]
         for i, step in pairs:
             if step >= len(sequences[i]):
                 raise ValueError(
-                    f"{self.name}: step {step} of trace {i}, which has {len(sequences[i])}; pass "
-                    "what belongs to the traces that were aligned"
+                    f"{self.name}: step {step} of trace {i}, which has {len(sequences[i])} values; "
+                    "pass the values of the traces that were aligned"
                 )
         return pairs
 
 
 def at_fraction(traces: Sequence[Trace], fraction: float) -> AlignedSteps:
-    """The step at a fraction of each trace: 0 its first step, 1 its last.
+    """The step at a fraction of each trace. Fraction 0 is the first step, 1 is the last step.
 
     Raises:
         ValueError: If the fraction is outside 0 to 1.
-
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction}: expected 0 (first step) to 1 (last step)")
@@ -97,12 +102,12 @@ def at_boundary(tokenizer, traces: Sequence[Trace], number: int, offset: int = 0
     Args:
         tokenizer: The traces' tokenizer.
         traces: The traces.
-        number: 1 is the first boundary.
-        offset: 0, the step that emits it; 1, the step that has read it and opens the next thought.
+        number: Number of the boundary in its trace, counted from 1.
+        offset: Steps after the step that emits the boundary. At offset 1 the model has read the
+            boundary and opens the next thought.
 
     Raises:
         ValueError: If number is below 1.
-
     """
     boundaries = [
         [step for step, string in enumerate(trace.token_strings(tokenizer)) if "\n\n" in string]
@@ -122,14 +127,15 @@ def at_token(
 
     Args:
         traces: The traces.
-        token_ids: The set: `TokenSet.ids`, or the values of `matched_tokens` for a control.
-        number: 1 is the first such token.
-        offset: 0, the step that emits it, before it is read; 1, the step that has just read it.
-        name: Of the set.
+        token_ids: The set of tokens: `TokenSet.ids`, or the values of `matched_tokens` for a
+            control.
+        number: Number of the token among the trace's tokens of the set, counted from 1.
+        offset: Steps after the step that emits the token. At offset 1 the model has just read the
+            token.
+        name: Name of a token of the set.
 
     Raises:
         ValueError: If number is below 1, or no trace emits any of the tokens.
-
     """
     wanted = frozenset(token_ids)
     occurrences = [
@@ -165,16 +171,15 @@ def _at_occurrence(
 
 
 def at_answer(tokenizer, traces: Sequence[Trace], offset: int = 0) -> AlignedSteps:
-    r"""The last step before the answer: it emits the first token of the boxed answer's content.
+    r"""The last step before the answer, which emits the first token of the boxed answer's content.
 
-    Of "\boxed{79}" that is the step that emits "7": it has read "\boxed{" and nothing of the
-    answer. A trace that boxes nothing, or is cut off inside the box, has no such step.
+    For "\boxed{79}" this is the step that emits "7": the model has read "\boxed{" and nothing of
+    the answer. A trace without a box, or whose last box is empty or never closes, has no such step.
 
     Args:
         tokenizer: The traces' tokenizer.
         traces: The traces.
-        offset: Steps after (or, negative, before) that one.
-
+        offset: Steps after that step, or before it if negative.
     """
     steps = []
     for trace in traces:
@@ -194,26 +199,27 @@ def at_answer(tokenizer, traces: Sequence[Trace], offset: int = 0) -> AlignedSte
 def matched_tokens(
     tokenizer, traces: Sequence[Trace], token_ids: Collection[int], *, seed: int = 0
 ) -> dict[int, int]:
-    """An ordinary token for each token of a set that the traces emit, about equally often emitted.
+    """For each token of a set, an ordinary token that the traces emit about as often.
 
-    A control for "before, at and after a thinking token": the same offsets around tokens that are
-    as frequent. Ordinary tokens contain a letter (a digit would be part of a result) and are not
-    in the set. From the set's most to its least frequent token, one of the five ordinary tokens
-    nearest in count is drawn, each at most once.
+    The ordinary tokens are a control for the steps before, at and after a thinking token: the same
+    offsets are used around tokens of similar frequency. Ordinary tokens contain a letter (a digit
+    would be part of a result) and are not in the set. The tokens of the set are matched from the
+    most to the least frequent. The match is drawn from the five ordinary tokens nearest in log
+    count. No ordinary token is drawn twice.
 
     Args:
         tokenizer: The traces' tokenizer.
-        traces: Emissions are counted over all of them.
+        traces: The traces over which tokens are counted.
         token_ids: The set, such as `TokenSet.ids`.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
-        Token id to its ordinary counterpart; ids that the traces never emit are left out.
+        A mapping from token id to the id of its ordinary counterpart. Tokens that the traces never
+        emit are left out.
 
     Raises:
-        ValueError: If no token of the set is emitted, or one has no ordinary token left within a
-            factor of two of its count.
-
+        ValueError: If no token of the set is emitted, or if no ordinary token within a factor of
+            two of a token's count is left.
     """
     counts, wanted = count_tokens(traces), frozenset(token_ids)
     emitted = counts.keys() & wanted
@@ -233,6 +239,6 @@ def matched_tokens(
         raise ValueError(
             f"token {token} ({tokenizer.decode([token])!r}) is emitted {counts[token]} times, "
             "and no ordinary token is left that is emitted half to twice as often; give more "
-            "traces, or leave it out of the set"
+            "traces, or leave the token out of the set"
         )
     return matches

@@ -1,8 +1,9 @@
 """Information about the answer across problems, at aligned steps of many traces.
 
-Mutual information is a property of random variables, here the answer of a problem drawn at random
-and the state at a step found by one rule in every trace. The per-trace number of `hsic` is a
-property of one pair of vectors; `correlate_with_trajectory` asks whether it tracks this one.
+Mutual information is a property of random variables. Here these are the answer of a random problem
+and the state at a step that one rule chooses in every trace. In contrast, the per-trace MI of
+`hsic` is a property of a pair of vectors. `correlate_with_trajectory` measures how well the
+per-trace MI follows the information across problems.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -28,12 +29,12 @@ def answer_parts(answers: Sequence[str | int], part: Part) -> list[int]:
 
     Args:
         answers: Integers, as numbers or text.
-        part: "whole"; "first_digit" and "last_digit", of the absolute value; "parity", 0 for even;
-            "size", the quarter of these answers in which one lies, 0 to 3: equal answers share one.
+        part: "whole", the answer itself; "first_digit" or "last_digit", a digit of the absolute
+            value; "parity", 0 for even and 1 for odd; or "size", the quarter of the sorted answers
+            in which the answer lies, 0 to 3. Equal answers lie in the same quarter.
 
     Raises:
         ValueError: If the part is unknown, or an answer is not an integer.
-
     """
     numbers = [_integer(answer) for answer in answers]
     if part == "size":
@@ -55,8 +56,8 @@ def _integer(answer: str | int) -> int:
         return int(answer)
     except ValueError:
         raise ValueError(
-            f"answer {answer!r} is not an integer; parts of answers are of integers, other answers "
-            "can be labels as they are"
+            f"answer {answer!r} is not an integer; only integers have parts. Use other answers as "
+            "labels directly"
         ) from None
 
 
@@ -71,31 +72,32 @@ def digits_information(
 ) -> UsableInformation:
     """Usable information of whole answers, guessed digit by digit.
 
-    Most answers occur once, so that a probe of whole answers has never seen those it is tested on.
-    Here one probe a digit (and one of the sign) reads its own from the state, and an answer's
-    probability is the product: gains add up over digits, shorter answers are padded with zeros,
-    and a guess is correct if all its digits are. `entropy` is that of digits guessed one by one.
+    Most answers occur once, so a probe of whole answers is tested on answers that it never saw.
+    Here each digit has its own probe, and so has the sign. The probability of an answer is the
+    product of its digits' probabilities, so the gains of the digits are added. A guess is correct
+    if all its digits are correct. Shorter answers are padded with zeros. `entropy` is the sum of
+    the digits' entropies.
 
     Args:
-        states: As for `usable_information`, and so the rest.
+        states: As for `usable_information`.
         answers: Integers, as numbers or text.
-        groups: As there.
-        folds: As there.
-        shuffles: As there; all digits of an answer are shuffled together.
-        seed: As there.
+        groups: As for `usable_information`.
+        folds: As for `usable_information`.
+        shuffles: As for `usable_information`. All digits of an answer are shuffled together.
+        seed: As for `usable_information`.
 
     Raises:
-        ValueError: If an answer is not an integer, or as in `usable_information`.
-
+        ValueError: If an answer is not an integer, or for the same reasons as
+            `usable_information`.
     """
     numbers = [_integer(answer) for answer in answers]
     width = max((len(str(abs(number))) for number in numbers), default=0)
     written = [f"{'-' if number < 0 else '+'}{abs(number):0{width}}" for number in numbers]
     columns = [column for column in zip(*written, strict=True) if len(set(column)) > 1]
-    read = partial(
+    digit_information = partial(
         usable_information, states, groups=groups, folds=folds, shuffles=shuffles, seed=seed
     )
-    digits = [read(column) for column in columns or [numbers]]
+    digits = [digit_information(column) for column in columns or [numbers]]
     return UsableInformation(
         gains=tuple(np.sum([digit.gains for digit in digits], axis=0).tolist()),
         correct=tuple(np.all([digit.correct for digit in digits], axis=0).tolist()),
@@ -110,9 +112,8 @@ class AlignedInformation:
     """Usable information at one aligned step.
 
     Attributes:
-        at: The step; `at.present` are the traces that have it, the rows of `usable`.
-        usable: What a probe reads there, across those traces.
-
+        at: The aligned step. The traces in `at.present` have the step and are the rows of `usable`.
+        usable: The usable information at the step, across these traces.
     """
 
     at: AlignedSteps
@@ -133,16 +134,16 @@ def information_at(
 
     Args:
         at: The step of each trace.
-        activations: For every trace its states at one hook name, shape (step, d).
-        labels: One a trace, those without the step included.
-        groups: One a trace, its problem, where problems repeat.
+        activations: The states of every trace at one hook name, each of shape (step, d).
+        labels: One label per trace, also for the traces without the step.
+        groups: The problem of every trace, if problems repeat.
         folds: As for `usable_information`.
-        shuffles: As there.
-        seed: As there.
+        shuffles: As for `usable_information`.
+        seed: As for `usable_information`.
 
     Raises:
-        ValueError: If there is not one of each for every trace, or as in `usable_information`.
-
+        ValueError: If the number of labels, groups or activations is not the number of traces, or
+            for the same reasons as `usable_information`.
     """
     for name, given in (("labels", labels), ("groups", groups)):
         if given is not None and len(given) != len(at.steps):
@@ -162,15 +163,14 @@ def information_at(
 
 @dataclass(frozen=True)
 class TrajectoryCorrelation:
-    """How far the per-trace number follows information across problems, from step to step.
+    """How well the per-trace MI follows the information across problems from step to step.
 
     Attributes:
         rho: Spearman correlation over the aligned steps.
-        low: Lower end of its 95 % interval, resampling problems.
-        high: Upper end.
-        trace_mi: For every aligned step the mean per-trace MI there.
-        bits: For every aligned step the usable information across problems.
-
+        low: Lower end of the correlation's 95 % interval, from resampling problems.
+        high: Upper end of the same interval.
+        trace_mi: The mean per-trace MI at every aligned step.
+        bits: The usable information across problems at every aligned step, in bits.
     """
 
     rho: float
@@ -190,21 +190,20 @@ def correlate_with_trajectory(
 ) -> TrajectoryCorrelation:
     """Spearman correlation, over aligned steps, of mean per-trace MI and usable information.
 
-    The interval resamples problems, in both numbers together, with the probes as they were fitted.
-    It covers which problems were drawn; it does not cover the choice of steps, which are few and
-    not independent of one another, nor what other training problems would have done to the probes.
+    The interval resamples problems, the same ones for both quantities. It covers the choice of the
+    problems. It does not cover the choice of the steps, which are few and depend on each other, nor
+    the choice of the problems on which the probes were trained: the probes are not fitted again.
 
     Args:
-        informations: At three or more aligned steps of the same traces.
-        trajectories: For every trace its MI at every step, at the same hook name.
-        groups: One a trace, its problem, as given to `information_at`.
-        draws: Of the bootstrap.
-        seed: Of the bootstrap.
+        informations: The information at three or more aligned steps of the same traces.
+        trajectories: The MI of every trace at the same hook name, one value per step.
+        groups: The problem of every trace, as given to `information_at`.
+        draws: Number of draws of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If there are fewer than three steps, the traces do not match, or one of the
-            two numbers is the same at all steps.
-
+        ValueError: If there are fewer than three steps, if the traces do not match, or if either
+            quantity is the same at all steps.
     """
     if len(informations) < 3:
         raise ValueError(
@@ -216,7 +215,7 @@ def correlate_with_trajectory(
     for information in informations:
         values = information.at.values(trajectories)
         weights = counts[:, list(information.at.present)]
-        # A draw may hold none of the problems that have a step; then it defines no correlation.
+        # A draw may contain no problem that has the step. Then it defines no correlation.
         with np.errstate(invalid="ignore"):
             weights = weights / weights.sum(1, keepdims=True)
         mi.append(weights @ values)

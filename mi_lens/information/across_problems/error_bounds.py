@@ -1,12 +1,12 @@
-"""What information about the answer says about the error of a guess, in bits.
+"""Bounds on the error of a guess, from the information about the answer in bits.
 
-Theorem 1 (Fano) bounds from below the error of *any* guess made from the state h; theorem 2
-(Hellman and Raviv) bounds from above the error of the *best* guess, the likeliest answer given h.
-Neither speaks of the model's own error from above: a model may guess worse than its states allow.
+Theorem 1 (Fano) is a lower bound on the error of *any* guess from the state h. Theorem 2 (Hellman
+and Raviv) is an upper bound on the error of the *best* guess, the likeliest answer given h. Neither
+is an upper bound on the model's own error: a model may guess worse than its states allow.
 
-Both are theorems about the mutual information. A probe's usable information falls short of it, up
-to chance. With it theorem 2 still holds, only less tight; theorem 1 then holds for guesses made
-from what the probe reads, and a guess that reads more may err less.
+Both theorems are about the mutual information. Up to chance, a probe's usable information is
+smaller. Theorem 2 holds with usable information too, but it is less tight. Theorem 1 then holds
+only for guesses from what the probe reads; a guess that uses more of the state may err less.
 """
 
 from collections import Counter
@@ -23,12 +23,11 @@ from mi_lens.information.across_problems.probe import UsableInformation, usable_
 
 @dataclass(frozen=True)
 class ErrorBounds:
-    """Bounds on the probability of error, in the shape of the information they come from.
+    """Bounds on the probability of error. They have the shape of the information.
 
     Attributes:
-        lower: Any guess made from h errs at least so often (theorem 1).
-        upper: The best guess made from h errs at most so often (theorem 2).
-
+        lower: Every guess from h has at least this probability of error (theorem 1).
+        upper: The best guess from h has at most this probability of error (theorem 2).
     """
 
     lower: Float[np.ndarray, "*steps"]
@@ -44,32 +43,31 @@ def error_bounds(
 ) -> ErrorBounds:
     """Bounds on the error of guesses of y from h, given I(y; h).
 
-    Lower: the smallest p with H(y) - I <= H_b(p) + p log2(size - 1), which is theorem 1 with p_e
-    on both sides, not divided by a logarithm that is 0 for two answers. Upper: (H(y) - I) / 2, but
-    not above what guessing without h attains.
+    The lower bound is the smallest p with H(y) - I <= H_b(p) + p log2(size - 1). This is theorem 1
+    with p_e on both sides, without the division by a logarithm that is 0 for two answers. The upper
+    bound is (H(y) - I) / 2, or the error of the best guess without h if that is smaller.
 
-    Information is taken to lie between 0 and H(y), where the true value lies: an estimate below 0
-    counts as 0, one above H(y) as H(y).
+    The true information lies between 0 and H(y). Therefore an estimate below 0 counts as 0, and an
+    estimate above H(y) counts as H(y).
 
     Args:
         entropy_bits: H(y).
-        information_bits: I(y; h), one number or an array, such as one a step.
-        size: |Y|, how many answers are possible.
-        largest_prior: Probability of the likeliest answer where it is known; the best guess errs
-            at most 1 - largest_prior of the time. Else 1 - 1/size.
+        information_bits: I(y; h), a number or an array, such as one value per step.
+        size: |Y|, the number of possible answers.
+        largest_prior: Probability of the likeliest answer, if it is known. The best guess without h
+            errs with probability 1 - largest_prior. If None, this error counts as 1 - 1/size.
 
     Raises:
-        ValueError: If size is below 2, H(y) is not between 0 and log2(size), information is NaN, or
-            the prior is not between 1/size and 1.
-
+        ValueError: If size is below 2, if H(y) is not between 0 and log2(size), if information is
+            NaN, or if the prior is not between 1/size and 1.
     """
     if size < 2:
         raise ValueError(f"size={size}: expected at least 2 possible answers")
     most = np.log2(size)
     if not -1e-9 <= entropy_bits <= most + 1e-9:
         raise ValueError(
-            f"entropy_bits={entropy_bits}: expected 0 to log2({size}) = {most:.4g} bits; is it in "
-            "nats, or size not the number of answers?"
+            f"entropy_bits={entropy_bits}: expected 0 to log2({size}) = {most:.4g} bits; check "
+            "that the entropy is not in nats and that size is the number of answers"
         )
     if largest_prior is not None and not 1 / size - 1e-9 <= largest_prior <= 1:
         raise ValueError(
@@ -92,7 +90,10 @@ def error_bounds(
 
 
 def _smallest_error(left: Float[np.ndarray, "*steps"], size: int) -> Float[np.ndarray, "*steps"]:
-    """The smallest p that leaves so many bits open, which grow with p up to 1 - 1/size."""
+    """The smallest p with H_b(p) + p log2(size - 1) >= left, by bisection.
+
+    The left side of this inequality grows with p up to p = 1 - 1/size.
+    """
     low, high = np.zeros_like(left), np.full_like(left, 1 - 1 / size)
     for _ in range(60):
         middle = (low + high) / 2
@@ -102,18 +103,17 @@ def _smallest_error(left: Float[np.ndarray, "*steps"], size: int) -> Float[np.nd
 
 
 def binary_entropy(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """H_b(p) in bits."""
+    """The binary entropy H_b(p) in bits."""
     p = np.clip(p, 1e-300, 1.0)
     q = np.clip(1 - p, 1e-300, 1.0)
     return np.asarray(-p * np.log2(p) - q * np.log2(q))
 
 
 def entropy_bits(labels: Sequence[Hashable]) -> float:
-    """Entropy of labels by their frequencies, in bits: below the truth where labels are few.
+    """The entropy of the labels' frequencies, in bits. With few labels it is too small.
 
     Raises:
-        ValueError: If there are none.
-
+        ValueError: If there are no labels.
     """
     if not len(labels):
         raise ValueError("no labels; expected at least one")
@@ -126,22 +126,21 @@ class AccumulatedInformation:
     """Information of the first k aligned steps together, for k = 1, 2, ...
 
     Attributes:
-        estimates: Usable information of each set of steps.
-
+        estimates: Usable information of the first k steps, one estimate per k.
     """
 
     estimates: tuple[UsableInformation, ...]
 
     @property
     def bits(self) -> Float[np.ndarray, "step"]:
-        """The estimates; more steps may lower them: a probe of more coordinates overfits more."""
+        """The estimates in bits. More steps may lower them, as a larger probe overfits more."""
         return np.array([estimate.bits for estimate in self.estimates])
 
     @property
     def running_maximum(self) -> Float[np.ndarray, "step"]:
-        """The largest estimate so far, and at least 0: further steps cannot take information away.
+        """The largest estimate so far, at least 0. More steps cannot lower the true information.
 
-        Being the largest of several estimates it errs upward by chance; `bits` does not.
+        The largest of several estimates is too high by chance; `bits` is not.
         """
         return np.maximum.accumulate(np.maximum(self.bits, 0.0))
 
@@ -157,28 +156,30 @@ def accumulated_information(
 ) -> AccumulatedInformation:
     """Information along the trace, I(y; h_1, ..., h_k) = sum_j I(y; h_j | h_<j), for each k.
 
-    By the chain rule the sum is the information of all steps together: the probe reads the states
-    of the first k steps side by side. Folds and shuffled labels are the same for every k.
+    By the chain rule, the sum is the information of the first k steps together. So the probe reads
+    the states of the first k steps side by side. Folds and shuffled labels are the same for every
+    k.
 
     Args:
-        states: For every aligned step, in order, its states: row i of each is the same trace.
-        labels: As for `usable_information`, and so the rest.
-        groups: As there.
-        folds: As there.
-        shuffles: As there.
-        seed: As there.
+        states: The states at every aligned step, in order, each of shape (row, d). Row i is the
+            same trace at every step.
+        labels: As for `usable_information`.
+        groups: As for `usable_information`.
+        folds: As for `usable_information`.
+        shuffles: As for `usable_information`.
+        seed: As for `usable_information`.
 
     Raises:
-        ValueError: If there are no steps, they differ in rows, or as in `usable_information`.
-
+        ValueError: If there are no steps, if the steps have different numbers of rows, or for the
+            same reasons as `usable_information`.
     """
     if not states:
         raise ValueError("no steps; expected the states of at least one aligned step")
     rows = {len(step) for step in states}
     if len(rows) > 1:
         raise ValueError(
-            f"steps have {sorted(rows)} rows; expected the same traces at every step: keep those "
-            "that have all of them"
+            f"steps have {sorted(rows)} rows; expected the same traces at every step: keep the "
+            "traces that have all steps"
         )
     return AccumulatedInformation(
         tuple(

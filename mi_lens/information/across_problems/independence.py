@@ -1,9 +1,10 @@
-"""Is a state independent of the answer? A kernel test over problems, whatever the dependence.
+"""Is a state independent of the answer? A kernel test over problems for every kind of dependence.
 
-The Hilbert-Schmidt independence criterion between states and labels, by the unbiased estimator of
-Song et al. (2012), 0 on average under independence, with a permutation test; and its normalised
-value, centred kernel alignment (CKA), as a size of the effect. Unlike a linear probe it also sees
-what is not linear; unlike usable information it is not in bits.
+The test uses the Hilbert-Schmidt independence criterion (HSIC) between states and labels, with the
+unbiased estimator of Song et al. (2012), which is 0 on average under independence. A permutation
+test gives the p-value. The effect size is the normalised HSIC, centred kernel alignment (CKA).
+Unlike a linear probe, the test also detects nonlinear dependence. Unlike usable information, it is
+not in bits.
 """
 
 from collections.abc import Hashable, Sequence
@@ -23,12 +24,11 @@ class IndependenceTest:
     """A test that states and labels are independent.
 
     Attributes:
-        hsic: Unbiased HSIC; negative values happen under independence.
-        cka: hsic / sqrt(hsic of states with themselves x that of labels): up to 1, 0 on average
-            under independence at any number of problems.
+        hsic: Unbiased HSIC. Under independence it may be negative.
+        cka: hsic / sqrt(hsic of states with states x hsic of labels with labels). It is at most 1.
+            Under independence it is 0 on average for every number of problems.
         p_value: (1 + permutations that reach hsic) / (1 + permutations).
-        permutations: Of labels between problems.
-
+        permutations: Number of permutations of labels between problems.
     """
 
     hsic: float
@@ -49,25 +49,25 @@ def independence_test(
 ) -> IndependenceTest:
     """Tests across problems whether states depend on labels.
 
-    The kernel of states is Gaussian over standardised coordinates (else one massive coordinate
-    would be all the distance there is), its width the median distance of two states. Labels have a
-    delta kernel, 1 for equal ones; numeric labels a Gaussian one, with their median distance.
+    The kernel of states is Gaussian, and its width is the median distance of two states. The
+    coordinates are standardised first; otherwise one massive coordinate would decide all distances.
+    The kernel of labels is a delta kernel, which is 1 for equal labels and 0 for others. If labels
+    are numeric, their kernel is Gaussian, with their median distance as its width.
 
     Args:
-        states: One row a problem, or a trace.
-        labels: One a row.
-        numeric: Whether near numbers are alike, as answers by their size; else labels are equal or
-            different, as last digits.
-        groups: The problem of each row, where problems repeat; labels are permuted between
-            problems. Rows of one problem still count as rows in hsic and cka.
-        permutations: The smallest p-value is 1 / (permutations + 1).
-        seed: Of the permutations.
+        states: One row per problem or per trace, shape (row, d).
+        labels: One label per row.
+        numeric: If true, labels are numbers that are similar if they are close, such as whole
+            answers. If false, labels are either equal or different, such as last digits.
+        groups: The problem of each row, if problems repeat. Labels are permuted between problems.
+            In hsic and cka every row counts, also if rows share a problem.
+        permutations: Number of permutations. The smallest p-value is 1 / (permutations + 1).
+        seed: Seed of the permutations.
 
     Raises:
-        ValueError: If lengths differ, there are fewer than 4 rows, a state or number is not finite,
-            states or labels do not vary, every label occurs once (unless numeric), or a problem has
-            two labels.
-
+        ValueError: If the lengths differ, if there are fewer than 4 rows, if a state or number is
+            not finite, if the states or labels do not vary, if all labels are different (unless
+            numeric), or if a problem has two labels.
     """
     if states.ndim != 2 or len(states) < 4 or not states.shape[1]:
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (4 or more rows, d)")
@@ -83,7 +83,7 @@ def independence_test(
     else:
         if len(set(index.tolist())) == len(index):
             raise ValueError(
-                f"all {len(index)} labels are different, so that no two are alike; use "
+                f"all {len(index)} labels are different, but the test needs equal labels; use "
                 "numeric=True, or a part of the answer such as its last digit"
             )
         of_labels = torch.from_numpy(index[:, None] == index).double()
@@ -109,18 +109,18 @@ def independence_test(
     return IndependenceTest(
         hsic=float(hsic),
         cka=float(hsic / scale),
-        # Equal up to rounding counts as reached: some permutations only swap equal labels.
+        # The tolerance is for permutations that only swap equal labels: they equal hsic but for
+        # rounding, and must count.
         p_value=(1 + int((null >= hsic - 1e-12 * scale).sum())) / (1 + permutations),
         permutations=permutations,
     )
 
 
 def gaussian_kernel(x: Float[Tensor, "row d"]) -> Float[Tensor, "row row"]:
-    """exp(-|x_i - x_j|^2 / (2 w^2)), w the median distance between two rows that differ.
+    """exp(-|x_i - x_j|^2 / (2 w^2)), where w is the median distance between two different rows.
 
     Raises:
         ValueError: If all rows are equal.
-
     """
     distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
     apart = distance[distance > 0]
@@ -136,7 +136,7 @@ def _standardise(x: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
 
 
 def _u_centred(kernel: Float[Tensor, "row row"]) -> Float[Tensor, "row row"]:
-    """The kernel without its diagonal, centred so that products with others are unbiased."""
+    """The kernel with a zero diagonal, centred so that products with other kernels are unbiased."""
     n = len(kernel)
     kernel = kernel - torch.diag(kernel.diagonal())
     sums = kernel.sum(0) / (n - 2)
@@ -145,6 +145,6 @@ def _u_centred(kernel: Float[Tensor, "row row"]) -> Float[Tensor, "row row"]:
 
 
 def _hsic(centred: Float[Tensor, "row row"], kernel: Float[Tensor, "row row"]) -> Tensor:
-    """Unbiased HSIC of a U-centred kernel with another: centring one of the two is enough."""
+    """Unbiased HSIC of a U-centred kernel and another kernel, which need not be centred."""
     n = len(kernel)
     return (centred * kernel).sum() / (n * (n - 3))

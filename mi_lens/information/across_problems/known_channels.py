@@ -1,7 +1,7 @@
-"""Channels of known information, and how far estimates of it lie off at small numbers of problems.
+"""Channels of known mutual information, and the bias of estimates from few problems.
 
-A channel draws labels y and states h whose mutual information is known, by numerical integration
-or by summing over a table. `bias_study` measures estimated minus true bits over repeated draws.
+A channel draws labels y and states h. Their mutual information is known from numerical integration
+or from a sum over a table. `bias_study` measures estimated minus true bits over repeated draws.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,9 @@ class Channel:
     """Labels and states of known mutual information.
 
     Attributes:
-        name: What it is.
-        bits: I(y; h).
-        draw: Draws n rows of states, [n, d], and their labels, [n].
-
+        name: A description of the channel.
+        bits: I(y; h) in bits.
+        draw: A function that draws n rows: states of shape (n, d), and labels of shape (n,).
     """
 
     name: str
@@ -35,9 +34,10 @@ class Channel:
 
 
 def binary_channel(amplitude: float, dimensions: int = 1) -> Channel:
-    """A fair sign times an amplitude, plus unit Gaussian noise; further coordinates are noise.
+    """A random sign times an amplitude, plus unit Gaussian noise. Further coordinates are noise.
 
-    A logistic probe can be exact here: the log odds of y are linear in h.
+    Both signs are equally likely. A logistic probe can be exact here, because the log odds of y are
+    linear in h.
     """
     z, weight = _gauss()
 
@@ -54,9 +54,10 @@ def binary_channel(amplitude: float, dimensions: int = 1) -> Channel:
 
 
 def quantile_channel(classes: int, correlation: float, dimensions: int = 1) -> Channel:
-    """Which of `classes` equal parts a Gaussian lies in, seen through a Gaussian correlated to it.
+    """A Gaussian in `classes` equally likely parts. The state is a Gaussian correlated with it.
 
-    Middle classes have no side of their own, and log odds are nearly but not exactly linear in h.
+    The label is the part in which the first Gaussian lies. Log odds of the labels are nearly but
+    not exactly linear in h, because the middle parts are bounded on both sides.
     """
     z, weight = _gauss()
     edges = norm.ppf(np.arange(1, classes) / classes)
@@ -76,7 +77,7 @@ def quantile_channel(classes: int, correlation: float, dimensions: int = 1) -> C
 
 
 def table_channel(joint: Float[np.ndarray, "y h"]) -> Channel:
-    """A discrete state, as a one-hot vector, with a table of joint probabilities."""
+    """A discrete state as a one-hot vector. The table holds the joint probabilities of y and h."""
 
     def draw(n: int, rng: np.random.Generator) -> tuple[Tensor, Int[np.ndarray, "row"]]:
         y, h = np.divmod(rng.choice(joint.size, size=n, p=joint.ravel()), joint.shape[1])
@@ -88,7 +89,7 @@ def table_channel(joint: Float[np.ndarray, "y h"]) -> Channel:
 
 
 def exclusive_or_channel() -> Channel:
-    """Whether two signs differ: one bit, none of which a linear probe can read."""
+    """Whether two random signs differ. This is one bit, and a linear probe reads none of it."""
 
     def draw(n: int, rng: np.random.Generator) -> tuple[Tensor, Int[np.ndarray, "row"]]:
         signs = rng.integers(2, size=(n, 2))
@@ -98,7 +99,7 @@ def exclusive_or_channel() -> Channel:
 
 
 def _gauss() -> tuple[Float[np.ndarray, "node"], Float[np.ndarray, "node"]]:
-    """Nodes and weights of an expectation over a standard Gaussian."""
+    """Nodes and weights that integrate over a standard Gaussian."""
     z = np.linspace(-10, 10, 8001)
     weight = norm.pdf(z)
     return z, weight / weight.sum()
@@ -111,18 +112,17 @@ def _entropy(p: Float[np.ndarray, "*batch outcome"]) -> Float[np.ndarray, "*batc
 
 @dataclass(frozen=True)
 class Bias:
-    """Estimated minus true bits at one number of problems.
+    """Estimated minus true bits for a number of problems.
 
     Attributes:
         channel: The channel's name.
-        truth: Its mutual information.
-        problems: Rows drawn each time.
-        bias: Mean over repeats.
-        low: Lower end of the mean's 95 % confidence interval.
-        high: Upper end.
-        spread: Standard deviation of one estimate.
-        coverage: Share of the estimates' own 95 % intervals that hold the truth.
-
+        truth: The channel's mutual information in bits.
+        problems: Number of rows drawn per repeat.
+        bias: Mean of estimated minus true bits over repeats.
+        low: Lower end of the bias's 95 % confidence interval.
+        high: Upper end of the same interval.
+        spread: Standard deviation of the estimates.
+        coverage: Share of the estimates' own 95 % intervals that contain the truth.
     """
 
     channel: str
@@ -138,14 +138,19 @@ class Bias:
 def bias_study(
     channels: Sequence[Channel], sizes: Sequence[int], *, repeats: int = 40, seed: int = 0
 ) -> list[Bias]:
-    """Bias of usable information for each channel at each number of problems.
+    """Bias of usable information for each channel and each number of problems.
+
+    Args:
+        channels: The channels.
+        sizes: Numbers of problems.
+        repeats: Number of estimates per channel and number of problems.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: If there are fewer than two repeats.
-
     """
     if repeats < 2:
-        raise ValueError(f"repeats={repeats}: expected at least 2, to know the spread")
+        raise ValueError(f"repeats={repeats}: expected at least 2, because a spread needs two")
     return [_bias(channel, size, repeats, seed) for channel in channels for size in sizes]
 
 
@@ -153,9 +158,9 @@ def _bias(channel: Channel, size: int, repeats: int, seed: int) -> Bias:
     errors, covered = [], []
     for repeat in range(repeats):
         states, labels = channel.draw(size, np.random.default_rng([seed, size, repeat]))
-        found = usable_information(states, labels, shuffles=0, seed=repeat)
-        errors.append(found.bits - channel.bits)
-        covered.append(found.interval[0] <= channel.bits <= found.interval[1])
+        estimate = usable_information(states, labels, shuffles=0, seed=repeat)
+        errors.append(estimate.bits - channel.bits)
+        covered.append(estimate.interval[0] <= channel.bits <= estimate.interval[1])
     mean, spread = float(np.mean(errors)), float(np.std(errors, ddof=1))
     half = float(t.ppf(0.975, repeats - 1)) * spread / repeats**0.5
     return Bias(

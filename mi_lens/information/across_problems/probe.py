@@ -1,17 +1,18 @@
 """Usable information: how many bits of a label a linear probe reads from a state, across problems.
 
-V-information (Xu et al. 2020) of a family of predictors V that can ignore the state:
+This is the V-information (Xu et al. 2020) of a family V of predictors that may ignore the state:
 
     I_V(h -> y) = H_V(y) - H_V(y | h)
 
 H_V(y | h) is the held-out cross-entropy of the family's best predictor, here multinomial logistic
-regression with an L2 penalty; H_V(y) that of its best constant, the label frequencies. Both are
-fitted on the same problems and tested on the same others, so that a probe that only overfits, or a
-fold whose labels are unusual, gains nothing. Up to chance the estimate lies *below* the mutual
-information: it misses what a linear probe cannot read and what so few problems do not teach.
+regression with an L2 penalty. H_V(y) is the held-out cross-entropy of the family's best constant
+predictor, which predicts the label frequencies. Both predictors are fitted on the same problems and
+tested on the same other problems. So neither a probe that only overfits nor a fold with unusual
+labels gains anything. Up to chance, the estimate lies *below* the mutual information: it misses
+what a linear probe cannot read, and what the probe cannot learn from so few problems.
 
-scikit-learn fits one regression at a time. Here a call fits tens of thousands: labels are shuffled,
-and penalties chosen, in every fold. All of them share their states, and so one eigendecomposition.
+scikit-learn fits a single regression at a time. Here a call fits tens of thousands, because it
+shuffles labels and tries penalties in every fold. They share the states' eigendecomposition.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -34,25 +35,25 @@ from mi_lens.common.resampling import (
     split_into_folds,
 )
 
-# On weights of states whose squared norm is 1 on average; beside them stands the constant
-# predictor, an infinite penalty.
+# L2 penalties of the weights, for states whose squared norm is 1 on average. The constant predictor
+# is tried as well; it corresponds to an infinite penalty.
 PENALTIES = (100.0, 10.0, 1.0, 0.1, 0.01)
-ITERATIONS = 20  # for each penalty, going on from the one before
-SHUFFLES_AT_ONCE = 2**23  # rows x classes x shuffles in memory together
+ITERATIONS = 20  # Per penalty. Each penalty starts from the weights of the penalty before.
+SHUFFLES_AT_ONCE = 2**23  # Limit of rows x classes x shuffles in memory.
 
 
 @dataclass(frozen=True)
 class UsableInformation:
-    """What a probe reads of a label, in bits, on held-out problems.
+    """The bits of a label that a probe reads on held-out problems.
 
     Attributes:
-        gains: For every row the bits that the probe's guess saves over the constant guess,
+        gains: For every row, the bits that the probe saves over the constant guess,
             log2 q(y | h) - log2 q(y).
-        correct: For every row whether the probe's likeliest label is the right one.
-        entropy: H(y) as the constant guess pays for it, held out, in bits.
-        shuffled: The bits found, by the same procedure, with labels shuffled between problems.
-        problem: For every row the number of its problem.
-
+        correct: For every row, whether the probe's likeliest label is the true label.
+        entropy: H(y), the held-out cross-entropy of the constant guess, in bits.
+        shuffled: The usable bits of labels that were shuffled between problems, one value per
+            shuffle.
+        problem: For every row, the index of its problem.
     """
 
     gains: tuple[float, ...]
@@ -63,12 +64,12 @@ class UsableInformation:
 
     @property
     def bits(self) -> float:
-        """Usable information. May be negative: then the probe is worse than not looking."""
+        """Usable information in bits. If negative, the probe is worse than the constant guess."""
         return float(np.mean(self.gains))
 
     @property
     def cross_entropy(self) -> float:
-        """Bits that the probe pays for a label: entropy - bits."""
+        """The held-out cross-entropy of the probe in bits: entropy - bits."""
         return self.entropy - self.bits
 
     @property
@@ -83,17 +84,17 @@ class UsableInformation:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % percentile interval of the bits, resampling held-out problems 2000 times.
+        """95 % percentile interval of the bits, from 2000 resamples of the held-out problems.
 
-        It covers which problems the probe was tested on, not which it was trained on: the bias of
-        a probe trained on few problems is not in it.
+        The interval covers the choice of the test problems. It does not cover the choice of the
+        training problems, nor the bias of a probe that was trained on few problems.
         """
         counts = bootstrap_counts(np.array(self.problem), 2000, seed=0)
         return percentiles(counts @ np.array(self.gains) / counts.sum(1), 0.95)
 
     @property
     def floor(self) -> float:
-        """Mean bits with shuffled labels: what the procedure finds where there is nothing."""
+        """Mean bits with shuffled labels, which is the procedure's result without information."""
         return float(np.mean(self.shuffled)) if self.shuffled else float("nan")
 
     @property
@@ -103,7 +104,7 @@ class UsableInformation:
 
     @property
     def p_value(self) -> float:
-        """Share of shuffles with as many bits or more, the true labels counted among them."""
+        """Share of shuffles with at least as many bits. The true labels count as a shuffle."""
         reached = sum(bits >= self.bits for bits in self.shuffled)
         return (1 + reached) / (1 + len(self.shuffled))
 
@@ -119,25 +120,27 @@ def usable_information(
 ) -> UsableInformation:
     """Bits of a label that a cross-validated linear probe reads from states across problems.
 
-    States are standardised with the means and deviations of the problems the probe is trained on.
-    Its penalty is chosen there too, by cross-validation over the remaining folds; no penalty wins
-    where the constant guess is better. Probabilities are then mixed with the training frequencies
-    as if these were one more example, q = (m probe + frequencies) / (m + 1) with m training rows,
-    and frequencies count each label once more than it was seen: a label that training lacks costs
-    finitely many bits, the same for both guesses up to log2(m + 1).
+    States are standardised with the means and deviations of the training problems. The penalty is
+    chosen on the training problems too, by cross-validation over the remaining folds. If the
+    constant guess is better than the probe at every penalty, the constant guess is used.
+
+    The probabilities are mixed with the training frequencies, as if these were one more example:
+    q = (m probe + frequencies) / (m + 1) with m training rows. The frequencies count each label
+    once more than it occurs. So a label that does not occur in training costs a finite number of
+    bits, which differs between the two guesses by at most log2(m + 1).
 
     Args:
-        states: One row a problem, or a trace.
-        labels: What is to be read, such as the answer's last digit: one a row, hashable.
-        groups: The problem of each row, where problems repeat; rows of one stay together.
-        folds: 3 or more. Each penalty is tried on every pair of left-out folds.
-        shuffles: Of the labels, for the floor; 0 for none.
-        seed: Of folds and shuffles.
+        states: One row per problem or per trace, shape (row, d).
+        labels: The labels to read, such as the answer's last digit. One hashable label per row.
+        groups: The problem of each row, if problems repeat. Rows of the same problem stay in the
+            same fold.
+        folds: Number of folds, at least 3. Each penalty is tried on every pair of left-out folds.
+        shuffles: Number of shuffles of the labels, for the floor. 0 means no shuffles.
+        seed: Seed of folds and shuffles.
 
     Raises:
-        ValueError: If lengths differ, a state is not finite, there are fewer than two different
-            labels, more folds than problems, or a problem with two labels.
-
+        ValueError: If the lengths differ, a state is not finite, there are fewer than two different
+            labels, fewer than 3 folds or more folds than problems, or a problem has two labels.
     """
     if states.ndim != 2 or not states.numel():
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (rows, d), not empty")
@@ -149,12 +152,12 @@ def usable_information(
     problem = problem_index(groups, len(x))
     rng = np.random.default_rng(seed)
     fold = torch.from_numpy(split_into_folds(problem, folds, rng))
-    # The first labelling is the true one.
+    # The first labelling has the true labels.
     rows = np.vstack([np.arange(len(x)), shuffled_rows(problem, label, shuffles, rng)])
-    labelled = torch.from_numpy(label[rows])
+    labellings = torch.from_numpy(label[rows])
 
     at_once = max(1, SHUFFLES_AT_ONCE // (len(x) * (int(label.max()) + 1)))
-    parts = [_cross_validate(x, some, fold) for some in labelled.split(at_once)]
+    parts = [_cross_validate(x, batch, fold) for batch in labellings.split(at_once)]
     gains = torch.cat([gain for gain, _, _ in parts])
     _, correct, paid = parts[0]
     return UsableInformation(
@@ -171,7 +174,6 @@ def label_index(labels: Sequence[Hashable] | Tensor | np.ndarray) -> Int[np.ndar
 
     Raises:
         ValueError: If all labels are equal.
-
     """
     values = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else labels
     numbers: dict[Hashable, int] = {}
@@ -179,7 +181,7 @@ def label_index(labels: Sequence[Hashable] | Tensor | np.ndarray) -> Int[np.ndar
     if len(numbers) < 2:
         raise ValueError(
             f"all {len(index)} labels are {next(iter(numbers), None)!r}; expected at least two "
-            "different ones: information about a constant is 0"
+            "different labels, because information about a constant is 0"
         )
     return index
 
@@ -187,11 +189,11 @@ def label_index(labels: Sequence[Hashable] | Tensor | np.ndarray) -> Int[np.ndar
 def _cross_validate(
     x: Float[Tensor, "row d"], labels: Int[Tensor, "labelling row"], fold: Int[Tensor, "row"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gains in bits, hits and the constant guess's bits, each [labelling, row], held out.
+    """Held-out gains in bits, correctness, and the constant guess's bits, each [labelling, row].
 
-    The penalty for fold f is the one with the least loss when every other fold g is predicted by
-    a probe fitted without f and g. That fit serves f and g alike, so that nesting costs
-    folds x (folds - 1) / 2 fits instead of twice as many.
+    The penalty for fold f has the smallest loss when every other fold g is predicted by a probe
+    that was fitted without f and g. The same fit serves the choices for both f and g. So the nested
+    cross-validation takes folds x (folds - 1) / 2 fits instead of twice as many.
     """
     folds = int(fold.max()) + 1
     classes = int(labels.max()) + 1
@@ -236,7 +238,7 @@ def _predictions(
     test: Bool[Tensor, "row"],
     classes: int,
 ) -> Iterator[Float[Tensor, "label labelling test"]]:
-    """Log probabilities of labels: by the constant guess, then by the probe for each penalty."""
+    """Log probabilities of labels: first by the constant guess, then by the probe per penalty."""
     is_label = labels[None, :, train] == torch.arange(classes)[:, None, None]
     m = is_label.shape[-1]
     frequencies = ((is_label.sum(-1) + 1) / (m + classes))[..., None]
@@ -250,13 +252,14 @@ def _predictions(
 def _principal_features(
     train: Float[Tensor, "train d"], test: Float[Tensor, "test d"]
 ) -> tuple[Float[Tensor, "train rank"], Float[Tensor, "rank"], Float[Tensor, "test rank"]]:
-    """Standardised states in the coordinates that training spans, and their squared lengths.
+    """Standardised states in the principal coordinates of training, and the squared lengths there.
 
-    A rotation: a penalised probe of these is the penalised probe of all d coordinates. In float32,
-    which what is left out keeps apart from the penalties by orders of magnitude.
+    The change of coordinates is a rotation, so a penalised probe of these features equals the
+    penalised probe of all d coordinates. float32 is exact enough: the directions that are left out
+    are smaller than the penalties by orders of magnitude.
     """
     mean, deviation = train.mean(0), train.std(0, correction=0)
-    # What does not vary in training (but for rounding) says nothing there.
+    # A coordinate that varies in training only by rounding is left out.
     varies = deviation > 1e-10 * train.abs().amax(0)
     scale = varies / torch.where(varies, deviation, 1.0) / max(int(varies.sum()), 1) ** 0.5
     train, test = ((train - mean) * scale).float(), ((test - mean) * scale).float()
@@ -276,10 +279,10 @@ def _regression_path(
 ) -> Iterator[tuple[Float[Tensor, "label labelling rank"], Float[Tensor, "label labelling 1"]]]:
     """Weights and intercepts for each penalty, strongest first, for all labellings together.
 
-    The Hessian of the log loss is at most half that of least squares (Boehning 1992), which is
-    diagonal here: every step divides the gradient by that bound, with Nesterov's momentum, each
-    penalty going on from the one before. Strong penalties converge; where a weak one would not,
-    stopping is part of what keeps weights small.
+    The Hessian of the log loss is at most half the Hessian of least squares (Boehning 1992), which
+    is diagonal here. Every iteration divides the gradient by this bound and uses Nesterov's
+    momentum. Each penalty starts from the weights of the penalty before. Strong penalties converge.
+    Weak penalties may not; then early stopping helps to keep the weights small.
     """
     weights = ahead = features.new_zeros(*is_label.shape[:2], len(strength))
     intercept = ahead_intercept = frequencies.log()

@@ -1,9 +1,10 @@
-"""How much each thought adds to what a model would answer: bits of the gold answer, cut by cut.
+"""How many bits each thought gains: how much likelier it makes the gold answer for the model.
 
-After Ton et al. (arXiv 2411.11984), who train a second model to predict the answer from what was
-thought so far. Here the model itself is asked. The bits are those that it can use, under one way of
-asking: where it does not answer when cut short, thoughts gain nothing, whatever they hold. Single
-values are no mutual information; only their mean over problems is a (cross-)entropy.
+The method follows Ton et al. (arXiv 2411.11984), who train a second model to predict the answer
+from the thoughts so far. Here the model itself is asked. So only the bits that the model can use
+under this way of asking count: if the model does not answer when it is cut short, thoughts gain
+nothing, whatever they hold. A single value is no mutual information. Only the mean over problems is
+a (cross-)entropy.
 """
 
 import math
@@ -31,15 +32,18 @@ ASKING = "\n</think>\n\nThe final answer is \\boxed{"
 
 @dataclass(frozen=True)
 class ThoughtGains:
-    """A trace, cut after every thought and asked for the answer.
+    """The gold answer's bits after every thought of a trace.
+
+    The trace is cut after every thought, and the model is asked for the answer.
 
     Attributes:
-        trace: Its id.
-        problem: Key of its problem (`Problem.key`).
-        thoughts: In order.
-        cuts: How many generated tokens each answer saw: none; all up to the boundary that opens the
-            first thought; all up to the end of each thought.
-        bits: At each cut, -log2 of the probability of the gold answer; 0 where it is certain.
+        trace: The trace's id.
+        problem: Key of the trace's problem (`Problem.key`).
+        thoughts: The trace's thoughts, in order.
+        cuts: The number of generated tokens before each question: first none, then all before the
+            boundary that opens the first thought, then all up to the end of each thought.
+        bits: At each cut, -log2 of the probability of the gold answer. It is 0 if the answer is
+            certain.
     """
 
     trace: str
@@ -50,7 +54,7 @@ class ThoughtGains:
 
     @property
     def gains(self) -> tuple[float, ...]:
-        """For every thought, by how many bits it makes the gold answer more likely."""
+        """The bits by which each thought makes the gold answer more likely."""
         return tuple(before - after for before, after in pairwise(self.bits[1:]))
 
 
@@ -63,32 +67,35 @@ def thought_gains(
     rule: ThoughtRule = SEAL,
     progress: bool = False,
 ) -> list[ThoughtGains]:
-    """Asks for the gold answer after every thought of traces.
+    """Asks the model for the gold answer after every thought of each trace.
 
-    A cut leaves out the boundary: `asking` follows the last word of a thought, as "</think>" does,
-    without the full stop that some tokenizers write in one token with the blank line. The
-    probability is of the answer's tokens as the tokenizer writes them, and of any token that begins
-    with `closing` after them.
+    A cut leaves out the boundary, so `asking` follows the last word of a thought, as "</think>"
+    does. Some tokenizers write a full stop and the blank line as one token; then the full stop is
+    left out too. The probability is that of the answer's tokens, as the tokenizer writes the
+    answer, followed by any token that begins with `closing`.
 
-    A trace is read once; from its last cut to its first the cache is cropped and the question put
-    again. So traces are read one at a time: what is done again is a cut's few tokens.
+    The model reads each trace once. Then it goes from the last cut to the first: it crops the cache
+    and reads the question and answer, which are a few tokens per cut. Therefore traces are not
+    batched.
 
     Args:
         model: The model, with its tokenizer.
-        traces: With their problems; those without thoughts are passed over.
-        asking: What follows a cut, up to the answer. It should be as the model itself ends: compare
-            the last cut of right traces, which should leave next to no bits.
-        closing: What ends the answer.
-        rule: Tells thoughts apart.
-        progress: Shows a bar on a terminal's stderr.
+        traces: The traces, with their problems. Traces without thoughts are skipped.
+        asking: The text between a cut and the answer. It should be the text with which the model
+            itself ends. To check this, look at the last cut of correct traces: almost no bits
+            should be left.
+        closing: The text that ends the answer.
+        rule: The rule that tells the classes of thoughts apart.
+        progress: Whether to show a progress bar on stderr, if that is a terminal.
 
     Raises:
-        ValueError: If a trace has no gold answer, or with the question does not fit the context.
+        ValueError: If a trace has no gold answer, or if the trace and the question do not fit the
+            model's context.
     """
     gains = []
     for trace in tqdm(traces, desc="ask", unit="trace", disable=None if progress else True):
         if trace.problem is None or not trace.problem.answer:
-            raise ValueError(f"trace {trace.id} has no gold answer to ask for; leave it out")
+            raise ValueError(f"trace {trace.id} has no gold answer to ask for; leave the trace out")
         thoughts = split(model.tokenizer, trace, rule)
         if thoughts:
             cuts = (0, thoughts[0].start - 1, *(thought.stop for thought in thoughts))
@@ -102,18 +109,18 @@ def thought_gains(
 def answer_bits(
     model, trace: Trace, cuts: Sequence[int], *, asking: str = ASKING, closing: str = "}"
 ) -> tuple[float, ...]:
-    """-log2 P(gold answer) where a trace is cut after so many generated tokens.
+    """-log2 P(gold answer) when a trace is cut, one value per cut.
 
     Args:
         model: The model, with its tokenizer.
-        trace: With its problem.
-        cuts: Numbers of generated tokens to keep, each at most the trace's.
+        trace: The trace, with its problem.
+        cuts: For each cut, the number of generated tokens to keep.
         asking: See `thought_gains`.
         closing: See `thought_gains`.
 
     Raises:
-        ValueError: If a cut lies outside the trace, the text does not fit the model's context, or
-            no token begins with `closing`.
+        ValueError: If a cut lies outside the trace, if the text does not fit the model's context,
+            or if no token begins with `closing`.
     """
     assert trace.problem is not None
     if min(cuts) < 0 or max(cuts) > len(trace):
@@ -124,8 +131,8 @@ def answer_bits(
     longest = start + max(cuts) + len(asked) + len(answer)
     if longest > model.cfg.n_ctx:
         raise ValueError(
-            f"trace {trace.id} has {longest} tokens with the question for its answer, and the "
-            f"model's context {model.cfg.n_ctx}; leave it out"
+            f"trace {trace.id} has {longest} tokens including the question and the answer, more "
+            f"than the model's context {model.cfg.n_ctx}; leave the trace out"
         )
     closings = _closing_ids(model.tokenizer, closing)
     backend = backend_of(model)
@@ -144,12 +151,15 @@ def answer_bits(
 def _closing_ids(tokenizer, closing: str) -> list[int]:
     ids = [i for i, string in enumerate(vocabulary(tokenizer)) if string.startswith(closing)]
     if not closing or not ids:
-        raise ValueError(f"closing={closing!r}: expected the beginning of some token, as '}}'")
+        raise ValueError(f"closing={closing!r}: expected the beginning of some token, such as '}}'")
     return ids
 
 
 def _bits(logits: Float[Tensor, "pos d_vocab"], answer: list[int], closings: list[int]) -> float:
-    """Of the answer's tokens, emitted at all positions but the last, and its end at the last."""
+    """-log2 of the probability of the answer and its end.
+
+    The last position emits the end. The positions before it emit the answer's tokens.
+    """
     log_p = logits.double().log_softmax(-1).cpu()
     written = log_p[torch.arange(len(answer)), torch.tensor(answer)].sum()
     return float(-(written + log_p[-1, closings].logsumexp(0))) / math.log(2)
@@ -160,10 +170,12 @@ class ClassGains:
     """What thoughts of one class gain: means over a problem's thoughts, then over problems.
 
     Attributes:
-        thoughts: Their number.
-        bits: Gained by a thought. A model that is sure of something else gives the gold answer
-            one chance in 2^50 or in 2^60: ten bits that no sample would ever show.
-        probability: Gained of the gold answer, which counts such a change as nothing.
+        thoughts: Number of thoughts.
+        bits: Bits gained per thought. A large value may be without consequence: if the model is
+            sure of a wrong answer, a change of the gold answer's probability from 2^-60 to 2^-50
+            counts as ten bits, but no sample would ever show it.
+        probability: Gain in the gold answer's probability per thought. It counts such a change as
+            nothing.
         loss: Share of thoughts that make the gold answer less likely.
     """
 
@@ -174,9 +186,10 @@ class ClassGains:
 
 
 def gains_by_class(traces: Sequence[ThoughtGains]) -> dict[ThoughtClass, ClassGains]:
-    """Bits gained by class of thought, over problems (traces, where each has its own).
+    """The bits that each class of thoughts gains, averaged over problems.
 
-    A class is judged where it stands: a check can gain nothing where no doubt was left.
+    Note where in a trace the thoughts of a class stand: a check cannot gain anything if no doubt is
+    left.
     """
     gains: dict[ThoughtClass, dict[str, list[tuple[float, float]]]] = {
         name: defaultdict(list) for name in THOUGHT_CLASSES

@@ -1,1 +1,1 @@
-"""One trace at a time: the number of paper 1, its controls, its peaks and their words."""
+"""Measurements of a single trace: paper 1's MI, its controls, its peaks and the peaks' words."""

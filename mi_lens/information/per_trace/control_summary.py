@@ -1,4 +1,4 @@
-"""What the controls say of a model at one hook name, over traces."""
+"""A summary over traces of the controls at one hook name."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from mi_lens.information.per_trace.peaks import find_peaks
 
 @dataclass(frozen=True)
 class MismatchSummary:
-    """The gold answer against other problems' answers; means over traces.
+    """The gold answer compared with other problems' answers; means over traces.
 
     Attributes:
-        others: Fewest other answers that any trace was compared with.
+        others: The number of other answers; the smallest if it differs between traces.
         mi: Mean MI with other problems' answers.
-        specific: The mean specific part of a trace, in units of the mismatched spread.
-        peaks: Significant peaks of the specific part (family-wise, .05).
-        shared: Steps that are such a peak and a raw peak.
+        specific: Mean specific part, in standard deviations over the other answers.
+        peaks: Number of significant peaks of the specific part per trace (family-wise, .05).
+        shared: Number of these peaks per trace that are also raw peaks.
         correlates: Rank correlation of the specific part with each covariate.
     """
 
@@ -38,12 +38,14 @@ class MismatchSummary:
 
 @dataclass(frozen=True)
 class Variant:
-    """A treatment against the trajectory as published; means over traces.
+    """A treatment compared with the trajectory as published; means over traces.
 
     Attributes:
         mi: Mean MI under the treatment.
-        spearman: Rank correlation over steps with the untreated trajectory.
-        overlap: Peaks in both over peaks in either (Jaccard); traces without any do not count.
+        spearman: Rank correlation over steps with the untreated trajectory. None if it is defined
+            for no trace.
+        overlap: Number of peaks in both trajectories over the number of peaks in either (Jaccard).
+            Traces without any peak do not count. None if no trace has a peak.
     """
 
     mi: float
@@ -53,16 +55,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class ControlSummary:
-    """What the controls say of a model at one hook name; means over traces.
+    """The results of the controls at one hook name; means over traces.
 
     Attributes:
-        traces: How many.
+        traces: Number of traces.
         mi: Mean MI with the trace's own gold answer.
-        peaks: Raw peaks.
-        mismatch: None where a trace had fewer than two other answers.
-        massive: Massive coordinates.
+        peaks: Number of raw peaks per trace.
+        mismatch: The comparison with other problems' answers. None if a trace had fewer than two
+            other answers.
+        massive: Number of massive coordinates.
         correlates: Rank correlation of the trajectory with each covariate.
-        variants: Every other treatment, by its name.
+        variants: The result of every other treatment, by the treatment's name.
     """
 
     traces: int
@@ -81,14 +84,15 @@ class ControlSummary:
             )
         rows += [(name, v.mi, v.spearman, v.overlap) for name, v in self.variants.items()]
         header = ("treatment", "mean MI", "rank correlation", "peaks shared")
-        treated = table(rows, header, f"{self.traces:,} traces, {self.peaks:.1f} raw peaks a trace")
+        caption = f"{self.traces:,} traces, {self.peaks:.1f} raw peaks per trace"
+        treated = table(rows, header, caption)
         goes_with = {f"correlation with {name}": e.text for name, e in self.correlates.items()}
         if self.mismatch is None:
             return f"{treated}\n{table(goes_with)}"
         specific = {
             "specific part, standard deviations": self.mismatch.specific.text,
-            "specific peaks a trace": self.mismatch.peaks,
-            "of them also raw peaks": self.mismatch.shared,
+            "specific peaks per trace": self.mismatch.peaks,
+            "of these also raw peaks": self.mismatch.shared,
         }
         return f"{treated}\n{table(specific | goes_with)}"
 
@@ -96,17 +100,17 @@ class ControlSummary:
 def summarize(
     measurements: Sequence[Measurement], *, rule: PeakRule = PAPER_RULE
 ) -> ControlSummary:
-    """Means over traces of what the controls say.
+    """Averages the results of the controls over traces.
 
     Args:
-        measurements: One a trace, all at the same hook name.
+        measurements: One measurement per trace, all at the same hook name.
         rule: As in `find_peaks`.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no measurements.
     """
     if not measurements:
-        raise ValueError("no measurements to summarize; expected those of at least one trace")
+        raise ValueError("no measurements to summarize; expected at least one trace")
     trajectories = [measurement.mi for measurement in measurements]
     return ControlSummary(
         traces=len(measurements),
@@ -131,7 +135,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _mismatch(measurements: Sequence[Measurement], rule: PeakRule) -> MismatchSummary | None:
-    calibrations = [r.calibration for r in measurements if r.calibration is not None]
+    calibrations = [m.calibration for m in measurements if m.calibration is not None]
     if len(calibrations) < len(measurements):
         return None
     raw = [set(find_peaks(c.raw, rule).tolist()) for c in calibrations]

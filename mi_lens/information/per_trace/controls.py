@@ -1,7 +1,7 @@
-"""Controls of the per-trace number: what it is worth, and what else could explain a peak.
+"""Controls of the per-trace MI: other reasons for its value, and other explanations of a peak.
 
-MI(h_t; h_y) by HSIC is high wherever two vectors look alike coordinate by coordinate, whether or
-not the likeness has to do with the answer. Each function here takes one such reason away.
+MI(h_t; h_y) by HSIC is high if two vectors are similar coordinate by coordinate, whether or not
+this similarity has to do with the answer. Each control here tests such a reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,24 +23,26 @@ from mi_lens.information.per_trace.peaks import find_peaks
 
 @dataclass(frozen=True)
 class Calibration:
-    """A trajectory beside the trajectories of the same states with other problems' answers.
+    """A trajectory with the gold answer, compared with trajectories with other problems' answers.
 
-    All p-values are right if the gold answer is exchangeable with the n others, and none is ever
-    below 1 / (1 + n).
+    All trajectories have the same states. The p-values are valid if the gold answer is exchangeable
+    with the n other answers. They are never below 1 / (1 + n).
 
     Attributes:
         others: n, the number of other answers.
-        raw: MI(h_t; h_y), one value a step.
-        mean: Mean over the other answers of MI(h_t; h_y').
-        std: Their standard deviation (sample).
-        specific: (raw - mean) / std; 0 where the other answers have no spread.
-        p_values: Of each step alone: the rank of the raw value among the other answers'.
-        q_values: p_values adjusted over the steps (Benjamini and Hochberg). With n other answers
-            k peaks among T steps can only be found at level q if n >= T / (k q).
-        family_p_values: The rank of the specific part among the *highest* specific parts that the
-            other answers reach anywhere on the trace, each taken for the gold one in turn
-            (Westfall and Young). Controls the chance of any false peak, however steps depend on
-            one another, and needs only n >= 1 / level.
+        raw: MI(h_t; h_y), one value per step.
+        mean: Mean over the other answers of MI(h_t; h_y'), one value per step.
+        std: Sample standard deviation over the other answers, one value per step.
+        specific: (raw - mean) / std, or 0 where the other answers have no spread.
+        p_values: For each step alone, the p-value from the rank of the raw value among the other
+            answers' values.
+        q_values: p_values adjusted over the steps (Benjamini and Hochberg). With n other answers,
+            k peaks among T steps can reach level q only if n >= T / (k q).
+        family_p_values: For each step, the p-value from the rank of the specific part among the
+            other answers' *highest* specific parts on the trace. To get these, each other answer
+            takes the place of the gold answer in turn (Westfall and Young). These p-values control
+            the probability of any false peak, however the steps depend on each other, and need only
+            n >= 1 / level.
     """
 
     others: int
@@ -53,7 +55,7 @@ class Calibration:
     family_p_values: Float[np.ndarray, " step"]
 
     def band(self) -> tuple[list[float], list[float]]:
-        """Where 95 % of other answers lie, by their mean and spread: low and high, to be drawn."""
+        """The range of 95 % of the other answers, for plots: mean -+ 1.96 std, low and high."""
         half = 1.96 * self.std
         return (self.mean - half).tolist(), (self.mean + half).tolist()
 
@@ -67,9 +69,12 @@ class Calibration:
 
         Args:
             rule: As in `find_peaks`.
-            level: Of the error that is controlled.
-            control: "family" by family_p_values, which controls false discovery as well; "fdr" by
-                q_values.
+            level: Level of the error that is controlled.
+            control: "family" uses family_p_values, which also control the false discovery rate.
+                "fdr" uses q_values.
+
+        Raises:
+            ValueError: If control is neither of these.
         """
         if control not in ("family", "fdr"):
             raise ValueError(f"control={control!r}: expected 'family' or 'fdr'")
@@ -86,23 +91,23 @@ def mismatched_gold(
     sigma: float = 50.0,
     eps: float = 1e-5,
 ) -> Calibration:
-    """The same states against the answers of other problems.
+    """Compares the states' MI with the gold answer and with the answers of other problems.
 
     Args:
-        states: States of a trace.
-        answer: Its gold answer state, at the same hook name.
-        others: Answer states of other problems, read in the same way; at least two.
+        states: States of a trace at a hook name.
+        answer: The trace's gold answer state at the same hook name.
+        others: Answer states of at least two other problems, computed in the same way.
         sigma: As in `hsic_mi`.
         eps: As in `hsic_mi`.
 
     Raises:
-        ValueError: With fewer than two other answers, or as `hsic_mi`.
+        ValueError: If there are fewer than two other answers, or for the same reasons as `hsic_mi`.
     """
     n = len(others)
     if n < 2:
         raise ValueError(
-            f"{n} other answers: a spread takes at least 2, and small p-values many more (64 give "
-            "0.015 at least)"
+            f"{n} other answers: a spread takes at least 2, and small p-values take many more "
+            "(with 64 the smallest is 0.015)"
         )
     everything = torch.cat([answer[None], others])
     mi = hsic_mi(states, everything, sigma=sigma, eps=eps).cpu().numpy()
@@ -124,12 +129,12 @@ def mismatched_gold(
 def _each_against_the_others(
     mi: Float[np.ndarray, "step answer"],
 ) -> Float[np.ndarray, "step answer"]:
-    """For every answer, its value less the mean of all others', over their standard deviation."""
+    """Every answer's value minus the mean of the other answers, over their standard deviation."""
     n = mi.shape[1] - 1
     centred = mi - mi.mean(1, keepdims=True)  # The sums below must not cancel.
     mean = -centred / n
     variance = ((centred**2).sum(1, keepdims=True) - centred**2 - n * mean**2) / (n - 1)
-    # Below rounding there is no spread, and nothing can be told.
+    # A spread below rounding errors counts as none. Then the specific part is 0.
     spread = np.sqrt(np.where(variance > (1e-12 * mi) ** 2, variance, np.inf))
     return (centred - mean) / spread
 
@@ -143,10 +148,10 @@ def permuted_coordinates(
     sigma: float = 50.0,
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "permutation step"]:
-    """MI of the states with the answer's own values in another order of coordinates.
+    """MI of the states and the answer after the answer's coordinates are permuted.
 
-    What is left has nothing to do with which coordinate is which: it is the estimator's floor for
-    these values.
+    The remaining MI does not depend on which coordinate has which value. It is the estimator's
+    floor for these values.
     """
     generator = torch.Generator().manual_seed(seed)
     d = answer.shape[-1]
@@ -160,9 +165,9 @@ def massive_coordinates(
 ) -> Bool[Tensor, " d"]:
     """Which coordinates are massive activations.
 
-    The rule: a coordinate whose magnitude is more than `ratio` times the median magnitude of its
-    vector, in the answer state or in at least half of the steps. A single such coordinate, shared
-    by otherwise independent vectors, already gives an MI of 0.6 to 1.
+    A coordinate is massive if its magnitude is more than `ratio` times the median magnitude of its
+    vector, in the answer state or in at least half of the steps. If two vectors share a single
+    massive coordinate and are independent otherwise, their MI is already 0.6 to 1.
     """
 
     def far(vectors: Tensor) -> Tensor:
@@ -180,7 +185,7 @@ def without_massive(
     sigma: float = 50.0,
     eps: float = 1e-5,
 ) -> Float[np.ndarray, " step"]:
-    """The trajectory with massive coordinates removed from states and answer."""
+    """The trajectory after massive coordinates are removed from the states and the answer."""
     kept = ~massive_coordinates(states, answer, ratio)
     return hsic_mi(states[:, kept], answer[kept], sigma=sigma, eps=eps).cpu().numpy()
 
@@ -192,7 +197,7 @@ def sigma_sweep(
     *,
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "sigma step"]:
-    """The trajectory at each kernel width."""
+    """The trajectory for each kernel width."""
     return np.stack([hsic_mi(states, answer, sigma=s, eps=eps).cpu().numpy() for s in sigmas])
 
 
@@ -204,9 +209,10 @@ def scale_sweep(
     sigma: float = 50.0,
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "scale step"]:
-    """The trajectory had all activations been larger by each factor.
+    """The trajectory after all activations are multiplied by each factor.
 
-    The kernel sees coordinates over sigma only, so scaling them by c is dividing sigma by c.
+    The kernel depends only on coordinates over sigma. So multiplying the coordinates by c is the
+    same as dividing sigma by c.
     """
     return sigma_sweep(states, answer, [sigma / scale for scale in scales], eps=eps)
 
@@ -214,11 +220,14 @@ def scale_sweep(
 def covariates(
     states: Float[Tensor, "step d"], uncertainty: Mapping[str, Float[np.ndarray, " step"]]
 ) -> dict[str, Float[np.ndarray, " step"]]:
-    """What else changes along a trace and could explain its peaks.
+    """Other quantities that change along a trace and could explain its peaks.
 
     Args:
-        states: States of the trace; their norm is one covariate.
-        uncertainty: Entropy and surprisal, as `next_token_uncertainty` gives them.
+        states: States of the trace. Their norm is a covariate.
+        uncertainty: Entropy and surprisal, as `next_token_uncertainty` returns them.
+
+    Returns:
+        "entropy", "surprisal", "norm" and "position", each with one value per step.
     """
     return {
         **uncertainty,
@@ -234,20 +243,20 @@ def correlates(
     """Rank correlation (Spearman) of trajectories with each covariate, within traces.
 
     Args:
-        trajectories: One a trace.
-        explanations: For every trace, name to one value a step, as `covariates` gives them.
+        trajectories: One trajectory per trace.
+        explanations: The covariates of each trace, as `covariates` returns them.
 
     Returns:
-        For every covariate the mean over traces, with its interval; traces in which either does
-        not vary do not count.
+        For every covariate, the mean correlation over traces, with its interval. A trace does not
+        count if its trajectory or its covariate is constant.
 
     Raises:
-        ValueError: If there are no traces, or lengths differ.
+        ValueError: If there are no traces, or the lengths differ.
     """
     if not trajectories or len(trajectories) != len(explanations):
         raise ValueError(
             f"{len(trajectories)} trajectories and {len(explanations)} sets of covariates; "
-            "expected one of each a trace, at least one"
+            "expected one of each per trace, and at least one trace"
         )
     means = {}
     for name in explanations[0]:

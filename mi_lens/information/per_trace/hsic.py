@@ -1,18 +1,19 @@
 """The per-trace estimator: normalised HSIC between a state and the answer state, exact and fast.
 
-One pair of vectors x = h_t, y = h_y in R^d; the d coordinates are treated as d scalar samples.
-With K_ij = exp(-(x_i - x_j)^2 / (2 sigma^2)), H = I - 11'/d and R = KH (KH + eps d I)^-1,
+The estimator compares two vectors x = h_t and y = h_y in R^d. It treats the d coordinates as d
+scalar samples. With K_ij = exp(-(x_i - x_j)^2 / (2 sigma^2)), H = I - 11'/d and
+R = KH (KH + eps d I)^-1,
 
-    MI = sum_ij Rx_ij Ry_ji                     ("normalized": what the paper's figures show)
-    MI = tr(Kx H Ky H) / (d - 1)^2              ("hsic": what the paper prints)
+    MI = sum_ij Rx_ij Ry_ji                     ("normalized": the values in the paper's figures)
+    MI = tr(Kx H Ky H) / (d - 1)^2              ("hsic": the formula printed in the paper)
 
 Neither needs a d x d matrix. Let K = Phi Phi' with r features, C = H Phi, G = C'C and
-A = (G + eps d I)^-1. Since KH = Phi C', pushing the inverse through gives R = Phi A C', so
+A = (G + eps d I)^-1. Since KH = Phi C', the push-through identity gives R = Phi A C', so
 
     MI = tr(Phi_x A_x C_x' Phi_y A_y C_y') = tr(A_x M A_y M'),   M = Phi_x' H Phi_y = C_x' C_y.
 
-The answer's half is Y = C_y A_y^(1/2), computed once; a state then costs its features, one product
-Phi_x' Y and one Cholesky factor of G_x + eps d I. The features come from `kernel_features`.
+The answer's half, Y = C_y A_y^(1/2), is computed once. Then each state takes its features, the
+product Phi_x' Y and a Cholesky factor of G_x + eps d I. The features come from `kernel_features`.
 """
 
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ from mi_lens.information.per_trace.kernel_features import (
 
 Estimator = Literal["normalized", "hsic"]
 
-NEGLIGIBLE = 1e-13  # a direction of the answer that carries less than this is left out
+# A direction of the answer is left out if it contributes less than this share of the largest one.
+NEGLIGIBLE = 1e-13
 
 
 @torch.no_grad()
@@ -43,27 +45,30 @@ def hsic_mi(
     eps: float = 1e-5,
     estimator: Estimator = "normalized",
 ) -> Float[Tensor, "*shape"]:
-    """Dependence between each state and the answer state (see the module's first lines).
+    """Dependence between each state and the answer state. The module's docstring gives the formula.
 
-    A state costs in proportion to the rank of its kernel: the width of its bulk in sigmas plus its
-    far coordinates. Working memory beyond the input is some 40 MB on a CPU; only a vector whose
-    coordinates nearly all lie sigmas apart needs d x d matrices, about ten at once.
+    The time per state is proportional to the rank of its kernel, which is about the width of its
+    bulk in sigmas plus the number of its far coordinates. Working memory besides the input is about
+    40 MB on a CPU. Only a vector whose coordinates nearly all lie sigmas apart needs d x d
+    matrices, about ten at a time.
 
     Args:
-        states: Residual states, of any floating dtype, read in that dtype.
-        answer: One answer state `[d]`, or several `[answers, d]`, on the same device.
-        sigma: Kernel width in the units of the states, or "median": each vector's own median
-            distance between two of its coordinates.
-        eps: Regularisation; the inverse is of K H + eps d I. At least 1e-7.
+        states: Residual states of any floating dtype. The input is not converted as a whole.
+        answer: A single answer state `[d]`, or several `[answers, d]`, on the same device.
+        sigma: Kernel width in the units of the states, or "median". "median" means each vector's
+            own median distance between two of its coordinates.
+        eps: Regularisation, at least 1e-7. The inverse is that of K H + eps d I.
         estimator: "normalized" or "hsic".
 
     Returns:
-        Float64 `[*batch]`, or `[*batch, answers]` for several answers. Without a unit; not nats.
+        Float64 values of shape `[*batch]`, or `[*batch, answers]` for several answers. They have no
+        unit; in particular they are not nats.
 
     Raises:
-        ValueError: NaN or infinity in a vector (its index is named), shapes that do not match,
-            fewer than two coordinates, or an argument out of range.
-        TypeError: states or answer that are not of a floating dtype.
+        ValueError: If a vector holds NaN or infinity (the message names its index), if the shapes
+            do not match, if there are fewer than two coordinates, or if an argument is out of
+            range.
+        TypeError: If states or answer do not have a floating dtype.
     """
     _check(states, answer, sigma, eps, estimator)
     d = states.shape[-1]
@@ -74,7 +79,7 @@ def hsic_mi(
     answer_plan = _plan(answers, sigma, "answer", answer.shape[:-1])
 
     result = torch.empty(len(rows), len(answers), dtype=torch.float64, device=states.device)
-    for some, columns, owner in _answer_columns(answers, answer_plan, ridge):
+    for block, columns, owner in _answer_columns(answers, answer_plan, ridge):
         for chunk in _chunks(plan, d, len(columns)):
             features = KernelFeatures.of(rows[chunk], plan[chunk])
             gram, products = features.gram_and_products(columns)
@@ -83,8 +88,8 @@ def hsic_mi(
                 factor = torch.linalg.cholesky(gram)
                 products = torch.linalg.solve_triangular(factor, products, upper=False)
             energy = products.square().sum(1)
-            by_answer = energy.new_zeros(len(chunk), len(some)).index_add_(1, owner, energy)
-            result[chunk[:, None], some] = by_answer
+            by_answer = energy.new_zeros(len(chunk), len(block)).index_add_(1, owner, energy)
+            result[chunk[:, None], block] = by_answer
     if ridge is None:
         result /= (d - 1) ** 2
     return result.reshape(states.shape[:-1] + answer.shape[:-1])
@@ -101,21 +106,23 @@ def mi_trajectories(
     """MI trajectories of one trace at every hook name, in the order of `activations`.
 
     Args:
-        activations: States per hook name, equally many steps each.
-        answer_state: The answer state at each of the same hook names.
+        activations: The trace's states at every hook name, each of shape (step, d). Every hook name
+            has the same number of steps.
+        answer_state: The answer state at each of the same hook names, shape (d,).
         sigma: As in `hsic_mi`.
         eps: As in `hsic_mi`.
         estimator: As in `hsic_mi`.
 
     Raises:
-        ValueError: The hook names or the numbers of steps differ, or as in `hsic_mi`.
+        ValueError: If the hook names or the numbers of steps differ, or for the same reasons as
+            `hsic_mi`.
     """
     if not activations:
-        raise ValueError("activations is empty: give the states of at least one hook name")
+        raise ValueError("activations is empty; expected the states of at least one hook name")
     if activations.keys() != answer_state.keys():
         alone = sorted(activations.keys() ^ answer_state.keys())
         raise ValueError(
-            f"activations and answer_state must share their hook names; not in both: {alone}"
+            f"activations and answer_state must have the same hook names; not in both: {alone}"
         )
     steps = {hook: len(states) for hook, states in activations.items()}
     if len(set(steps.values())) > 1:
@@ -139,7 +146,8 @@ def _check(states, answer, sigma, eps, estimator) -> None:
     d = states.shape[-1]
     if answer.shape[-1] != d:
         raise ValueError(
-            f"states have {d} coordinates and answer has {answer.shape[-1]}: take both at one hook"
+            f"states have {d} coordinates and answer has {answer.shape[-1]}: take both at the same "
+            "hook name"
         )
     if d < 2:
         raise ValueError(f"vectors have {d} coordinates, expected at least 2")
@@ -151,13 +159,15 @@ def _check(states, answer, sigma, eps, estimator) -> None:
     elif not 0 < sigma < float("inf"):
         raise ValueError(f"sigma is {sigma}, expected a positive number or 'median'")
     if not 1e-7 <= eps < float("inf"):
-        raise ValueError(f"eps is {eps}, expected at least 1e-7: below, float64 is not enough")
+        raise ValueError(
+            f"eps is {eps}, expected at least 1e-7: float64 is not precise enough for less"
+        )
     if estimator not in ("normalized", "hsic"):
         raise ValueError(f"estimator is {estimator!r}, expected 'normalized' or 'hsic'")
 
 
 def _plan(x: Float[Tensor, "rows d"], sigma, name: str, batch: torch.Size) -> Layout:
-    """Layouts of all rows; the first pass over the input, which also finds what is not finite."""
+    """The layouts of all rows. This first pass over the input also checks that it is finite."""
     low, high = x.amin(-1), x.amax(-1)
     bad = (~(low.isfinite() & high.isfinite())).nonzero()
     if len(bad):
@@ -171,7 +181,7 @@ def _plan(x: Float[Tensor, "rows d"], sigma, name: str, batch: torch.Size) -> La
             if (widths == 0).any():
                 raise ValueError(
                     f"{name}: half of a vector's coordinates are equal, so their median distance"
-                    " is 0; give sigma as a number"
+                    " is 0; expected sigma as a number"
                 )
         else:
             widths = torch.full_like(chunk[:, 0], float(sigma), dtype=torch.float64)
@@ -180,9 +190,10 @@ def _plan(x: Float[Tensor, "rows d"], sigma, name: str, batch: torch.Size) -> La
 
 
 def median_distance(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows"]:
-    """Median of |x_i - x_j| over the d (d - 1) / 2 pairs (the lower one of an even number).
+    """Median of |x_i - x_j| over the d (d - 1) / 2 pairs.
 
-    Found by bisection on the sorted coordinates: d log d a round, never all the pairs.
+    For an even number of pairs this is the lower of the two middle values. The method is bisection
+    on the sorted coordinates: an iteration takes time d log d and never forms all pairs.
     """
     x = x.double().sort(-1).values
     x = x - x[:, :1]
@@ -199,42 +210,48 @@ def median_distance(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows"]:
         half = below + (above - below) / 2
         enough = (reach(half) - place).sum(-1) >= middle
         below, above = torch.where(enough, below, half), torch.where(enough, half, above)
-    return (x.gather(-1, reach(above) - 1) - x).amax(-1)  # the distance itself, not its bound
+    # The exact distance of a pair, not the bisection's upper bound on it.
+    return (x.gather(-1, reach(above) - 1) - x).amax(-1)
 
 
 def _chunks(plan: Layout, d: int, n_columns: int) -> Iterator[Int[Tensor, "chunk"]]:
-    """Rows of like layout together, as many as the working memory holds."""
+    """Chunks of rows with similar layouts. Each chunk fits the working memory."""
     kind = torch.stack([plan.far, plan.order.clamp(min=1).log2().ceil().long()], dim=-1)
     for group in kind.unique(dim=0):
         rows = (kind == group).all(-1).nonzero().squeeze(-1)
         rows = rows[plan.order[rows].argsort()]
         rank = int((plan.order[rows] + plan.far[rows]).max())
-        ranking = 4 * d if group[0] else d  # finding far coordinates takes copies of the row
-        numbers_a_row = max(ranking, rank * max(4 * rank, n_columns))
-        yield from rows.split(rows_at_once(numbers_a_row, rows.device))
+        ranking = 4 * d if group[0] else d  # Finding the far coordinates takes copies of the row.
+        numbers_per_row = max(ranking, rank * max(4 * rank, n_columns))
+        yield from rows.split(rows_at_once(numbers_per_row, rows.device))
 
 
 def _answer_columns(
     answers: Float[Tensor, "answers d"], plan: Layout, ridge: float | None
-) -> Iterator[tuple[Int[Tensor, "some"], Float[Tensor, "columns d"], Int[Tensor, "columns"]]]:
-    """Blocks of answers: which, their columns Y = C_y A_y^(1/2) as rows, and whose each one is."""
-    every = torch.arange(len(answers), device=answers.device)
+) -> Iterator[tuple[Int[Tensor, "block"], Float[Tensor, "columns d"], Int[Tensor, "columns"]]]:
+    """Blocks of answers.
+
+    Yields:
+        The indices of the block's answers; the columns Y = C_y A_y^(1/2) of these answers, as rows;
+        and for each column the position of its answer in the block.
+    """
+    indices = torch.arange(len(answers), device=answers.device)
     most = max(1, 2**25 // answers.shape[-1])
-    block: list[Tensor] = []
+    columns: list[Tensor] = []
     start = 0
     for i in range(len(answers)):
-        block.append(_whitened(answers[i : i + 1], plan[every[i : i + 1]], ridge))
-        if i + 1 == len(answers) or sum(map(len, block)) >= most:
-            sizes = torch.tensor([len(y) for y in block], device=answers.device)
-            some = every[start : i + 1]
-            yield some, torch.cat(block), torch.repeat_interleave(some - start, sizes)
-            block, start = [], i + 1
+        columns.append(_whitened(answers[i : i + 1], plan[indices[i : i + 1]], ridge))
+        if i + 1 == len(answers) or sum(map(len, columns)) >= most:
+            sizes = torch.tensor([len(y) for y in columns], device=answers.device)
+            block = indices[start : i + 1]
+            yield block, torch.cat(columns), torch.repeat_interleave(block - start, sizes)
+            columns, start = [], i + 1
 
 
 def _whitened(
     answer: Float[Tensor, "1 d"], layout: Layout, ridge: float | None
 ) -> Float[Tensor, "columns d"]:
-    """Y' with Y Y' = H Ry H (or H Ky H without a ridge)."""
+    """Y' such that Y Y' = H Ry H, or H Ky H without a ridge."""
     phi = KernelFeatures.of(answer, layout).expand()[0]
     centred = phi - phi.mean(0)
     strength, directions = torch.linalg.eigh(centred.mT @ centred)

@@ -1,4 +1,4 @@
-"""What is read from a trace at a hook name: its trajectory, and what every control says of it."""
+"""The measurement of a trace at a hook name: its trajectory and the result of every control."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,22 +19,24 @@ from mi_lens.information.per_trace.controls import (
 )
 from mi_lens.information.per_trace.hsic import hsic_mi
 
-FACTORS = (0.25, 0.5, 2.0, 4.0)  # Of sigma; one over these, of the scale of the activations.
+# Factors of sigma. To multiply sigma by f is the same as to multiply the activations by 1 / f.
+FACTORS = (0.25, 0.5, 2.0, 4.0)
 Trajectory = Float[np.ndarray, "_"]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A trace at one hook name.
+    """The measurement of a trace at a hook name.
 
     Attributes:
-        mi: MI(h_t; h_y), one value a step.
-        calibration: The same beside other problems' answers; None with fewer than two of those.
-        covariates: Entropy, surprisal, norm and position, one value a step.
-        variants: The trajectory under another treatment, by the treatment's name: the answer's
-            coordinates permuted (mean over permutations), massive coordinates removed, sigma
-            multiplied (or, which is the same, the activations divided).
-        massive: How many coordinates are massive.
+        mi: MI(h_t; h_y), one value per step.
+        calibration: The comparison with other problems' answers. None if there are fewer than two
+            other answers.
+        covariates: Entropy, surprisal, norm and position, each with one value per step.
+        variants: The trajectory under each other treatment, by the treatment's name: the answer's
+            coordinates permuted (mean over permutations); massive coordinates removed; sigma
+            multiplied by a factor, which is the same as the activations divided by it.
+        massive: Number of massive coordinates.
     """
 
     mi: Trajectory
@@ -53,15 +55,15 @@ def measure(
     sigma: float = 50.0,
     seed: int = 0,
 ) -> Measurement:
-    """The trajectory of a trace at one hook name, with every control.
+    """Measures a trace at a hook name: its trajectory and every control.
 
     Args:
         states: States of the trace.
-        answer: Its gold answer state.
-        others: Answer states of other problems; with fewer than two there is no calibration.
+        answer: The trace's gold answer state.
+        others: Answer states of other problems. With fewer than two there is no calibration.
         uncertainty: Entropy and surprisal of every step.
-        sigma: Kernel width.
-        seed: Of the permutations.
+        sigma: Kernel width, in the units of the states.
+        seed: Seed of the permutations.
     """
     by_sigma = sigma_sweep(states, answer, [factor * sigma for factor in FACTORS])
     return Measurement(
@@ -73,7 +75,7 @@ def measure(
         variants={
             "answer permuted": permuted_coordinates(states, answer, sigma=sigma, seed=seed).mean(0),
             "massive removed": without_massive(states, answer, sigma=sigma),
-            # One sweep is two: see scale_sweep.
+            # A sweep over sigma is also a sweep over the scale of the activations: see scale_sweep.
             **{
                 f"sigma x {f:g} (scale x {1 / f:g})": mi
                 for f, mi in zip(FACTORS, by_sigma, strict=True)

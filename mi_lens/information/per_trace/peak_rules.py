@@ -1,7 +1,7 @@
-"""Which steps of a trajectory are peaks: each rule is an object, and the paper's is the default.
+"""Rules that say which steps of a trajectory are peaks. The paper's rule is the default.
 
-A new rule is a frozen dataclass here with `steps`, `threshold` and `label`, and its name in
-`RULES`.
+To add a rule, write a frozen dataclass with `label`, `description` and `threshold` here, and add it
+to `RULES`.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from mi_lens.common.calls import from_call
 
-# The median absolute deviation of a normal variable is its standard deviation over this.
+# For a normal variable, the standard deviation is this factor times the median absolute deviation.
 MADS_PER_STANDARD_DEVIATION = 1.4826
 
 
@@ -22,19 +22,19 @@ class PeakRule(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What the threshold is, for a legend."""
+        """The threshold in words, for a legend."""
 
     @property
     @abstractmethod
     def description(self) -> str:
-        """What a peak is: "a step ..."."""
+        """The definition of a peak, such as "a step more than ..."."""
 
     @abstractmethod
     def threshold(self, values: Float[np.ndarray, " step"]) -> float:
-        """The value that a peak exceeds (`TopK`: reaches)."""
+        """The value that every peak exceeds. With `TopK`, a peak may also equal it."""
 
     def steps(self, values: Float[np.ndarray, " step"]) -> Int[np.ndarray, " peak"]:
-        """The peaks, in order: every step above the threshold. A constant trajectory has none."""
+        """The peaks in order: all steps above the threshold. A constant trajectory has no peaks."""
         return np.flatnonzero(values > self.threshold(values))
 
 
@@ -43,7 +43,7 @@ class IQR(PeakRule):
     """Steps with m_t > Q3 + tau * IQR (the text of paper 1). Quartiles are interpolated linearly.
 
     Attributes:
-        tau: How many interquartile ranges above the third quartile, at least 0.
+        tau: Number of interquartile ranges above the third quartile, at least 0.
     """
 
     tau: int | float = 1.5
@@ -53,7 +53,7 @@ class IQR(PeakRule):
             raise ValueError(
                 f"tau={self.tau}: expected a number of interquartile ranges, at least 0"
             )
-        object.__setattr__(self, "tau", float(self.tau))  # 2 and 2.0 are written alike
+        object.__setattr__(self, "tau", float(self.tau))  # 2 and 2.0 must be written the same.
 
     @property
     def label(self) -> str:
@@ -76,13 +76,13 @@ class IQR(PeakRule):
 
 @dataclass(frozen=True)
 class MAD(PeakRule):
-    """Steps with m_t > median + k * s, s the median absolute deviation times 1.4826.
+    """Steps with m_t > median + k * s, where s is the median absolute deviation times 1.4826.
 
-    For normal values s is the standard deviation. A few high values move s less than the
-    interquartile range; where more than half of the values are equal, s is 0.
+    For normal values, s is the standard deviation. A few high values change s less than they change
+    the interquartile range. If more than half of the values are equal, s is 0.
 
     Attributes:
-        k: How many s above the median, at least 0.
+        k: Number of deviations s above the median, at least 0.
     """
 
     k: int | float = 3.0
@@ -116,10 +116,11 @@ class MAD(PeakRule):
 class TopK(PeakRule):
     """The k steps of highest value (the notebook of paper 1).
 
-    A trajectory of fewer than k steps gives all of them; of equal values the earlier step wins.
+    If a trajectory has fewer than k steps, all steps are peaks. Of equal values, the earlier step
+    comes first.
 
     Attributes:
-        k: How many.
+        k: Number of peaks, at least 1.
     """
 
     k: int = 20
@@ -152,10 +153,10 @@ PAPER_RULE = IQR()
 
 
 def parse_peak_rule(text: str) -> PeakRule:
-    """A rule from the call that makes it: "IQR()", "TopK(20)", "MAD(k=3)".
+    """The rule that a text such as "IQR()", "TopK(20)" or "MAD(k=3)" describes.
 
     Raises:
-        ValueError: Saying what is wrong with the text.
+        ValueError: If the text describes no rule. The message says why.
     """
     return from_call(text, _rule_of, what="peak rule", example=repr(PAPER_RULE))
 

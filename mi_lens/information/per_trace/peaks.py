@@ -1,4 +1,4 @@
-"""Peaks of a mutual-information trajectory, and the numbers paper 1 reports of them."""
+"""Peaks of a mutual-information trajectory, and the statistics that paper 1 reports about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from numpy.typing import ArrayLike
 from mi_lens.common.html import table
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule, TopK
 
-MINIMUM_STEPS = 4  # Quartiles of fewer values are not four parts.
+MINIMUM_STEPS = 4  # Quartiles cannot divide fewer values into four parts.
 
 
 def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
     values = np.asarray(mi, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(
-            f"a trajectory of shape {values.shape}: expected one value a step, shape (steps,); "
-            "pass one hook name's row at a time"
+            f"a trajectory of shape {values.shape}: expected one value per step, shape (steps,); "
+            "pass the row of a single hook name"
         )
     if len(values) < MINIMUM_STEPS:
         raise ValueError(
-            f"a trajectory of {len(values)} steps: peaks are defined by quartiles, which take at "
-            f"least {MINIMUM_STEPS}; leave such traces out"
+            f"a trajectory of {len(values)} steps: peaks are defined by quartiles, which need at "
+            f"least {MINIMUM_STEPS} steps; leave such traces out"
         )
     if not np.isfinite(values).all():
         step = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -32,7 +32,7 @@ def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
 
 
 def find_peaks(mi: ArrayLike, rule: PeakRule = PAPER_RULE) -> Int[np.ndarray, "peak"]:
-    """The steps of a trajectory that a rule picks, in order.
+    """The steps of a trajectory that are peaks according to a rule, in order.
 
     Args:
         mi: One value per step, shape (steps,).
@@ -51,19 +51,20 @@ def top_k_peaks(mi: ArrayLike, k: int = TopK.k) -> Int[np.ndarray, "peak"]:
 
 @dataclass(frozen=True)
 class PeakStatistics:
-    """What paper 1 reports of a trajectory's peaks (its tables 1 and 2).
+    """The statistics that paper 1 reports about a trajectory's peaks (its tables 1 and 2).
 
     Attributes:
-        steps: Length of the trajectory.
+        steps: Number of steps of the trajectory.
         count: Number of peaks.
-        ratio: Peaks per step.
-        interval_min: Fewest steps between neighbouring peaks; None with fewer than two peaks.
-        interval_mean: Mean steps between neighbouring peaks; None likewise.
-        interval_max: Most steps between neighbouring peaks; None likewise.
-        aom: Abnormality of peaks, the mean over peaks of |m_t - median| / IQR; None without peaks
-            or with an IQR of zero.
-        mean: Of the trajectory.
-        std: Of the trajectory (population).
+        ratio: Number of peaks per step.
+        interval_min: Smallest distance between neighbouring peaks, in steps. None if there are
+            fewer than two peaks.
+        interval_mean: Mean distance between neighbouring peaks, or None as above.
+        interval_max: Largest distance between neighbouring peaks, or None as above.
+        aom: Abnormality of the peaks: the mean over peaks of |m_t - median| / IQR. None if there
+            are no peaks or the IQR is zero.
+        mean: Mean of the trajectory.
+        std: Population standard deviation of the trajectory.
     """
 
     steps: int
@@ -83,11 +84,11 @@ class PeakStatistics:
 def peak_statistics(
     mi: ArrayLike, peaks: Sequence[int] | Int[np.ndarray, "peak"]
 ) -> PeakStatistics:
-    """Numbers that describe a trajectory and its peaks.
+    """Statistics of a trajectory and its peaks.
 
     Args:
-        mi: One value a step, shape (steps,).
-        peaks: Steps, as `find_peaks` or `top_k_peaks` give them.
+        mi: One value per step, shape (steps,).
+        peaks: The steps of the peaks, as `find_peaks` or `top_k_peaks` returns them.
 
     Raises:
         ValueError: If the trajectory is too short or not finite, or a peak lies outside it.

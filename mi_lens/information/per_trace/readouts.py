@@ -15,14 +15,17 @@ Readout = Literal["emitted", "consumed", "logit_lens"]
 def decode_steps(
     model, trace: Trace, readout: Readout, states: Float[Tensor, "step d"] | None = None
 ) -> list[int]:
-    """The token id every step decodes to.
+    """The token id to which each step decodes.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         trace: A trace of n steps.
-        readout: "emitted", the token that the state emits; "consumed", the token read at its
-            position; "logit_lens", the likeliest token under the unembedding of `states`.
-        states: For "logit_lens": the residual states of the trace, shape (n, d).
+        readout: "emitted", the token that the state emits; "consumed", the token at the state's
+            position; "logit_lens", the likeliest token according to the unembedding of `states`.
+        states: The residual states of the trace, shape (n, d). Only "logit_lens" needs them.
+
+    Raises:
+        ValueError: If the readout is unknown, or if "logit_lens" does not get n states.
     """
     if readout not in get_args(Readout):
         raise ValueError(f"readout={readout!r}: expected one of {get_args(Readout)}")
@@ -33,8 +36,8 @@ def decode_steps(
     if states is None or len(states) != len(trace):
         raise ValueError(
             f"trace {trace.id}: the logit lens needs the states of its {len(trace)} steps, got "
-            f"{'none' if states is None else len(states)}; pass what capture() returns for one "
-            "hook name"
+            f"{'none' if states is None else len(states)}; pass the states that capture() returns "
+            "at a hook name"
         )
     backend = backend_of(model)
     with torch.inference_mode():

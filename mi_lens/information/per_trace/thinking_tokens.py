@@ -1,4 +1,4 @@
-"""Thinking tokens: the words that peaks decode to, counted against how often they occur anyway."""
+"""Thinking tokens: the words to which peaks decode, and how often they occur at other steps."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,24 +16,25 @@ from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, vocabulary, word_of
 
-SHOWN = 15  # words in a notebook's table
+SHOWN = 15  # Number of words in a notebook's table.
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One word at the peaks.
+    """The counts of a word at the peaks.
 
     Attributes:
-        word: As most often written, without surrounding space and punctuation.
-        variants: Token string to its count at peaks.
-        token_ids: Of those variants.
-        peak_count: Peaks that decode to the word.
-        step_count: Steps that decode to it, peaks among them.
-        peak_rate: Share of all peaks.
-        step_rate: Share of all steps: the base rate.
-        lift: peak_rate / step_rate; 1 where the word peaks as often as it occurs.
-        lift_low: Lower end of the lift's interval, from resampling traces.
-        lift_high: Upper end.
+        word: The word's most frequent spelling, without surrounding space and punctuation.
+        variants: A mapping from each token string that writes the word to its count at peaks.
+        token_ids: The token ids of the variants.
+        peak_count: Number of peaks that decode to the word.
+        step_count: Number of steps that decode to the word, peaks included.
+        peak_rate: The word's share of all peaks.
+        step_rate: The word's share of all steps, which is its base rate.
+        lift: peak_rate / step_rate. It is 1 if the word is as frequent at peaks as at all steps.
+        lift_low: Lower end of the lift's interval, from resampling traces. None if there is no
+            interval.
+        lift_high: Upper end of the same interval, or None.
     """
 
     word: str
@@ -49,22 +50,22 @@ class TokenRow:
 
     @property
     def lifted(self) -> bool:
-        """Whether it peaks more often than it occurs, beyond chance."""
+        """Whether the word is more frequent at peaks than at all steps, beyond chance."""
         return self.lift_low is not None and self.lift_low > 1
 
 
 @dataclass(frozen=True)
 class ThinkingTokens:
-    """The words that peaks decode to, most frequent first.
+    """The words to which peaks decode, most frequent first.
 
     Attributes:
-        readout: What a step decodes to.
-        rows: One a word.
-        peaks: Number of peaks, those filtered out of `rows` included.
-        filtered: Peaks that decode to punctuation, single characters or special tokens.
+        readout: How a step decodes to a token, see `decode_steps`.
+        rows: One row per word.
+        peaks: Number of peaks, including those that are filtered out of `rows`.
+        filtered: Number of peaks that decode to punctuation, single characters or special tokens.
         steps: Number of steps.
         traces: Number of traces.
-        confidence: Of the intervals.
+        confidence: Confidence level of the intervals.
     """
 
     readout: Readout
@@ -96,10 +97,8 @@ class ThinkingTokens:
             )
             for row in self.rows[:SHOWN]
         ]
-        header = (
-            "word", "written", "at peaks", "at steps", "share of peaks", "share of steps",
-            f"lift ({100 * self.confidence:g} % interval)",
-        )  # fmt: skip
+        columns = ("word", "written", "at peaks", "at steps", "share of peaks", "share of steps")
+        header = (*columns, f"lift ({100 * self.confidence:g} % interval)")
         caption = (
             f"{self.peaks:,} peaks among {self.steps:,} steps of {self.traces:,} traces; "
             f"{self.filtered:,} decode to no word. {len(rows)} of {len(self.rows)} words shown"
@@ -119,31 +118,34 @@ def thinking_tokens(
     draws: int = 2000,
     seed: int = 0,
 ) -> ThinkingTokens:
-    """Counts the words at peaks, and how much more often they stand there than elsewhere.
+    """Counts the words at peaks, and compares their frequency there with that at all steps.
 
-    Intervals are percentiles of a bootstrap over traces: the steps of one trace are not
-    independent of one another. With a single trace there are none.
+    The intervals are percentiles of a bootstrap over traces, because the steps of a trace depend on
+    each other. With a single trace there are no intervals.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: The traces.
-        peaks: For every trace its peaks, as `find_peaks` gives them.
-        readout: What a step decodes to, see `decode_steps`.
-        states: For "logit_lens": every trace's states at one hook name, shape (step, d).
-        min_characters: Shorter words are filtered out, as is punctuation; 1 keeps "I".
-        confidence: Of the intervals.
-        draws: Of the bootstrap.
-        seed: Of the bootstrap.
+        peaks: The peaks of every trace, as `find_peaks` returns them.
+        readout: How a step decodes to a token, see `decode_steps`.
+        states: The states of every trace at one hook name, each of shape (step, d). Only
+            "logit_lens" needs them.
+        min_characters: Smallest number of characters of a word. Shorter words and punctuation are
+            filtered out. 1 keeps "I".
+        confidence: Confidence level of the intervals.
+        draws: Number of draws of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: If traces, peaks and states do not go together, or a peak lies outside a trace.
+        ValueError: If there are no traces, if the numbers of traces, peaks and states differ, or if
+            a peak lies outside its trace.
     """
     if not traces:
         raise ValueError("no traces; expected at least one")
     if len(peaks) != len(traces) or (states is not None and len(states) != len(traces)):
         raise ValueError(
             f"{len(traces)} traces with {len(peaks)} lists of peaks and "
-            f"{'no' if states is None else len(states)} states; expected one of each a trace"
+            f"{'no' if states is None else len(states)} states; expected one of each per trace"
         )
     strings = vocabulary(model.tokenizer)
     counts = _Counts()
@@ -172,12 +174,12 @@ def thinking_tokens(
 
 @dataclass
 class _Counts:
-    """How often words stand at peaks and at all steps.
+    """How often words occur at peaks and at all steps.
 
     Attributes:
-        at_peaks: Of each trace, word to its peaks.
-        at_steps: Of each trace, word to its steps.
-        variants: Word to the tokens that write it at peaks, over all traces.
+        at_peaks: For each trace, the number of peaks of each word.
+        at_steps: For each trace, the number of steps of each word.
+        variants: For each word, the counts of the tokens that write it at peaks, over all traces.
     """
 
     at_peaks: list[Counter[str]] = field(default_factory=list)
@@ -199,13 +201,14 @@ class _Counts:
         strings: Sequence[str],
         peaks: Sequence[int] | Int[np.ndarray, "_"],
     ) -> None:
-        """Counts one trace, whose steps decode to these tokens."""
+        """Adds the counts of a trace whose steps decode to these tokens."""
         words = [word_of(strings[token]) if token < len(strings) else "" for token in tokens]
         chosen = sorted({int(step) for step in peaks})
         if chosen and not 0 <= chosen[0] <= chosen[-1] < len(words):
             raise ValueError(
                 f"trace {trace.id} has {len(words)} steps and a peak at "
-                f"{chosen[-1] if chosen[-1] >= len(words) else chosen[0]}; expected its own peaks"
+                f"{chosen[-1] if chosen[-1] >= len(words) else chosen[0]}; expected peaks of this "
+                "trace"
             )
         self.at_steps.append(Counter(words))
         self.at_peaks.append(Counter(words[step] for step in chosen))
@@ -238,7 +241,7 @@ def _row(
 
 
 def _bare(string: str) -> str:
-    """A token string without what surrounds its word."""
+    """A token string without the space and punctuation around its word."""
     inside = [i for i, c in enumerate(string) if c.isalnum()]
     return string[inside[0] : inside[-1] + 1]
 
@@ -246,7 +249,7 @@ def _bare(string: str) -> str:
 def _lift_intervals(
     counts: _Counts, words: Sequence[str], confidence: float, draws: int, seed: int
 ) -> list[tuple[float | None, float | None]]:
-    """The ends of each word's interval; None where one trace, or none, could vary."""
+    """The ends of each word's interval, or None if fewer than two traces contain the word."""
     n = len(counts.at_steps)
     if n < 2 or not words:
         return [(None, None)] * len(words)
@@ -256,12 +259,12 @@ def _lift_intervals(
         of_words = weights @ np.array([[counter[word] for word in words] for counter in counters])
         return of_words / (weights @ np.array([counter.total() for counter in counters]))[:, None]
 
-    # A draw without the word, or without a peak, says nothing of its lift.
+    # In a draw without the word, or without peaks, the lift is undefined.
     with np.errstate(invalid="ignore", divide="ignore"):
         lifts = rates(counts.at_peaks) / rates(counts.at_steps)
     tail = (1 - confidence) / 2
     ends = np.nanquantile(lifts, [tail, 1 - tail], axis=0).T.tolist()
-    # What one trace alone writes does not vary between draws: no interval over traces.
+    # If only one trace contains a word, an interval over traces means nothing.
     spread = [sum(word in counter for counter in counts.at_steps) >= 2 for word in words]
     return [
         (low, high) if varies else (None, None)

@@ -78,9 +78,8 @@ def test_the_bridge_agrees(tiny_model, tiny_bridge, traces):
 
 def test_the_order_of_cuts_is_immaterial(tiny_model, traces):
     forward = answer_bits(tiny_model, traces[0], [0, 4, 9], asking=ASKING)
-    assert answer_bits(tiny_model, traces[0], [9, 0, 4], asking=ASKING) == (
-        forward[2], *forward[:2],
-    )  # fmt: skip
+    backward = answer_bits(tiny_model, traces[0], [9, 0, 4], asking=ASKING)
+    assert backward == (forward[2], *forward[:2])
     (alone,) = answer_bits(tiny_model, traces[0], [4], asking=ASKING)
     assert alone == pytest.approx(forward[1], rel=1e-9)
 
