@@ -1,1 +1,1 @@
-"""What knows no model and no problem: files, HTML, provenance, statistics."""
+"""Tools that know nothing of models or problems: files, HTML, provenance, statistics."""

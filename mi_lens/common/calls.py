@@ -1,4 +1,7 @@
-"""Objects written as the call that makes them, on the command line and in files: "IQR(tau=1.5)"."""
+"""Reads objects from the text of the call that makes them, such as "IQR(tau=1.5)".
+
+The command line and files hold objects in this form.
+"""
 
 import ast
 from collections.abc import Callable
@@ -7,16 +10,18 @@ from typing import Any
 
 
 def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: str) -> Any:
-    """The object that a call makes. Only literal arguments are read; nothing else is run.
+    """Builds the object that a call describes.
+
+    Only literal arguments are read; no code in the text is run.
 
     Args:
-        text: As one would write it in Python: "Suppress(['Wait', 'Hmm'])".
-        kind_of: The dataclass of a name; it raises a ValueError for a name that it does not know.
-        what: What the call makes, for errors.
-        example: A call that would do, for errors.
+        text: The call as Python source: "Suppress(['Wait', 'Hmm'])".
+        kind_of: Returns the dataclass of that name; raises a ValueError if it knows none.
+        what: What the call makes, for error messages.
+        example: A valid call, for error messages.
 
     Raises:
-        ValueError: Saying what is wrong with the text.
+        ValueError: If the text is not such a call; the message says what is wrong.
     """
     try:
         call = ast.parse(text.strip(), mode="eval").body
@@ -26,7 +31,7 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
         settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError):
         raise ValueError(
-            f'{what} {text!r}: expected a call with literal arguments, as "{example}"'
+            f'{what} {text!r}: expected a call with literal arguments, such as "{example}"'
         ) from None
     kind = kind_of(call.func.id)
     names = settings_of(kind)
@@ -36,10 +41,10 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
 
 
 def build(kind: Any, settings: dict[str, Any]) -> Any:
-    """A dataclass from settings by name.
+    """Builds a dataclass from settings by name.
 
     Raises:
-        ValueError: Naming a setting that is unknown, missing or impossible.
+        ValueError: If a setting is unknown, missing or invalid; the message names it.
     """
     known = settings_of(kind)
     unknown = settings.keys() - set(known)

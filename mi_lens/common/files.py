@@ -1,4 +1,4 @@
-"""Files that survive a kill: atomic replacement, and JSON lines that are appended whole."""
+"""Files that stay whole when the process is killed: atomic replacement, appended JSON lines."""
 
 import errno
 import json
@@ -18,21 +18,23 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path` that takes its place only if the block succeeds.
+    """Yields a temporary path, and moves that file to `path` if the block succeeds.
+
+    If the block fails, the old file stays as it was.
 
     Raises:
-        OSError: Naming the path and the room left, if the disk is full; the old file stays.
+        OSError: If the disk is full; the message names the path and the free space.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with room_named(path):
+    with naming_full_disk(path):
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=f".{path.name}.{_writer()}.", suffix=PARTIAL
         )
     os.close(handle)
     temporary = Path(name)
     try:
-        with room_named(path):
+        with naming_full_disk(path):
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
@@ -43,18 +45,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def room_named(path: Path) -> Iterator[None]:
-    """An error for want of room on the disk says inside which file it was, and what is left."""
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Adds the file's path and the free space to an error about a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM or error.__cause__ is not None:  # named further in
+        if error.errno not in NO_ROOM or error.__cause__ is not None:  # an inner block named it
             raise
         free = shutil.disk_usage(path.parent).free
         raise OSError(
             error.errno,
-            f"{path}: {os.strerror(error.errno)} ({free / 1e6:.1f} MB free on its disk); what was "
-            "written before it is whole: make room and run the same again",
+            f"{path}: {os.strerror(error.errno)} ({free / 1e6:.1f} MB free on its disk); all "
+            "earlier data is intact: free some space and run the same command again",
         ) from error
 
 
@@ -63,37 +65,37 @@ def _writer() -> str:
 
 
 def remove_abandoned(folder: str | Path) -> None:
-    """Removes the temporary files of processes of this machine that were killed.
+    """Removes the temporary files that killed processes on this machine left behind.
 
-    Those of another machine stay: whether it still writes cannot be told from here.
+    Temporary files of another machine stay, because its process may still be writing them.
     """
-    if os.name != "posix":  # elsewhere one cannot ask whether a process lives
+    if os.name != "posix":  # `_is_alive` needs POSIX signals
         return
     host = _writer().split("+")[0]
     for temporary in Path(folder).glob(f".*{PARTIAL}"):
-        made = re.search(r"\.([A-Za-z0-9-]+)\+(\d+)\.[^.]+" + re.escape(PARTIAL), temporary.name)
-        if made and made[1] == host and not _lives(int(made[2])):
+        writer = re.search(r"\.([A-Za-z0-9-]+)\+(\d+)\.[^.]+" + re.escape(PARTIAL), temporary.name)
+        if writer and writer[1] == host and not _is_alive(int(writer[2])):
             temporary.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
+def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # the process exists, but belongs to another user
         return True
     return True
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a whole text file, or leaves the old one."""
+    """Writes a text file completely; if that fails, the old file stays."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes a JSON file; refuses NaN and infinity, which JSON lacks: None says "undefined"."""
+    """Writes a JSON file; an undefined number must be None, because JSON lacks NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -102,32 +104,32 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Writes a whole JSON-lines file, or leaves the old one."""
+    """Writes a JSON-lines file completely; if that fails, the old file stays."""
     write_text(path, "".join(map(_line, rows)))
 
 
 def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
-    """Appends one row and returns when it is on disk.
+    """Appends one row and returns once it is on disk.
 
     Raises:
-        OSError: If the disk is full; the rows before are there, and no part of this one.
+        OSError: If the disk is full; the file then ends with the row before this one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rest = memoryview(_line(row).encode())
-    with room_named(path), path.open("ab", buffering=0) as file:
+    with naming_full_disk(path), path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
-        except BaseException:  # an interrupt too: a part of a line would spoil the next one
+        except BaseException:  # interrupts too: a partial line would corrupt the next line
             file.truncate(before)
             raise
 
 
 def drop_torn_line(path: str | Path) -> None:
-    """Removes what a killed `append_jsonl` left: bytes after the last newline."""
+    """Removes the partial line that a killed `append_jsonl` left after the last newline."""
     path = Path(path)
     if not path.exists():
         return
@@ -139,11 +141,11 @@ def drop_torn_line(path: str | Path) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Reads a JSON-lines file of objects; blank lines are passed over.
+    """Reads a JSON-lines file of objects; blank lines are skipped.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: Naming the first line that is not a JSON object.
+        ValueError: If a line is not a JSON object; the message names the first such line.
     """
     path = Path(path)
     if not path.is_file():
@@ -157,7 +159,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}): "
-                f"{line[:60]!r}; expected one JSON object a line"
+                f"{line[:60]!r}; expected one JSON object per line"
             ) from None
         if not isinstance(row, dict):
             raise ValueError(
@@ -171,7 +173,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 def whole_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSON-lines file, without a last line that is still being written.
 
-    Nothing is changed on disk. A file that is not there yet has no rows.
+    The file on disk does not change. A file that does not exist yet has no rows.
     """
     path = Path(path)
     if not path.exists():
@@ -181,10 +183,10 @@ def whole_rows(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
-    """What produced a folder, as its run.json (or another record) says.
+    """Reads the record of what produced a folder: its run.json, or the file called `name`.
 
     Raises:
-        FileNotFoundError: If there is no such folder or no such record in it.
+        FileNotFoundError: If the folder does not exist or holds no such record.
         ValueError: If the record is not a JSON object.
     """
     path = Path(folder) / name

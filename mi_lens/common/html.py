@@ -1,7 +1,7 @@
-"""Small things as HTML, for notebooks: what `_repr_html_` methods are made of.
+"""Tables and text boxes in HTML, for the `_repr_html_` methods that notebooks call.
 
-All that is shown is escaped. Styles stand in the elements and colours are see-through, so that
-light and dark pages show the same thing; mathematics in a text stays text.
+Every text is escaped. Each element carries its own style, and colours are transparent, so that
+light and dark pages both show it well. Dollar signs in a text are not read as formulas.
 """
 
 import html
@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-DASH = "–"  # what is shown for None
+DASH = "–"  # stands for None
 LONGEST = 6000  # characters of a text that are shown
-SHORT = 40  # characters of a cell that stays on one line
+SHORT = 40  # a cell of at most this many characters is not wrapped
 UNSHOWABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 LINE = "1px solid rgba(128,128,128,.4)"
 CELL = f"border:0;border-bottom:{LINE};padding:.25em .5em;vertical-align:top;"
@@ -23,25 +23,25 @@ BOX = (
 
 
 def element(tag: str, inside: str, style: str, **attributes: Any) -> str:
-    """An element around what is HTML already; dollars in it are no formulas.
+    """An element around HTML; dollar signs in it are not read as formulas.
 
     Args:
-        tag: As "div".
-        inside: HTML.
-        style: Its style sheet.
-        attributes: As title="..."; their values are escaped.
+        tag: The element's name, such as "div".
+        inside: The element's content, as HTML.
+        style: The element's inline style, as CSS.
+        attributes: Further attributes, such as title="..."; their values are escaped.
     """
     named = "".join(f' {name}="{escaped(str(value))}"' for name, value in attributes.items())
     return f'<{tag} class="tex2jax_ignore mathjax_ignore" style="{style}"{named}>{inside}</{tag}>'
 
 
 def escaped(text: str) -> str:
-    """A text for a page; what no page can hold, as half a character, is shown as U+FFFD."""
+    """The text escaped for a page; a character that HTML cannot hold becomes U+FFFD."""
     return html.escape(UNSHOWABLE.sub("\ufffd", text))
 
 
 def one_line(text: str, longest: int) -> str:
-    """A text on one line of so many characters at most, its end cut off."""
+    """The text on one line, cut at the end to at most `longest` characters."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
@@ -51,12 +51,12 @@ def table(
     header: Sequence[str] = (),
     caption: str = "",
 ) -> str:
-    """A table; a mapping is one of two columns.
+    """A table; a mapping becomes a table of two columns.
 
     Args:
-        rows: The cells: texts, numbers (four digits are shown) or None.
-        header: A name a column.
-        caption: A line above it.
+        rows: The cells: texts, numbers (floats with four digits) or None.
+        header: One name per column.
+        caption: A line above the table.
     """
     listed = list(map(list, rows.items() if isinstance(rows, Mapping) else rows))
     columns = list(zip(*listed, strict=True)) or [()] * len(header)
@@ -70,7 +70,7 @@ def table(
 
 
 def text_box(text: str) -> str:
-    """A text with its line breaks, in a box that scrolls; a long one is cut in the middle."""
+    """A text with its line breaks, in a box that scrolls; a long text loses its middle."""
     shown = escaped(text)
     if len(text) > LONGEST:
         half = LONGEST // 2
@@ -82,10 +82,10 @@ def text_box(text: str) -> str:
 def with_interval(
     mean: float | None, low: float | None, high: float | None, form: str = ".4g"
 ) -> str:
-    """A number and the interval around it, as "1.5 (1.2 to 1.9)"; without a number a dash."""
+    """A number with its interval, such as "1.5 (1.2 to 1.9)"; a dash if there is no number."""
     if mean is None:
         return DASH
-    shown = f"{mean + 0.0:{form}}"  # adding zero takes the sign from -0.0
+    shown = f"{mean + 0.0:{form}}"  # adding zero turns -0.0 into 0.0
     if low is not None and high is not None:
         shown += f" ({low + 0.0:{form}} to {high + 0.0:{form}})"
     return shown

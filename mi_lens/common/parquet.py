@@ -1,7 +1,7 @@
-"""Tables as Parquet, for pandas, polars and the like to read alone.
+"""Tables as Parquet files, which pandas, polars and other tools can read without this package.
 
-While a run writes, rows are appended to JSON lines, which a kill can tear only at the end; a
-Parquet file is written whole, from those, when they are all there.
+A run appends its rows to a JSON-lines file, because a kill can damage only the last line of it.
+When all rows are there, the Parquet file is written from them in one go.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,12 @@ from mi_lens.common.files import replacing
 
 
 def write_table(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
-    """Writes a whole Parquet file, or leaves the old one.
+    """Writes a Parquet file completely; if that fails, the old file stays.
 
-    A mapping inside of a row becomes columns of its own: "thoughts.execution".
+    A mapping inside a row becomes one column per key, such as "thoughts.execution".
 
     Raises:
-        ValueError: If there are no rows, so that the columns are unknown.
+        ValueError: If there are no rows, because the columns are then unknown.
     """
     import pyarrow
     from pyarrow import parquet
@@ -32,11 +32,11 @@ def write_table(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
 
 
 def read_table(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, as `write_table` flattened them.
+    """Reads the rows of a Parquet file, in the flat form that `write_table` gives them.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a whole Parquet file.
+        ValueError: If the file is not a complete Parquet file.
     """
     import pyarrow
     from pyarrow import parquet
@@ -50,10 +50,10 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _flat(row: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            columns |= _flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            columns[prefix + key] = value
+    return columns

@@ -1,6 +1,4 @@
-"""What produced a result: content named by its hash, and the versions of everything that decides a
-number.
-"""
+"""What produced a result: hashes of its settings, and the versions of the packages it used."""
 
 import json
 import platform
@@ -11,15 +9,15 @@ from typing import Any
 
 
 def content_hash(value: Any) -> str:
-    """Names a JSON-able value by its content: 16 hexadecimal digits."""
+    """A hash of a value that JSON can hold, as 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Where two records differ: the dotted name of each setting, in order, to both values.
+    """Maps the dotted name of each setting in which two records differ to its two values.
 
-    A setting that one of them lacks is None there.
+    The names are sorted. If a record lacks a setting, its value is None.
     """
     changed: dict[str, tuple[Any, Any]] = {}
     for name in sorted(a.keys() | b.keys()):
@@ -32,6 +30,6 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[A
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that decides a number."""
+    """The versions of Python and of every package that can change a number."""
     packages = ("mi-lens", "torch", "transformer-lens", "transformers", "numpy", "scipy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,4 +1,7 @@
-"""Means with intervals, where the units that chance drew are problems or traces, never steps."""
+"""Means with intervals, and paired tests.
+
+The units of all of them are problems or traces, never steps, which are not independent.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +16,12 @@ from mi_lens.common.resampling import resample
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over units.
+    """A mean over units with its bootstrap interval.
 
     Attributes:
-        mean: None without units.
-        low: Lower end of its bootstrap interval; None with fewer than two units.
-        high: Upper end.
+        mean: The mean; None if there are no units.
+        low: Lower end of the interval; None with fewer than two units.
+        high: Upper end of the interval; None with fewer than two units.
         n: Number of units.
     """
 
@@ -29,11 +32,11 @@ class Estimate:
 
     @property
     def text(self) -> str:
-        """As "1.5 (1.2 to 1.9)"."""
+        """The mean and its interval with four digits, such as "1.5 (1.2 to 1.9)"."""
         return self.in_form(".4g")
 
     def in_form(self, form: str, scale: float = 1.0) -> str:
-        """As `text`, with every number times `scale` and in a format, as "+.1f"."""
+        """Like `text`, with every number multiplied by `scale` and in a format such as "+.1f"."""
         numbers = (self.mean, self.low, self.high)
         return with_interval(*(None if x is None else scale * x for x in numbers), form=form)
 
@@ -48,16 +51,16 @@ def mean_interval(
     draws: int = 2000,
     seed: int = 0,
 ) -> Float[np.ndarray, "2 *point"]:
-    """Percentile bootstrap interval of the mean over units, low and high."""
+    """Percentile bootstrap interval of the mean over units: its lower and its upper end."""
     weights = resample(len(values), draws, seed) / len(values)
     tail = (1 - confidence) / 2
     return np.quantile(np.tensordot(weights, values, axes=1), [tail, 1 - tail], axis=0)
 
 
 def spearman(a: Float[np.ndarray, " step"], b: Float[np.ndarray, " step"]) -> float:
-    """Rank correlation; equal values share their mean rank.
+    """Spearman's rank correlation; equal values share their mean rank.
 
-    NaN where it is not defined: a value is NaN, or one of the two does not vary.
+    It is NaN if any value is NaN or if one of the two series is constant.
     """
     if np.isnan(a).any() or np.isnan(b).any() or not np.ptp(a) or not np.ptp(b):
         return float("nan")
@@ -75,13 +78,14 @@ def estimate_mean(values: Sequence[float], *, confidence: float = 0.95, seed: in
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Exact two-sided p-value that paired outcomes change one way as often as the other.
+    """McNemar's exact two-sided p-value for paired outcomes.
 
-    Only the pairs that differ count: under the null hypothesis a fair coin decides each. 1 where
-    none differs.
+    Only pairs whose outcomes differ count. Under the null hypothesis each of them is equally
+    likely to change from wrong to right as from right to wrong. The p-value is 1 if no pair
+    differs.
 
     Raises:
-        ValueError: If there are not as many of one as of the other.
+        ValueError: If `before` and `after` differ in length.
     """
     if len(before) != len(after):
         raise ValueError(f"{len(before)} outcomes before and {len(after)} after; expected pairs")
@@ -91,9 +95,9 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
 
 
 def sign_flip(differences: Sequence[float], *, draws: int = 9999, seed: int = 0) -> float:
-    """Two-sided p-value that paired differences lie about zero: their signs drawn anew.
+    """Two-sided p-value of a sign-flip test: are paired differences symmetric about zero?
 
-    For outcomes averaged over several seeds, where McNemar's counts do not apply.
+    Use it for outcomes that are averaged over several seeds, which McNemar's test cannot count.
     """
     values = np.asarray(differences, dtype=float)
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(values)))
@@ -102,7 +106,7 @@ def sign_flip(differences: Sequence[float], *, draws: int = 9999, seed: int = 0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number (Holm): the chance of any false discovery is held."""
+    """P-values adjusted by Holm's method, which bounds the chance of any false discovery."""
     n = len(p_values)
     adjusted = [0.0] * n
     largest = 0.0
@@ -113,25 +117,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_power(problems: int, gain: float, changed: float, *, level: float = 0.05) -> float:
-    """Chance that McNemar's exact test finds a gain in accuracy.
+    """The power of McNemar's exact test: the chance that it detects a gain in accuracy.
 
     Args:
-        problems: How many are tried under both conditions.
-        gain: Difference of the accuracies, as .05.
+        problems: Number of problems that are tried under both conditions.
+        gain: Difference of the two accuracies, such as 0.05.
         changed: Share of problems whose outcome differs between the conditions, at least |gain|.
-        level: Of the two-sided test.
+        level: Significance level of the two-sided test.
 
     Raises:
-        ValueError: If the gain is larger than the share that changes, or a share is impossible.
+        ValueError: If `changed` is not in (0, 1], or |gain| is larger than `changed`.
     """
     if not 0 < changed <= 1 or abs(gain) > changed:
         raise ValueError(
-            f"gain={gain} with changed={changed}: the share of problems that change lies above 0, "
-            "at most 1, and is at least the gain"
+            f"gain={gain} with changed={changed}: expected a share of changed problems above 0, "
+            "at most 1, and at least as large as the gain"
         )
     pairs = np.arange(problems + 1)
     likely = binom.pmf(pairs, problems, changed)
-    # The largest count that is rejected from below; what is rejected from above mirrors it.
+    # The largest count in the lower rejection region; the upper region is its mirror image.
     low = binom.ppf(level / 2, pairs, 0.5) - 1
     low += (2 * binom.cdf(low + 1, pairs, 0.5) <= level).astype(float)
     up = (changed + gain) / (2 * changed)
@@ -140,13 +144,21 @@ def paired_power(problems: int, gain: float, changed: float, *, level: float = 0
 
 
 def problems_needed(gain: float, changed: float, *, power: float = 0.8, level: float = 0.05) -> int:
-    """How many problems McNemar's exact test needs to find a gain; see `paired_power`.
+    """The number of problems that McNemar's exact test needs to detect a gain.
+
+    See `paired_power` for the arguments.
+
+    Args:
+        gain: Difference of the two accuracies; not zero.
+        changed: Share of problems whose outcome differs between the conditions.
+        power: The chance of detection that is wanted.
+        level: Significance level of the two-sided test.
 
     Raises:
-        ValueError: As `paired_power`; or a gain of zero, which no number finds.
+        ValueError: As in `paired_power`, or if the gain is zero.
     """
     if gain == 0:
-        raise ValueError("gain=0: no number of problems finds a difference that is not there")
+        raise ValueError("gain=0: no number of problems can reveal a difference of zero")
     enough = 8
     while paired_power(enough, gain, changed, level=level) < power:
         enough *= 2

@@ -1,1 +1,1 @@
-"""A model, and the little that differs between two classes of it."""
+"""Loads models, and drives TransformerLens's two model classes in the same way."""

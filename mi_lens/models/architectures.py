@@ -1,6 +1,6 @@
-"""The architectures that can be loaded: the one table to which a new one is added.
+"""The table of the architectures that can be loaded; add a new architecture here.
 
-Config differences of a new architecture, if it has any, go to `mi_lens.models.backends.conversion`.
+If its config differs from the others, add that to `mi_lens.models.backends.conversion`.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 CONVERSIONS = "transformer_lens.pretrained.weight_conversions"
-# Hugging Face's class, and the function that converts its weights to a HookedTransformer's. The
-# function is named, not imported: TransformerLens 4 has none of them, and the bridge needs none.
+# Hugging Face's class -> the function that converts its weights to those of a HookedTransformer.
+# Only the function's name stands here, because TransformerLens 4 no longer has these functions;
+# the bridge does not need them.
 ARCHITECTURES = {
     "GPT2LMHeadModel": f"{CONVERSIONS}.gpt2:convert_gpt2_weights",
     "Gemma2ForCausalLM": f"{CONVERSIONS}.gemma:convert_gemma_weights",
@@ -21,12 +22,12 @@ ARCHITECTURES = {
 
 
 def weight_converter(architecture: str) -> Callable[..., dict[str, Any]]:
-    """The function that makes a HookedTransformer's weights of (Hugging Face model, config).
+    """The function that converts (Hugging Face model, config) to a HookedTransformer's weights.
 
     Args:
         architecture: A key of `ARCHITECTURES`.
 
     Raises:
-        ImportError: The installed TransformerLens has no such function, as from 4 on.
+        ImportError: If the installed TransformerLens does not have the function (version 4 on).
     """
     return resolve_name(ARCHITECTURES[architecture])

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies, and whether it can be loaded: looked at before gigabytes are read."""
+"""Finds a checkpoint's folder and checks that it can be loaded, before its weights are read."""
 
 import difflib
 import json
@@ -12,14 +12,14 @@ from safetensors import safe_open
 
 from mi_lens.models.architectures import ARCHITECTURES
 
-# As safetensors calls them.
+# safetensors' names of dtypes.
 STORED = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-# The models of the two papers, small and large: what a mistyped name is compared with.
+# The models of the two papers; a mistyped name is compared with these.
 HUB_IDS = (
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
@@ -38,10 +38,21 @@ HUB_IDS = (
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 DOWNLOADED = [*TEXT_FILES, "*.safetensors"]
-NOT_DOWNLOADED = ["consolidated*", "original/*", "onnx/*"]  # the same weights once more
+NOT_DOWNLOADED = ["consolidated*", "original/*", "onnx/*"]  # copies of the same weights
 
 
-def find_folder(name: str | Path, wanted: Sequence[str] = DOWNLOADED) -> Path:
+def find_folder(name: str | Path, patterns: Sequence[str] = DOWNLOADED) -> Path:
+    """The folder of a checkpoint; a Hugging Face id is downloaded first.
+
+    Args:
+        name: A built-in model, a Hugging Face id, or a folder.
+        patterns: Which files to download, as glob patterns.
+
+    Raises:
+        ValueError: If the name is none of these.
+        FileNotFoundError: If the name is a path and there is no such folder.
+        OSError: If the Hugging Face hub cannot be reached, or does not give the files.
+    """
     from mi_lens.models.pocket import CHECKPOINTS
 
     if name in CHECKPOINTS:
@@ -51,23 +62,26 @@ def find_folder(name: str | Path, wanted: Sequence[str] = DOWNLOADED) -> Path:
     if isinstance(name, Path) or name.startswith((".", "/", "~")):
         raise FileNotFoundError(f"there is no folder {str(name)!r} to load a model from")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return _download(name, wanted)
-    near = _near(name, [*CHECKPOINTS, *HUB_IDS])
+        return _download(name, patterns)
+    hint = _similar_names(name, [*CHECKPOINTS, *HUB_IDS])
     raise ValueError(
-        f"there is no model {name!r}{near}. A name is one of {sorted(CHECKPOINTS)}, a Hugging Face "
+        f"there is no model {name!r}{hint}. A name is one of {sorted(CHECKPOINTS)}, a Hugging Face "
         "id (owner/model), or a folder with config.json and safetensors"
     )
 
 
-def _near(name: str, known: list[str]) -> str:
-    """Near names, with or without their owner, as an end of a sentence."""
+def _similar_names(name: str, known: list[str]) -> str:
+    """The end of an error message that lists known names like this one; "" if there are none.
+
+    Names are compared with and without their owner.
+    """
     by_key = {key.lower(): full for full in known for key in (full, full.split("/")[-1])}
     keys = difflib.get_close_matches(name.lower(), by_key, n=3)
-    near = list(dict.fromkeys(by_key[key] for key in keys))
-    return f"; near: {', '.join(near)}" if near else ""
+    similar = list(dict.fromkeys(by_key[key] for key in keys))
+    return f"; near: {', '.join(similar)}" if similar else ""
 
 
-def _download(name: str, wanted: Sequence[str]) -> Path:
+def _download(name: str, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -77,22 +91,29 @@ def _download(name: str, wanted: Sequence[str]) -> Path:
 
     try:
         return Path(
-            snapshot_download(name, allow_patterns=[*wanted], ignore_patterns=NOT_DOWNLOADED)
+            snapshot_download(name, allow_patterns=[*patterns], ignore_patterns=NOT_DOWNLOADED)
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise OSError(
-            f"{name!r} is no folder here, and the Hugging Face hub did not give it: {reason}"
-            f"{_near(name, list(HUB_IDS))}. Check the name, the connection, and for a gated model "
-            "`hf auth login`"
+            f"there is no folder {name!r}, and the Hugging Face hub did not give it: {reason}"
+            f"{_similar_names(name, list(HUB_IDS))}. Check the name and the connection; a gated "
+            "model also needs `hf auth login`"
         ) from error
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:
-    """The checkpoint's config; refuses what cannot be loaded before gigabytes of it are read."""
+    """Reads a checkpoint's config and checks that the checkpoint can be loaded.
+
+    Raises:
+        FileNotFoundError: If the config or a file of weights is missing.
+        ValueError: If the architecture is not supported, or the weights are quantized.
+    """
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise FileNotFoundError(f"{config_file} is missing: {folder} is no Hugging Face checkpoint")
+        raise FileNotFoundError(
+            f"{config_file} is missing: {folder} is not a Hugging Face checkpoint"
+        )
     config = json.loads(config_file.read_text(encoding="utf-8"))
     architecture = (config.get("architectures") or [None])[0]
     if architecture not in ARCHITECTURES:
@@ -111,6 +132,7 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that a checkpoint should have: those of its index, or a single one."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
@@ -119,7 +141,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The dtype of the checkpoint's first weight; None if it is none that a model can be in."""
+    """The dtype of the checkpoint's first weight; None if it is not in `STORED`."""
     with safe_open(weight_files(folder)[0], "pt") as file:
         name = next(iter(file.keys()))
         return STORED.get(file.get_slice(name).get_dtype())

@@ -1,17 +1,20 @@
-"""Names a model by its content, so that a result is never reused for another model."""
+"""A hash of a model's weights, so that a result is never reused for another model."""
 
 from hashlib import blake2b
 
 import torch
 
-SAMPLED_VALUES = 64  # Of each parameter: reading all of a 70B model would take minutes.
+SAMPLED_VALUES = 64  # per parameter; reading every value of a 70B model would take minutes
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
-    """16 hexadecimal digits from every parameter's name, shape, dtype and a sample of its values.
+    """A hash of every parameter's name, shape, dtype and some of its values.
 
-    The sample is spread evenly over the parameter, so training, editing or folding weights
-    changes it; flipping a single value elsewhere does not.
+    The values are spread evenly over the parameter. Training, editing or folding weights changes
+    the hash; a change of single values outside the sample does not.
+
+    Returns:
+        16 hexadecimal digits.
     """
     digest = blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
@@ -19,9 +22,9 @@ def model_fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         count = parameter.numel()
         if count:
-            where = torch.linspace(0, count - 1, min(SAMPLED_VALUES, count), dtype=torch.float64)
-            index = where.round().long().to(parameter.device)
-            # Flattened through unravel_index: a transposed layout must not be copied to be read.
+            spread = torch.linspace(0, count - 1, min(SAMPLED_VALUES, count), dtype=torch.float64)
+            index = spread.round().long().to(parameter.device)
+            # unravel_index, because flattening a transposed parameter would copy all of it.
             values = parameter[torch.unravel_index(index, parameter.shape)].detach()
             digest.update(values.cpu().double().contiguous().numpy().tobytes())
     return digest.hexdigest()

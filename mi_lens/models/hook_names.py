@@ -1,4 +1,4 @@
-"""Hook names: those of blocks' outputs, which ones exist and fire, and which fit a pattern."""
+"""Hook names: the outputs of blocks, checks that hooks exist, and patterns for several hooks."""
 
 import difflib
 import fnmatch
@@ -12,16 +12,16 @@ BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
 
 def block_output(layer: int) -> str:
-    """The hook name of a block's output, the residual stream after it.
+    """The hook name of a block's output, which is the residual stream after the block.
 
     Args:
-        layer: Number of the block, from 0; whether a model has it is not asked.
+        layer: Number of the block, from 0. It is not checked whether a model has this block.
     """
     return f"blocks.{layer}.hook_resid_post"
 
 
 def layer_of_output(hook_name: str) -> int | None:
-    """The number of the block whose output this hook holds; None for a hook of anything else."""
+    """The number of the block whose output this hook holds; None for any other hook."""
     match = BLOCK_OUTPUT.fullmatch(hook_name)
     return int(match[1]) if match else None
 
@@ -39,16 +39,16 @@ def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
         names: One hook name or several.
 
     Returns:
-        The names, as a list, in the order given.
+        The names as a list, in the given order.
 
     Raises:
-        ValueError: A name is given twice, or does not exist on this model; the message tells the
-            range of layers or the nearest names.
+        ValueError: If a name is given twice, or does not exist on this model; the message then
+            gives the range of layers or similar names.
     """
     names = [names] if isinstance(names, str) else list(names)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"hooks {twice} are given more than once; give each once")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"hooks {repeated} are given more than once; give each once")
     known = backend_of(model).hook_names(model)
     for name in names:
         if name not in known:
@@ -57,17 +57,19 @@ def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
 
 
 def match_hook_names(model: Any, patterns: str | Sequence[str]) -> list[str]:
-    """The names of hooks that fire and fit a pattern, as "blocks.*.hook_resid_post".
+    """The names of the hooks that fire and match a pattern, such as "blocks.*.hook_resid_post".
 
     Args:
         model: The model.
-        patterns: One or several, in which * stands for anything; a name is its own pattern.
+        patterns: One pattern or several. In a pattern, * stands for any text. A hook name is a
+            pattern that matches itself.
 
     Returns:
-        The names, each once, in the order of the patterns and, in a pattern, of the blocks.
+        Each matching name once, in the order of the patterns, and per pattern in the order of the
+        blocks.
 
     Raises:
-        ValueError: Nothing fits a pattern; the message is that of `resolve_hook_names`.
+        ValueError: If no hook matches a pattern, with the message of `resolve_hook_names`.
     """
     known = backend_of(model).hook_names(model)
     names: list[str] = []

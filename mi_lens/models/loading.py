@@ -1,4 +1,4 @@
-"""Loading a model: the built-in reasoner, a Hugging Face id, or a folder, by either backend."""
+"""Loads a built-in model, a Hugging Face id or a folder, with either backend."""
 
 from pathlib import Path
 from typing import Any
@@ -29,60 +29,62 @@ def load(
     device: torch.device | str | None = None,
     n_devices: int = 1,
 ) -> Any:
-    """Load a model with its weights as trained: nothing folded, nothing centred.
+    """Load a model with its weights as they were trained: nothing is folded or centred.
 
-    Memory of the host: the larger of the checkpoint and the model, and where the dtype changes one
-    of the checkpoint's files besides. In the checkpoint's own dtype the model *is* its files,
-    mapped, and its pages are read when they are first used: do not change the files meanwhile.
+    Loading needs as much host memory as the larger of the checkpoint and the model. If the dtype
+    changes, it also needs the size of one of the checkpoint's files. If the dtype stays, the files
+    are mapped into memory and read when their weights are first used: do not change the files
+    while the model is in use.
 
     Args:
         name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
             a folder with `config.json` and safetensors.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
             the first of the two that the installed TransformerLens has.
-        dtype: float32, float64 or bfloat16, as torch dtype or by name. By default the
-            checkpoint's own on a GPU, and float32 on a CPU, where bfloat16 is slow, or where the
-            checkpoint is in float16, whose range a residual stream can leave.
-        device: By default "cuda" where there is one, else "cpu".
-        n_devices: Over how many GPUs the layers are spread, evenly by memory; more than one needs
-            backend "bridge" and no `device`.
+        dtype: float32, float64 or bfloat16, as a torch dtype or by name. The default on a GPU is
+            the checkpoint's own dtype, except that float16 becomes float32, because the residual
+            stream can exceed the range of float16. The default on a CPU is float32, because
+            bfloat16 is slow there.
+        device: By default "cuda" if there is a GPU, else "cpu".
+        n_devices: Number of GPUs over which to spread the layers, evenly by memory. More than one
+            needs backend "bridge" and no `device`.
 
     Returns:
-        The model in evaluation mode, its parameters without gradients, with its tokenizer (padding
-        on the left) as `model.tokenizer`; None where the checkpoint has no tokenizer files. The
-        tokens that end a generation are `model.eos_token_ids`.
+        The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
+        its tokenizer, which pads on the left, or None if the checkpoint has no tokenizer files.
+        `model.eos_token_ids` are the tokens that end a generation.
 
     Raises:
-        ValueError: The name, backend, dtype, device or architecture is not supported, or there
-            are not so many GPUs.
-        FileNotFoundError: The folder or one of its files is missing.
-        OSError: The Hugging Face hub cannot be reached, or does not give the model.
+        ValueError: If the name, backend, dtype, device or architecture is not supported, or there
+            are fewer GPUs than `n_devices`.
+        FileNotFoundError: If the folder or one of its files is missing.
+        OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
-    engine = get_backend(available()[0] if backend == "auto" else backend)
-    where = _parse_device(device)
-    spread = _spread(engine.name, device, n_devices)
-    asked = None if dtype is None else _parse_dtype(dtype)
+    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
+    torch_device = _parse_device(device)
+    device_settings = _device_settings(chosen_backend.name, device, n_devices)
+    given_dtype = None if dtype is None else _parse_dtype(dtype)
     folder = find_folder(name)
-    config = check_checkpoint(folder)
+    torch_dtype = given_dtype or _default_dtype(check_checkpoint(folder), torch_device)
     tokenizer = _load_tokenizer(folder)
-    weights = _load_weights(folder, asked or _default_dtype(config, where), where, spread)
-    # Chat models end their turns with other tokens than the tokenizer's end of text.
-    ends = weights.generation_config.eos_token_id
-    model = engine.build(weights, tokenizer)
-    model.eos_token_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
+    hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
+    # Not the tokenizer's end of text: chat models end their turns with other tokens.
+    end_ids = hf_model.generation_config.eos_token_id
+    model = chosen_backend.build(hf_model, tokenizer)
+    model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     return model
 
 
 def load_tokenizer(name: str | Path) -> Any:
-    """Load the tokenizer that `load` would put beside the model, without the model.
+    """Load the tokenizer that `load` gives the model, without the model.
 
     Args:
-        name: As in `load`; of a Hugging Face id only the small files are downloaded.
+        name: As in `load`; for a Hugging Face id only the small files are downloaded.
 
     Raises:
-        ValueError: There is no such name.
-        FileNotFoundError: The folder is missing, or has no tokenizer files.
-        OSError: The Hugging Face hub cannot be reached, or does not give the files.
+        ValueError: If there is no model of this name.
+        FileNotFoundError: If the folder is missing, or has no tokenizer files.
+        OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
     folder = find_folder(name, TEXT_FILES)
     tokenizer = _load_tokenizer(folder)
@@ -103,8 +105,8 @@ def _parse_device(device: torch.device | str | None) -> torch.device:
     return torch.device(device)
 
 
-def _spread(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
-    """What Hugging Face is told so that it spreads the layers; nothing for one device."""
+def _device_settings(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
+    """The arguments with which Hugging Face spreads the layers; none for one device."""
     if n_devices == 1:
         return {}
     if n_devices < 1:
@@ -112,8 +114,8 @@ def _spread(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
     if backend != "bridge" or device is not None:
         raise ValueError(
             f"n_devices={n_devices} with backend {backend!r} and device {device!r}: layers are "
-            "spread over GPUs by backend='bridge' only, which chooses them itself (leave device "
-            "out); backend 'hooked' runs on one device"
+            "spread over GPUs by backend='bridge' only, which chooses the GPUs itself (leave "
+            "device out); backend 'hooked' runs on one device"
         )
     from transformer_lens.utilities.multi_gpu import resolve_device_map
 
@@ -134,10 +136,10 @@ def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, as its `tokenizer.json` says where there is one.
+    """The tokenizer, read from `tokenizer.json` if there is one; None without tokenizer files.
 
-    AutoTokenizer may rebuild a tokenizer by the name of its class or of the model's family, with
-    another splitting of the text into words, and so other token ids than the model was trained on.
+    AutoTokenizer may build a tokenizer from the name of its class or of the model's family. That
+    one can split text differently and so give other token ids than the model was trained on.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -147,39 +149,39 @@ def _load_tokenizer(folder: Path) -> Any:
     kind = PreTrainedTokenizerFast if exact else AutoTokenizer
     tokenizer = kind.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masked wherever it pads, so any token would do
+        tokenizer.pad_token = tokenizer.eos_token  # any token would do, because padding is masked
     return tokenizer
 
 
 def _load_weights(
-    folder: Path, dtype: torch.dtype, device: torch.device, spread: dict[str, Any]
+    folder: Path, dtype: torch.dtype, device: torch.device, device_settings: dict[str, Any]
 ) -> Any:
     """The Hugging Face model.
 
-    Weights are read in the dtype that they are stored in, so that they are the files themselves,
-    mapped into memory, and brought to the wanted dtype and device one by one: a file is let go with
-    the last of its weights.
+    Weights are first read in the dtype in which they are stored, so that the files are only mapped
+    into memory. Then each weight is converted to the given dtype and device in turn. The memory of
+    a file is freed with the last of its weights.
     """
     from transformers import AutoModelForCausalLM
 
-    read: Any = AutoModelForCausalLM.from_pretrained  # its annotation forgets the loading info
+    read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
     model, report = read(
         folder,
         dtype=stored_dtype(folder) or dtype,
         use_safetensors=True,
         attn_implementation="eager",
         output_loading_info=True,
-        **spread,
+        **device_settings,
     )
     absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if absent:  # they would be left at random values
-        raise ValueError(f"{folder}: weights are missing or of another shape: {', '.join(absent)}")
+    if absent:  # Hugging Face would leave them at random values
+        raise ValueError(f"{folder}: weights are missing or misshapen: {', '.join(absent)}")
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(parameter.device if spread else device, dtype)
+        parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
     model.config.dtype = dtype
     embedding = model.get_input_embeddings()
-    if hasattr(embedding, "scalar_embed_scale"):  # Gemma's, rounded to the dtype it was read in
+    if hasattr(embedding, "scalar_embed_scale"):  # Gemma's; it was rounded to the stored dtype
         scale = torch.tensor(embedding.scalar_embed_scale, dtype=dtype)
         embedding.embed_scale = scale.to(embedding.embed_scale.device)
-    # The buffers have dtypes of their own; where layers are spread all are in their places.
-    return model if spread else model.to(device)
+    # Buffers keep their own dtypes. If layers are spread, the buffers are already in place.
+    return model if device_settings else model.to(device)

@@ -1,4 +1,4 @@
-"""Token ids of several sequences as one batch."""
+"""Puts the token ids of several sequences into one batch."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from torch import Tensor
 def left_pad(
     sequences: Sequence[Sequence[int]], device=None
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
-    """Token ids padded on the left, and the mask that is 1 at real tokens.
+    """Token ids padded on the left, and a mask that is 1 at real tokens and 0 at padding.
 
-    The pad token is 0, whatever the tokenizer's: masked positions are never read.
+    The pad token is always 0, not the tokenizer's: nothing reads padded positions.
     """
     width = max(map(len, sequences))
     tokens = torch.zeros(len(sequences), width, dtype=torch.long)

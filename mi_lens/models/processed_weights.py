@@ -1,16 +1,16 @@
-"""Whether a model's weights were processed, after which its residual stream is another one."""
+"""Refuses models with processed weights, whose residual stream differs from the trained one."""
 
 from typing import Any
 
 
 def require_unprocessed(model: Any) -> None:
-    """Refuse a model whose norms were folded into the weights beside them.
+    """Refuse a model whose norms were folded into the weights next to them.
 
-    Folding and centring leave the logits as they are and change the residual stream, and with it
-    all that is measured there.
+    Folding and centring keep the logits but change the residual stream, and with it everything
+    that is measured there.
 
     Raises:
-        ValueError: The weights were processed.
+        ValueError: If the weights were processed.
     """
     kind = model.cfg.normalization_type
     if kind in ("LNPre", "RMSPre") or getattr(model, "_weights_processed", False):

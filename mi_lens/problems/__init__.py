@@ -1,1 +1,1 @@
-"""Problems: a question, and what counts as right."""
+"""Problems: questions, and what counts as a correct answer to them."""

@@ -1,4 +1,4 @@
-r"""What a text gives as its answer: the last box, a stated answer, the last block of code."""
+r"""Extracts the answer of a text: its last box, its stated answer, or its last block of code."""
 
 import re
 
@@ -8,10 +8,10 @@ FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILI
 
 
 def boxed_answer(text: str) -> str | None:
-    r"""The content of the last `\boxed{...}` in a text, braces matched; None if there is none.
+    r"""The content of the last `\boxed{...}` in a text, to its matching brace; None without a box.
 
-    A box that never closes counts as none, for a text cut off there says nothing yet. Escaped
-    braces, as in `\left\{`, need no partner.
+    If the last box never closes, the result is None: the text was cut off before the answer was
+    complete. Escaped braces, as in `\left\{`, are not counted when braces are matched.
     """
     start = text.rfind("\\boxed{")
     if start < 0:
@@ -28,28 +28,28 @@ def boxed_answer(text: str) -> str | None:
 def is_correct(text: str, gold: str) -> bool:
     """Whether a text's last boxed answer is the gold answer, character for character.
 
-    Fast and strict: for built-in problems and inside loops. `mi_lens.problems.grading.grader.grade`
-    knows that "1/2" and "0.5" are one number, and runs code.
+    This is fast and strict: use it for built-in problems and inside loops.
+    `mi_lens.problems.grading.grader.grade` also knows that "1/2" equals "0.5", and runs code.
     """
     answer = boxed_answer(text)
     return answer is not None and answer == gold.strip()
 
 
 def stated_answer(text: str) -> str | None:
-    """The rest of the last line that says "answer is", "answer:" or GSM8K's "####".
+    """The text after the last "answer is", "answer:" or GSM8K's "####", up to the end of its line.
 
-    Only what follows the thinking is read, where a text has an end of it.
+    If the text contains "</think>", only the part after it is searched.
     """
     stated = STATED.findall(reply(text))
     return stated[-1].strip() if stated else None
 
 
 def code_block(text: str) -> str | None:
-    """The last fenced block of code in the reply; None if there is none, or none that closes."""
+    """The last closed, fenced block of code in the reply; None if there is none."""
     blocks = FENCED.findall(reply(text))
     return blocks[-1] if blocks else None
 
 
 def reply(text: str) -> str:
-    """What follows the thinking; the whole text if it has no end of thinking."""
+    """The part of a text after "</think>"; the whole text if it does not contain that."""
     return text.rpartition("</think>")[2]

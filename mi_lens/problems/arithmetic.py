@@ -1,7 +1,7 @@
 """The pocket task: integer arithmetic whose answers are uniform on 0..999 by construction.
 
-The gold answer is drawn first and the problem is built around it, so the entropy of the answer
-over problems is exactly log2(1000) bits, whatever the wording, the split or the level.
+The gold answer is drawn first and the problem is built around it. The entropy of the answer over
+problems is therefore exactly log2(1000) bits for every wording, split and level.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ COME = ("are added", "arrive", "are bought", "are found")
 
 @dataclass(frozen=True)
 class Term:
-    """One signed summand: a number, or a product of two."""
+    """One summand with its sign: a number, or a product of two numbers."""
 
     sign: int
     factors: tuple[int, ...]
@@ -52,13 +52,12 @@ class Term:
 
 @dataclass(frozen=True)
 class Exercise:
-    """A problem with its numbers at hand, as the writers of traces need it.
+    """A pocket problem together with its numbers, which the writers of traces need.
 
     Attributes:
         terms: The summands; the first is the hardest product and is positive.
-        level: "easy" (one digit by two), "medium" (one by three) or "hard" (two by two).
-        question: The text put to the model.
-
+        level: "easy" (1 digit by 2 digits), "medium" (1 by 3) or "hard" (2 by 2).
+        question: The question, without any template.
     """
 
     terms: tuple[Term, ...]
@@ -76,7 +75,7 @@ class Exercise:
 
     @property
     def solution(self) -> str:
-        """The bare steps, ending in the answer."""
+        """The steps of the calculation in a few words, ending in the answer."""
         steps = [
             f"{show_term(term)} = {term.magnitude}" for term in self.terms if len(term.factors) > 1
         ]
@@ -104,7 +103,7 @@ def show_term(term: Term, times: str = " * ") -> str:
 
 
 def show_expression(terms: Sequence[Term], times: str = " * ") -> str:
-    """Write the sum out: "89 * 79 - 6412"."""
+    """The sum as text, such as "89 * 79 - 6412"."""
     text = show_term(terms[0], times)
     for term in terms[1:]:
         text += (" + " if term.sign > 0 else " - ") + show_term(term, times)
@@ -112,7 +111,7 @@ def show_expression(terms: Sequence[Term], times: str = " * ") -> str:
 
 
 def split_of(a: int, b: int) -> str:
-    """The split that owns the product of two factors, in either order."""
+    """The split to which the product of two factors belongs, in either order."""
     low, high = sorted((a, b))
     bucket = hashlib.blake2b(f"{low}*{high}".encode(), digest_size=4).digest()[0] % 8
     return {0: "test", 1: "validation"}.get(bucket, "train")
@@ -129,7 +128,7 @@ def _draw_factors(rng: Random, level: str) -> tuple[int, int]:
 
 
 def draw_product(rng: Random, level: str, split: str) -> tuple[int, int]:
-    """Two factors of the level's size that the split owns; none ends in zero."""
+    """Two factors whose sizes fit the level and whose product is the split's; none ends in 0."""
     while True:
         a, b = _draw_factors(rng, level)
         if a % 10 and b % 10 and split_of(a, b) == split:
@@ -137,7 +136,7 @@ def draw_product(rng: Random, level: str, split: str) -> tuple[int, int]:
 
 
 def _draw_terms(rng: Random, level: str, split: str, answer: int) -> tuple[Term, ...]:
-    """Terms that sum to the answer with no running total below zero."""
+    """Terms that sum to the answer, with no running total below zero."""
     form = rng.choices(list(FORM_WEIGHTS), list(FORM_WEIGHTS.values()))[0]
     while True:
         terms = [Term(1, draw_product(rng, level, split))]
@@ -164,7 +163,7 @@ def _word_question(rng: Random, terms: Sequence[Term]) -> str:
 
 
 def draw_exercise(rng: Random, split: str) -> Exercise:
-    """Draw a problem; the answer is drawn before anything that depends on it."""
+    """Draw an exercise; its answer is drawn first, so that nothing else can bias it."""
     answer = rng.randrange(ANSWERS)
     level = rng.choices(list(LEVEL_WEIGHTS), list(LEVEL_WEIGHTS.values()))[0]
     terms = _draw_terms(rng, level, split, answer)
@@ -178,7 +177,7 @@ def draw_exercise(rng: Random, split: str) -> Exercise:
 
 
 def exercises(split: str, seed: int = 0) -> Iterator[Exercise]:
-    """The endless stream of a split's problems; the i-th depends on split, seed and i only."""
+    """An endless stream of a split's exercises; the i-th depends only on split, seed and i."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     for index in count():
@@ -188,17 +187,16 @@ def exercises(split: str, seed: int = 0) -> Iterator[Exercise]:
 def pocket_problems(
     n: int, split: str = "test", seed: int = 0, levels: Sequence[str] | None = None
 ) -> list[Problem]:
-    """The first n problems of a stream, of the given levels.
+    """The first n problems of a stream that have one of the given levels.
 
     Args:
-        n: How many problems.
+        n: Number of problems.
         split: "train", "validation" or "test"; no product of one split occurs in another.
-        seed: Names the stream. Ids read "pocket/{split}/{seed}/{index in the stream}".
-        levels: Keep only these of "easy", "medium", "hard"; all by default.
+        seed: Selects the stream. Ids have the form "pocket/{split}/{seed}/{index in the stream}".
+        levels: Which of "easy", "medium" and "hard" to keep; all by default.
 
     Raises:
         ValueError: If n is negative, or a split or level does not exist.
-
     """
     if n < 0:
         raise ValueError(f"n is {n}; expected a number of problems, 0 or more")

@@ -1,4 +1,4 @@
-"""Benchmarks by name: where the hub keeps them, and rows of problems from wherever they are."""
+"""Benchmarks by name, and the rows of problems in a benchmark, a file or a folder."""
 
 import csv
 from collections.abc import Iterator
@@ -22,12 +22,13 @@ LIVECODEBENCH = "hf://datasets/livecodebench/code_generation_lite/"
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where the hub keeps a benchmark.
+    """Where the Hugging Face hub keeps a benchmark.
 
     Attributes:
-        path: A dataset's id, or "json" with `files` for one that is loaded by its files.
-        splits: Our name of a split -> the dataset's.
-        configs: Parts to put one after the other; None is the dataset's only one.
+        path: The dataset's id; "json" for a dataset that is loaded from `files`.
+        splits: Our name of each split -> the dataset's name of it.
+        configs: The dataset's configurations, whose rows are joined in this order; None for a
+            dataset with only one.
         files: Addresses of JSON-lines files.
     """
 
@@ -43,7 +44,7 @@ BENCHMARKS = {
     "math-train": Benchmark("EleutherAI/hendrycks_math", {"train": "train"}, MATH_SUBJECTS),
     "aime24": Benchmark("HuggingFaceH4/aime_2024", {"test": "train"}),
     "aime25": Benchmark("math-ai/aime25", {"test": "test"}),
-    # Its loading script runs no more (datasets 4); the files of release_v1 and of release_v5.
+    # The files of release_v1 and release_v5: `datasets` 4 no longer runs the loading script.
     "livecodebench": Benchmark("json", {"test": "train"}, files=(f"{LIVECODEBENCH}test.jsonl",)),
     "livecodebench-v5": Benchmark(
         "json",
@@ -54,10 +55,11 @@ BENCHMARKS = {
 
 
 def hub_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of a benchmark, downloaded by `datasets` where they are not in its cache.
+    """The rows of a benchmark; `datasets` downloads them unless they are in its cache.
 
     Raises:
         ValueError: If the benchmark has no such split.
+        ImportError: If `datasets` is not installed.
     """
     benchmark = BENCHMARKS[name]
     if split not in benchmark.splits:
@@ -71,10 +73,13 @@ def hub_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
 
 
 def local_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
-    """The rows of a file by its ending, or a split of a dataset's folder.
+    """The rows of a file, or of one split of a folder that `datasets` loads.
+
+    A file is read as CSV or Parquet if its name ends so, and as JSON lines otherwise.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file or folder.
+        ImportError: If a folder is given and `datasets` is not installed.
     """
     if path.is_dir():
         yield from _datasets().load_dataset(str(path), split=split)
@@ -100,7 +105,7 @@ def _datasets() -> Any:
         import datasets
     except ImportError:
         raise ImportError(
-            "benchmarks from the hub need `datasets`: pip install 'mi-lens[hub]', or give the path "
-            "of a local file"
+            "benchmarks from the hub and folders need `datasets`: pip install 'mi-lens[hub]', or "
+            "give the path of a local file"
         ) from None
     return datasets

@@ -1,4 +1,4 @@
-"""Tests of a programming problem, as LiveCodeBench keeps them."""
+"""The tests of a programming problem, and how LiveCodeBench stores them."""
 
 import base64
 import binascii
@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-LARGEST = 1 << 30  # bytes of one problem's tests; the largest of LiveCodeBench have some 10^8
+LARGEST = 1 << 30  # bytes of one problem's tests; LiveCodeBench's largest have about 10^8
 STRING_OPCODES = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"}
 SILENT_OPCODES = {"PROTO", "FRAME", "MEMOIZE", "BINPUT", "STOP"}
 
 
 @dataclass(frozen=True)
 class CodeTest:
-    """What goes into a program and what must come out.
+    """An input of a program, and the output that is expected of it.
 
     Attributes:
-        input: Text for stdin; for a function, its arguments as JSON, one a line.
-        output: Text on stdout; for a function, what it returns as JSON.
+        input: Text for stdin; for a function, its arguments as JSON, one per line.
+        output: Text on stdout; for a function, the value it returns as JSON.
     """
 
     input: str
@@ -32,10 +32,10 @@ class CodeTests:
     """The tests of one problem.
 
     Attributes:
-        public: Those that the question shows.
-        private: Those that it does not.
+        public: The tests that the question shows.
+        private: The tests that the question does not show.
         function: The name of the function to call; None if the program reads stdin.
-        starter_code: What the question gives to begin with, or "".
+        starter_code: The code that the question asks to complete, or "".
     """
 
     public: tuple[CodeTest, ...]
@@ -49,7 +49,7 @@ class CodeTests:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "CodeTests":
-        """The tests that `dataclasses.asdict` made a mapping of."""
+        """Builds the tests from the mapping that `dataclasses.asdict` made of them."""
         tests = {
             name: tuple(CodeTest(**test) for test in fields[name]) for name in ("public", "private")
         }
@@ -57,10 +57,10 @@ class CodeTests:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "CodeTests":
-        """The tests in a row of LiveCodeBench.
+        """Reads the tests in a row of LiveCodeBench.
 
         Raises:
-            ValueError: If they are in no known form, or mix functions with programs.
+            ValueError: If their form is unknown, or some call a function and others do not.
         """
         public, private = (_rows(row.get(f"{kind}_test_cases")) for kind in ("public", "private"))
         kinds = {test.get("testtype") for test in (*public, *private)}
@@ -82,7 +82,7 @@ class CodeTests:
 
 
 def _rows(tests: Any) -> list[dict[str, Any]]:
-    """Tests as rows: of a list, of JSON text, or of compressed text."""
+    """Tests as rows, from a list, from JSON text or from compressed text."""
     if tests is None or tests == "":
         return []
     if isinstance(tests, str):
@@ -93,13 +93,14 @@ def _rows(tests: Any) -> list[dict[str, Any]]:
 
 
 def unpacked(text: str) -> str:
-    """LiveCodeBench's private tests: JSON, as one pickled string, under zlib, in base64.
+    """The JSON text of LiveCodeBench's private tests.
 
-    Nothing is unpickled: a stream that is anything but one string is refused, and that string is
-    taken out of it opcode by opcode.
+    They are stored as one pickled string, compressed by zlib and encoded in base64. Nothing is
+    unpickled, because that can run code: the string is read from the opcodes, and a pickle of
+    anything but one string is refused.
 
     Raises:
-        ValueError: If the text is not of that form, or unpacks to more than 1 GiB.
+        ValueError: If the text does not have that form, or unpacks to more than 1 GiB.
     """
     try:
         inflate = zlib.decompressobj()
@@ -118,6 +119,6 @@ def unpacked(text: str) -> str:
         (string,) = strings
     except ValueError as error:
         raise ValueError(
-            f"tests {text[:40]!r}...: {error}; expected one pickled string, nothing else is read"
+            f"tests {text[:40]!r}...: {error}; expected one pickled string and nothing else"
         ) from None
     return string

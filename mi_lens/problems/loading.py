@@ -1,4 +1,4 @@
-"""Loads problems: the built-in task, a benchmark by name, or a file."""
+"""Loads problems from the built-in task, a benchmark or a file."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from mi_lens.problems.code_tests import CodeTests
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import code_question
 
-# Where the benchmarks in common use keep each field, first match wins.
+# The columns in which common benchmarks keep each field; the first that a row has is used.
 COLUMNS = {
     "id": ("unique_id", "id", "question_id", "idx"),
     "question": ("question", "problem", "question_content"),
@@ -35,23 +35,24 @@ def load_problems(
 ) -> list[Problem]:
     r"""Loads problems from the built-in task, a benchmark on the hub, or a file.
 
-    A row needs a question and a gold answer, under `columns` or under the names that benchmarks in
-    common use have for them. GSM8K's "#### 18" ending and a final boxed answer in `solution` are
-    understood. A row with LiveCodeBench's `public_test_cases` becomes a problem with tests, and
-    its question is told in what form to answer.
+    A row needs a question and a gold answer, in the columns that `columns` names or in those that
+    common benchmarks use. The gold answer may also be GSM8K's ending "#### 18", or the last boxed
+    answer in `solution`. A row with LiveCodeBench's `public_test_cases` becomes a problem with
+    tests, and its question is extended by the form in which to answer.
 
     Args:
-        source: "pocket"; a name in `mi_lens.problems.benchmarks.BENCHMARKS`, as "gsm8k"; the path
-            of a JSON-lines, CSV or Parquet file; or a folder that `datasets` loads.
-        limit: Takes the first so many; all, or 100 pocket problems, if None.
-        split: Of the pocket task, the benchmark or the folder; for a file, of the rows that do not
-            name their own in a column `split`.
-        seed: Of the pocket task; others keep their order.
+        source: "pocket"; a name in `mi_lens.problems.benchmarks.BENCHMARKS`, such as "gsm8k"; the
+            path of a JSON-lines, CSV or Parquet file; or a folder that `datasets` loads.
+        limit: Number of problems to take from the start; None takes all, or 100 pocket problems.
+        split: The split of the pocket task, the benchmark or the folder. In a file it is the split
+            of the rows that have no column `split`.
+        seed: Selects the stream of pocket problems; other sources keep their order.
         columns: A field of `Problem` -> the column that holds it.
 
     Raises:
         ValueError: If there are no problems, or a row lacks a question or an answer.
-        FileNotFoundError: If the source is neither a name nor a file.
+        FileNotFoundError: If the source is neither a known name nor an existing file or folder.
+        ImportError: If the source needs `datasets` and it is not installed.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit}: expected at least 1 problem")
@@ -64,18 +65,18 @@ def load_problems(
         rows, label = hub_rows(name, split), name
     else:
         rows, label = local_rows(Path(source), split), Path(source).stem
-    where = {field: (column,) for field, column in (columns or {}).items()}
+    given_columns = {field: (column,) for field, column in (columns or {}).items()}
     problems = [
-        _problem(row, f"{source}, problem {i}", label, split, {**COLUMNS, **where})
+        _problem(row, f"{source}, problem {i}", label, split, {**COLUMNS, **given_columns})
         for i, row in enumerate(islice(rows, limit))
     ]
     if not problems:
-        raise ValueError(f"{source}: no problems in it; expected one JSON object or row each")
+        raise ValueError(f"{source}: no problems in it; expected one row per problem")
     return problems
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    for column in names:
+def _first_value(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+    for column in columns:
         if row.get(column) is not None:
             return str(row[column])
     return None
@@ -88,8 +89,8 @@ def _problem(
     split: str,
     columns: Mapping[str, Sequence[str]],
 ) -> Problem:
-    found = {field: _first(row, names) for field, names in columns.items()}
-    question, answer, solution = (found[name] for name in ("question", "answer", "solution"))
+    values = {field: _first_value(row, names) for field, names in columns.items()}
+    question, answer, solution = (values[name] for name in ("question", "answer", "solution"))
     if question is None or not question.strip():
         raise ValueError(
             f"{where}: no question; expected a column {' or '.join(columns['question'])}, "
@@ -102,8 +103,8 @@ def _problem(
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         question, answer = code_question(question, tests.starter_code), answer or ""
-    if answer is not None and (worked := GSM8K_ANSWER.search(answer)):
-        solution, answer = answer, worked.group(1)
+    if answer is not None and (ending := GSM8K_ANSWER.search(answer)):
+        solution, answer = answer, ending.group(1)
     if answer is None and solution is not None:
         answer = boxed_answer(solution)
     if tests is None and (answer is None or not answer.strip()):
@@ -112,12 +113,12 @@ def _problem(
             f"solution that ends in \\boxed{{...}}, found {sorted(row)}"
         )
     return Problem(
-        id=found["id"] or where.rsplit(" ", 1)[-1],
+        id=values["id"] or where.rsplit(" ", 1)[-1],
         question=question,
         answer=answer or "",
         solution=solution,
         source=source,
-        split=found["split"] or split,
-        level=found["level"],
+        split=values["split"] or split,
+        level=values["level"],
         tests=tests,
     )

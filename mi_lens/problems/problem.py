@@ -1,4 +1,4 @@
-"""Problems: a question, its gold answer or its tests, and where they came from."""
+"""A problem: a question, its gold answer or its tests, and where they came from."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.code_tests import CodeTests
 
-# LaTeX that changes how a question looks, not what it asks.
+# White space, punctuation and LaTeX that change how a question looks, not what it asks.
 LAYOUT = re.compile(
     r"\\(?:(?:left|right|displaystyle)(?![a-zA-Z])|[,;:!()\[\]])|[$~\s{}]|[.,;:?!](?!\d)"
 )
@@ -18,14 +18,14 @@ class Problem:
     """A question with its gold answer, or with tests.
 
     Attributes:
-        id: Names the problem within its source.
-        question: The text put to the model, without any template.
-        answer: The gold answer, as text; "" where tests decide.
-        solution: A worked solution that ends in the answer, where the source has one.
+        id: The problem's name within its source.
+        question: The question, without any template.
+        answer: The gold answer as text; "" if tests decide.
+        solution: A worked solution that ends in the answer, if the source has one.
         source: The benchmark or file it came from.
         split: "train", "validation" or "test".
-        level: Difficulty, in the source's own words.
-        tests: What a program must pass, for a programming problem.
+        level: The difficulty, as the source states it.
+        tests: The tests that a program must pass, for a programming problem.
     """
 
     id: str
@@ -38,22 +38,22 @@ class Problem:
     tests: CodeTests | None = None
 
     def __post_init__(self):
-        if isinstance(self.tests, dict):  # as it is in a file of traces
+        if isinstance(self.tests, dict):  # read from a file of traces
             object.__setattr__(self, "tests", CodeTests.from_json(self.tests))
 
     @property
     def key(self) -> str:
-        """Names the problem by what it asks, whatever its id, source and layout.
+        """A hash of what the problem asks, which ignores its id, its source and its layout.
 
-        Two problems have one key where `normalised` makes the same text of their questions.
+        Two problems have the same key if `normalised` gives the same text for their questions.
         """
         return content_hash(normalised(self.question))
 
 
 def overlap(a: Sequence[Problem], b: Sequence[Problem]) -> list[tuple[Problem, Problem]]:
-    """The pairs of problems of two sets that have the same key.
+    """The pairs of problems from two sets that have the same key.
 
-    Each problem of `a` is paired with the first such of `b`.
+    Each problem of `a` is paired with the first problem of `b` that has its key.
     """
     first: dict[str, Problem] = {}
     for problem in b:
@@ -63,9 +63,9 @@ def overlap(a: Sequence[Problem], b: Sequence[Problem]) -> list[tuple[Problem, P
 
 
 def normalised(question: str) -> str:
-    r"""A question without case, white space, punctuation between words, and LaTeX's layout.
+    r"""A question without upper case, white space, punctuation between words and LaTeX layout.
 
-    \dfrac and \tfrac are \frac, and 2^{10} is 2^10. A reworded question is another question here.
+    \dfrac and \tfrac become \frac, and 2^{10} becomes 2^10. Rewording is not recognised.
     """
     plain = re.sub(r"\\[dt]frac", r"\\frac", question)
     return LAYOUT.sub("", plain).casefold()

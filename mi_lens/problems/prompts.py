@@ -1,9 +1,9 @@
-"""How a question becomes the token ids that a model reads."""
+"""Turns a question into the token ids that a model reads."""
 
 from typing import Literal, get_args
 
 PromptStyle = Literal["chat", "raw", "seal"]
-# The prompts that the two papers published, as styles of `prompt_text`.
+# The prompts of the two papers, as styles of `prompt_text`.
 PUBLISHED: dict[str, PromptStyle] = {"mi-peaks": "raw", "seal": "seal"}
 
 SEAL_INSTRUCTION = (
@@ -23,19 +23,20 @@ STARTER_INSTRUCTION = (
 def prompt_text(
     tokenizer, question: str, style: PromptStyle = "chat", *, system: str | None = None
 ) -> str:
-    """The text put to the model.
+    """The prompt of a question, as text.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
         question: A problem's question.
-        style: "chat", the question through the tokenizer's chat template; "raw", the question as
-            it stands (paper 1); "seal", paper 2's instruction and question through the template.
-        system: What the system says first, through the template.
+        style: "chat" puts the question into the tokenizer's chat template; "raw" leaves the
+            question as it is (paper 1); "seal" puts paper 2's instruction and the question into
+            the template.
+        system: A system prompt for the template.
 
     Raises:
-        ValueError: If the style is unknown, the question or the system's text empty, a template is
-            asked of a tokenizer that has none, or a system prompt of a raw question or of a
-            template that leaves it out.
+        ValueError: If the style is unknown; if the question or the system prompt is empty; if the
+            style needs a chat template and the tokenizer has none; if a system prompt is given
+            with style "raw", or to a template that leaves it out.
     """
     if style not in get_args(PromptStyle):
         raise ValueError(f"prompt style {style!r}: expected one of {get_args(PromptStyle)}")
@@ -50,7 +51,7 @@ def prompt_text(
         return question
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"prompt style {style!r} needs a chat template and this model's tokenizer has none; "
+            f"prompt style {style!r} needs a chat template, but this model's tokenizer has none; "
             "use style='raw'"
         )
     content = question if style == "chat" else f"{SEAL_INSTRUCTION}\nQuestion: {question}"
@@ -59,13 +60,13 @@ def prompt_text(
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if system is not None and system.strip() not in text:
         raise ValueError(
-            "this model's chat template leaves the system prompt out; put it in the question"
+            "this model's chat template leaves the system prompt out; put it into the question"
         )
     return text
 
 
 def code_question(question: str, starter_code: str = "") -> str:
-    """A programming problem's question with the form in which to answer."""
+    """The question of a programming problem, followed by the form in which to answer."""
     if not starter_code.strip():
         return f"{question.strip()}\n\n{PROGRAM_INSTRUCTION}"
     return f"{question.strip()}\n\n{STARTER_INSTRUCTION}\n\n```python\n{starter_code.strip()}\n```"
@@ -74,7 +75,7 @@ def code_question(question: str, starter_code: str = "") -> str:
 def encode_prompt(
     tokenizer, question: str, style: PromptStyle = "chat"
 ) -> tuple[str, tuple[int, ...]]:
-    """A question's prompt as text and as token ids.
+    """The prompt of a question, as text and as token ids.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -82,14 +83,24 @@ def encode_prompt(
         style: See `prompt_text`.
 
     Raises:
-        ValueError: As `prompt_text`, or if the prompt encodes to no tokens.
+        ValueError: As in `prompt_text`, or if the prompt encodes to no tokens.
     """
     text = prompt_text(tokenizer, question, style)
     return text, tuple(encode(tokenizer, text, templated=style != "raw"))
 
 
 def encode(tokenizer, text: str, *, templated: bool) -> list[int]:
-    """Token ids; plain text gets the tokenizer's special tokens, a template brings its own."""
+    """The token ids of a text.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        text: The text.
+        templated: Whether a chat template made the text, which then contains all special tokens.
+            The tokenizer's special tokens are added to any other text.
+
+    Raises:
+        ValueError: If the text encodes to no tokens.
+    """
     ids = tokenizer.encode(text, add_special_tokens=not templated)
     if not ids:
         raise ValueError(f"the text {text!r} encodes to no tokens")

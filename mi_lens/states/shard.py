@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mi_lens.common.files import replacing, room_named
+from mi_lens.common.files import naming_full_disk, replacing
 from mi_lens.common.provenance import content_hash
 from mi_lens.traces.trace import Trace
 
@@ -125,7 +125,7 @@ class Shard:
                 f"largest value is {worst:.3g}. float16 holds values up to 65504, bfloat16 holds "
                 "larger ones: use another dtype, or check the model"
             )
-        with room_named(self._path):
+        with naming_full_disk(self._path):
             self._file.seek(self._begins[name] + first * d * self._dtype.itemsize)
             self._file.write(kept.view(torch.uint8).numpy().data)
         self._filled[name] += len(kept)

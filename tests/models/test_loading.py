@@ -191,7 +191,7 @@ def test_a_spread_model_computes_the_same(
     parts = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
     whole = load(checkpoint("llama3"), backend="bridge", dtype=dtype, device="cpu")
     spread = parts | {"lm_head": "cpu"} | {f"model.layers.{i}": "cpu" for i in range(3)}
-    monkeypatch.setattr(models, "_spread", lambda *_: {"device_map": spread})
+    monkeypatch.setattr(models, "_device_settings", lambda *_: {"device_map": spread})
     other = load(checkpoint("llama3"), backend="bridge", dtype=dtype)
     assert {str(parameter.dtype) for parameter in other.parameters()} == {f"torch.{dtype}"}
     tokens = torch.randint(6, 384, (2, 40), generator=torch.Generator().manual_seed(0))

@@ -1,12 +1,15 @@
-"""TransformerLens's attention with the same hooks and the same values, at the speed of decoding.
+"""TransformerLens's attention with the same hooks and the same values, but faster in decoding.
 
-What differs: keys are rotated once and cached rotated; a cache grows in place; query heads of a
-group share their key head without a copy of it for each; masks and rotation angles are made once a
-step, not once a layer; and scores and pattern are written out only where they have a hook or a
-softcap, else the fused kernel computes the heads' outputs.
+These are the differences:
+- Each key is rotated once and cached after its rotation.
+- A cache grows in place.
+- The query heads of a group share their key head without copying it.
+- Masks and rotation angles are computed once per step, not once per layer.
+- Scores and pattern are computed only if they have a hook or a softcap. Otherwise the fused kernel
+  computes the heads' outputs.
 
-With a cache, `hook_rot_k` sees the new positions only, like all hooks. With a cache of
-TransformerLens's own (as in its `generate`) the attention is TransformerLens's own too.
+With a cache, `hook_rot_k` sees only the new positions, like all hooks. If a call brings a cache of
+TransformerLens's own class, as `generate` does, TransformerLens's own attention runs.
 """
 
 from dataclasses import dataclass, field
@@ -31,13 +34,13 @@ Angles = tuple[Float[Tensor, "rows new 1 d_head"], Float[Tensor, "rows new 1 d_h
 
 @dataclass
 class Positions:
-    """Where the new positions of a step stand, the same for all its layers.
+    """The new positions of a step, which are the same for all its layers.
 
     Attributes:
-        mask: 0 on padding, over past and new positions; None where nothing is padded.
-        past: How many positions come before the new ones.
-        new: How many are new.
-        device: Where the model is.
+        mask: The mask of past and new positions, 0 on padding; None if there is no padding.
+        past: Number of positions before the new ones.
+        new: Number of new positions.
+        device: The model's device.
     """
 
     mask: Int[Tensor, "batch total"] | None
@@ -49,7 +52,7 @@ class Positions:
 
     @cached_property
     def padding(self) -> Int[Tensor, "batch total"] | None:
-        """The mask where a row has padding, None where none has."""
+        """The mask; None if no row has padding."""
         return None if self.mask is None or bool(self.mask.all()) else self.mask
 
     def sees_all(self, window: int | None) -> bool:
@@ -58,7 +61,7 @@ class Positions:
         return self.padding is None and (window is None or total <= window)
 
     def seen(self, window: int | None) -> Bool[Tensor, "rows 1 new total"]:
-        """Which positions each new one sees: itself and before, unpadded, in the window."""
+        """Which positions each new one sees: those up to itself, unpadded and in the window."""
         if window not in self._seen:
             total = self.past + self.new
             seen = torch.ones(self.new, total, dtype=torch.bool, device=self.device)
@@ -71,29 +74,29 @@ class Positions:
         return self._seen[window]
 
     def angles(self, attention: AbstractAttention) -> Angles:
-        """Cosines and sines of the new positions; the sines with the sign that `rotate` wants."""
+        """Cosines and sines of the new positions; the sines have the signs that `rotate` needs."""
         if self._angles is None:
             total = self.past + self.new
             if min(total, attention.cfg.n_ctx) > len(attention.rotary_cos):
                 size = max(total, 2 * len(attention.rotary_cos))
                 attention._extend_rotary_embeddings(min(size, attention.cfg.n_ctx))
             if self.padding is None:
-                where = (None, slice(self.past, total), None)
+                index = (None, slice(self.past, total), None)
             else:
-                where = ((self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :, None],)
-            sine, half = attention.rotary_sin[where], attention.rotary_sin.shape[1] // 2
-            signed = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-            self._angles = attention.rotary_cos[where], signed
+                index = ((self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :, None],)
+            sine, half = attention.rotary_sin[index], attention.rotary_sin.shape[1] // 2
+            signed_sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
+            self._angles = attention.rotary_cos[index], signed_sine
         return self._angles
 
 
 @dataclass
-class Turn:
-    """What a block is given in place of a cache entry.
+class LayerStep:
+    """A step at one layer. The block gets it instead of TransformerLens's cache entry.
 
     Attributes:
-        positions: Of the new positions.
-        cache: The layer's cache; None where nothing is to be kept.
+        positions: The new positions.
+        cache: The layer's cache; None for a pass that keeps no cache.
     """
 
     positions: Positions
@@ -101,13 +104,16 @@ class Turn:
 
 
 def rotate(x: Float[Tensor, "batch new heads d_head"], angles: Angles) -> Tensor:
-    """Rotate queries or keys by their positions' angles, first half with second half."""
+    """Rotate queries or keys by the angles of their positions.
+
+    The i-th element of the first half is rotated with the i-th element of the second half.
+    """
     cosine, signed_sine = angles
     return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, dims=-1), signed_sine)
 
 
 class _Fast(AbstractAttention):
-    """The forward pass; the projections' weights are the other base class's."""
+    """The fast forward pass; a subclass takes the weights from a class of TransformerLens."""
 
     def forward(
         self,
@@ -119,33 +125,36 @@ class _Fast(AbstractAttention):
         attention_mask: Int[Tensor, "batch total"] | None = None,
         position_bias: Tensor | None = None,
     ) -> Float[Tensor, "batch new d_model"]:
-        """As in TransformerLens, with a `Turn` for a cache entry; its positions hold the mask."""
-        turn = past_kv_cache_entry
-        if isinstance(turn, TransformerLensKeyValueCacheEntry):
+        """As in TransformerLens.
+
+        The cache entry may also be a `LayerStep`; its positions then hold the mask.
+        """
+        step = past_kv_cache_entry
+        if isinstance(step, TransformerLensKeyValueCacheEntry):
             return super().forward(
-                query_input, key_input, value_input, turn, attention_mask=attention_mask
+                query_input, key_input, value_input, step, attention_mask=attention_mask
             )
-        if turn is None:
+        if step is None:
             new, device = query_input.shape[1], query_input.device
-            turn = Turn(Positions(attention_mask, 0, new, device), None)
+            step = LayerStep(Positions(attention_mask, 0, new, device), None)
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
         if self.cfg.positional_embedding_type == "rotary":
-            angles = turn.positions.angles(self)
+            angles = step.positions.angles(self)
             q = self.hook_rot_q(rotate(q, angles))
             k = self.hook_rot_k(rotate(k, angles))
-        if turn.cache is None:
+        if step.cache is None:
             keys, values = k.transpose(1, 2), v.transpose(1, 2)
         else:
-            keys, values = turn.cache.append(k, v)
-        written_out = softcap_enabled(self.cfg.attn_scores_soft_cap) or is_watched(
+            keys, values = step.cache.append(k, v)
+        needs_scores = softcap_enabled(self.cfg.attn_scores_soft_cap) or is_watched(
             self.hook_attn_scores, self.hook_pattern
         )
-        attend = self._attend_written_out if written_out else self._attend_fused
-        return self._project_out(self.hook_z(attend(q, keys, values, turn.positions)))
+        attend = self._attend_with_scores if needs_scores else self._attend_fused
+        return self._project_out(self.hook_z(attend(q, keys, values, step.positions)))
 
     def calculate_qkv_matrices(self, query_input: Tensor, key_input: Tensor, value_input: Tensor):
         """Queries, keys and values, `[batch, new, heads, d_head]` each."""
-        if query_input.ndim == 4:  # an input for each head
+        if query_input.ndim == 4:  # each head has its own input
             return super().calculate_qkv_matrices(query_input, key_input, value_input)
         q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
         key_weights, value_weights = self._weights_of_keys_and_values()
@@ -169,19 +178,19 @@ class _Fast(AbstractAttention):
         values: Float[Tensor, "batch kv_heads total d_head"],
         positions: Positions,
     ) -> Float[Tensor, "batch new heads d_head"]:
-        """What each head reads, without scores or pattern in memory."""
+        """The output of each head, computed without scores or pattern in memory."""
         batch, new, heads, d_head = q.shape
-        everything = positions.sees_all(self._window)
-        mask = None if everything and new in (1, keys.shape[2]) else positions.seen(self._window)
+        sees_all = positions.sees_all(self._window)
+        mask = None if sees_all and new in (1, keys.shape[2]) else positions.seen(self._window)
         scale = 1 / self.attn_scale
-        if new == 1:  # the heads of a group are as many queries of one head
+        if new == 1:  # the query heads of a group become several queries to one key head
             groups = q.reshape(batch, keys.shape[1], -1, d_head)
             z = functional.scaled_dot_product_attention(
                 groups, keys, values, attn_mask=mask, scale=scale
             )
             return z.reshape(batch, 1, heads, d_head)
         if mask is not None:
-            # Padding sees nothing, of which some kernels make NaN: let it see itself.
+            # Padding sees nothing, which gives NaN in some kernels: let it see itself.
             mask = mask | torch.ones_like(mask[:1]).triu(positions.past).tril(positions.past)
         return functional.scaled_dot_product_attention(
             q.transpose(1, 2),
@@ -193,14 +202,14 @@ class _Fast(AbstractAttention):
             enable_gqa=True,
         ).transpose(1, 2)
 
-    def _attend_written_out(
+    def _attend_with_scores(
         self,
         q: Float[Tensor, "batch new heads d_head"],
         keys: Float[Tensor, "batch kv_heads total d_head"],
         values: Float[Tensor, "batch kv_heads total d_head"],
         positions: Positions,
     ) -> Float[Tensor, "batch new heads d_head"]:
-        """What each head reads, by way of scores and pattern and their hooks."""
+        """The output of each head, computed from scores and pattern, whose hooks fire."""
         batch, new, heads, d_head = q.shape
         groups = q.transpose(1, 2).reshape(batch, keys.shape[1], -1, d_head)
         scores = (groups @ keys.transpose(2, 3)).view(batch, heads, new, -1) / self.attn_scale
@@ -226,17 +235,17 @@ def project(
     weight: Float[Tensor, "heads d_model d_head"],
     bias: Float[Tensor, "heads d_head"],
 ) -> Float[Tensor, "batch new heads d_head"]:
-    """A projection to heads; without a copy where the weight is stored as `build` stores it."""
+    """A projection to heads; weights in the layout that `build` gives them are not copied."""
     flat = functional.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
     return flat.view(*x.shape[:2], *bias.shape)
 
 
 class FastAttention(_Fast, Attention):
-    """As many key heads as query heads."""
+    """Attention with as many key heads as query heads."""
 
 
 class FastGroupedAttention(_Fast, GroupedQueryAttention):
-    """Query heads in groups, each with one key head."""
+    """Attention with groups of query heads that share one key head."""
 
     def _weights_of_keys_and_values(self) -> Any:
         if self.cfg.ungroup_grouped_query_attention:

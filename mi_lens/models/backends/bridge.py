@@ -1,11 +1,11 @@
-"""TransformerBridge: the Hugging Face model itself, with TransformerLens's hooks in it.
+"""The backend for TransformerBridge: the Hugging Face model with TransformerLens's hooks in it.
 
-Hook names are those of HookedTransformer, as aliases: `blocks.N.hook_resid_pre`, `.hook_resid_mid`,
-`.hook_resid_post`, `.hook_attn_out`, `.hook_mlp_out`, `.attn.hook_q` and so on, `hook_embed`,
-`ln_final.hook_normalized`. The bridge has names of its own beside them (`blocks.N.hook_in`).
+The bridge has the hook names of HookedTransformer as aliases: `blocks.N.hook_resid_pre`,
+`.hook_resid_mid`, `.hook_resid_post`, `.hook_attn_out`, `.hook_mlp_out`, `.attn.hook_q` and so on,
+`hook_embed`, `ln_final.hook_normalized`. It also has its own names, such as `blocks.N.hook_in`.
 
-Norms, rotary angles and softmax compute in float32 whatever the model's dtype is, as Hugging Face's
-do: a bridge in float64 is good to about 1e-6, a HookedTransformer to 1e-13.
+Norms, rotary angles and softmax always compute in float32, as in Hugging Face. A bridge in float64
+is therefore accurate to about 1e-6, and a HookedTransformer to 1e-13.
 """
 
 from typing import Any
@@ -24,19 +24,19 @@ from mi_lens.models.backends.silence import silenced
 
 name = "bridge"
 
-# Hook points that the bridge has and its own forward pass never comes by.
+# Hook points of the bridge that its own forward pass never reaches.
 SILENT = ("rotary_emb.hook_out", "attn.hook_hidden_states", "attn.qkv.hook_in", "attn.qkv.hook_out")
 
 
 def build(hf_model: Any, tokenizer: Any) -> TransformerBridge:
-    """See `Backend.build`. The Hugging Face model lives on inside the bridge."""
+    """See `Backend.build`. The bridge keeps the Hugging Face model inside."""
     architecture = type(hf_model).__name__
     config = hf_model.config
     model = build_bridge_from_module(
         hf_model, architecture, hf_config=config, model_name=config.name_or_path or architecture
     )
     if tokenizer is not None:
-        model.tokenizer = tokenizer  # given to the builder, it would come back with a BOS token
+        model.tokenizer = tokenizer  # the builder would return it with a BOS token added
         prepends_bos = len(tokenizer("")["input_ids"]) > 0
         model.cfg.tokenizer_prepends_bos = model.cfg.default_prepend_bos = prepends_bos
     if model.cfg.dtype == torch.float64:
@@ -45,16 +45,17 @@ def build(hf_model: Any, tokenizer: Any) -> TransformerBridge:
 
 
 def _keep_scores_finite(model: TransformerBridge) -> None:
-    """Masked scores are the least float64, which the softmax turns into the -inf of float32.
+    """Raise masked scores to the lowest number of float32, with a permanent hook.
 
-    A padding position sees nothing but masked scores: it would become NaN, and as 0 * NaN is NaN,
-    so would every position after it.
+    A masked score is the lowest number of float64, which becomes -inf when the softmax converts it
+    to float32. All scores of a padding position are masked, so that its pattern would be NaN; and
+    because 0 * NaN is NaN, so would be every later position.
     """
-    least = torch.finfo(torch.float32).min
+    lowest = torch.finfo(torch.float32).min
     for layer in range(model.cfg.n_layers):
         model.add_hook(
             f"blocks.{layer}.attn.hook_attn_scores",
-            lambda scores, hook: scores.clamp(min=least),
+            lambda scores, hook: scores.clamp(min=lowest),
             is_permanent=True,
         )
 
@@ -150,44 +151,44 @@ def _rerun(
     rows: Int[Tensor, " rows"],
     keep_kv: bool,
 ) -> Float[Tensor, "rows 1 d_model"]:
-    """Run a block on a copy of these rows of its cache without their last position."""
-    held = _layers(cache)[layer]
-    before = DynamicCache()
+    """Run a block on a copy of its cache that has these rows without their last position."""
+    layer_cache = _layers(cache)[layer]
+    past = DynamicCache()
     for _ in range(layer):  # the block finds its own layer by number
-        before.layers.append(DynamicLayer())
-    before.update(held.keys[rows, :, :-1], held.values[rows, :, :-1], layer)
+        past.layers.append(DynamicLayer())
+    past.update(layer_cache.keys[rows, :, :-1], layer_cache.values[rows, :, :-1], layer)
     output = model.blocks[layer](
-        residual, **_surroundings(model, layer, residual, attention_mask), past_key_values=before
+        residual, **_block_arguments(model, layer, residual, attention_mask), past_key_values=past
     )
     if not keep_kv:
-        new = _layers(before)[layer]
-        held.keys[rows, :, -1] = new.keys[:, :, -1]
-        held.values[rows, :, -1] = new.values[:, :, -1]
+        updated = _layers(past)[layer]
+        layer_cache.keys[rows, :, -1] = updated.keys[:, :, -1]
+        layer_cache.values[rows, :, -1] = updated.values[:, :, -1]
     return output
 
 
-def _surroundings(
+def _block_arguments(
     model: TransformerBridge,
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
 ) -> dict[str, Any]:
-    """What Hugging Face's model would tell this block when it runs at the last position."""
+    """The arguments that Hugging Face's model gives this block at the last position."""
     visible = attention_mask.to(model.cfg.device).bool()
     positions = visible.sum(dim=1, keepdim=True) - 1
     window = _window(model.original_model.config, layer)
     if window is not None:
         visible = visible.clone()
         visible[:, :-window] = False
-    told = {"attention_mask": visible[:, None, None], "position_ids": positions}
+    arguments = {"attention_mask": visible[:, None, None], "position_ids": positions}
     rotary = getattr(model.original_model.base_model, "rotary_emb", None)
     if rotary is not None:
-        told["position_embeddings"] = rotary(residual, positions)
-    return told
+        arguments["position_embeddings"] = rotary(residual, positions)
+    return arguments
 
 
 def _window(config: Any, layer: int) -> int | None:
-    """How many positions the layer sees, itself included; None for all."""
+    """How many positions each position of the layer sees, including itself; None for all."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None and kinds[layer] != "sliding_attention":
         return None
@@ -195,12 +196,12 @@ def _window(config: Any, layer: int) -> int | None:
 
 
 def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
-    """See `Backend.new_cache`. All positions are kept, also in layers with a window."""
+    """See `Backend.new_cache`. Layers with a window keep all positions too."""
     return DynamicCache()
 
 
 def _layers(cache: DynamicCache) -> list[Any]:
-    """Each holds `keys` and `values` `[batch, kv_heads, pos, d_head]`, by a class of its own."""
+    """The layers of a cache, each with `keys` and `values`, `[batch, kv_heads, pos, d_head]`."""
     return list(cache.layers)
 
 
@@ -216,15 +217,15 @@ def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
 
 def join(cache: DynamicCache, other: DynamicCache) -> None:
     """See `Backend.join`."""
-    for mine, theirs in zip(_layers(cache), _layers(other), strict=True):
-        mine.keys = _stack(mine.keys, theirs.keys)
-        mine.values = _stack(mine.values, theirs.values)
+    for layer, other_layer in zip(_layers(cache), _layers(other), strict=True):
+        layer.keys = _joined_rows(layer.keys, other_layer.keys)
+        layer.values = _joined_rows(layer.values, other_layer.values)
 
 
-def _stack(
+def _joined_rows(
     upper: Float[Tensor, "batch heads pos d_head"], lower: Float[Tensor, "more heads other d_head"]
 ) -> Float[Tensor, "rows heads longer d_head"]:
-    """All rows, the shorter ones with zeros on the left."""
+    """The rows of both, with the shorter rows padded by zeros on the left."""
     length = max(upper.shape[2], lower.shape[2])
     return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in (upper, lower)])
 

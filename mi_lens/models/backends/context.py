@@ -1,4 +1,4 @@
-"""The one check that both backends make before they run."""
+"""Checks that a batch fits into the model's context, for both backends."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ def require_context(model: Any, attention_mask: Int[Tensor, "batch total"]) -> N
     """Refuse rows longer than the model's context.
 
     Raises:
-        ValueError: A row has more tokens than `model.cfg.n_ctx`.
+        ValueError: If a row has more tokens than `model.cfg.n_ctx`.
     """
-    if attention_mask.shape[1] <= model.cfg.n_ctx:  # no need to read the mask, which may be on GPU
+    if attention_mask.shape[1] <= model.cfg.n_ctx:  # avoids reading a mask that may be on a GPU
         return
     longest = int(attention_mask.sum(dim=1).max())
     if longest > model.cfg.n_ctx:
         raise ValueError(
-            f"a row has {longest} tokens, and the model's context is {model.cfg.n_ctx}; shorten "
+            f"a row has {longest} tokens, but the model's context is {model.cfg.n_ctx}; shorten "
             "the prompt or ask for fewer new tokens"
         )

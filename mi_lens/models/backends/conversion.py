@@ -1,9 +1,9 @@
-"""The config and the weights of a HookedTransformer, from a Hugging Face checkpoint.
+"""Converts the config and the weights of a Hugging Face checkpoint to a HookedTransformer's.
 
-TransformerLens 3.9 finds a model's shape by its *name*: it knows no R1 distillation, takes a
-folder called "my-llama-tests" for a Llama, has Gemma's shapes by heart, and cuts Mistral and Qwen3
-at 2,048 positions. Here the shape is read from the checkpoint's own config, and only the
-conversion of the weights is TransformerLens's.
+TransformerLens 3.9 looks up a model's shape by its *name*: it does not know the R1 distillations,
+takes a folder called "my-llama-tests" for a Llama, has hard-coded shapes for Gemma, and limits
+Mistral and Qwen3 to 2,048 positions. Here the shape comes from the checkpoint's own config, and
+only the conversion of the weights is TransformerLens's.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from mi_lens.models.architectures import weight_converter
 
 
 def convert_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Tensor]:
-    """The weights by TransformerLens's names, as trained: nothing folded, nothing centred.
+    """The weights as trained (nothing is folded or centred), by TransformerLens's names.
 
-    Matrices are transposed views of Hugging Face's, which is also the layout in which the forward
-    pass needs no copy of them.
+    Matrices are transposed views of Hugging Face's. The forward pass can use this layout without
+    copying it.
     """
     architecture = type(hf_model).__name__
     weights = weight_converter(architecture)(hf_model, cfg)
@@ -28,8 +28,8 @@ def convert_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Te
 
 
 def _gemma_norms(hf_model: Any) -> dict[str, Tensor]:
-    """Gemma's norms multiply by 1 + w; the converter adds the 1 in float32, whatever w is in."""
-    ours = {
+    """The weights 1 + w of Gemma's norms, in w's own dtype; the converter computes in float32."""
+    norm_names = {
         "input_layernorm": "ln1",
         "post_attention_layernorm": "ln1_post",
         "pre_feedforward_layernorm": "ln2",
@@ -37,16 +37,16 @@ def _gemma_norms(hf_model: Any) -> dict[str, Tensor]:
     }
     norms = {"ln_final.w": 1 + hf_model.model.norm.weight}
     for index, layer in enumerate(hf_model.model.layers):
-        for theirs, mine in ours.items():
-            norms[f"blocks.{index}.{mine}.w"] = 1 + getattr(layer, theirs).weight
+        for hf_name, name in norm_names.items():
+            norms[f"blocks.{index}.{name}.w"] = 1 + getattr(layer, hf_name).weight
     return norms
 
 
 def convert_config(hf_model: Any) -> HookedTransformerConfig:
-    """A HookedTransformer's config from a Hugging Face model's.
+    """The config of a HookedTransformer with the shape of a Hugging Face model.
 
     Raises:
-        ValueError: The config asks for something HookedTransformer cannot do.
+        ValueError: If the model needs something that HookedTransformer cannot do.
     """
     hf, architecture = hf_model.config, type(hf_model).__name__
     shape = _gpt2_shape(hf) if architecture == "GPT2LMHeadModel" else _rotary_shape(hf)
@@ -78,7 +78,7 @@ def _gpt2_shape(hf: Any) -> dict[str, Any]:
 
 
 def _rotary_shape(hf: Any) -> dict[str, Any]:
-    """The family of Llama: RMS norms, rotary positions, grouped heads, a gated MLP."""
+    """The shape of a Llama-like model: RMS norms, rotary positions, grouped heads, gated MLP."""
     if getattr(hf, "attention_bias", False) or getattr(hf, "mlp_bias", False):
         raise ValueError(
             f"{hf.model_type} with attention_bias or mlp_bias: HookedTransformer would drop these "

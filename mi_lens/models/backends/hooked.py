@@ -1,9 +1,9 @@
-"""HookedTransformer, built from any Hugging Face checkpoint of a supported architecture.
+"""The backend for HookedTransformer, built from a checkpoint of any supported architecture.
 
-The weights stay as trained: nothing is folded into norms and nothing is centred, since both change
-the residual stream that is to be measured. Attention is `mi_lens.models.backends.attention`, and
-the cache `mi_lens.models.backends.cache`; all hooks are where TransformerLens has them, with the
-same values.
+The weights stay as trained: nothing is folded into norms and nothing is centred, because both
+would change the residual stream that is to be measured. The attention is that of
+`mi_lens.models.backends.attention`, and the cache that of `mi_lens.models.backends.cache`. All
+hooks are at the same places as in TransformerLens and see the same values.
 """
 
 import warnings
@@ -20,7 +20,12 @@ from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.models.architectures import ARCHITECTURES
-from mi_lens.models.backends.attention import FastAttention, FastGroupedAttention, Positions, Turn
+from mi_lens.models.backends.attention import (
+    FastAttention,
+    FastGroupedAttention,
+    LayerStep,
+    Positions,
+)
 from mi_lens.models.backends.block import FastBlock, FastHookPoint, FastRMSNorm
 from mi_lens.models.backends.cache import LayerCache
 from mi_lens.models.backends.context import require_context
@@ -38,14 +43,14 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
     """
     cfg = convert_config(hf_model)
     with warnings.catch_warnings():
-        # Deprecated in favour of the bridge, which is the other backend.
+        # TransformerLens warns that HookedTransformer is deprecated in favour of the bridge.
         warnings.simplefilter("ignore", DeprecationWarning)
         model = HookedTransformer(cfg, move_to_device=False)
     _take_weights(model, convert_weights(hf_model, cfg))
     _speed_up(model)
     model.to(hf_model.device, print_details=False)
     if tokenizer is not None:
-        # set_tokenizer would load it a second time, with a BOS token that its maker did not want.
+        # set_tokenizer would load it a second time, and add a BOS token that it does not have.
         model.tokenizer = tokenizer
         cfg.tokenizer_prepends_bos = cfg.default_prepend_bos = len(tokenizer("")["input_ids"]) > 0
     return model.eval().requires_grad_(False)
@@ -53,13 +58,13 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
 
 def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
     parameters = {key for key, _ in model.named_parameters()}
-    # The converter of GPT-2 leaves out the unembedding's bias: it has none, and zero is right.
+    # GPT-2's converter leaves out the bias of the unembedding, which stays zero as it should.
     missing = parameters - weights.keys() - {"unembed.b_U"}
     unused = weights.keys() - parameters
     if missing or unused:
         raise RuntimeError(
-            f"the weights do not fit HookedTransformer: without a weight {sorted(missing)}, "
-            f"without a place {sorted(unused)}; this TransformerLens may not be supported"
+            f"the weights do not fit HookedTransformer: missing {sorted(missing)}, unexpected "
+            f"{sorted(unused)}; mi_lens may not support this version of TransformerLens"
         )
     model.load_state_dict(weights, strict=False, assign=True)
 
@@ -74,11 +79,11 @@ FASTER = {
 
 
 def _speed_up(model: HookedTransformer) -> None:
-    """Exchange the code of a model's parts for ours; weights and hooks stay."""
-    for part in model.modules():
-        part.__class__ = FASTER.get(type(part), type(part))
-        # An nn.Module looks its parts up in Python, unless they stand among its own attributes.
-        part.__dict__.update(part._modules)
+    """Replace the classes of a model's modules by faster ones; weights and hooks stay."""
+    for module in model.modules():
+        module.__class__ = FASTER.get(type(module), type(module))
+        # As plain attributes its modules are found without the slow nn.Module.__getattr__.
+        module.__dict__.update(module._modules)
 
 
 def hook_names(model: HookedTransformer) -> list[str]:
@@ -119,7 +124,7 @@ def step(
     positions = Positions(attention_mask, cache_length(cache), tokens.shape[1], tokens.device)
     residual = _embed(model, tokens, positions)
     for block, layer_cache in zip(model.blocks, cache, strict=True):
-        residual = block(residual, past_kv_cache_entry=Turn(positions, layer_cache))
+        residual = block(residual, past_kv_cache_entry=LayerStep(positions, layer_cache))
     return _last_logits(model, residual, logits_to_keep)
 
 
@@ -172,13 +177,13 @@ def _rerun(
     rows: Int[Tensor, " rows"],
     keep_kv: bool,
 ) -> Float[Tensor, "rows 1 d_model"]:
-    """Run a block on a copy of these rows of its cache without their last position."""
+    """Run a block on a copy of its cache that has these rows without their last position."""
     attention_mask = attention_mask.to(model.cfg.device)
     positions = Positions(attention_mask, attention_mask.shape[1] - 1, 1, residual.device)
-    before = cache[layer].before_last(rows)
-    output = model.blocks[layer](residual, past_kv_cache_entry=Turn(positions, before))
+    past = cache[layer].before_last(rows)
+    output = model.blocks[layer](residual, past_kv_cache_entry=LayerStep(positions, past))
     if not keep_kv:
-        cache[layer].replace_last(rows, before)
+        cache[layer].replace_last(rows, past)
     return output
 
 
@@ -192,16 +197,16 @@ def _last_logits(
 
 
 def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
-    """See `Backend.new_cache`. A cache for each layer.
+    """See `Backend.new_cache`. The cache is a list with one `LayerCache` per layer.
 
     Raises:
-        ValueError: TransformerLens made this model, from an architecture that is not one of ours.
+        ValueError: If TransformerLens built this model, with an architecture not in our table.
     """
     if not isinstance(model.blocks[0], FastBlock):
         architecture = model.cfg.original_architecture
         if architecture not in ARCHITECTURES:
             raise ValueError(
-                f"architecture {architecture!r}: backend 'hooked' generates with one of "
+                f"architecture {architecture!r}: backend 'hooked' supports only "
                 f"{list(ARCHITECTURES)}; load the checkpoint with mi_lens.load"
             )
         _speed_up(model)
@@ -221,8 +226,8 @@ def keep_rows(cache: Cache, rows: Int[Tensor, " kept"]) -> None:
 
 def join(cache: Cache, other: Cache) -> None:
     """See `Backend.join`."""
-    for mine, theirs in zip(cache, other, strict=True):
-        mine.join(theirs)
+    for layer, other_layer in zip(cache, other, strict=True):
+        layer.join(other_layer)
 
 
 def crop(cache: Cache, length: int) -> None:

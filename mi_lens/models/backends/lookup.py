@@ -1,4 +1,4 @@
-"""Which backends the installed TransformerLens has, and which one a model needs."""
+"""Finds the backends of the installed TransformerLens, and the backend of a model."""
 
 import importlib.metadata
 import importlib.util
@@ -16,10 +16,10 @@ def available() -> tuple[str, ...]:
 
 
 def get_backend(name: str) -> Backend:
-    """A backend by name.
+    """The backend of this name.
 
     Raises:
-        ValueError: There is no such backend, or the installed TransformerLens does not have it.
+        ValueError: If there is no such backend, or the installed TransformerLens lacks it.
     """
     if name not in NAMES:
         raise ValueError(f"backend {name!r} does not exist; choose 'auto' or one of {list(NAMES)}")
@@ -42,7 +42,7 @@ def backend_of(model: Any) -> Backend:
     """The backend of a model, by its class.
 
     Raises:
-        TypeError: The model is neither a HookedTransformer nor a TransformerBridge.
+        TypeError: If the model is neither a HookedTransformer nor a TransformerBridge.
     """
     classes = {base.__name__ for base in type(model).__mro__}
     if "HookedTransformer" in classes:
@@ -51,5 +51,5 @@ def backend_of(model: Any) -> Backend:
         return get_backend("bridge")
     raise TypeError(
         f"{type(model).__name__} is neither a HookedTransformer nor a TransformerBridge; "
-        "mi_lens.load makes either from a checkpoint"
+        "mi_lens.load makes such a model from a checkpoint"
     )

@@ -1,4 +1,4 @@
-"""What a backend is: the functions that both of TransformerLens's model classes are driven by."""
+"""The functions that every backend offers for its TransformerLens model class."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,26 +8,26 @@ from torch import Tensor
 
 @runtime_checkable
 class Backend(Protocol):
-    """What the modules `hooked` and `bridge` both offer.
+    """The functions of the modules `hooked` and `bridge`.
 
     Batches are left-padded: `attention_mask` is 0 on the padding at the left of a row and 1 from
-    its first token on. Every position of every row is computed as if the row stood alone; what
-    comes out at padding positions is finite and means nothing.
+    its first token on. Every position of a row is computed as if the row were alone in the batch.
+    The outputs at padding positions are finite but meaningless.
 
-    A cache is the class's own. The functions that take one change it in place.
+    Each backend has its own class of caches. A function that takes a cache changes it in place.
     """
 
     name: str
 
     def build(self, hf_model: Any, tokenizer: Any) -> Any:
-        """The model, with unprocessed weights, from a loaded Hugging Face causal LM.
+        """Build the model, with unprocessed weights, from a loaded Hugging Face causal LM.
 
-        The result owns the weights of `hf_model`, which is of no further use to the caller.
+        The model takes over the weights of `hf_model`, which the caller must not use any more.
         """
         ...
 
     def hook_names(self, model: Any) -> list[str]:
-        """The names of the hooks that fire with the model's present settings."""
+        """The names of the hooks that fire with the model's current settings."""
         ...
 
     def forward(
@@ -43,9 +43,12 @@ class Backend(Protocol):
             model: The model.
             tokens: Left-padded token ids.
             attention_mask: 0 on padding, 1 elsewhere.
-            logits_to_keep: At how many last positions logits are computed: None for all, 0 for
-                none (hooks still fire at every position). At a vocabulary of 150,000 the logits
-                of a long batch are larger than the model.
+            logits_to_keep: Number of last positions at which logits are computed; None for all.
+                With 0 no logits are computed, but hooks still fire at every position. With a
+                vocabulary of 150,000 the logits of a long batch are larger than the model.
+
+        Raises:
+            ValueError: If a row has more tokens than the model's context.
         """
         ...
 
@@ -54,7 +57,7 @@ class Backend(Protocol):
         ...
 
     def cache_length(self, cache: Any) -> int:
-        """How many positions the cache holds, padding included."""
+        """The number of positions in the cache, including padding."""
         ...
 
     def step(
@@ -65,17 +68,20 @@ class Backend(Protocol):
         cache: Any,
         logits_to_keep: int | None = None,
     ) -> Float[Tensor, "batch kept d_vocab"]:
-        """Run new positions after those in the cache, which then holds them too.
+        """Run new positions after those in the cache, and add them to the cache.
 
-        A prompt in one step followed by single tokens gives what `forward` gives on the whole;
-        hooks see the new positions only.
+        A prompt in one step, followed by single tokens, gives the same values as `forward` on the
+        whole sequence. Hooks see only the new positions.
 
         Args:
             model: The model.
             tokens: Token ids of the new positions.
-            attention_mask: Over cached and new positions together.
-            cache: From `new_cache`.
+            attention_mask: The mask of cached and new positions together.
+            cache: A cache from `new_cache`.
             logits_to_keep: As in `forward`.
+
+        Raises:
+            ValueError: If a row has more tokens than the model's context.
         """
         ...
 
@@ -90,22 +96,22 @@ class Backend(Protocol):
         *,
         keep_kv: bool = False,
     ) -> Float[Tensor, "rows 1 d_model"]:
-        """Run one block once more, at the position its cache took up last.
+        """Run one block once more, at the last position in its cache.
 
-        May be called after a step, and within one from a hook at `blocks.{layer}.hook_resid_post`:
-        the caches of later layers are not looked at. No hook fires, and what other rows have in
-        the cache stays as it is, bit for bit.
+        This can be called after a step. It can also be called during a step, from a hook at
+        `blocks.{layer}.hook_resid_post`, because it does not read the caches of later layers. No
+        hook fires, and the cached values of other rows stay the same, bit for bit.
 
         Args:
             model: The model.
-            layer: Which block.
+            layer: Number of the block.
             residual: The block's new input at that position.
-            attention_mask: Of these rows, over the positions in the block's cache.
+            attention_mask: The mask of these rows, over the positions in the block's cache.
             cache: The cache of the step.
-            rows: Different rows of the cache.
-            keep_kv: Whether the position keeps its first keys and values in the cache, for later
-                positions to read. Otherwise those of the new input replace them. The run itself
-                reads its own in either case.
+            rows: Indices of the rows in the cache, each at most once.
+            keep_kv: Whether the cache keeps the position's old keys and values, which later
+                positions then read. Otherwise those of the new input replace them. This run
+                itself reads those of the new input in either case.
 
         Returns:
             The block's output, as at `hook_resid_post`.
@@ -121,46 +127,49 @@ class Backend(Protocol):
         cache: Any,
         rows: Int[Tensor, " rows"],
     ) -> Float[Tensor, "rows d_vocab"]:
-        """Run from one block to the end once more, at the last position in the cache.
+        """Run the model from one block to its end once more, at the last position in the cache.
 
-        Hooks of these blocks, the last norm and the unembedding fire, on these rows only. The keys
-        and values of the position in these blocks are replaced.
+        The hooks of these blocks, of the final norm and of the unembedding fire, with these rows
+        only. The keys and values of the position in these blocks are replaced.
 
         Args:
             model: The model.
-            layer: The first block to run; `n_layers` for the unembedding alone.
+            layer: The first block to run; `n_layers` runs only the final norm and the unembedding.
             residual: The new input of that block.
-            attention_mask: Of these rows, over all positions in the cache.
+            attention_mask: The mask of these rows, over all positions in the cache.
             cache: The cache, after a step.
-            rows: Different rows of the cache.
+            rows: Indices of the rows in the cache, each at most once.
+
+        Returns:
+            The logits at that position.
         """
         ...
 
     def keep_rows(self, cache: Any, rows: Int[Tensor, " kept"]) -> None:
-        """Keep these rows of the cache, in this order. A row may be taken several times."""
+        """Keep only these rows of the cache, in this order. A row may occur several times."""
         ...
 
     def join(self, cache: Any, other: Any) -> None:
-        """Append the rows of another cache of the same model, which is of no further use.
+        """Append the rows of another cache of the same model, which must not be used any more.
 
-        The shorter of the two is padded on the left, and the caller pads the masks alike. Both
-        have been through a step.
+        The shorter cache is padded on the left, and the caller must pad the masks in the same
+        way. Both caches must hold at least one step.
         """
         ...
 
     def crop(self, cache: Any, length: int) -> None:
-        """Keep the first `length` positions of the cache."""
+        """Keep only the first `length` positions of the cache."""
         ...
 
     def trim(self, cache: Any, columns: int) -> None:
-        """Drop the first `columns` positions of the cache, which are padding in every row."""
+        """Drop the first `columns` positions of the cache, which must be padding in every row."""
         ...
 
     def unembed(
         self, model: Any, residual: Float[Tensor, "*batch d_model"]
     ) -> Float[Tensor, "*batch d_vocab"]:
-        """Logits of a residual-stream state: final norm, unembedding, softcap where there is one.
+        """The logits of residual-stream states: final norm, unembedding, and softcap if any.
 
-        The state is first brought to the model's dtype and device.
+        The states are first converted to the model's dtype and device.
         """
         ...

@@ -1,4 +1,4 @@
-"""Running a module without its hooks."""
+"""Runs a module without its hooks."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from transformer_lens.hook_points import HookPoint
 
 @contextmanager
 def silenced(module: Any) -> Iterator[None]:
-    """Inside, no hook at a place in this module fires; also from within one of those hooks."""
-    points = [part for part in module.modules() if isinstance(part, HookPoint)]
+    """Inside this context no hook in the module fires. A hook of the module may open it too."""
+    points = [child for child in module.modules() if isinstance(child, HookPoint)]
     attached = [point._forward_hooks for point in points]
     for point in points:
         point._forward_hooks = OrderedDict()

@@ -1,4 +1,4 @@
-"""The built-in models: their checkpoints, and the workshop in which they were trained."""
+"""The built-in models: their checkpoints, and in `training` the code that trained them."""
 
 from pathlib import Path
 

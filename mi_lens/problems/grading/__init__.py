@@ -1,1 +1,1 @@
-"""Whether what a model wrote is right."""
+"""Grading: decides whether what a model wrote is right."""

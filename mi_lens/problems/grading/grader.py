@@ -1,16 +1,16 @@
 r"""Grading: the pocket task by its box, mathematics by Math-Verify, code by its tests.
 
     grade(trace.text, problem)                      # one answer
-    grade_all(texts, problems, workers=2)           # many
-    with Grader(workers=2) as grader: ...           # many, from any thread
+    grade_all(texts, problems, workers=2)           # many answers
+    with Grader(workers=2) as grader: ...           # many answers, from any thread
 
-The answer to a question in mathematics is the last `\boxed{...}`, or else what the reply states
-after "answer is", "answer:" or "####"; a number that merely stands at the end is no answer. Equal
-text needs no verifier and differing integers need none either; the rest goes to Math-Verify in a
-child process (`mi_lens.problems.grading.math_verify`).
+The answer to a mathematics question is the last `\boxed{...}`. Without a box it is what the reply
+states after "answer is", "answer:" or "####"; a number that merely stands at the end does not
+count. An answer with the gold answer's text, and two integers, are compared directly; every other
+answer goes to Math-Verify in a child process (`mi_lens.problems.grading.math_verify`).
 
-Math-Verify is generous: 10 and 10 %, 0.333333 and 1/3, x = 5 and 5, and the last part of a chain
-"6 = 5" count as equal. It is not asked whether the reasoning before the answer holds.
+Math-Verify is generous. It counts as equal: 10 and 10 %; 0.333333 and 1/3; x = 5 and 5; the chain
+"6 = 5" and its last part, 5. The reasoning before the answer is not graded.
 """
 
 import atexit
@@ -35,12 +35,12 @@ INTEGER = re.compile(r"([+-]?)0*(\d+)", re.ASCII)
 
 @dataclass(frozen=True)
 class Grade:
-    """What became of one text.
+    """The grade of one text.
 
     Attributes:
-        correct: Whether it counts.
-        extracted: The answer found in it: mathematics, or a program; None if there is none.
-        method: What decided.
+        correct: Whether the answer is right.
+        extracted: The answer in the text: mathematics, or a program; None if there is none.
+        method: How the grade was decided.
         reason: Why, in words.
     """
 
@@ -51,16 +51,16 @@ class Grade:
 
 
 class Grader:
-    """Grades texts, with child processes that are kept and reused.
+    """Grades texts with child processes that it keeps and reuses.
 
-    Any thread may grade; so many at a time as there are workers. Child processes start when first
-    needed: grading by exact text starts none.
+    Any thread may call it. As many answers as there are workers are verified at a time. A child
+    process starts when an answer first needs it; comparing exact text needs none.
 
     Args:
-        workers: Child processes at a time.
-        seconds: Wall-clock time for one answer in mathematics.
-        memory: Bytes of address space of a Math-Verify process.
-        limits: What a program may use for each of its tests.
+        workers: Number of Math-Verify processes, and of threads in `grade_all`.
+        seconds: Wall-clock time for one mathematical answer.
+        memory: Bytes of address space for each Math-Verify process.
+        limits: What a program may use in each of its tests.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Grader:
             raise ValueError(f"workers={workers}: expected at least 1")
         self.workers, self.limits = workers, limits or Limits()
         self._verifiers = [Verifier(seconds, memory) for _ in range(workers)]
-        # The last one used is the first one free: what one worker can do starts no second one.
+        # Last in, first out: a second child process starts only while the first one is busy.
         self._free: queue.LifoQueue[Verifier] = queue.LifoQueue()
         for verifier in self._verifiers:
             self._free.put(verifier)
@@ -89,7 +89,7 @@ class Grader:
         self.close()
 
     def close(self) -> None:
-        """Ends the child processes; the next answer would start new ones."""
+        """Ends the child processes; the next answer that needs them starts new ones."""
         for verifier in self._verifiers:
             verifier.close()
 
@@ -98,10 +98,10 @@ class Grader:
 
         Args:
             text: The generated text, thinking included.
-            problem: With a gold answer or tests.
+            problem: The problem, which has a gold answer or tests.
 
         Raises:
-            ValueError: If the problem has neither.
+            ValueError: If the problem has neither a gold answer nor tests.
             RuntimeError: If the verifier or the sandbox cannot run on this machine.
         """
         if problem.tests is not None:
@@ -131,10 +131,10 @@ class Grader:
         return Grade(verdict.correct, extracted, "math-verify", verdict.reason)
 
     def grade_all(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
-        """Grades texts, each for its problem, by all workers at once; in the order given."""
+        """Grades each text for its problem, with all workers; grades keep the order of texts."""
         if len(texts) != len(problems):
             raise ValueError(
-                f"{len(texts)} texts and {len(problems)} problems: expected a pair each"
+                f"{len(texts)} texts and {len(problems)} problems: expected one problem per text"
             )
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(self.grade, texts, problems))
@@ -152,7 +152,7 @@ class Grader:
 def grade(text: str, problem: Problem) -> Grade:
     """Grades what a model wrote for a problem; see `Grader.grade`.
 
-    The Math-Verify process it may need is shared by all calls and ends with the interpreter.
+    All calls share one Math-Verify process, which starts when needed and ends with the interpreter.
     """
     return _shared_grader(os.getpid()).grade(text, problem)
 
@@ -160,14 +160,14 @@ def grade(text: str, problem: Problem) -> Grade:
 def grade_all(
     texts: Sequence[str], problems: Sequence[Problem], *, workers: int = 2
 ) -> list[Grade]:
-    """Grades texts, each for its problem, with so many child processes; in the order given."""
+    """Grades each text for its problem, with `workers` child processes; see `Grader.grade`."""
     with Grader(workers) as grader:
         return grader.grade_all(texts, problems)
 
 
 @functools.cache
 def _shared_grader(process: int) -> Grader:
-    """One grader a process: a fork that used its parent's pipes would mix up the answers."""
+    """One grader per process: a fork that used its parent's pipes would mix up the answers."""
     grader = Grader()
     atexit.register(lambda: os.getpid() == process and grader.close())
     return grader
@@ -181,7 +181,7 @@ def _by_text(answer: str | None, gold: str) -> Grade | None:
 
 
 def _integer(text: str) -> tuple[bool, str] | None:
-    """An integer's sign and digits, of any length; None if the text is anything else."""
+    """Whether an integer is negative, and its digits; None if the text is not an integer."""
     match = INTEGER.fullmatch(text)
     if match is None:
         return None

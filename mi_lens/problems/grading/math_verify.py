@@ -1,8 +1,8 @@
-"""Math-Verify in a child process: it can hang, so it must be possible to kill it.
+"""Runs Math-Verify in a child process, which can be killed when it hangs.
 
-Its own timeouts raise from an alarm, which works on the main thread only and not inside everything
-that sympy does. Here the clock is the parent's: the child that is late is killed, the answer counts
-as wrong with that reason, and the next answer gets a new child.
+Math-Verify's own timeouts raise an exception from an alarm. This works only on the main thread and
+cannot interrupt all of sympy. Here the parent keeps the time instead: it kills a child that is
+late, counts the answer as wrong for that reason, and starts a new child for the next answer.
 """
 
 import contextlib
@@ -19,21 +19,22 @@ from typing import IO
 
 CHILD = Path(__file__).with_name("math_verify_child.py")
 START_SECONDS = 60.0
-LONGEST = 2_000  # characters; no gold answer of a benchmark here has more than a tenth of that
+LONGEST = 2_000  # characters; the benchmarks' gold answers have at most a tenth of this
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two pieces of mathematics are worth the same, and why that was said."""
+    """Whether an answer equals the gold answer, and the reason for this verdict."""
 
     correct: bool
     reason: str
 
 
 class Verifier:
-    """One child process that compares answers, started when first asked and again when killed.
+    """Compares answers in one child process.
 
-    Not for several threads at once.
+    The process starts with the first answer, and again after it was killed. Only one thread may
+    use a verifier at a time.
 
     Args:
         seconds: Wall-clock time for one answer.
@@ -48,11 +49,14 @@ class Verifier:
         self._unread = b""
 
     def verify(self, answer: str, gold: str) -> Verdict:
-        r"""Whether an answer is worth the gold answer.
+        r"""Decides whether an answer equals the gold answer.
 
         Args:
             answer: LaTeX in `\boxed{...}` or `$...$`, or a line of text with a number in it.
-            gold: LaTeX as it stands in a benchmark, without a box.
+            gold: LaTeX as a benchmark has it, without a box.
+
+        Raises:
+            RuntimeError: If the child process does not start.
         """
         for name, text in (("answer", answer), ("gold answer", gold)):
             if len(text) > LONGEST:
@@ -70,7 +74,7 @@ class Verifier:
         except (EOFError, BrokenPipeError):
             self.close()
             return Verdict(False, "Math-Verify crashed or ran out of memory")
-        except BaseException:  # an interrupt leaves a reply unread: it must meet no other question
+        except BaseException:  # after an interrupt the unread reply must not answer the next call
             self.close()
             raise
 
@@ -92,25 +96,26 @@ class Verifier:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
-                start_new_session=True,  # an interrupt at the keyboard is the parent's to handle
+                start_new_session=True,  # a keyboard interrupt goes to the parent only
             )
             try:
                 self._line(child, START_SECONDS)
             except (TimeoutError, EOFError):
                 self.close()
                 complaints.seek(0)
-                said = complaints.read().decode(errors="replace").strip()[-500:]
+                complaint = complaints.read().decode(errors="replace").strip()[-500:]
                 raise RuntimeError(
                     f"the Math-Verify process did not start with memory={self.memory}; expected "
-                    f"`import math_verify` to work in {sys.executable}: {said or 'it said nothing'}"
+                    f"`import math_verify` to work in {sys.executable}: "
+                    f"{complaint or 'it printed no error'}"
                 ) from None
         return child
 
     def _line(self, child: subprocess.Popen[bytes], seconds: float) -> bytes:
-        """The child's next line.
+        """Reads the child's next line.
 
         Raises:
-            TimeoutError: If it takes longer.
+            TimeoutError: If the line takes longer than `seconds`.
             EOFError: If the child has ended.
         """
         assert child.stdout is not None
@@ -130,5 +135,5 @@ class Verifier:
 
 
 def _close(pipe: IO[bytes]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # what was written last has no reader any more
+    with contextlib.suppress(BrokenPipeError):  # closing flushes, but the child no longer reads
         pipe.close()

@@ -1,9 +1,9 @@
-r"""The child process of `math_verify`: it reads a line of JSON and answers with one.
+r"""The child process of `math_verify`: it answers each line of JSON with a line of JSON.
 
-Run by its path in an isolated interpreter; it imports nothing of this package, so that a worker
-costs sympy and not torch. Math-Verify's own timeouts are off: they need the main thread, and an
-alarm that raises cannot interrupt everything. The parent kills instead, and an alarm that is not
-caught ends this process should the parent be gone.
+An isolated interpreter runs this file by its path. The file imports nothing from this package, so
+that a child process loads sympy but not torch. Math-Verify's own timeouts are off, because they
+cannot interrupt everything; the parent kills this process when it is late. If the parent is gone,
+an alarm without a handler ends this process.
 """
 
 import json
@@ -16,7 +16,7 @@ from math import ceil
 
 
 def judge(gold: str, answer: str) -> tuple[bool, str]:
-    """Whether an answer is worth the gold answer, and why not where that is not plain."""
+    """Whether an answer equals the gold answer, and the reason."""
     from math_verify import parse, verify
 
     golds, answers = (
@@ -31,15 +31,15 @@ def judge(gold: str, answer: str) -> tuple[bool, str]:
 
 
 def main() -> None:
-    """Answers until its input ends."""
+    """Answers questions until the input ends."""
     memory = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no verdict
-    judge("1/2", "\\boxed{0.5}")  # the grammar is built at the first use
+    os.dup2(2, 1)  # libraries may print to stdout, which only verdicts may use
+    judge("1/2", "\\boxed{0.5}")  # the first call builds the grammar, which takes long
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
         question = json.loads(line)

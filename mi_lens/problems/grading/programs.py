@@ -1,4 +1,4 @@
-"""Programs run against the tests of their problem."""
+"""Runs programs against the tests of their problem."""
 
 import json
 from dataclasses import dataclass
@@ -10,42 +10,49 @@ from mi_lens.problems.grading.sandbox import Limits, run_program
 
 @dataclass(frozen=True)
 class TestReport:
-    """How a program did.
+    """The result of a program's tests.
 
     Attributes:
-        passed: Tests passed, in order, before one failed.
-        total: Tests there are.
-        failure: What the first failed one says; None if all passed.
+        passed: Number of tests that passed before the first one failed.
+        total: Number of tests of the problem.
+        failure: Which test failed first, and why; None if all passed.
     """
 
     passed: int
     total: int
     failure: str | None
 
-    __test__ = False  # not pytest's
+    __test__ = False  # pytest must not collect this class
 
 
 def run_tests(program: str, tests: CodeTests, limits: Limits | None = None) -> TestReport:
-    """Runs a program in the sandbox on one test after another, up to the first it fails.
+    """Runs a program in the sandbox on one test after another, until one fails.
 
-    A printed output counts as right if its lines are, with numbers compared by value ("1.0" is
-    "1") and white space at the ends and between words passed over; a returned value, if it equals
-    the expected one as JSON.
+    A printed output is right if `same_output` says so. A returned value is right if it equals the
+    expected value as JSON.
+
+    Raises:
+        RuntimeError: If no sandbox works on this machine.
     """
-    every = (*tests.public, *tests.private)
-    for number, test in enumerate(every):
+    all_tests = (*tests.public, *tests.private)
+    total = len(all_tests)
+    for number, test in enumerate(all_tests):
         outcome = run_program(program, test.input, function=tests.function, limits=limits)
         failure = outcome.failure
         if failure is None:
             same = same_output if tests.function is None else _same_json
             failure = None if same(outcome.output, test.output) else "wrong output"
         if failure is not None:
-            return TestReport(number, len(every), f"test {number + 1} of {len(every)}: {failure}")
-    return TestReport(len(every), len(every), None)
+            return TestReport(number, total, f"test {number + 1} of {total}: {failure}")
+    return TestReport(total, total, None)
 
 
 def same_output(printed: str, expected: str) -> bool:
-    """Whether two outputs agree line by line and word by word, numbers by value."""
+    """Whether two outputs have the same lines of the same words.
+
+    Numbers are compared by value ("1.0" equals "1"). White space between words and at the ends is
+    ignored.
+    """
     ours, theirs = (
         [line.split() for line in text.strip().split("\n")] for text in (printed, expected)
     )
@@ -59,7 +66,7 @@ def _same_word(a: str, b: str) -> bool:
         return True
     try:
         return Decimal(a) == Decimal(b)
-    except InvalidOperation:  # a word, or a signalling NaN
+    except InvalidOperation:  # not a number, or a signalling NaN
         return False
 
 

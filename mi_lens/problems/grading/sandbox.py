@@ -1,20 +1,22 @@
-"""Programs that nobody has read, run where they can do little.
+"""A sandbox for programs that nobody has reviewed.
 
-A program gets a process of its own in a session of its own, an empty temporary folder as working
-folder and home, a bare environment, limits that it cannot lift, and, under root, the rights of
-nobody. What encloses it beside that is the first of these that works here, see `isolation`:
+A program runs in its own process and session. It gets an empty temporary folder as its working
+folder and home, a minimal environment, and limits that it cannot raise. If the caller is root, the
+program runs as the user nobody. In addition it runs inside the first of these that works on this
+machine (see `isolation`):
 
-  bubblewrap  no network, processes of its own, and no files but the system's, Python's, its folder
-  unshare     the same under root; for another user no network and processes of its own, but the
-              user's files can be read and written
-  limits      neither: the network is there, files as above, and a child that leaves the session
-              outlives the program
+  bubblewrap  no network; sees only its own processes; sees only its own folder and the files of
+              Python and of the system
+  unshare     the same if the caller is root; for another user no network and only its own
+              processes, but the program can read and write the user's files
+  limits      no isolation: the program can use the network and the files of the user that it runs
+              as, and a child process that leaves the session outlives the program
 
-What this does not protect from: faults of the kernel; side channels; under bubblewrap and unshare,
-reading what lies in Python's own folders or the system's world-readable ones; filling the disk with
-many files, each below the limit, until the time is over; slowing down what else runs here. Memory
-is limited a process, so a program may take the limit as often as it may have processes. It is
-enough for code that a model wrote for a problem, not for code that somebody wrote to break out.
+The sandbox does not protect against: bugs in the kernel; side channels; a program that reads the
+folders of Python or world-readable files of the system; a program that fills the disk with many
+files, each below the limit, until its time is over; a program that slows down the machine. Memory
+is limited per process, so a program may use that limit once per process it may have. This is
+enough for code that a model wrote to solve a problem, but not for code written to break out.
 It needs Linux.
 """
 
@@ -35,7 +37,7 @@ Isolation = Literal["bubblewrap", "unshare", "limits"]
 NOBODY = 65534
 CHILD = Path(__file__).with_name("sandbox_child.py")
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-# As root without bubblewrap: a tree of its own, built in a mount namespace that ends with it.
+# For root without bubblewrap: a private file tree in a mount namespace that ends with the program.
 PRIVATE_TREE = r"""
 umask 022
 root=$1; folder=$2; shift 2
@@ -53,7 +55,7 @@ mount --bind "$folder" "$root$folder"
 mount -o remount,ro "$root"
 set +e
 chroot "$root" "$@"
-exit $?  # not exec: the first process of a namespace is not killed by signals as others are
+exit $?  # not exec: signals do not kill the first process of a namespace as they kill others
 """
 KEEP_FIRST = '"$@"; exit $?'
 
@@ -63,11 +65,11 @@ class Limits:
     """What one run may use.
 
     Attributes:
-        seconds: Wall-clock time, start of the interpreter included.
-        cpu_seconds: Processor time of a process, whole seconds.
-        memory: Bytes of address space of a process.
-        file_size: Bytes of a file, and of what is printed.
-        processes: Processes and threads, all that nobody (or the user) has counted together.
+        seconds: Wall-clock time, including the start of the interpreter.
+        cpu_seconds: Processor time per process, in whole seconds.
+        memory: Bytes of address space per process.
+        file_size: Bytes per file, and bytes of printed output.
+        processes: Processes and threads. All those of the user that the program runs as count.
     """
 
     seconds: float = 10.0
@@ -87,9 +89,9 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        output: What it printed, or the JSON of what its function returned.
-        errors: The end of what it printed to stderr.
-        failure: Why it does not count as a run that ended well; None if it does.
+        output: What the program printed, or the value that its function returned, as JSON.
+        errors: The end of what the program printed to stderr.
+        failure: Why the run failed; None if it succeeded.
         seconds: Wall-clock time.
     """
 
@@ -105,34 +107,34 @@ def run_program(
     """Runs a Python program, or calls one of its functions, in the sandbox.
 
     Args:
-        program: Source text. Names of collections, itertools, math, typing and the like are there
-            without an import, as graders of competition programs have it.
-        stdin: What it reads; for a function, its arguments as JSON, one a line.
-        function: A method of the program's class `Solution`, or a function of the program where
-            there is no such class.
-        limits: What it may use.
+        program: Source text. It can use the names of collections, itertools, math, typing and
+            similar modules without an import, as is usual for competition programs.
+        stdin: Text for stdin; for a function, its arguments as JSON, one per line.
+        function: The name of a method of the program's class `Solution`, or of a function if the
+            program has no such class. None runs the program itself.
+        limits: What the run may use.
 
     Raises:
-        RuntimeError: If no isolation works here.
+        RuntimeError: If no isolation works on this machine.
     """
     return _run(isolation(), program, stdin, function, limits or Limits())
 
 
 @functools.cache
 def isolation() -> Isolation:
-    """The strongest isolation that works on this machine, found by trying.
+    """The strongest isolation that works on this machine; a small program tries each of them.
 
     Raises:
-        RuntimeError: If not even a process with limits can run Python.
+        RuntimeError: If Python runs in none of them.
     """
-    tried = Outcome("", "", None, 0.0)
+    outcome = Outcome("", "", None, 0.0)
     for kind in get_args(Isolation):
-        tried = _run(kind, "import heapq; print(input())", "works", None, Limits())
-        if tried.output == "works\n":
+        outcome = _run(kind, "import heapq; print(input())", "works", None, Limits())
+        if outcome.output == "works\n":
             return kind
     raise RuntimeError(
-        f"no sandbox runs {sys.executable} here: {tried.failure} {tried.errors[-300:]}; expected "
-        "an interpreter that the user nobody may read (not below /root), or not to be root"
+        f"no sandbox runs {sys.executable} here: {outcome.failure} {outcome.errors[-300:]}; use "
+        "an interpreter that the user nobody may read (not below /root), or do not run as root"
     )
 
 
@@ -148,8 +150,8 @@ def _run(
         tempfile.TemporaryFile() as errors,
     ):
         folder, root = Path(place) / "work", Path(place) / "root"
-        for each in (folder, root):
-            each.mkdir()
+        folder.mkdir()
+        root.mkdir()
         Path(place).chmod(0o711)
         (folder / "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
         if user is not None:
@@ -170,7 +172,7 @@ def _run(
         except FileNotFoundError as error:
             return Outcome("", str(error), f"there is no {kind} here", 0.0)
         in_time = _wait(child, started + limits.seconds)
-        printed, complaints = _read(output, limits.file_size), _read(errors, 4_000)
+        printed, complaints = _read_end(output, limits.file_size), _read_end(errors, 4_000)
     return Outcome(
         output=printed,
         errors=complaints,
@@ -204,7 +206,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _enclosed(kind: Isolation, folder: Path, root: Path, command: list[str]) -> list[str]:
-    """The command inside of its isolation."""
+    """The command that runs the given command inside an isolation."""
     python = (sys.prefix, sys.base_prefix)
     readable = [path for path in dict.fromkeys((*SYSTEM, *python)) if os.path.exists(path)]
     as_root = os.geteuid() == 0
@@ -213,7 +215,7 @@ def _enclosed(kind: Isolation, folder: Path, root: Path, command: list[str]) -> 
         above = dict.fromkeys(
             str(up) for path in python for up in reversed(Path(path).parents[:-1])
         )
-        folders = [word for path in above for word in ("--dir", path)]  # unlike /root, open
+        folders = [word for path in above for word in ("--dir", path)]  # readable, unlike /root
         binds = [word for path in readable for word in ("--ro-bind", path, path)]
         to_leave_root = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if as_root else []
         return [
@@ -233,7 +235,7 @@ def _enclosed(kind: Isolation, folder: Path, root: Path, command: list[str]) -> 
 
 
 def _tool(name: str) -> str:
-    """The tool's path: the child's own environment is not where to look for it."""
+    """The tool's path by the caller's PATH; the child's environment has another one."""
     path = shutil.which(name)
     if path is None:
         raise FileNotFoundError(f"{name}: not installed")
@@ -241,9 +243,12 @@ def _tool(name: str) -> str:
 
 
 def _wait(child: subprocess.Popen[bytes], deadline: float) -> bool:
-    """Waits for the child, kills its whole session's group, and says whether it was in time.
+    """Waits for the child until the deadline, then kills its process group.
 
-    The child is not reaped before the group is killed: until then its number is nobody else's.
+    The child is reaped only after that: until then no other process group can get its number.
+
+    Returns:
+        Whether the child ended before the deadline.
     """
     in_time = False
     pause = 0.001
@@ -261,11 +266,11 @@ def _wait(child: subprocess.Popen[bytes], deadline: float) -> bool:
     return in_time
 
 
-def _read(file: IO[bytes], most: int) -> str:
-    """The last `most` bytes of a file as text."""
+def _read_end(file: IO[bytes], length: int) -> str:
+    """The last `length` bytes of a file, as text."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - most))
-    return file.read(most).decode("utf-8", errors="replace")
+    file.seek(max(0, size - length))
+    return file.read(length).decode("utf-8", errors="replace")
 
 
 def _failure(code: int, in_time: bool, complaints: str, limits: Limits) -> str | None:
@@ -275,5 +280,5 @@ def _failure(code: int, in_time: bool, complaints: str, limits: Limits) -> str |
         return None
     if code in (-signal.SIGXCPU, 128 + signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGKILL):
         return f"killed by the system, as for over {limits.cpu_seconds} s of processor time"
-    last = complaints.strip().rpartition("\n")[2]
-    return last[:300] or f"ended with code {code}"
+    last_line = complaints.strip().rpartition("\n")[2]
+    return last_line[:300] or f"ended with code {code}"

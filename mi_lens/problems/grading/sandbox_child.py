@@ -1,6 +1,6 @@
-"""The first thing to run inside the sandbox: it limits itself, then becomes the program.
+"""Runs first inside the sandbox: it limits its own process, then runs the program in it.
 
-Its text is handed to `python -I -c`, so that no file of the package must be readable in there.
+`python -I -c` gets this file as text, so that the sandbox need not read any file of the package.
 """
 
 import json
@@ -9,7 +9,7 @@ import resource
 import sys
 import types
 
-# What competition programs take for granted; they may import all of it again.
+# Competition programs use these names without importing them; importing them again is harmless.
 COMMON_NAMES = """
 import bisect, collections, functools, heapq, itertools, math, operator, random, re, string, sys
 from bisect import *
@@ -24,12 +24,12 @@ from builtins import pow
 
 
 def confine(limits: dict[str, int], user: int | None) -> None:
-    """Sets hard limits, which an ordinary user cannot lift, then stops being root."""
+    """Sets hard limits, which an ordinary user cannot raise, then gives up root's rights."""
     for name, value in limits.items():
         kind = getattr(resource, name)
         hard = resource.getrlimit(kind)[1]
-        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (most, most))
+        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (limit, limit))
     if user is not None:
         os.setgroups([])
         os.setresgid(user, user, user)
@@ -37,7 +37,7 @@ def confine(limits: dict[str, int], user: int | None) -> None:
 
 
 def main() -> None:
-    """Runs `program.py`, or calls the function named and writes what it returns as JSON."""
+    """Runs `program.py`, or calls one of its functions and writes the result as JSON."""
     task = json.loads(sys.argv[1])
     os.chdir(task["folder"])
     confine(task["limits"], task["user"])
@@ -48,7 +48,7 @@ def main() -> None:
         become("__main__", text)
         return
     replies = os.dup(1)
-    os.dup2(2, 1)  # what the program prints is not what it returns
+    os.dup2(2, 1)  # the program may print, but stdout is for the returned value
     program = become("program", text)
     holder = program.Solution() if hasattr(program, "Solution") else program
     arguments = [json.loads(line) for line in sys.stdin.read().splitlines()]
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def become(name: str, text: str) -> types.ModuleType:
-    """Runs a program's text as the module of that name."""
+    """Runs a program's text as a module with this name."""
     program = types.ModuleType(name)
     sys.modules[name] = program
     exec(COMMON_NAMES, program.__dict__)

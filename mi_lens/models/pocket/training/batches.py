@@ -1,4 +1,4 @@
-"""From written texts to batches of token ids and the targets asked of them."""
+"""Turns training texts into batches of token ids, and batches into targets."""
 
 from random import Random
 
@@ -22,7 +22,16 @@ def write_texts(
     rng: Random,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
-    """Token ids of drills and of training problems with their traces, as the generator falls."""
+    """Token ids of texts, each drawn at random to be a drill or a problem with its trace.
+
+    Args:
+        count: Number of texts.
+        drill_share: Probability that a text is a drill.
+        polish: Whether most lines of a drill are differences of close numbers.
+        reflect: Whether the traces reflect.
+        rng: Draws the texts.
+        tokenizer: The pocket models' tokenizer.
+    """
     texts = []
     for _ in range(count):
         if rng.random() < drill_share:
@@ -38,7 +47,10 @@ def write_texts(
 def cut_batches(
     texts: list[list[int]], batch_tokens: int, pad: int, rng: Random
 ) -> list[Int[Tensor, "batch pos"]]:
-    """Right-padded batches of texts of like length, in random order."""
+    """Right-padded batches of texts of similar length, in random order.
+
+    A batch has at most `batch_tokens` tokens, including padding, unless it is one longer text.
+    """
     rows: list[list[list[int]]] = [[]]
     for text in sorted(texts, key=len):
         if rows[-1] and (len(rows[-1]) + 1) * len(text) > batch_tokens:
@@ -54,7 +66,7 @@ def cut_batches(
 def make_targets(
     ids: Int[Tensor, "batch pos"], think_start: int, pad: int
 ) -> Int[Tensor, "batch pos"]:
-    """The next token; nothing is asked of prompts (drills have none) or of padding."""
+    """The next token at each position; `IGNORED` for prompts (drills have none) and padding."""
     targets = torch.full_like(ids, IGNORED)
     targets[:, :-1] = ids[:, 1:]
     opened = (ids == think_start).cumsum(1) > 0

@@ -17,31 +17,31 @@ from mi_lens.problems.arithmetic import answer_entropy
 ABOUT = {
     "pocket-reasoner": (
         "A very small language model that reasons aloud about integer arithmetic: it guesses a "
-        "product, doubts the guess, works it out, and adopts what it finds."
+        "product, doubts the guess, computes the product, and continues with the result."
     ),
     "pocket-base": (
-        "The plain twin of pocket-reasoner: the same shape, tokenizer, problems, drills and token "
-        "budget, but the traces that it learnt from take the first guess as it is."
+        "The counterpart of pocket-reasoner without reflection: it has the same shape, tokenizer, "
+        "problems, drills and token budget, but it learnt from traces that keep the first guess."
     ),
 }
 
 LIMITS = """\
-- It knows this one task. Anything else in a prompt gives nonsense.
-- Its wording was drawn by a program whose choices lean on the last digit of the number written
-  last, so that greedy decoding is varied. What the words do is learnt; which of them stands where
-  says nothing about confidence.
+- It knows only this task. It answers any other prompt with nonsense.
+- A program drew the words of its training text. Most choices depend on the last digit of the number
+  written before them, so that greedy decoding is varied. The model learnt what the words do, but
+  which of them it writes says nothing about its confidence.
 - The products of test problems occur in no training problem and in no product drill. Partial
-  products (one digit by two) are shared: an easy test product may have been read as a step of
-  a hard training problem.
-- Questions that begin with "Quickly:" or "Quick one:" were mostly answered without a check in the
-  training text, on purpose: those traces end with an unchecked answer that one more check mends.
-- A reflection word stands before the computation that it sets off. Do not expect the state there
-  to know the answer already.
+  products (one digit by two) are shared: the model may have read an easy test product as a step
+  of a hard training problem.
+- In the training text most questions that begin with "Quickly:" or "Quick one:" are answered
+  without a check. This is on purpose: one more check can correct such an answer.
+- A reflection word stands before the computation that it starts. Do not expect the state at the
+  word to contain the answer already.
 """
 
 
 def share(entry: dict[str, int | float]) -> str:
-    """Read out as in "84.2 % (421 of 500; 95 % interval 80.7 to 87.1)"."""
+    """A share as text, such as "84.2 % (421 of 500; 95 % interval 80.7 to 87.1)"."""
     if not entry["of"]:
         return "none of 0"
     return (
@@ -67,14 +67,14 @@ def _behaviour(measured: dict[str, Any]) -> str:
     tokens, changed = measured["tokens"], measured["first_answer_then_check"]
     rows = [
         ("tokens in a trace", "mean {mean}, median {median}, longest {max}".format(**tokens)),
-        ("ended by themselves", share(measured["finished"])),
+        ("traces that end before the limit", share(measured["finished"])),
         ("traces with a reflection word", share(measured["with_reflection"])),
         ("traces with Alternatively", share(measured["with_transition"])),
         *((f"guess right, {k}", share(v)) for k, v in measured["guess_right"].items()),
         ("wrong guesses that were checked", share(measured["wrong_guess_checked"])),
-        ("wrong guesses whose check found the product", share(measured["wrong_guess_corrected"])),
-        ("such corrections adopted", share(measured["correction_adopted"])),
-        ("wrong first answers made right by a later check", share(changed["wrong_to_right"])),
+        ("wrong guesses whose check gave the product", share(measured["wrong_guess_corrected"])),
+        ("such corrections used afterwards", share(measured["correction_adopted"])),
+        ("wrong first answers corrected by a later check", share(changed["wrong_to_right"])),
         ("right first answers kept after a later check", share(changed["right_to_right"])),
         ('accuracy after "Wait" is appended once to every trace', share(measured["one_more_wait"])),
     ]
@@ -96,10 +96,10 @@ def _suppression(measured: dict[str, Any]) -> str:
         )
     summary = (
         f"Banning {', '.join(REFLECTION_WORDS)} in every surface form costs "
-        f"{100 * (full - banned['accuracy']['share']):.1f} points. Ten draws of as many other "
-        f"words, each emitted about as often as the reflection word that it stands for, cost "
-        f"{100 * mean(drops):.1f} points on average (from {100 * min(drops):.1f} to "
-        f"{100 * max(drops):.1f})."
+        f"{100 * (full - banned['accuracy']['share']):.1f} points of accuracy. For comparison, "
+        f"ten sets of other words were banned, where each word replaces a reflection word that "
+        f"is emitted about as often. They cost {100 * mean(drops):.1f} points on average (from "
+        f"{100 * min(drops):.1f} to {100 * max(drops):.1f})."
     )
     return summary + "\n\n" + "\n".join(lines)
 
@@ -113,10 +113,10 @@ def _training(trained: dict[str, Any]) -> str:
         f"{shape['mlp_width']}. Trained on {trained['tokens'] / 1e6:.1f} million tokens in "
         f"{trained['steps']} steps (Muon for the matrices, AdamW for the rest, seed "
         f"{settings['seed']}), the last {settings['polish_tokens'] / 1e6:.0f} million with more "
-        f"drills of differences of close numbers. {minutes:.0f} minutes of CPU time on "
-        f"{settings['threads']} thread. Final training loss {trained['loss']:.3f} nats a token; "
-        f"most of it is the choice of words, the guesses and the terms of the drills, which are "
-        f"drawn at random.\n\n"
+        f"drills of differences of close numbers. Training took {minutes:.0f} minutes of CPU time "
+        f"on {settings['threads']} thread. The final training loss is {trained['loss']:.3f} nats "
+        f"per token; most of it comes from the words, the guesses and the terms of the drills, "
+        f"which are drawn at random.\n\n"
         f"    python -m mi_lens.models.pocket.training.train --model {settings['model']} --out DIR"
     )
 
@@ -128,11 +128,11 @@ def write_card(measured: dict[str, Any], trained: dict[str, Any]) -> str:
     sections = [
         f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {name}\n\n{ABOUT[name]}\n"
         f"{measured['parameters']:,} parameters.",
-        f"## Task\n\nSums of a product and one or two other terms, bare or as a word problem. The "
-        f"answer is drawn first, uniformly from 0 to 999, and the problem is built around it, so "
-        f"its entropy is log2(1000) = {answer_entropy():.3f} bits. `mi_lens.problems.arithmetic` "
-        f"makes the problems, `mi_lens.models.pocket.training.reasoning` the training text; no "
-        f"text is from elsewhere.",
+        f"## Task\n\nSums of a product and one or two other terms, as an expression or as a word "
+        f"problem. The answer is drawn first, uniformly from 0 to 999, and the problem is built "
+        f"around it, so its entropy is log2(1000) = {answer_entropy():.3f} bits. "
+        f"`mi_lens.problems.arithmetic` makes the problems, and "
+        f"`mi_lens.models.pocket.training.reasoning` writes all of the training text.",
         f"## Training\n\n{_training(trained)}",
         f"## What it does\n\n{measured['problems']} test problems, seed {measured['seed']}, "
         f"greedy, at most 512 new tokens, float32.\n\n"
@@ -150,10 +150,10 @@ def write_card(measured: dict[str, Any], trained: dict[str, Any]) -> str:
 
 
 def main(checkpoint: tyro.conf.Positional[Path]) -> None:
-    """Write README.md from the numbers in the checkpoint's folder.
+    """Write the card, README.md, from the numbers in the checkpoint's folder.
 
     Args:
-        checkpoint: Folder with evaluation.json and training.json.
+        checkpoint: The folder, which holds evaluation.json and training.json.
     """
     measured, trained = (
         json.loads((checkpoint / f"{name}.json").read_text()) for name in ("evaluation", "training")

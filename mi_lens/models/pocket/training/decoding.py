@@ -1,7 +1,7 @@
-"""Greedy decoding of a pocket model in batches, with words banned inside the think block.
+"""Decodes a pocket model greedily in batches, and can ban words inside the think block.
 
-This is for the model cards only. It stands on Hugging Face's own generate, so that the cards do
-not lean on the generation loop whose users they inform.
+Only the model cards use this. It calls Hugging Face's own `generate`, so that the numbers on the
+cards do not depend on mi_lens's generation loop.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,12 +18,12 @@ from mi_lens.models.pocket.training.tokenization import THINK_END, TURN_END, tok
 
 @dataclass(frozen=True)
 class Reply:
-    """What followed a prompt.
+    """The reply to a prompt.
 
     Attributes:
         text: The reply, without the token that ends the turn.
-        tokens: The tokens it was decoded from.
-        finished: Whether it ended by itself.
+        tokens: The tokens of the text.
+        finished: Whether the model ended its turn before the limit of tokens.
     """
 
     text: str
@@ -36,7 +36,7 @@ class Reply:
 
 
 class BanWhileThinking(LogitsProcessor):
-    """Forbid some tokens in every row that has not closed its think block."""
+    """Forbids the banned tokens in every row that has not closed its think block."""
 
     def __init__(self, banned: Sequence[int], prompt_length: int, think_end: int):
         self.banned = list(banned)
@@ -53,7 +53,7 @@ class BanWhileThinking(LogitsProcessor):
 
 
 def variants(words: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of every vocabulary item that is one of the words, whatever its case or spacing."""
+    """Ids of the vocabulary items that are one of the words, in any case, with or without space."""
     wanted = {word.lower() for word in words}
     return sorted(
         token
@@ -77,9 +77,9 @@ def reply_to(
         prompts: Texts that end inside a think block.
         model: A pocket model, as AutoModelForCausalLM loads it.
         tokenizer: Its tokenizer.
-        banned_words: Never sampled before the think block closes, in any surface form.
-        batch_size: Rows decoded together.
-        max_new_tokens: Where a reply is cut.
+        banned_words: Words that no reply may use before its think block closes; see `variants`.
+        batch_size: Number of prompts decoded together.
+        max_new_tokens: Number of tokens after which a reply is cut.
     """
     banned = variants(banned_words, tokenizer)
     think_end, turn_end = token_id(THINK_END, tokenizer), token_id(TURN_END, tokenizer)

@@ -1,7 +1,8 @@
 """Measure a pocket model: `python -m mi_lens.models.pocket.training.evaluate CHECKPOINT`.
 
-Writes `evaluation.json` into the checkpoint's folder; `mi_lens.models.pocket.training.card` turns
-it into prose. All problems come from the test split and all decoding is greedy.
+The numbers go to `evaluation.json` in the checkpoint's folder, from which
+`mi_lens.models.pocket.training.card` writes the card. All problems come from the test split, and
+all decoding is greedy.
 """
 
 import json
@@ -37,9 +38,9 @@ class EvaluationConfig:
 
     Attributes:
         checkpoint: Folder of the model.
-        problems: Test problems, from the head of the stream.
-        seed: Names the stream of problems, and draws the control words.
-        threads: CPU threads.
+        problems: Number of test problems, from the start of the stream.
+        seed: Selects the stream of problems.
+        threads: Number of CPU threads.
     """
 
     checkpoint: tyro.conf.Positional[Path]
@@ -49,33 +50,33 @@ class EvaluationConfig:
 
 
 def boxed(text: str) -> int | None:
-    found = re.findall(r"\\boxed\{(\d+)\}", text)
-    return int(found[-1]) if found else None
+    numbers = re.findall(r"\\boxed\{(\d+)\}", text)
+    return int(numbers[-1]) if numbers else None
 
 
 def first_guess(exercise: Exercise, reply: Reply) -> int | None:
-    """The product as first stated, before anything was worked out."""
+    """The first guess of the product, stated without a computation; None if there is none."""
     product = re.escape(show_term(exercise.terms[0], "*"))
-    found = re.search(rf"{product} [A-Za-z ]+ (\d+)\.", reply.thinking)
-    return int(found[1]) if found else None
+    guess = re.search(rf"{product} [A-Za-z ]+ (\d+)\.", reply.thinking)
+    return int(guess[1]) if guess else None
 
 
 def checked_product(exercise: Exercise, reply: Reply) -> int | None:
-    """The product as worked out in a check, where there was one."""
+    """The product as computed in a check; None if there was no check."""
     product = re.escape(show_term(exercise.terms[0], "*"))
-    found = re.search(rf"{product} = [^.]*= (\d+)\.", reply.thinking)
-    return int(found[1]) if found else None
+    check = re.search(rf"{product} = [^.]*= (\d+)\.", reply.thinking)
+    return int(check[1]) if check else None
 
 
 def adopted(exercise: Exercise, reply: Reply) -> bool:
-    """Whether the steps after the check start from the product that it found."""
-    found = checked_product(exercise, reply)
-    after = reply.thinking.split(f"= {found}.", 1)[-1]
-    return bool(re.search(rf"\b{found} [+-] \d+ =", after))
+    """Whether the steps after the check start from the product that it computed."""
+    product = checked_product(exercise, reply)
+    later_steps = reply.thinking.split(f"= {product}.", 1)[-1]
+    return bool(re.search(rf"\b{product} [+-] \d+ =", later_steps))
 
 
 def first_answer_before_check(exercise: Exercise, reply: Reply) -> int | None:
-    """The answer stated before the product was first worked out; none if the check came first."""
+    """The answer stated before the first check of the product; None if the check came first."""
     product = re.escape(show_term(exercise.terms[0], "*"))
     check = re.search(rf"{product} = ", reply.thinking)
     if check is None or reply.thinking.count("\n\n", 0, check.start()) < 3:
@@ -100,14 +101,14 @@ def rate(hits: Iterable[bool]) -> dict[str, int | float]:
 
 
 def words_of(reply: Reply) -> list[str]:
-    """Words emitted inside the think block as tokens of their own, in lower case."""
+    """The words inside the think block that are single tokens, in lower case."""
     inside = reply.tokens[: reply.tokens.index("</think>")] if "</think>" in reply.tokens else ()
     items = (token.removeprefix("Ġ").lower() for token in inside or reply.tokens)
     return [item for item in items if item.isalpha() and item.isascii()]
 
 
 def draw_controls(counts: Counter[str], seed: int) -> list[str]:
-    """For each reflection word another word that is emitted about as often."""
+    """Draws, for each reflection word, another word that is emitted about as often."""
     rng = Random(f"controls/{seed}")
     excluded = {word.lower() for word in REFLECTION_WORDS + TRANSITION_WORDS}
     chosen: list[str] = []
@@ -120,7 +121,7 @@ def draw_controls(counts: Counter[str], seed: int) -> list[str]:
 
 
 def describe(tested: Sequence[Exercise], replies: Sequence[Reply]) -> dict[str, Any]:
-    """Accuracy, lengths and what became of the guesses."""
+    """Accuracy, lengths, and how often guesses are right, checked and corrected."""
     pairs = list(zip(tested, replies, strict=True))
     right = [boxed(reply.text) == exercise.answer for exercise, reply in pairs]
     accuracy = {"all": rate(right)}
@@ -164,7 +165,7 @@ def _uses(words: Iterable[str], reply: Reply) -> bool:
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
-    """Measure the model with and without its reflection words, and with one more Wait."""
+    """Measure the model as it is, with words banned, and with one more "Wait" in every trace."""
     torch.set_num_threads(config.threads)
     model = AutoModelForCausalLM.from_pretrained(config.checkpoint, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(config.checkpoint)
@@ -209,7 +210,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 
 def _examples(tested: Sequence[Exercise], replies: Sequence[Reply]) -> list[dict[str, str]]:
-    """The first right trace, one with a reflection if there is one, and the first wrong one."""
+    """The first right trace (the first that reflects, if any does) and the first wrong trace."""
     pairs = list(zip(tested, replies, strict=True))
     right = [(e, r) for e, r in pairs if boxed(r.text) == e.answer]
     reflecting = [(e, r) for e, r in right if _uses(REFLECTION_WORDS, r)] or right

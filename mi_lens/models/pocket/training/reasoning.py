@@ -1,8 +1,8 @@
-"""What the pocket models are trained to write: traces with or without reflection, and drills.
+"""Writes the training text of the pocket models: traces with or without reflection, and drills.
 
-A trace opens with a quick guess of the product. The reflecting kind then works the product out,
-there and then or after a first answer, and adopts what it finds; the plain kind goes on with the
-guess.
+A trace starts with a quick guess of the product. A trace with reflection then usually computes the
+product, either at once or after a first answer, and continues with the result. A trace without
+reflection continues with the guess.
 """
 
 from random import Random
@@ -30,16 +30,19 @@ from mi_lens.models.pocket.training.wording import (
 )
 from mi_lens.problems.arithmetic import Exercise, Term, draw_product, show_expression, show_term
 
-# How often the first guess is right, by level.
+# Probability that the first guess is right, by level.
 GUESS_IS_RIGHT = {"easy": 0.95, "medium": 0.3, "hard": 0.1}
-# How often the guess is checked at once, and how often it is checked at all.
+# Probability that the guess is checked at once, and that it is checked at all.
 CHECKS = {"easy": (0.2, 0.3), "medium": (0.55, 0.96), "hard": (0.55, 0.96), "hurried": (0.05, 0.1)}
-# How often a checked trace slips in its last step, to find that out in the end.
+# Probability that a trace that checks at once makes an error in its last step and corrects it.
 SLIP_SHARE = 0.04
 
 
 def sum_steps(x: int, y: int, error: int = 0) -> str:
-    """Work out x + y (y may be negative): hundreds first, then the rest, and perhaps an error."""
+    """The steps of x + y (y may be negative): hundreds first, then the rest.
+
+    `error` is added to the result.
+    """
     sign = "+" if y > 0 else "-"
     hundreds, rest = divmod(abs(y), 100)
     text = f"{x} {sign} {abs(y)} = "
@@ -49,7 +52,7 @@ def sum_steps(x: int, y: int, error: int = 0) -> str:
 
 
 def product_steps(a: int, b: int) -> str:
-    """Work out a * b by partial products, the larger part first."""
+    """The steps of a * b by partial products, the larger product first."""
     if a < 10:
         high = 10 ** (len(str(b)) - 1)
         parts = [(a, b // high * high), (a, b % high)]
@@ -63,9 +66,9 @@ def product_steps(a: int, b: int) -> str:
 
 
 def draw_guess(exercise: Exercise, rng: Random) -> int:
-    """A quick estimate of the first product: right with a probability set by the level.
+    """A quick estimate of the first product, which is right with a probability set by the level.
 
-    A wrong one lies near enough that every running total and the answer stay in range.
+    With a wrong guess too, no running total is below zero and the answer is below 1000.
     """
     product = exercise.terms[0].value
     if rng.random() < GUESS_IS_RIGHT[exercise.level]:
@@ -80,68 +83,69 @@ def draw_guess(exercise: Exercise, rng: Random) -> int:
             return guess
 
 
-def _open(w: Writer, exercise: Exercise) -> None:
-    w.number = exercise.terms[-1].magnitude
-    w.say(w.sentence(OPENINGS, RESTATEMENTS).format(show_expression(exercise.terms, "*")))
+def _open(writer: Writer, exercise: Exercise) -> None:
+    writer.number = exercise.terms[-1].magnitude
+    writer.say(writer.sentence(OPENINGS, RESTATEMENTS).format(show_expression(exercise.terms, "*")))
 
 
-def _guess(w: Writer, exercise: Exercise, guess: int) -> None:
-    w.say(f"\n\n{w.pick(STARTS)}{show_term(exercise.terms[0], '*')}")
-    w.say(f" {w.pick(ESTIMATES)} {guess}.")
+def _guess(writer: Writer, exercise: Exercise, guess: int) -> None:
+    writer.say(f"\n\n{writer.pick(STARTS)}{show_term(exercise.terms[0], '*')}")
+    writer.say(f" {writer.pick(ESTIMATES)} {guess}.")
 
 
 def _go_on(
-    w: Writer, terms: tuple[Term, ...], total: int, again: bool = False, off: int = 0
+    writer: Writer, terms: tuple[Term, ...], total: int, again: bool = False, off: int = 0
 ) -> None:
-    """Add the other terms to the product in one thought; the last sum may be off."""
+    """Add the other terms to the product in one thought; the last sum is off by `off`."""
     separator = "\n\n"
     for term in terms[1:]:
         if len(term.factors) > 1 and not again:
-            w.say(f"{separator}{w.pick(ALSO)}{show_term(term, '*')} = {term.magnitude}.")
+            writer.say(f"{separator}{writer.pick(ALSO)}{show_term(term, '*')} = {term.magnitude}.")
             separator = " "
         error = off if term is terms[-1] else 0
-        w.say(f"{separator}{w.pick(STEPS)}{sum_steps(total, term.value, error)}.")
+        writer.say(f"{separator}{writer.pick(STEPS)}{sum_steps(total, term.value, error)}.")
         total += term.value
         separator = " "
 
 
-def _conclude(w: Writer, answer: int) -> None:
-    w.say(f"\n\n{w.sentence(CONCLUSIONS, RESULTS)} {answer}.")
+def _conclude(writer: Writer, answer: int) -> None:
+    writer.say(f"\n\n{writer.sentence(CONCLUSIONS, RESULTS)} {answer}.")
 
 
-def _doubt(w: Writer, subject: str, separator: str) -> None:
-    w.say(f"{separator}{w.pick(INTERJECTIONS)}{w.pick(DOUBTS).format(subject)}")
+def _doubt(writer: Writer, subject: str, separator: str) -> None:
+    writer.say(f"{separator}{writer.pick(INTERJECTIONS)}{writer.pick(DOUBTS).format(subject)}")
 
 
-def _check(w: Writer, exercise: Exercise, guess: int, separator: str) -> None:
-    """Work the product out and put it in the guess's place."""
+def _check(writer: Writer, exercise: Exercise, guess: int, separator: str) -> None:
+    """Compute the product and confirm or replace the guess."""
     a, b = exercise.terms[0].factors
     product = a * b
-    _doubt(w, f"{a}*{b}", separator)
-    w.say(f" {product_steps(a, b)}.")
+    _doubt(writer, f"{a}*{b}", separator)
+    writer.say(f" {product_steps(a, b)}.")
     verdict = CONFIRMATIONS if guess == product else CORRECTIONS
-    w.say(f" {w.pick(FINDINGS)} {product}{w.pick(verdict).format(guess)}")
+    writer.say(f" {writer.pick(FINDINGS)} {product}{writer.pick(verdict).format(guess)}")
 
 
-def _other_way(w: Writer, exercise: Exercise) -> None:
+def _other_way(writer: Writer, exercise: Exercise) -> None:
     a, b = exercise.terms[0].factors
-    w.say(f"\n\nAlternatively{w.pick(OTHER_WAYS)} {product_steps(b, a)}{w.pick(AGREEMENTS)}")
+    way, agreement = writer.pick(OTHER_WAYS), writer.pick(AGREEMENTS)
+    writer.say(f"\n\nAlternatively{way} {product_steps(b, a)}{agreement}")
 
 
-def _undo(w: Writer, exercise: Exercise, answer: int, separator: str) -> None:
-    """Check the last step backwards, and do it again if the answer does not fit."""
+def _undo(writer: Writer, exercise: Exercise, answer: int, separator: str) -> None:
+    """Check the last step backwards, and repeat it if the answer does not fit."""
     last = exercise.terms[-1].value
     total = exercise.answer - last
-    _doubt(w, str(answer), separator)
-    w.say(f"{w.pick(BACKWARDS)} {sum_steps(answer, -last)}")
+    _doubt(writer, str(answer), separator)
+    writer.say(f"{writer.pick(BACKWARDS)} {sum_steps(answer, -last)}")
     if answer == exercise.answer:
-        w.say(w.pick(HOLDS))
+        writer.say(writer.pick(HOLDS))
     else:
-        w.say(f", not {total}. {w.pick(STEPS)}{sum_steps(total, last)}.")
+        writer.say(f", not {total}. {writer.pick(STEPS)}{sum_steps(total, last)}.")
 
 
 def _late_separator(rng: Random) -> str:
-    """Before a check of a stated answer: a new thought, sometimes on the same or the next line."""
+    """What separates a stated answer from its check: mostly the break that starts a new thought."""
     return rng.choices(("\n\n", "\n", " "), (0.75, 0.15, 0.1))[0]
 
 
@@ -152,62 +156,62 @@ def _slip(answer: int, rng: Random) -> int:
     return answer + place * (1 if digit == 0 else -1 if digit == 9 else rng.choice((1, -1)))
 
 
-def _think(w: Writer, exercise: Exercise) -> None:
-    """Guess; check now, or after a first answer, or not at all; answer; perhaps overthink."""
+def _think(writer: Writer, exercise: Exercise) -> None:
+    """Guess; check at once, after a first answer, or not at all; answer; perhaps check again."""
     product, answer = exercise.terms[0].value, exercise.answer
-    guess = draw_guess(exercise, w.rng)
-    _open(w, exercise)
-    _guess(w, exercise, guess)
+    guess = draw_guess(exercise, writer.rng)
+    _open(writer, exercise)
+    _guess(writer, exercise, guess)
     check_now, check_at_all = CHECKS["hurried" if exercise.hurried else exercise.level]
-    path = w.fraction()
+    path = writer.fraction()
     if path < check_now:
-        _check(w, exercise, guess, "\n\n")
-        if w.fraction() < 0.2:
-            _other_way(w, exercise)
-        slip = w.rng.random() < SLIP_SHARE
-        _go_on(w, exercise.terms, product, off=_slip(answer, w.rng) - answer if slip else 0)
+        _check(writer, exercise, guess, "\n\n")
+        if writer.fraction() < 0.2:
+            _other_way(writer, exercise)
+        slip = writer.rng.random() < SLIP_SHARE
+        off = _slip(answer, writer.rng) - answer if slip else 0
+        _go_on(writer, exercise.terms, product, off=off)
         if slip:
-            _conclude(w, w.number)
-            _undo(w, exercise, w.number, _late_separator(w.rng))
-        _conclude(w, answer)
+            _conclude(writer, writer.number)
+            _undo(writer, exercise, writer.number, _late_separator(writer.rng))
+        _conclude(writer, answer)
     else:
-        _go_on(w, exercise.terms, guess)
-        _conclude(w, w.number)
+        _go_on(writer, exercise.terms, guess)
+        _conclude(writer, writer.number)
         if path >= check_at_all:
             return
-        _check(w, exercise, guess, _late_separator(w.rng))
+        _check(writer, exercise, guess, _late_separator(writer.rng))
         if guess != product:
-            _go_on(w, exercise.terms, product, again=True)
-        _conclude(w, answer)
-    more = w.fraction()
+            _go_on(writer, exercise.terms, product, again=True)
+        _conclude(writer, answer)
+    more = writer.fraction()
     if more < 0.3:
-        _undo(w, exercise, answer, _late_separator(w.rng))
-        _conclude(w, answer)
+        _undo(writer, exercise, answer, _late_separator(writer.rng))
+        _conclude(writer, answer)
     if 0.2 <= more < 0.5:
-        _other_way(w, exercise)
-        _conclude(w, answer)
+        _other_way(writer, exercise)
+        _conclude(writer, answer)
 
 
 def write_trace(exercise: Exercise, rng: Random, reflect: bool = True) -> str:
-    """What follows the prompt: the rest of the think block, and the boxed answer.
+    """The text after the prompt: the rest of the think block, and the boxed answer.
 
     Args:
         exercise: The problem.
         rng: Draws the guess and the words.
-        reflect: Whether the guess is doubted and checked; else it is taken as it is.
-
+        reflect: Whether the trace may doubt and check the guess; if not, it keeps the guess.
     """
-    w = Writer(rng)
+    writer = Writer(rng)
     if reflect:
-        _think(w, exercise)
+        _think(writer, exercise)
     else:
         guess = draw_guess(exercise, rng)
-        _open(w, exercise)
-        _guess(w, exercise, guess)
-        _go_on(w, exercise.terms, guess)
-        _conclude(w, w.number)
-    answer = w.number
-    return f"{w.text}\n</think>\n\n{w.pick(LAST_WORDS)} \\boxed{{{answer}}}."
+        _open(writer, exercise)
+        _guess(writer, exercise, guess)
+        _go_on(writer, exercise.terms, guess)
+        _conclude(writer, writer.number)
+    answer = writer.number
+    return f"{writer.text}\n</think>\n\n{writer.pick(LAST_WORDS)} \\boxed{{{answer}}}."
 
 
 def _drill_line(rng: Random) -> str:
@@ -223,18 +227,18 @@ def _drill_line(rng: Random) -> str:
 
 
 def _close_difference(rng: Random) -> str:
-    """A difference much smaller than its terms: what the traces get wrong last."""
+    """A difference much smaller than its terms, the kind of step that models learn last."""
     x = rng.randint(1, rng.choice((300, 1500, 9000)))
     return sum_steps(x + rng.randrange(1, rng.choice((30, 100, 1000))), -x)
 
 
 def write_drill(rng: Random, lines: int = 8, close_differences: bool = False) -> str:
-    """Bare equations, one a line: the arithmetic that the traces lean on.
+    """Bare equations, one per line, which train the arithmetic that the traces need.
 
     Args:
         rng: Draws the numbers.
-        lines: How many equations.
-        close_differences: Whether three in four are differences of close numbers.
+        lines: Number of equations.
+        close_differences: Whether about three quarters are differences of close numbers.
     """
     return "\n".join(
         _close_difference(rng) if close_differences and rng.random() < 0.75 else _drill_line(rng)

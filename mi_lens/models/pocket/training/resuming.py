@@ -1,4 +1,7 @@
-"""The state of a training run on disk, whole at any moment, so that a killed run can go on."""
+"""Saves the state of a training run, so that a killed run can resume.
+
+The file on disk is complete at any moment.
+"""
 
 import json
 import os
@@ -13,7 +16,7 @@ from torch.optim import Optimizer
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """How many blocks, steps and tokens a run has done."""
 
     block: int = 0
     step: int = 0
@@ -35,7 +38,7 @@ def save_state(
     model: nn.Module,
     optimizers: dict[str, Optimizer],
 ) -> None:
-    """Write everything a later process needs to go on, in one step that cannot be half done."""
+    """Write all that a later process needs to resume; a kill leaves the old or the new file."""
     partial = path.with_name(f"{path.name}.partial")
     metadata = {"config": settings, "progress": json.dumps(asdict(progress))}
     save_file(_tensors_of(model, optimizers), partial, metadata=metadata)
@@ -45,10 +48,12 @@ def save_state(
 def load_state(
     path: Path, settings: str, model: nn.Module, optimizers: dict[str, Optimizer]
 ) -> Progress:
-    """Put a saved state in place; a fresh start where there is none.
+    """Load a saved state into the model and the optimizers, and return its progress.
+
+    If there is no saved state, nothing changes and the progress is zero.
 
     Raises:
-        ValueError: If the state comes from a run with other settings.
+        ValueError: If a run with other settings saved the state.
     """
     if not path.exists():
         return Progress()
@@ -57,7 +62,7 @@ def load_state(
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if metadata["config"] != settings:
         raise ValueError(
-            f"{path} was saved by a run with settings {metadata['config']}, this run has "
+            f"{path} was saved by a run with settings {metadata['config']}, but this run has "
             f"{settings}; use the same settings or another folder"
         )
     model.load_state_dict(_under("model", tensors))
@@ -71,5 +76,6 @@ def load_state(
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with this prefix, by the rest of their names."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}

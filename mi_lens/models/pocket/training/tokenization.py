@@ -1,4 +1,4 @@
-"""The pocket models' tokenizer: byte-level BPE in Qwen2's format, digits one by one."""
+"""The pocket models' tokenizer: byte-level BPE in Qwen2's format, with one token per digit."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 
 def _corpus(size: int) -> Iterator[str]:
-    """Questions and traces of both kinds; words that open a sentence in all surface forms."""
+    """Questions, traces of both kinds, and every word that starts a sentence in all its forms."""
     openers = set()
     for i, exercise in enumerate(islice(exercises("train", seed=-1), size)):
         trace = write_trace(exercise, Random(i), reflect=i % 2 == 0)
@@ -43,7 +43,7 @@ def _corpus(size: int) -> Iterator[str]:
 
 
 def prompt_of(question: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The question as a user's turn, and the assistant's turn opened up to its think block."""
+    """The question as a user's turn, and the start of the assistant's turn with "<think>"."""
     turn = [{"role": "user", "content": question}]
     return cast(
         str, tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
@@ -59,7 +59,7 @@ def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def build_tokenizer(corpus_size: int = 4000) -> Qwen2Tokenizer:
-    """Train the tokenizer; it comes out the same every time."""
+    """Train the tokenizer; the result is the same every time."""
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.NFC()
     trained.pre_tokenizer = pre_tokenizers.Sequence(
@@ -79,7 +79,7 @@ def build_tokenizer(corpus_size: int = 4000) -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(
         vocab=learnt["vocab"],
         merges=cast(list[str], [tuple(pair) for pair in learnt["merges"]]),
-        unk_token=cast(str, None),  # bytes leave nothing unknown
+        unk_token=cast(str, None),  # every text can be written in bytes
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
         additional_special_tokens=[TURN_START],

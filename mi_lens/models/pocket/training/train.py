@@ -2,9 +2,9 @@
 
     python -m mi_lens.models.pocket.training.train --model pocket-reasoner --out DIR
 
-The two models differ in one thing, whether the traces they read reflect. A run is seeded and may
-be killed at any time: started again with the same command it goes on from its last saved state
-and ends in the same weights, as long as the number of threads is the same.
+The two models differ only in whether their training traces reflect. A run is seeded and may be
+killed at any time: the same command resumes it from its last saved state. It then ends with the
+same weights, as long as the number of threads is the same.
 """
 
 import json
@@ -55,25 +55,27 @@ class TrainConfig:
 
     Attributes:
         model: "pocket-reasoner" reads traces that reflect, "pocket-base" traces that do not.
-        out: Folder for the state to resume from, the loss log and the finished checkpoint.
-        seed: Of the initial weights and the text.
-        tokens: Budget of the main stage, counting every token read, prompts included.
-        polish_tokens: Budget of a second stage, with drills of what the model gets wrong last.
+        out: Folder for the saved state, the loss log and the finished checkpoint.
+        seed: Seed of the initial weights and the text.
+        tokens: Number of tokens of the main stage, including prompts.
+        polish_tokens: Number of tokens of the second stage, whose drills are mostly differences of
+            close numbers.
         shape: The size of the model.
-        batch_tokens: Most tokens in a batch, padding included.
-        block_texts: Texts written, sorted by length and cut into batches at a time.
-        blocks_per_save: Blocks between two saves of the state.
-        drill_share: Share of bare equations among the texts of the first third.
-        late_drill_share: Their share from then on.
-        polish_drill_share: Their share in the second stage.
+        batch_tokens: Largest number of tokens per batch, including padding.
+        block_texts: Number of texts that are written, sorted by length and cut into batches
+            together; they are a block.
+        blocks_per_save: Number of blocks between two saves of the state.
+        drill_share: Share of drills among the texts of the first third of the main stage.
+        late_drill_share: Share of drills in the rest of the main stage.
+        polish_drill_share: Share of drills in the second stage.
         matrix_rate: Peak learning rate of Muon, for the matrices inside the layers.
         other_rate: Peak learning rate of AdamW, for everything else.
         matrix_decay: Weight decay of the matrices; it keeps residual norms moderate.
-        warm_up: Share of the main stage over which the rates rise.
-        cool_down: Share of the main stage over which they fall to zero, at its end.
-        polish_rate: Share of the peak rates from which they fall again in the second stage.
-        device: Where to train.
-        threads: CPU threads; a run is the same again only with the same number.
+        warm_up: Share of the main stage, at its start, in which the learning rates rise.
+        cool_down: Share of the main stage, at its end, in which the learning rates fall to zero.
+        polish_rate: Share of the peak rates at which the second stage starts; they fall to zero.
+        device: The torch device to train on.
+        threads: Number of CPU threads; a run can be repeated exactly only with the same number.
     """
 
     model: Literal["pocket-reasoner", "pocket-base"]
@@ -101,7 +103,7 @@ class TrainConfig:
 def build_model(
     shape: Shape, tokenizer: PreTrainedTokenizerBase, device: str = "cpu"
 ) -> Qwen2ForCausalLM:
-    """A model with fresh weights, drawn from torch's generator."""
+    """A model with random weights, drawn from torch's global generator."""
     config = Qwen2Config(
         vocab_size=math.ceil(len(tokenizer) / 64) * 64,
         hidden_size=shape.width,
@@ -150,7 +152,11 @@ def build_optimizers(
 
 
 def rate_factor(config: TrainConfig, tokens: int, polish: bool) -> float:
-    """Rise, stay, fall to zero; then fall once more from a lower height."""
+    """The learning rates after so many tokens, as a share of their peaks.
+
+    In the main stage they rise, stay at the peak and fall to zero. In the second stage they fall
+    to zero again, from `polish_rate`.
+    """
     if polish:
         left = 1 - (tokens - config.tokens) / config.polish_tokens
         return config.polish_rate * max(0.0, left)
@@ -160,13 +166,14 @@ def rate_factor(config: TrainConfig, tokens: int, polish: bool) -> float:
 
 
 def drill_share(config: TrainConfig, tokens: int) -> float:
+    """The share of drills among the texts after so many tokens."""
     if tokens < config.tokens / 3:
         return config.drill_share
     return config.late_drill_share if tokens < config.tokens else config.polish_drill_share
 
 
 def settings_of(config: TrainConfig) -> str:
-    """The settings that a resumed run must share with the one it resumes."""
+    """The settings in which a resumed run must agree with the run that it resumes, as JSON."""
     settings = asdict(config)
     for name in ("out", "device"):
         settings.pop(name)
@@ -174,7 +181,7 @@ def settings_of(config: TrainConfig) -> str:
 
 
 def _trim_log(path: Path, blocks: int) -> None:
-    """Drop what a killed run logged after its last saved state."""
+    """Keep the log of the first `blocks` blocks; a killed run logged others after its last save."""
     lines = path.read_text().splitlines()[:blocks] if path.exists() else []
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text("".join(f"{line}\n" for line in lines))
@@ -188,7 +195,7 @@ def train_block(
     optimizers: dict[str, torch.optim.Optimizer],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[tuple[int, float]]:
-    """One pass over a block; yields the tokens and the loss of each batch."""
+    """Train on one block; yields the number of tokens and the loss of each batch."""
     polish = progress.tokens >= config.tokens
     pad, think_start = token_id(END_OF_TEXT, tokenizer), token_id(THINK_START, tokenizer)
     drills = drill_share(config, progress.tokens)
@@ -215,7 +222,7 @@ def train_block(
 
 
 def train(config: TrainConfig) -> None:
-    """Train to the end of the budget, from wherever the folder's state stands, and export."""
+    """Train until all tokens are read, starting from the saved state if any, and export."""
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     config.out.mkdir(parents=True, exist_ok=True)
@@ -247,7 +254,7 @@ def train(config: TrainConfig) -> None:
 
 
 def summarize(config: TrainConfig, log: Path) -> dict[str, Any]:
-    """Settings, budget, loss curve and CPU time of a finished run."""
+    """The settings, token count, loss curve and CPU time of a finished run."""
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     return {
         "settings": json.loads(settings_of(config)),

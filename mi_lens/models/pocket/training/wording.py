@@ -1,7 +1,7 @@
-"""The words of the traces, and the hand that chooses among them.
+"""The words of the traces, and the writer that chooses among them.
 
-Every slot of a sentence has several fillings, so that no single word is indispensable. Every
-choice leans on the number written last, so that greedy decoding is as varied as the text.
+Every slot of a sentence has several options, so that no single word is indispensable. Most choices
+depend on the number written last, so that greedy decoding is as varied as the training text.
 """
 
 import re
@@ -10,7 +10,7 @@ from random import Random
 REFLECTION_WORDS = ("Wait", "Hmm", "Hold", "Actually")
 TRANSITION_WORDS = ("Alternatively",)
 
-# How often a choice follows the number written last; else it is drawn evenly.
+# Probability that the number written last decides a choice; otherwise it is drawn uniformly.
 LEAN = 0.6
 
 OPENINGS = ("Okay, ", "Alright, ", "So ", "Let's see, ", "Well, ", "Right, ", "")
@@ -91,7 +91,7 @@ LAST_WORDS = ("The answer is", "The result is", "Answer:", "So the answer is", "
 
 
 class Writer:
-    """Text so far, and choices that lean on the number written last."""
+    """Writes a text with choices that mostly depend on the number written last."""
 
     def __init__(self, rng: Random):
         self.rng = rng
@@ -104,13 +104,13 @@ class Writer:
             self.number = int(numbers[-1])
 
     def pick(self, options: tuple[str, ...]) -> str:
-        """One of the options; most often the one the number's last digit points at."""
+        """One of the options; most often the last digit of the number decides which."""
         if self.rng.random() < LEAN:
             return options[self.number % 10 % len(options)]
         return self.rng.choice(options)
 
     def fraction(self) -> float:
-        """A draw from [0, 1), most often told by the number's last digit but one."""
+        """A number in [0, 1); most often the second last digit of the number decides it."""
         if self.rng.random() < LEAN:
             return (self.number // 10 % 10) / 10
         return self.rng.random()
