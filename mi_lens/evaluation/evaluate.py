@@ -223,7 +223,7 @@ def evaluate_with(
 def require_names(conditions: Sequence[Condition]) -> None:
     names = [condition.name for condition in conditions]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"conditions {names}: expected at least 1, each with a name of its own")
+        raise ValueError(f"conditions {names}: expected at least one, each with a name of its own")
 
 
 def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
@@ -279,7 +279,7 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
     }
     if len(origins) != 1:
         raise ValueError(
-            f"traces of {sorted(origins)}: expected a single condition, engine and model"
+            f"traces of {sorted(origins)}: expected one condition of one engine and one model"
         )
     ((name, engine, model),) = origins
     settings = traces[0].condition.items()

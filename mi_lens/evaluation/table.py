@@ -94,7 +94,7 @@ def report(arms: Sequence[Arm], base: Arm) -> str:
     rows = zip([base, *arms], [None, *comparisons], strict=True)
     cells = [[c.text(c.brief_value(arm, comparison)) for c in BRIEF] for arm, comparison in rows]
     lines = [
-        f"{base.accuracy().n} problems, {len(base.results)} traces per condition; differences from "
+        f"{base.accuracy().n} problems, {len(base.results)} traces a condition; differences from "
         f"{base.name!r}, paired by problem, 95 % intervals over problems",
         "",
         *_aligned([[c.heading for c in BRIEF], *cells]),
