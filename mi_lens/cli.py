@@ -1,4 +1,4 @@
-"""The command line: one subcommand a configuration of `mi_lens.runs.config`."""
+"""The command line: one subcommand per configuration of `mi_lens.runs.config`."""
 
 import sys
 
@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs `mi-lens`. A mistake in what was asked ends with its message and exit status 2."""
+    """Runs `mi-lens`. A mistake of the user prints its message and exits with status 2."""
     config = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="mi-lens",
@@ -41,7 +41,7 @@ def main(args: list[str] | None = None) -> None:
         print(f"mi-lens: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("mi-lens: stopped; the same command goes on from here", file=sys.stderr)
+        print("mi-lens: stopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
 
 
@@ -49,9 +49,9 @@ Config = DemoConfig | GenerateConfig | SweepConfig | StatusConfig | ResultsConfi
 
 
 def run(config: Config) -> None:
-    """Does what a configuration asks and prints what came of it.
+    """Runs the command of a configuration and prints its result.
 
-    torch and transformer_lens load here, not for `--help`.
+    torch and transformer_lens are loaded here, not for `--help`.
     """
     if isinstance(config, DemoConfig):
         from mi_lens.demo import run_demo
@@ -74,8 +74,8 @@ def run(config: Config) -> None:
     elif isinstance(config, EvaluateConfig):
         from mi_lens.runs.evaluate import run_evaluate
 
-        found = run_evaluate(config)
-        print(f"{found.report()}\n\nResults: {config.out / 'results.jsonl'}")
+        evaluation = run_evaluate(config)
+        print(f"{evaluation.report()}\n\nResults: {config.out / 'results.jsonl'}")
     else:
         from mi_lens.runs.generate import run_generate
 
@@ -91,20 +91,22 @@ def _run_sweep_command(config: SweepConfig | StatusConfig | ResultsConfig) -> No
         return
     against = None
     if isinstance(config, ResultsConfig):
-        found, against = sweep.results(config.out), config.against
+        evaluations, against = sweep.results(config.out), config.against
     elif config.executor == "local":
-        found = sweep.run_sweep(sweep.Spec.read(config.spec), config.out)
+        evaluations = sweep.run_sweep(sweep.Spec.read(config.spec), config.out)
     else:
         from mi_lens.runs.sweep_on_ray import run_sweep_on_ray
 
         spec = sweep.Spec.read(config.spec)
-        found = run_sweep_on_ray(spec, config.out, workers=config.workers, address=config.address)
-    if not found:
+        evaluations = run_sweep_on_ray(
+            spec, config.out, workers=config.workers, address=config.address
+        )
+    if not evaluations:
         print("no problem is finished yet")
         return
     table = config.out / "results.parquet"
-    sweep.write_results(found, table)
-    for model, evaluation in found.items():
+    sweep.write_results(evaluations, table)
+    for model, evaluation in evaluations.items():
         print(f"{model}\n{evaluation.report(against)}\n")
     print(f"Results: {table}")
 

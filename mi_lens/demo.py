@@ -1,4 +1,4 @@
-"""The demo: both pocket models on the same problems, and one report of what was found."""
+"""The demo: analyzes both pocket models on the same problems and writes a report."""
 
 from mi_lens.report.findings import findings
 from mi_lens.report.page import write_report
@@ -9,10 +9,10 @@ MODELS = ("pocket-reasoner", "pocket-base")
 
 
 def run_demo(config: DemoConfig) -> str:
-    """Analyses both pocket models and writes `config.out`/report.html.
+    """Analyzes both pocket models and writes `config.out`/report.html.
 
     Returns:
-        The main findings as a table of text, and where the report is.
+        The main findings as a text table, and the path of the report.
     """
     analyses = {
         model: analyze(

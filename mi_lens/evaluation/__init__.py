@@ -1,1 +1,1 @@
-"""Is it right, and what changed?"""
+"""Which answers are right, and what a condition changes."""

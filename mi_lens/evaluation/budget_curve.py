@@ -1,8 +1,8 @@
 r"""Test-time scaling: accuracy at every token budget, from traces that are generated once.
 
-A trace cut at b tokens is what a budget of b tokens would have given. Where the cut comes before
-the trace's own end, a final answer can be asked for, as paper 1's code does: a text is appended and
-a few more tokens are generated. Five ways to spend a budget:
+A trace cut at b tokens is the trace that a budget of b tokens would have given. Where the cut comes
+before the trace's own end, a final answer can be requested, as in paper 1's code: a text is
+appended and a few more tokens are generated. There are five ways to spend a budget:
 
     plain            generate(model, problems): the trace ends where the model ends it
     TTTS, cycling    generate(model, problems, Continue(SCALING_WORDS)): at each end the next word
@@ -33,8 +33,8 @@ class BudgetCurve:
 
     Attributes:
         budgets: Tokens per problem, ascending.
-        correct: For every budget, whether each problem was answered rightly.
-        tokens: For every budget, the tokens spent on each problem, final answers not counted.
+        correct: For every budget, whether the answer to each problem is right.
+        tokens: For every budget, the tokens spent on each problem; final answers do not count.
     """
 
     budgets: tuple[int, ...]
@@ -66,28 +66,29 @@ def budget_curve(
     batch_size: int = 16,
     progress: bool = False,
 ) -> BudgetCurve:
-    r"""Accuracy at every budget, from traces made under the largest.
+    r"""Accuracy at every budget, from traces generated under the largest budget.
 
     Args:
-        model: The model that made the traces.
-        traces: One per problem, made by `generate` with problems.
+        model: The model that generated the traces.
+        traces: One trace per problem, from `generate` with problems.
         budgets: Token budgets.
-        condition: Of the final answers; None is the baseline, as in paper 1's code. It may differ
-            from the condition of the traces.
-        final: Appended to a cut trace before its answer is taken; None grades the cut text as it
-            stands. A text that opens a box, as "... \\boxed{", is graded with what follows.
-        final_tokens: Tokens of the final answer, on top of the budget.
+        condition: Condition of the final answers; None is the baseline, as in paper 1's code. It
+            may differ from the condition of the traces.
+        final: Text that is appended to a cut trace to request its answer; None grades the cut text
+            unchanged. The text may open a box, as "... \\boxed{"; it is graded together with the
+            tokens that follow.
+        final_tokens: Number of tokens of the final answer, in addition to the budget.
         batch_size: See `generate`.
         progress: See `generate`.
 
     Raises:
         ValueError: If there are no budgets, a budget is not positive, or a trace has no problem.
     """
-    ordered = _ascending(budgets)
+    ascending = _ascending(budgets)
     problems = [trace.require_problem("to grade it by") for trace in traces]
     ends = end_of_text_ids(model)
     correct, tokens = [], []
-    for budget in ordered:
+    for budget in ascending:
         cut_off = [i for i, t in enumerate(traces) if len(t) > budget or not _ended(t, ends)]
         texts = [trace.text for trace in traces]
         if final is None:
@@ -102,11 +103,11 @@ def budget_curve(
             ]
             answers = generate(model, requests, batch_size=batch_size, progress=progress)
             for i, request, answer in zip(cut_off, requests, answers, strict=True):
-                written = answer.token_ids[len(request.prefix) :]
-                texts[i] = final + model.tokenizer.decode(written, skip_special_tokens=True)
+                answer_ids = answer.token_ids[len(request.prefix) :]
+                texts[i] = final + model.tokenizer.decode(answer_ids, skip_special_tokens=True)
         correct.append(tuple(grade(t, p).correct for t, p in zip(texts, problems, strict=True)))
         tokens.append(tuple(min(budget, len(trace)) for trace in traces))
-    return BudgetCurve(ordered, tuple(correct), tuple(tokens))
+    return BudgetCurve(ascending, tuple(correct), tuple(tokens))
 
 
 def continue_traces(
@@ -122,16 +123,16 @@ def continue_traces(
     """Continues finished traces from a thinking token, up to a budget (TTTS, paper 1's code).
 
     Args:
-        model: The model that made the traces.
-        traces: One per problem, made by `generate` with problems.
-        word: Put, after a space, in the place of the token that ended the trace.
-        budget: Tokens of trace, word and continuation together.
-        condition: Of the continuation; None is the baseline.
+        model: The model that generated the traces.
+        traces: One trace per problem, from `generate` with problems.
+        word: Replaces the token that ended the trace; a space is put before it.
+        budget: Total number of tokens of the trace, the word and the continuation.
+        condition: Condition of the continuation; None is the baseline.
         batch_size: See `generate`.
         progress: See `generate`.
 
     Returns:
-        One trace for each; a trace that leaves no room in the budget comes back as it is.
+        One trace for each; a trace that leaves no room in the budget is returned unchanged.
     """
     ends = end_of_text_ids(model)
     word_ids = tuple(model.tokenizer.encode(f" {word}", add_special_tokens=False))
@@ -151,28 +152,28 @@ def continue_traces(
 
 
 def vote_curve(samples: Sequence[Sequence[Trace]], budgets: Sequence[int]) -> BudgetCurve:
-    """Self-consistency at equal tokens: the commonest answer among the samples a budget pays for.
+    """Self-consistency at equal cost: the most frequent answer among the samples within a budget.
 
     Args:
         samples: For every problem its sampled traces, in the order in which they were drawn.
         budgets: Tokens per problem, over all its samples. The first sample that exceeds the
-            budget has no vote, nor have those after it; of answers with equally many votes the
-            earliest wins.
+            budget and all later samples have no vote. If several answers have equally many votes,
+            the earliest wins.
     """
-    ordered = _ascending(budgets)
+    ascending = _ascending(budgets)
     problems = [traces[0].require_problem("to grade it by") for traces in samples]
     correct, tokens = [], []
-    for budget in ordered:
+    for budget in ascending:
         votes = [_vote(traces, budget) for traces in samples]
         correct.append(
             tuple(grade(text, p).correct for (text, _), p in zip(votes, problems, strict=True))
         )
         tokens.append(tuple(spent for _, spent in votes))
-    return BudgetCurve(ordered, tuple(correct), tuple(tokens))
+    return BudgetCurve(ascending, tuple(correct), tuple(tokens))
 
 
 def _vote(samples: Sequence[Trace], budget: int) -> tuple[str, int]:
-    """The commonest answer among the samples that a budget pays for, in a box; and their tokens."""
+    """The most frequent answer of the samples within a budget, in a box; and their tokens."""
     votes: Counter[str] = Counter()
     left = budget
     for trace in samples:
@@ -187,10 +188,12 @@ def _vote(samples: Sequence[Trace], budget: int) -> tuple[str, int]:
 
 
 def _ascending(budgets: Sequence[int]) -> tuple[int, ...]:
-    ordered = tuple(sorted(set(budgets)))
-    if not ordered or ordered[0] < 1:
-        raise ValueError(f"budgets={list(budgets)}: expected at least one, each at least 1 token")
-    return ordered
+    ascending = tuple(sorted(set(budgets)))
+    if not ascending or ascending[0] < 1:
+        raise ValueError(
+            f"budgets={list(budgets)}: expected at least one budget, each at least 1 token"
+        )
+    return ascending
 
 
 def _ended(trace: Trace, ends: set[int]) -> bool:
@@ -212,6 +215,6 @@ def _final_request(
     final_tokens: int,
     condition: Condition | None,
 ) -> Request:
-    """Asks for so many tokens of a final answer after a cut trace and a text."""
+    """Requests `final_tokens` tokens of a final answer after a cut trace and a suffix."""
     prefix = (*trace.token_ids[:budget], *suffix)
     return _request(trace, prefix, len(prefix) + final_tokens, condition)

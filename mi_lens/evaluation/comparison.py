@@ -1,8 +1,8 @@
-"""A condition against another on the same problems: what changed, where, and what could be seen.
+"""Compares two conditions on the same problems: what changed, where, and with what power.
 
-Outcomes are paired by problem. A gain in accuracy is split into the problems whose trace was cut
-off before and those whose trace had ended by itself: much of SEAL's gain is truncation recovered,
-and a method that only shortens traces should say so.
+Outcomes are paired by problem. A gain in accuracy is split by whether the other condition's trace
+was cut off or ended by itself. Much of SEAL's gain comes from traces that are no longer cut off; a
+method that only shortens traces should show as such.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +27,11 @@ from mi_lens.evaluation.result import Result
 
 @dataclass(frozen=True)
 class Arm:
-    """The results of one condition, and all else that may change a result.
+    """The results of one condition, and the settings that may change a result.
 
     Attributes:
-        name: Of the condition.
-        results: One per problem and seed.
+        name: Name of the condition.
+        results: One result per problem and seed.
         setting: Model, engine, dtype, prompt style, budget, versions.
     """
 
@@ -40,7 +40,7 @@ class Arm:
     setting: dict[str, Any]
 
     def by_problem(self) -> dict[tuple[str, str], list[Result]]:
-        """Results of each problem, named by its source and id; seeds in order."""
+        """The results of each problem, in the order of seeds; keys are (source, problem id)."""
         results: dict[tuple[str, str], list[Result]] = {}
         for result in sorted(self.results, key=lambda r: r.seed):
             results.setdefault((result.source, result.problem), []).append(result)
@@ -55,7 +55,7 @@ class Arm:
         return _mean((result, float(result.tokens)) for result in self.results)
 
     def accuracy_within(self, budgets: Sequence[int]) -> list[float]:
-        """Share answered rightly within each budget of tokens."""
+        """Share of right answers within each token budget."""
         return [
             float(np.mean([r.correct and r.tokens <= budget for r in self.results]))
             for budget in budgets
@@ -67,26 +67,27 @@ class Comparison:
     """A condition against another, on the same problems.
 
     Attributes:
-        name: Of the condition.
-        against: Name of the other.
+        name: Name of the condition.
+        against: Name of the other condition.
         problems: Number of problems.
-        accuracy: Of the condition.
-        difference: In accuracy, paired by problem, with an interval over problems.
-        mended: Number of pairs (a problem with a seed) that only the condition answers rightly.
-        broken: Number of pairs that only the other answers rightly.
-        p_value: Of the exact McNemar test; with several seeds, of a test that flips the signs of
-            the problems' mean differences.
-        adjusted: The p-value after Holm's correction over the comparisons made together.
+        accuracy: Accuracy of the condition.
+        difference: Difference in accuracy, paired by problem, with an interval over problems.
+        mended: Number of pairs (problem and seed) to which only the condition's answer is right.
+        broken: Number of pairs to which only the other condition's answer is right.
+        p_value: p-value of the exact McNemar test; with several seeds, of a test that flips the
+            signs of the problems' mean differences.
+        adjusted: The p-value after Holm's correction over all comparisons of `compare_all`.
         tokens: Difference in tokens, paired by problem, with an interval over problems.
-        within: Difference in accuracy when both are held to each of four budgets: an eighth, a
-            quarter, half and all of the cap.
+        within: Budget to the difference in accuracy if both conditions must keep to it: an eighth,
+            a quarter, half and all of the cap.
         split: Difference in accuracy among the pairs that were cut off under the other condition,
-            among those that had ended by themselves, and at each level.
-        power: Chance to find a gain of five points with so many problems and as many changes.
-        needed: Problems needed to find the gain that was seen, with probability .8; None where none
-            was seen.
-        settings_differ: Settings in which the two runs differ: their effect cannot be told from
-            that of the condition.
+            among those that ended by themselves, and at each level.
+        power: Probability of detecting a gain of five points with this number of problems and this
+            share of changed answers.
+        needed: Number of problems needed to detect the observed gain with probability .8; None if
+            there is no gain.
+        settings_differ: Settings in which the two runs differ. Their effect cannot be separated
+            from that of the condition.
     """
 
     name: str
@@ -126,7 +127,7 @@ class Comparison:
 
 
 def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
-    """Compares one condition with another; the two may come from different evaluations.
+    """Compares two conditions, which may come from different evaluations.
 
     Raises:
         ValueError: If they do not have the same problems and seeds.
@@ -159,33 +160,34 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
 
 
 def compare_all(arms: Iterable[Arm], against: Arm, *, seed: int = 0) -> list[Comparison]:
-    """Compares several conditions with one, with Holm's correction over them."""
+    """Compares each condition with the same other one, with Holm's correction."""
     comparisons = [compare(arm, against, seed=seed) for arm in arms]
     adjusted = holm([comparison.p_value for comparison in comparisons])
     return [replace(c, adjusted=p) for c, p in zip(comparisons, adjusted, strict=True)]
 
 
 def settings_that_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of settings in which two runs differ, with both values."""
+    """The settings in which two runs differ, each as text with both values."""
     return tuple(f"{name}: {x!r} against {y!r}" for name, (x, y) in differences(a, b).items())
 
 
-Pair = tuple[Result, Result]  # One problem and seed, under both conditions.
+Pair = tuple[Result, Result]  # The same problem and seed under both conditions.
 
 
 def _paired(arm: Arm, against: Arm) -> list[Pair]:
     def key(result: Result) -> tuple[str, str, int]:
         return result.source, result.problem, result.seed
 
-    mine, theirs = ({key(r): r for r in side.results} for side in (arm, against))
-    alone = mine.keys() ^ theirs.keys()
-    if alone or len(mine) != len(arm.results):
+    ours, theirs = ({key(r): r for r in side.results} for side in (arm, against))
+    unpaired = ours.keys() ^ theirs.keys()
+    if unpaired or len(ours) != len(arm.results):
+        example = min(unpaired) if unpaired else "a repeated problem"
         raise ValueError(
             f"{arm.name!r} and {against.name!r} do not have the same problems and seeds: "
-            f"{len(alone)} are in one only, as {min(alone) if alone else 'a repeated problem'}; "
-            "compare runs on one set of problems"
+            f"{len(unpaired)} are in one only, for example {example}; compare runs on the same "
+            "problems and seeds"
         )
-    return [(mine[k], theirs[k]) for k in mine]
+    return [(ours[k], theirs[k]) for k in ours]
 
 
 def _gain(pair: Pair) -> float:
@@ -193,18 +195,18 @@ def _gain(pair: Pair) -> float:
 
 
 def _p_value(arm: Arm, against: Arm, pairs: Sequence[Pair], seed: int) -> float:
-    mine, theirs = arm.by_problem(), against.by_problem()
-    if len(pairs) == len(mine):  # a single seed
+    ours, theirs = arm.by_problem(), against.by_problem()
+    if len(pairs) == len(ours):  # a single seed
         return mcnemar([b.correct for _, b in pairs], [a.correct for a, _ in pairs])
     differences = [
-        float(np.mean([r.correct for r in mine[key]]) - np.mean([r.correct for r in theirs[key]]))
-        for key in mine
+        float(np.mean([r.correct for r in ours[key]]) - np.mean([r.correct for r in theirs[key]]))
+        for key in ours
     ]
     return sign_flip(differences, seed=seed)
 
 
 def _mean(values: Iterable[tuple[Result, float]], seed: int = 0) -> Estimate:
-    """The mean over problems of each problem's mean; a result says of which problem a value is."""
+    """The mean over problems of each problem's mean; a value's result names its problem."""
     by_problem: dict[tuple[str, str], list[float]] = {}
     for result, value in values:
         by_problem.setdefault((result.source, result.problem), []).append(value)

@@ -1,9 +1,9 @@
-"""Does a token decide whether a trace succeeds? Continuations with it and without it.
+"""Does a token decide whether a trace succeeds? Compares continuations with and without it.
 
-From a step of a trace, one set of continuations keeps the token that was written there, and another
-may not write it. Where success rises without the token, the token is critical. Every continuation
-is generated, which takes its time; and what stands before the step stays as it was: at a step where
-the trace is lost already, no token is critical.
+At a step of a trace, one set of continuations keeps the token that was written there; another set
+must not write it. If the success rate is higher without the token, the token is critical. Every
+continuation is generated, which is slow. The tokens before the step are kept: if they already rule
+out success, no token at the step is critical.
 """
 
 from collections import defaultdict
@@ -35,11 +35,11 @@ class Rollouts:
     Attributes:
         trace: Id of the trace.
         problem: Key of its problem (`Problem.key`).
-        step: Which of its tokens was kept or forbidden.
-        token: That token's id.
+        step: Step of the token that was kept or forbidden.
+        token: Id of that token.
         text: That token as text.
-        probability: Of that token at temperature 1. Where it is almost 1, continuations without the
-            token are texts that the model would hardly ever write.
+        probability: Probability of that token at temperature 1. If it is almost 1, continuations
+            without the token are texts that the model would hardly ever write.
         kept: Whether each continuation with the token is right.
         forbidden: Whether each continuation without it is right.
     """
@@ -55,7 +55,7 @@ class Rollouts:
 
     @property
     def gain(self) -> float:
-        """Share of right continuations without the token, less the share with it."""
+        """Share of right continuations without the token, minus the share with it."""
         return float(np.mean(self.forbidden) - np.mean(self.kept))
 
 
@@ -72,53 +72,53 @@ def roll_out(
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[Rollouts]:
-    """Samples continuations with and without the tokens at some steps of traces.
+    """Samples continuations with and without the tokens at given steps of traces.
 
-    Seeds count up from `seed` and leave out the trace's own, which would write the same trace
-    again; both kinds of continuations have the same seeds. The trace's interventions do not act on
-    them.
+    Seeds count up from `seed` and skip the trace's own seed, which would give the same trace again.
+    Both kinds of continuations use the same seeds. The interventions of the trace do not act on the
+    continuations.
 
     Args:
         model: The model, with its tokenizer.
         traces: Finished traces with their problems.
-        steps: For every trace, the steps whose tokens are tried.
-        samples: Continuations of each kind, per step.
-        sampling: How continuations are drawn; temperature 1 if None.
+        steps: For every trace, the steps whose tokens are tested.
+        samples: Number of continuations of each kind per step.
+        sampling: How continuations are drawn; None means temperature 1.
         style: The prompt style of the traces.
-        max_new_tokens: Budget of a whole trace, what is kept of it included.
-        seed: First of the seeds.
+        max_new_tokens: Budget of a whole trace, including the tokens that are kept.
+        seed: The first seed.
         batch_size: See `generate`.
         progress: See `generate`.
 
     Returns:
-        One for each trace and step: traces in their order, steps ascending, each step once.
+        One element per trace and step: traces in order, steps ascending and without repetition.
 
     Raises:
-        ValueError: If there is not a list of steps for every trace; a trace has no problem, nothing
-            to grade it by, or another prompt than `style` gives; a step lies outside its trace or
-            ends it; continuations would be greedy; or there is nothing to try.
+        ValueError: If there is not one list of steps per trace; all lists are empty; a trace has no
+            problem, nothing to grade it by, or a prompt of another style; a step lies outside its
+            trace or ends it; or continuations would be greedy.
     """
-    drawn = Sampling(1.0) if sampling is None else sampling
-    tried = _tried(traces, steps, samples, drawn)
+    sampling = Sampling(1.0) if sampling is None else sampling
+    tests = _steps_to_test(traces, steps, samples, sampling)
     plan, ends = Plan(model), end_of_text_ids(model)
     requests = []
-    for trace, chosen in tried:
-        problem = _require_continuable(plan, trace, chosen, style, ends)
+    for trace, trace_steps in tests:
+        problem = _require_continuable(plan, trace, trace_steps, style, ends)
         seeds = _seeds(seed, samples, trace.seed)
-        for step in chosen:
-            for condition, prefix in _with_and_without(trace, step, drawn):
+        for step in trace_steps:
+            for condition, prefix in _with_and_without(trace, step, sampling):
                 requests += [
                     Request(problem, condition, style, s, max_new_tokens, prefix=prefix)
                     for s in seeds
                 ]
-    continued = generate(model, requests, batch_size=batch_size, progress=progress)
-    right = [grade(t.text, t.require_problem("to grade it by")).correct for t in continued]
+    continuations = generate(model, requests, batch_size=batch_size, progress=progress)
+    right = [grade(t.text, t.require_problem("to grade it by")).correct for t in continuations]
     outcomes = iter(np.array(right).reshape(-1, 2, samples).tolist())
     rollouts = []
-    for trace, chosen in tried:
+    for trace, trace_steps in tests:
         assert trace.problem is not None
         probabilities = _probabilities(model, trace)
-        for step in chosen:
+        for step in trace_steps:
             kept, forbidden = next(outcomes)
             token = trace.token_ids[step]
             rollouts.append(
@@ -136,27 +136,27 @@ def roll_out(
     return rollouts
 
 
-def _tried(
+def _steps_to_test(
     traces: Sequence[Trace], steps: Sequence[Sequence[int]], samples: int, sampling: Sampling
 ) -> list[tuple[Trace, list[int]]]:
-    """The traces that have steps to try, with these."""
+    """The traces that have steps to test, each with its steps, ascending."""
     if sampling.temperature == 0:
         raise ValueError("temperature=0: continuations would all be the same; expected above 0")
     if samples < 2:
-        raise ValueError(f"samples={samples}: expected at least 2 continuations a step")
+        raise ValueError(f"samples={samples}: expected at least 2 continuations per step")
     if len(steps) != len(traces) or not any(steps):
         raise ValueError(
             f"{len(traces)} traces with {len(steps)} lists of {sum(map(len, steps))} steps; "
-            "expected a list for each, and at least one step"
+            "expected one list per trace, and at least one step"
         )
-    both = zip(traces, steps, strict=True)
-    return [(trace, sorted(set(chosen))) for trace, chosen in both if chosen]
+    pairs = zip(traces, steps, strict=True)
+    return [(trace, sorted(set(trace_steps))) for trace, trace_steps in pairs if trace_steps]
 
 
 def _with_and_without(
     trace: Trace, step: int, sampling: Sampling
 ) -> tuple[tuple[Condition, tuple[int, ...]], ...]:
-    """Condition and prefix for keeping the token at a step, and for forbidding it."""
+    """Condition and prefix that keep the token at a step, and those that forbid it."""
     forbid = ForbidAt(step, trace.token_ids[step])
     return (
         (Condition((), sampling, "kept"), trace.token_ids[: step + 1]),
@@ -168,11 +168,11 @@ def _require_continuable(
     plan: Plan, trace: Trace, steps: Sequence[int], style: PromptStyle, ends: set[int]
 ) -> Problem:
     problem = trace.require_problem("to grade continuations by")
-    grade(trace.text, problem)  # refuses one without a gold answer before anything is generated
+    grade(trace.text, problem)  # refuses a problem without a gold answer before generation begins
     if plan.prompt(Request(problem, style=style))[1] != trace.prompt_ids:
         raise ValueError(
             f"trace {trace.id} has another prompt than style={style!r} gives with this tokenizer; "
-            "give the style it was generated in"
+            "pass the style of the trace"
         )
     for step in steps:
         if not 0 <= step < len(trace):
@@ -196,15 +196,15 @@ def _probabilities(model, trace: Trace) -> Float[np.ndarray, " step"]:
 
 
 def mean_gain(rollouts: Sequence[Rollouts]) -> Estimate:
-    """Mean gain without the tokens, over steps and then over problems, with an interval."""
+    """The mean gain without the tokens: over the steps of each problem, then over problems."""
     return _over_problems([(r.problem, r.gain) for r in rollouts])
 
 
 def critical_gain(rollouts: Sequence[Rollouts]) -> Estimate:
-    """Mean gain at the most critical step of each trace, which other continuations choose.
+    """The mean gain at the most critical step of each trace, without selection bias.
 
-    The largest of several noisy gains is overstated. So one half of the continuations chooses the
-    step, and the other half tells the gain there; then the halves change parts.
+    The largest of several noisy gains overestimates the true one. So one half of the continuations
+    selects the step, and the other half measures the gain there; then the halves swap roles.
     """
     by_trace: dict[str, list[Rollouts]] = defaultdict(list)
     for rollout in rollouts:
@@ -218,7 +218,7 @@ def critical_gain(rollouts: Sequence[Rollouts]) -> Estimate:
 
 
 def _half_gain(rollouts: Rollouts, half: int) -> float:
-    """The gain by every other continuation."""
+    """The gain measured on every second continuation."""
     return float(np.mean(rollouts.forbidden[half::2]) - np.mean(rollouts.kept[half::2]))
 
 

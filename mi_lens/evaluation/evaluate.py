@@ -1,9 +1,9 @@
-"""Conditions tried on problems: their results, and the paired table of them.
+"""Tries conditions on problems; keeps the results and shows them as a paired table.
 
     evaluation = evaluate(model, problems, conditions, seeds=[0, 1])
     print(evaluation.report())
 
-Every condition meets every problem, so conditions are compared pair by pair (`comparison`).
+Every condition is tried on every problem, so comparisons are paired by problem (`comparison`).
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
 
-LAST_WRITTEN = "evaluation.json"  # Where it stands, a run is finished.
+LAST_WRITTEN = "evaluation.json"  # A run is finished once its folder has this file.
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Evaluation:
     """Results of several conditions on the same problems.
 
     Attributes:
-        results: One per condition, problem and seed.
-        setting: As in `Arm`.
+        results: One result per condition, problem and seed.
+        setting: The settings shared by all conditions, as in `Arm`.
         conditions: Name of each condition to its settings.
     """
 
@@ -49,16 +49,16 @@ class Evaluation:
     def load(cls, folder: str | Path) -> "Evaluation":
         """Reads back what `mi-lens evaluate` wrote; no model is loaded.
 
-        Of a run that is not finished, the problems that all conditions have answered so far, with
-        every seed; there may be none yet. Of its setting only the budget is known then, and of its
-        conditions only the names.
+        An unfinished run gives the results of the problems that all conditions have answered with
+        every seed; there may be none yet. Its setting then holds only the budget, and `conditions`
+        is empty.
 
         Args:
             folder: The run's folder; nothing in it is changed.
 
         Raises:
-            FileNotFoundError: If there is no run in it.
-            ValueError: If the run is another command's.
+            FileNotFoundError: If the folder holds no run.
+            ValueError: If the run belongs to another command.
         """
         folder = Path(folder)
         record = read_record(folder)
@@ -71,12 +71,12 @@ class Evaluation:
             written = read_record(folder, LAST_WRITTEN)
             results = map(result_from_table, read_table(folder / "results.parquet"))
             return cls(tuple(results), written["setting"], written["conditions"])
-        asked = record["config"]
-        names = [parse_condition(text).name for text in asked["conditions"]]
-        so_far = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
-        whole = whole_problems(so_far, len(names) * len(asked["seeds"]))
-        whole.sort(key=lambda result: names.index(result.condition))
-        return cls(tuple(whole), {"max_new_tokens": asked["max_new_tokens"]}, {})
+        config = record["config"]
+        names = [parse_condition(text).name for text in config["conditions"]]
+        rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
+        results = whole_problems(rows, len(names) * len(config["seeds"]))
+        results.sort(key=lambda result: names.index(result.condition))
+        return cls(tuple(results), {"max_new_tokens": config["max_new_tokens"]}, {})
 
     @property
     def names(self) -> list[str]:
@@ -95,7 +95,11 @@ class Evaluation:
         return Arm(name, results, self.setting)
 
     def comparisons(self, against: str | None = None) -> list[Comparison]:
-        """Every other condition against one (the first if None), with Holm's correction."""
+        """Compares every other condition with `against`, with Holm's correction.
+
+        Args:
+            against: Name of a condition; None takes the first.
+        """
         return compare_all(*self._arms(against))
 
     def report(self, against: str | None = None) -> str:
@@ -129,19 +133,19 @@ def evaluate(
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
-        problems: With gold answers.
-        conditions: With names of their own; the others are compared with the first.
-        seeds: Of the sampling; several are of use only where tokens are sampled.
+        problems: Problems with gold answers.
+        conditions: Conditions with different names; the others are compared with the first.
+        seeds: Sampling seeds; several are useful only if tokens are sampled.
         style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of each trace.
         stop: See `Request`.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
-        folder: Where traces.jsonl and results.jsonl are written, each row before the next begins;
-            what is there of this evaluation is not computed again.
+        folder: Where traces.jsonl and results.jsonl are written, each row as soon as it is
+            finished. Rows of this evaluation that are already there are not computed again.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
-        ValueError: If conditions share a name, or as `generate`.
+        ValueError: If conditions share a name; or for the reasons of `generate`.
     """
     return evaluate_with(
         Plan(model),
@@ -170,7 +174,7 @@ def evaluate_with(
     folder: Path | None,
     progress: bool = True,
 ) -> Evaluation:
-    """`evaluate` on a plan of the model, for runs that have made one."""
+    """Does what `evaluate` does, with a plan that the caller has already built."""
     model = plan.model
     require_names(conditions)
     requests = [
@@ -179,13 +183,13 @@ def evaluate_with(
         for condition in conditions
         for seed in seeds
     ]
-    kept = None if folder is None else folder / "results.jsonl"
-    results = _read_results(kept)
+    path = None if folder is None else folder / "results.jsonl"
+    results = _read_results(path)
 
     def grade_into(trace: Trace, seconds: float | None) -> None:
         results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
-        if kept is not None:
-            append_jsonl(kept, asdict(results[trace.id]))
+        if path is not None:
+            append_jsonl(path, asdict(results[trace.id]))
 
     traces = generate_into(
         folder,
@@ -198,7 +202,7 @@ def evaluate_with(
     for trace in traces:
         if trace.id not in results:  # killed between a trace and its result
             grade_into(trace, None)
-    # A condition may have had another name when its traces were made.
+    # A condition may have had another name when its traces were generated.
     named = [
         replace(results[trace.id], condition=request.condition.name)
         for trace, request in zip(traces, requests, strict=True)
@@ -223,12 +227,12 @@ def require_names(conditions: Sequence[Condition]) -> None:
 
 
 def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
-    """Grades a trace with a problem, whatever made it."""
+    """Grades a trace that has a problem; any engine may have generated it."""
     problem = trace.require_problem("to grade it by")
     graded = grade(trace.text, problem)
     try:
-        kinds = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
-        thoughts = {name: kinds[name] for name in THOUGHT_CLASSES}
+        counts = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
+        thoughts = {name: counts[name] for name in THOUGHT_CLASSES}
     except ValueError:  # a tokenizer without a token for a blank line has no thoughts to count
         thoughts = None
     return Result(
@@ -249,7 +253,7 @@ def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result
 
 
 def _read_results(path: Path | None) -> dict[str, Result]:
-    """Results by their traces' ids."""
+    """Trace id to result."""
     if path is None or not path.exists():
         return {}
     drop_torn_line(path)
@@ -257,16 +261,17 @@ def _read_results(path: Path | None) -> dict[str, Result]:
 
 
 def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]) -> Arm:
-    """Results of traces made elsewhere, to compare with an evaluation's.
+    """Grades traces that were generated elsewhere, to compare them with those of an evaluation.
 
     Args:
-        traces: With problems, one per problem and seed: imported, or of another engine
-            (`mi_lens.generation.engines.unhooked`), whose name is added to the setting.
-        tokenizer: Of the traces' token ids.
-        setting: What else may change a result, as dtype and device; see `Arm`.
+        traces: Traces with problems, one per problem and seed. They are imported or come from
+            another engine (`mi_lens.generation.engines.unhooked`), whose name is added to the
+            setting.
+        tokenizer: The tokenizer of the traces' token ids.
+        setting: Other settings that may change a result, such as dtype and device; see `Arm`.
 
     Raises:
-        ValueError: If there are no traces, or they were made by several engines or conditions.
+        ValueError: If there are no traces, or they come from several engines, models or conditions.
     """
     origins = {
         (t.condition.get("name", "imported"), t.condition.get("engine", "imported"), t.model)
@@ -274,7 +279,7 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
     }
     if len(origins) != 1:
         raise ValueError(
-            f"traces of {sorted(origins)}: expected one condition of one engine and model"
+            f"traces of {sorted(origins)}: expected one condition of one engine and one model"
         )
     ((name, engine, model),) = origins
     settings = traces[0].condition.items()

@@ -1,4 +1,4 @@
-"""What became of one problem under one condition."""
+"""The result of one problem under one condition."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ class Result:
     Attributes:
         problem: The problem's id.
         source: Where the problem came from.
-        level: Its difficulty, where the source has one.
+        level: The problem's difficulty; None if the source gives none.
         condition: Name of the condition.
-        seed: Of the sampling.
+        seed: Sampling seed.
         trace: Id of the trace.
-        answer: As extracted from the text; None where the text has none.
+        answer: The answer extracted from the text; None if the text has none.
         correct: Whether the answer is the gold answer, or passes the problem's tests.
         graded_by: The method that decided (`mi_lens.problems.grading.grader.Method`).
         tokens: Number of generated tokens.
-        thoughts: Number of each class, inside the think block; None for a tokenizer without
+        thoughts: Number of thoughts per class, inside the think block; None if the tokenizer has no
             blank-line tokens.
         stop_reason: Why the generation ended.
-        seconds: Its share of its batches' time; None where this was not measured.
+        seconds: The generation's share of the time of its batches; None if it was not measured.
     """
 
     problem: str
@@ -44,17 +44,17 @@ class Result:
 
     @property
     def problem_key(self) -> tuple[str, str]:
-        """Its problem's source and id, which name the problem among results."""
+        """The problem's source and id, which together identify it among results."""
         return self.source, self.problem
 
     @property
     def capped(self) -> bool:
-        """Whether the budget or the context cut it off."""
+        """Whether the generation was cut off by the budget or the context length."""
         return self.stop_reason in CAPPED
 
 
 def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
-    """The results of the problems that have `each` of them, all they will have; in order."""
+    """The results of finished problems, in order; a problem is finished with `each` results."""
     by_problem: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         by_problem.setdefault(result.problem_key, []).append(result)
@@ -63,7 +63,7 @@ def whole_problems(results: Iterable[Result], each: int) -> list[Result]:
 
 
 def result_from_table(row: dict[str, Any]) -> Result:
-    """A result from a row of results.parquet, where each class of thoughts is a column."""
+    """A result from a row of results.parquet, which has one column per class of thoughts."""
     prefix = "thoughts."
     thoughts = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
     plain = {k: v for k, v in row.items() if not k.startswith(prefix)}

@@ -1,6 +1,6 @@
 """The paired table of conditions: its columns, and the table as text and as HTML.
 
-The columns stand in one list, from which the page of `mi_lens.report` is made too.
+The columns are defined in one list, which the page of `mi_lens.report` uses too.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,14 +21,14 @@ class Column:
     """One column of the paired table.
 
     Attributes:
-        heading: What it is called, with its unit.
-        value: What it shows of a condition: its results, and their comparison with the base (None
-            for the base itself). A value of None leaves the cell empty.
-        decimals: Of its numbers; None gives two significant digits, for p-values.
-        scale: What its numbers are multiplied by: 100 for percent and points.
-        sign: Whether positive numbers carry a plus.
-        brief: What of it the text and the notebook's table show, which have less room than the
-            page: all, the mean without its interval, or nothing.
+        heading: Name and unit of the column.
+        value: Computes the value for a condition, from its results and their comparison with the
+            base (None for the base itself). A value of None leaves the cell empty.
+        decimals: Number of decimals; None gives two significant digits, for p-values.
+        scale: Factor of the numbers: 100 for percent and points.
+        sign: Whether positive numbers have a plus sign.
+        brief: How much of the value the text and the notebook's table show, which have less room
+            than the page: all, the mean without its interval, or nothing.
     """
 
     heading: str
@@ -40,13 +40,13 @@ class Column:
 
     @property
     def form(self) -> str:
-        """The format of its numbers, as "+.1f"."""
+        """The format of the column's numbers, such as "+.1f"."""
         if self.decimals is None:
             return ".2g"
         return f"{'+' if self.sign else ''}.{self.decimals}f"
 
     def brief_value(self, arm: Arm, comparison: Comparison | None) -> Value:
-        """What the text and the notebook's table show of a condition."""
+        """The value for a condition in the text and in the notebook's table."""
         value = self.value(arm, comparison)
         return value.mean if isinstance(value, Estimate) and self.brief == "mean" else value
 
@@ -66,7 +66,7 @@ class Column:
 
 
 def _compared(value: Callable[[Comparison], Value]) -> Callable[[Arm, Comparison | None], Value]:
-    """What a column shows of a comparison; the base has none."""
+    """The value of a column that needs a comparison; None for the base, which has none."""
     return lambda _, comparison: None if comparison is None else value(comparison)
 
 
@@ -89,7 +89,7 @@ BRIEF = tuple(column for column in COLUMNS if column.brief != "nothing")
 
 
 def report(arms: Sequence[Arm], base: Arm) -> str:
-    """The paired table, the parts of every difference, and what it could show, as text."""
+    """The paired table, the parts of every difference, and the power of the tests, as text."""
     comparisons = compare_all(arms, base)
     rows = zip([base, *arms], [None, *comparisons], strict=True)
     cells = [[c.text(c.brief_value(arm, comparison)) for c in BRIEF] for arm, comparison in rows]
@@ -123,7 +123,7 @@ def report(arms: Sequence[Arm], base: Arm) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines: the first column to the left, all others to the right."""
+    """Rows as lines of text: the first column is left-aligned, the others are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

@@ -1,8 +1,8 @@
-"""Words that right traces of a problem write more or less often than wrong ones.
+"""Words that are more or less frequent in right traces than in wrong traces of the same problem.
 
-Problems differ in their words and in how hard they are, so right and wrong traces are compared
-within a problem, of which there must be several samples. A word that differs goes together with
-success; whether it decides success, `mi_lens.evaluation.critical_tokens` asks.
+Problems differ in their words and in difficulty, so right and wrong traces are compared within each
+problem, which needs several samples per problem. A word that differs is associated with success;
+`mi_lens.evaluation.critical_tokens` tests whether a token decides success.
 """
 
 from collections import Counter, defaultdict
@@ -23,15 +23,15 @@ class WordRow:
     """One word.
 
     Attributes:
-        word: Without surrounding space and punctuation, case folded.
-        right: Occurrences per token in right traces: mean over a problem's traces, then over
-            problems.
+        word: The word without surrounding space and punctuation, case folded.
+        right: Occurrences per token in right traces: mean over the traces of each problem, then
+            over problems.
         wrong: The same in wrong traces.
         difference: right - wrong, with its interval over problems.
-        p_value: Two-sided, of a permutation test that exchanges labels among the traces of a
+        p_value: Two-sided p-value of a test that permutes the labels of the traces within each
             problem.
-        p_adjusted: The same against the most extreme of all words (Westfall and Young): it controls
-            the chance of any false discovery, whatever the correlations between words.
+        p_adjusted: The p-value against the most extreme of all words (Westfall and Young). It
+            controls the probability of any false discovery, even if words are correlated.
     """
 
     word: str
@@ -44,11 +44,11 @@ class WordRow:
 
 @dataclass(frozen=True)
 class WordContrast:
-    """Words in right against wrong traces of the same problems.
+    """Words in right traces, compared with those in wrong traces of the same problems.
 
     Attributes:
-        rows: One per word, the smallest p-value first.
-        problems: Number of problems with right and wrong traces.
+        rows: One row per word, the smallest p-value first.
+        problems: Number of problems with both right and wrong traces.
         right: Number of right traces of these problems.
         wrong: Number of their wrong traces.
         left_out: Number of problems whose traces are all right or all wrong.
@@ -71,17 +71,17 @@ def contrast_words(
 ) -> WordContrast:
     """Compares how often words are written in right and in wrong traces of the same problem.
 
-    Rates are per token of the trace, as a longer trace has more of every word. So a word that each
-    trace writes once, such as the word before the answer, is rarer where traces are longer. Words
-    have at least one letter.
+    Rates are per token of the trace, since a longer trace has more of every word. So a word that
+    each trace writes once, such as the word before the answer, has a lower rate in longer traces.
+    Only words with at least one letter count.
 
     Args:
         tokenizer: The traces' tokenizer.
         traces: Several sampled traces per problem, each with its problem.
-        minimum_problems: A word counts if it stands in traces of at least so many of the problems
-            compared, be these traces right or wrong.
+        minimum_problems: A word counts if it occurs in the traces, right or wrong, of at least this
+            many of the compared problems.
         draws: Number of permutations.
-        seed: Of permutations and bootstrap.
+        seed: Seeds the permutations and the bootstrap.
 
     Raises:
         ValueError: If a trace has no problem, nothing to grade it by, or no tokens; no problem has
@@ -123,14 +123,14 @@ def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndar
 def _rates(
     tokenizer, groups: Sequence[Sequence[Trace]], minimum_problems: int
 ) -> tuple[list[str], list[Float[np.ndarray, "_ word"]]]:
-    """The words of enough problems, and for every problem their rate per token in each trace."""
+    """The words that occur in enough problems; and per problem, their rates in each trace."""
     counts = [[_words(tokenizer, trace) for trace in samples] for samples in groups]
     spread = Counter(word for of_problem in counts for word in set().union(*of_problem))
     words = sorted(word for word, problems in spread.items() if problems >= minimum_problems)
     if not words:
         raise ValueError(
             f"no word stands in traces of {minimum_problems} of the {len(groups)} problems with "
-            "right and wrong traces; give more problems, or lower minimum_problems"
+            "both right and wrong traces; give more problems, or lower minimum_problems"
         )
     rates = [
         np.array(
@@ -182,7 +182,7 @@ def _estimates(differences: Float[np.ndarray, "problem word"], seed: int) -> lis
     if n < 2:
         return [Estimate(mean, None, None, n) for mean in means]
     low, high = mean_interval(differences, seed=seed).tolist()
-    return [Estimate(*numbers, n) for numbers in zip(means, low, high, strict=True)]
+    return [Estimate(*row, n) for row in zip(means, low, high, strict=True)]
 
 
 def _permute(
@@ -191,7 +191,7 @@ def _permute(
     draws: int,
     seed: int,
 ) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " word"]]:
-    """P-values of the mean difference of each word alone, and against all words."""
+    """p-values of each word's mean difference: for the word alone, and against all words."""
     rng = np.random.default_rng(seed)
     statistics = np.zeros((1 + draws, rates[0].shape[1]))  # The first row is as observed.
     for rate, label in zip(rates, labels, strict=True):
@@ -199,8 +199,8 @@ def _permute(
         shuffled = rng.permuted(np.tile(weights, (draws, 1)), axis=1)
         statistics += np.concatenate([weights[None], shuffled]) @ rate
     statistics = np.abs(statistics)
-    statistics[statistics < 1e-12] = 0  # Rounding: a word as frequent in every trace.
-    statistics /= np.sqrt((statistics[1:] ** 2).mean(0)).clip(min=1e-300)  # Words weigh alike.
+    statistics[statistics < 1e-12] = 0  # Rounding errors, if a word has the same rate everywhere.
+    statistics /= np.sqrt((statistics[1:] ** 2).mean(0)).clip(min=1e-300)  # Equal weight per word.
     reached = statistics[0] * (1 - 1e-9)
     alone = (statistics[1:] >= reached).sum(0)
     together = (statistics[1:].max(1)[:, None] >= reached).sum(0)

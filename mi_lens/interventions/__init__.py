@@ -1,1 +1,1 @@
-"""What changes a generation: one small file each, behind one protocol (`protocol`)."""
+"""Interventions change a generation: one small file per kind, all behind one protocol."""

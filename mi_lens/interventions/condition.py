@@ -1,4 +1,4 @@
-"""A condition: what is done to a generation, under a name, as JSON and back."""
+"""A condition: interventions and sampling settings under a name; converted to JSON and back."""
 
 import ast
 import importlib
@@ -25,12 +25,13 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Condition:
-    """Interventions, in the order in which they act, and how tokens are drawn.
+    """Interventions, in the order in which they act, and sampling settings.
 
     Attributes:
-        interventions: None is the baseline.
+        interventions: An empty tuple is the baseline.
         sampling: How tokens are drawn.
-        name: For tables and figures; decides nothing. Empty gives a name made of the settings.
+        name: A label for tables and figures; it changes no result. If it is empty, the condition
+            is named after its interventions.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -39,82 +40,85 @@ class Condition:
 
     def __post_init__(self):
         object.__setattr__(self, "interventions", tuple(self.interventions))
-        recycled = [one for one in self.interventions if isinstance(one, Recycle)]
-        if len(recycled) > 1 and (
-            any(one.trigger == "candidate" for one in recycled)
-            or len({one.layer for one in recycled}) < len(recycled)
+        recycles = [part for part in self.interventions if isinstance(part, Recycle)]
+        if len(recycles) > 1 and (
+            any(recycle.trigger == "candidate" for recycle in recycles)
+            or len({recycle.layer for recycle in recycles}) < len(recycles)
         ):
             raise ValueError(
-                "a condition may recycle several layers at consumed tokens, each once; with "
-                "trigger='candidate' only one Recycle: the second would act on half a state"
+                "a condition may recycle several layers at consumed tokens, each layer once; with "
+                "trigger='candidate' it may hold only one Recycle: a second would act on a state "
+                "that is only partly computed"
             )
         if not self.name:
             names = " + ".join(map(repr, self.interventions))
             object.__setattr__(self, "name", names or "baseline")
 
     def to_json(self) -> dict[str, Any]:
-        """All settings, JSON-able; `from_json` turns them back."""
+        """All settings as JSON-able values, which `from_json` reads."""
         return {
             "name": self.name,
             "sampling": asdict(self.sampling),
-            "interventions": [to_json(one) for one in self.interventions],
+            "interventions": [to_json(intervention) for intervention in self.interventions],
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Condition":
-        """A condition from what `to_json` gave.
+        """A condition from what `to_json` returned.
 
         Raises:
-            ValueError: Naming a key or a kind that is unknown, or a setting that is impossible.
+            ValueError: If a key or a kind is unknown, or a setting is impossible.
         """
         unknown = value.keys() - {"name", "sampling", "interventions"}
         if unknown:
-            raise ValueError(f"condition: unknown {sorted(unknown)}; expected name, sampling, "
-                             "interventions")  # fmt: skip
+            raise ValueError(
+                f"condition: unknown {sorted(unknown)}; expected name, sampling, interventions"
+            )
         return cls(
-            tuple(from_json(one) for one in value.get("interventions", ())),
+            tuple(map(from_json, value.get("interventions", ()))),
             build(Sampling, value.get("sampling", {})),
             value.get("name", ""),
         )
 
 
 def to_json(intervention: Intervention) -> dict[str, Any]:
-    """An intervention's settings under the name of its class."""
+    """An intervention's settings, with the name of its class as "kind"."""
     settings = json.loads(json.dumps(intervention.to_json(), allow_nan=False))
     return {"kind": type(intervention).__name__, **settings}
 
 
 def from_json(value: dict[str, Any]) -> Intervention:
-    """An intervention from what `to_json` gave."""
+    """An intervention from what `to_json` returned."""
     settings = dict(value)
     return build(_kind(settings.pop("kind", None)), settings)
 
 
 def parse_intervention(text: str) -> Intervention:
-    """An intervention from a call as one would write it: "Suppress(['Wait', 'Hmm'])".
+    """An intervention from the text of a Python call, such as "Suppress(['Wait', 'Hmm'])".
 
-    Only literal arguments are read; nothing is run.
+    Arguments must be literals; no code is run.
 
     Raises:
-        ValueError: Saying what is wrong with the text.
+        ValueError: If the text is not such a call; the message says what is wrong.
     """
     return from_call(text, _kind, what="intervention", example="Suppress(['Wait', 'Hmm'])")
 
 
 def parse_condition(text: str) -> Condition:
-    """A condition as one would write it: "name=Suppress(['Wait']) + Recycle(2, ['So'])".
+    """A condition from a text such as "name=Suppress(['Wait']) + Recycle(2, ['So'])".
 
-    A name alone is a condition without interventions; interventions alone name themselves.
+    A name alone gives a condition without interventions. Interventions without a name give a
+    condition that is named after them.
 
     Raises:
-        ValueError: Saying what is wrong with the text.
+        ValueError: If the text is no condition; the message says what is wrong.
     """
-    found = re.fullmatch(r"\s*([\w.\- ]+?)\s*(?:=(?!=)\s*(.+))?", text, re.DOTALL)
-    name, acts = found.groups() if found else ("", text)
-    if acts is None:
+    match = re.fullmatch(r"\s*([\w.\- ]+?)\s*(?:=(?!=)\s*(.+))?", text, re.DOTALL)
+    name, interventions = match.groups() if match else ("", text)
+    if interventions is None:
         return Condition(name=name)
     try:
-        tree = ast.parse(acts.strip(), mode="eval").body
+        tree = ast.parse(interventions.strip(), mode="eval").body
     except SyntaxError:
         raise ValueError(
             f"condition {text!r}: expected \"name=Suppress(['Wait']) + Recycle(2, ['So'])\""

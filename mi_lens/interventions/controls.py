@@ -1,8 +1,8 @@
-"""What else could have been suppressed: words like thinking tokens in one way, and not thinking.
+"""Control words: what to suppress instead of thinking tokens, to tell whether these are special.
 
-Paper 1 compares suppression with random words of the vocabulary. A model hardly ever writes such a
-word, so banning it changes nothing whatever thinking tokens do. The other controls are written as
-often, as uncertainly or as late as the words that they stand for.
+Paper 1's control suppresses random words of the vocabulary. A model hardly ever writes such words,
+so suppressing them changes nothing, whether or not thinking tokens matter. The other controls here
+are written as often, as uncertainly or as late as the words that they replace.
 """
 
 from collections import defaultdict
@@ -25,10 +25,10 @@ class Control:
     """One draw of control words.
 
     Attributes:
-        words: As many as were to be matched; each stands for the word at its place.
-        by: How they were found.
-        emitted: How often traces write them.
-        matched_emitted: How often the same traces write the words that they stand for.
+        words: One control word for each word to match, in the same order.
+        by: What the control words have in common with the words that they replace.
+        emitted: How often the traces write the control words.
+        matched_emitted: How often the same traces write the words that are replaced.
     """
 
     words: tuple[str, ...]
@@ -47,26 +47,27 @@ def matched_controls(
     entropy: Sequence[Float[np.ndarray, "_"]] | None = None,
     seed: int = 0,
 ) -> list[Control]:
-    """Draws sets of control words for `Suppress` and its like.
+    """Draws sets of control words for `Suppress` and similar interventions.
 
-    Candidates have at least two letters and no digit, and are no word of the set. "vocabulary"
-    draws among all such words of the vocabulary (paper 1), "emitted" among those that the traces
-    write. "frequency" draws, from the set's most to its least frequent word, one of the five
-    candidates nearest in log count, each word once; "entropy" and "position" want the mean
-    next-token entropy, or the mean relative place in the trace, near as well: distances are in
-    units of a factor of two, and of a standard deviation over words.
+    Candidates are words with at least two letters and no digit that are not to be matched
+    themselves. "vocabulary" draws from all such words of the vocabulary (paper 1); "emitted" draws
+    from those that the traces write. "frequency" goes from the most to the least frequent word; for
+    each it draws one of the five nearest candidates in log count, and uses no candidate twice.
+    "entropy" and "position" also match the mean next-token entropy, or the mean relative position
+    in the trace. They add the distance in log2 count to the distance in standard deviations over
+    words.
 
     Args:
         tokenizer: The traces' tokenizer.
         traces: Baseline traces.
-        words: The words to match; token ids stand for the words they write.
-        by: As above.
-        draws: Number of sets.
+        words: The words to match; a token id means the word that it writes.
+        by: How controls are matched, as above.
+        draws: Number of sets to draw.
         entropy: For "entropy": `next_token_uncertainty(...)["entropy"]` of every trace, in bits.
-        seed: Of the draws.
+        seed: Seeds the draws.
 
     Raises:
-        ValueError: If the traces write none of the words, or candidates are too few.
+        ValueError: If the traces write none of the words, or there are too few candidates.
     """
     if by not in get_args(Matching):
         raise ValueError(f"by={by!r}: expected one of {get_args(Matching)}")
@@ -108,7 +109,7 @@ def matched_controls(
 def _mean_by_word(
     tokenizer, traces: Sequence[Trace], entropy: Sequence[Float[np.ndarray, "_"]] | None
 ) -> dict[str, float]:
-    """Of every word written, the mean of the entropy, or of the relative position if None."""
+    """For every word written, its mean entropy, or its mean relative position if that is None."""
     strings = vocabulary(tokenizer)
     values: dict[str, list[float]] = defaultdict(list)
     for i, trace in enumerate(traces):
@@ -116,13 +117,13 @@ def _mean_by_word(
             if word := word_of(strings[token]):
                 value = step / len(trace) if entropy is None else float(entropy[i][step])
                 values[word].append(value)
-    return {word: float(np.mean(written)) for word, written in values.items()}
+    return {word: float(np.mean(of_word)) for word, of_word in values.items()}
 
 
 def _distance(feature: Mapping[str, float]) -> Callable[[str, str], float]:
-    """How far two words are apart in a feature, in standard deviations over words.
+    """The distance of two words in a feature, in standard deviations over words.
 
-    The distance from a word without the feature is 0.
+    From a word that lacks the feature, the distance is 0.
     """
     spread = max(float(np.std(list(feature.values()))), 1e-12)
 

@@ -1,4 +1,4 @@
-"""Reasoning that goes on: a word put where a generation would have ended its thinking.
+"""Longer reasoning: where a generation would end its thinking, a word makes it continue.
 
 Thinking-token test-time scaling (TTTS, paper 1) continues from a thinking token while
 budget is left; s1's budget forcing continues from "Wait".
@@ -15,15 +15,16 @@ from mi_lens.traces.vocabulary import Words, as_words
 
 @dataclass(frozen=True)
 class Continue(Worded, Intervention):
-    r"""Puts a word in the place of the token that would end the thinking, and goes on from there.
+    r"""Replaces the token that would end the thinking by a word, and continues from there.
 
-    That token is "</think>" while the think block is open, and a token that ends the generation
-    at any time. Nothing is forced once fewer than `reserve` tokens of the budget are left.
+    Two kinds of tokens are replaced: "</think>" while the think block is open, and a token that
+    ends the generation at any time. Nothing is replaced if fewer than `reserve` tokens of the
+    budget would be left.
 
     Attributes:
-        words: Texts to go on from, one after the other and then from the first again.
-        times: How often at most; None while the budget lasts.
-        before: Put before the word.
+        words: Texts to continue from, used in turn; after the last comes the first again.
+        times: Maximum number of replacements; None means as long as the budget lasts.
+        before: Text that precedes the word.
         reserve: Tokens of the budget kept for the answer.
     """
 
@@ -35,7 +36,9 @@ class Continue(Worded, Intervention):
     def __post_init__(self):
         super().__post_init__()
         if any(not isinstance(word, str) for word in as_words(self.words)):
-            raise ValueError(f"words={self.words!r}: expected texts to go on from, not token ids")
+            raise ValueError(
+                f"words={self.words!r}: expected texts to continue from, not token ids"
+            )
         if self.times is not None and self.times < 1:
             raise ValueError(f"times={self.times}: expected at least 1, or None for no limit")
         if self.reserve < 1:

@@ -1,4 +1,4 @@
-"""One token that may not be chosen at one step, to see what is written in its place."""
+"""Forbids one token at one step, to see what is written in its place."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +15,8 @@ class ForbidAt(Intervention):
     """Forbids one token at one step.
 
     Attributes:
-        step: Index of the generated token, a prefix counted in.
-        token: The token id that cannot be chosen there.
+        step: Index of the generated token; the tokens of a prefix count.
+        token: The token id that cannot be chosen at this step.
     """
 
     step: int

@@ -1,17 +1,17 @@
-"""What the decode loop and an intervention know of each other.
+"""The interface between the decode loop and interventions.
 
-The loop keeps a `Row` for every generation under way. An `Intervention` is a frozen dataclass of
-settings; bound to a model it becomes an `Action`, whose methods the loop calls with the rows that
-asked for it and no others. Nothing here or in any intervention knows the loop.
+The loop keeps a `Row` for every running generation. An `Intervention` is a frozen dataclass of
+settings. Bound to a model it becomes an `Action`; the loop calls the action's methods only with the
+rows whose condition has this intervention. Neither this module nor any intervention knows the loop.
 
-In every step of a row, in this order:
+In every step of a row the loop calls, in this order:
 
-    will_edit    whether it will change states while the next token is read
-    edit         states at the action's hook names, while the token is read
-    logits       next-token logits
-    sampling     how the candidate is drawn from them
-    recycling    which layer runs again, given the candidate (or the token read)
-    replace      another token in the candidate's place, and what is forced after it
+    will_edit    says whether the action will change states while the next token is read
+    edit         changes states at the action's hook names while the token is read
+    logits       changes the next-token logits
+    sampling     changes how the candidate is drawn from the logits
+    recycling    says whether a layer runs again, given the candidate or the token read
+    replace      replaces the candidate, and may force tokens after it
 """
 
 from collections import deque
@@ -33,19 +33,19 @@ Trigger = Literal["candidate", "consumed"]
 
 @dataclass
 class Row:
-    """One generation under way, as interventions see it.
+    """One running generation, as interventions see it.
 
     Attributes:
-        tokenizer: The model's.
-        prompt_ids: Without padding.
-        seed: The request's.
-        limit: Most tokens that it may generate.
-        token_ids: Generated so far, including a prefix that the request brought.
-        reading: How many of its last tokens are being read now: all of them in the first step,
-            then one.
-        candidate: The token drawn from the logits and not yet accepted.
-        forced: Tokens that come next, whatever the logits say.
-        events: What interventions did, a JSON-able mapping each; ends in the trace.
+        tokenizer: The model's tokenizer.
+        prompt_ids: Token ids of the prompt, without padding.
+        seed: The seed of the request.
+        limit: Maximum number of generated tokens.
+        token_ids: The tokens generated so far, including the prefix of the request.
+        reading: Number of last tokens that are being read now: all of them in the first step, one
+            in later steps.
+        candidate: The token that was drawn from the logits and is not yet accepted.
+        forced: Tokens that are emitted next, whatever the logits are.
+        events: What interventions did, one JSON-able mapping per event; stored in the trace.
     """
 
     tokenizer: Any
@@ -60,25 +60,25 @@ class Row:
 
     @property
     def step(self) -> int:
-        """Index of the token that is chosen next."""
+        """Index of the next generated token."""
         return len(self.token_ids)
 
     @property
     def consumed(self) -> int:
-        """The token just read."""
+        """The token that was read last."""
         return self.token_ids[-1] if self.token_ids else self.prompt_ids[-1]
 
     def read(self) -> Sequence[int]:
-        """The tokens being read now, the prompt's among them in the first step."""
+        """The tokens that are being read now; in the first step these include the prompt."""
         if self.reading <= len(self.token_ids):
             return self.token_ids[len(self.token_ids) - self.reading :]
         return [*self.prompt_ids, *self.token_ids][-self.reading :]
 
     def thinking(self, generated: int | None = None) -> bool:
-        """Whether the think block is open after so many generated tokens (all, if None).
+        """Whether the think block is open after a number of generated tokens (None means all).
 
         The prompt of a reasoning model opens the block, so it is open from the start until
-        "</think>", and without end for a tokenizer that has no such token.
+        "</think>". If the tokenizer has no such token, the block never closes.
         """
         marks = think_ids(self.tokenizer)
         if marks is None:
@@ -90,7 +90,7 @@ class Row:
 
     @property
     def thought(self) -> ThoughtClass:
-        """Class of the thought so far, by SEAL's rule: the text since the last boundary."""
+        """Class of the unfinished thought (the text since the last boundary), by SEAL's rule."""
         boundaries = boundary_ids(self.tokenizer)
         start = len(self.token_ids)
         while start and self.token_ids[start - 1] not in boundaries:
@@ -102,25 +102,31 @@ class Row:
         return uniform(self.seed, self.prompt_ids, self.step, purpose)
 
     def note(self, what: str, **details: Any) -> None:
-        """Writes down what an intervention did at this step."""
+        """Records what an intervention did at this step."""
         self.events.append({"step": self.step, "what": what, **details})
 
 
 @dataclass(frozen=True)
 class Recycling:
-    """An order to run a block again for a row (`mi_lens.interventions.recycle`)."""
+    """An instruction to run a block again for a row (`mi_lens.interventions.recycle`).
+
+    Attributes:
+        passes: Number of further runs.
+        keep_kv: Whether later tokens attend to the keys and values of the first run.
+    """
 
     passes: int
     keep_kv: bool
 
 
 class Action:
-    """What an intervention does on one model; every method does nothing unless overridden.
+    """What an intervention does on one model. Methods do nothing unless overridden.
 
     Attributes:
-        hook_names: Where `edit` wants to be called.
-        recycled_layer: The layer whose block `recycling` may ask to run again; None for none.
-        recycled_when: "consumed", while a token is read, or "candidate", once one is drawn.
+        hook_names: The hook names at which the loop calls `edit`.
+        recycled_layer: The layer whose block `recycling` may run again; None if there is none.
+        recycled_when: When `recycling` is asked: "consumed" means while a token is read,
+            "candidate" means once a candidate is drawn.
     """
 
     hook_names: Sequence[str] = ()
@@ -130,14 +136,14 @@ class Action:
     def edit(
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
     ) -> Float[Tensor, "rows pos d"]:
-        """New states at a hook name; the last `row.reading` positions of each are the row's."""
+        """New states at a hook name; the last `row.reading` positions of a row are its tokens."""
         return states
 
     def will_edit(self, row: Row) -> bool:
-        """Whether states may be changed while the row reads what it reads now.
+        """Whether the action may change states while the row reads its current tokens.
 
-        Where not, its state is shared with the same prompt's other conditions. By default, True
-        for an action that has hook names, or recycles what is consumed.
+        If it does not, the row shares its state with other conditions of the same prompt. The
+        default is True for an action that has hook names or recycles consumed tokens.
         """
         consumes = self.recycled_layer is not None and self.recycled_when == "consumed"
         return bool(self.hook_names) or consumes
@@ -153,11 +159,11 @@ class Action:
         return sampling
 
     def recycling(self, row: Row) -> Recycling | None:
-        """Whether the block of `recycled_layer` runs again for the row, now."""
+        """How the block of `recycled_layer` runs again for the row now; None if it does not."""
         return None
 
     def replace(self, row: Row, candidate: int, end_ids: frozenset[int]) -> int:
-        """The token to accept; may add to `row.forced`. `end_ids` end a generation."""
+        """The token to accept; may add to `row.forced`. The tokens `end_ids` end a generation."""
         return candidate
 
 
@@ -165,19 +171,19 @@ class Action:
 class Intervention(Protocol):
     """A frozen dataclass of JSON-able settings that can act on a model.
 
-    A model of one's own: subclass this and `Action`, and put an instance into a `Condition`.
+    To write your own, subclass this and `Action`, and put an instance into a `Condition`.
     """
 
     def bind(self, model: Any) -> Action:
-        """The action on a model.
+        """The intervention's action on a model.
 
         Raises:
-            ValueError: A layer, hook name, word or width does not fit the model.
+            ValueError: If a layer, hook name, word or width does not fit the model.
         """
         ...
 
     def check(self, problem: Problem) -> None:
-        """Refuses a problem that this must not be tried on, with a ValueError."""
+        """Raises a ValueError if the intervention must not be tried on the problem."""
         return
 
     def to_json(self) -> dict[str, Any]:
@@ -188,17 +194,18 @@ class Intervention(Protocol):
 def positions(
     rows: Sequence[Row], width: int, wanted: Callable[[Row, int, int], bool]
 ) -> Bool[Tensor, "rows pos"]:
-    """Which positions of left-padded states are wanted.
+    """A mask of the wanted positions of left-padded states.
 
     Args:
         rows: The rows of the states.
-        width: Positions of the states.
-        wanted: Asked with a row, a token that it reads now, and how many tokens the row has
-            generated up to and with that one; 0 and less in the prompt, whose last is 0.
+        width: Number of positions of the states.
+        wanted: Called with a row, a token that the row reads now, and the number of generated
+            tokens up to and including that token. The number is 0 for the last token of the prompt,
+            and negative for the tokens before it.
     """
-    chosen = torch.zeros(len(rows), width, dtype=torch.bool)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
         tokens = row.read()
         for k, token in enumerate(tokens, start=1 - len(tokens)):
-            chosen[i, width - 1 + k] = wanted(row, token, len(row.token_ids) + k)
-    return chosen
+            mask[i, width - 1 + k] = wanted(row, token, len(row.token_ids) + k)
+    return mask

@@ -1,15 +1,16 @@
-"""Representation recycling: a block run again on its own output at thinking tokens.
+"""Representation recycling: at thinking tokens, a block runs again on its own output.
 
-Paper 1: h' = block_l(h_{l-1}), then h_l = block_l(h'), the other layers as usual.
-Which position is recycled, the text and the released code answer differently:
+Paper 1: h' = block_l(h_{l-1}), then h_l = block_l(h'); the other layers run as usual. The paper's
+text and its released code differ in which position is recycled:
 
-    candidate  the code: once the logits propose a thinking token, the position that emits it runs
-               block l again, the layers above and the logits are computed anew, and the token is
-               drawn from those; it may be another.
-    consumed   the text: the position that reads a thinking token runs block l again, in passing.
+    candidate  The code: when the logits propose a thinking token, block l runs again at the
+               position that emits it. The layers above and the logits are computed again, and the
+               token is drawn from the new logits; it may be a different one.
+    consumed   The text: block l runs again at the position that reads a thinking token, within the
+               same forward pass.
 
 The state h' is the block's output after other hooks. No hook fires in the further runs of the
-block; in the candidate reading, hooks of the layers above fire for the position again.
+block. With "candidate", hooks of the layers above fire again for the position.
 """
 
 from collections.abc import Set
@@ -27,16 +28,16 @@ class Recycle(Worded, Intervention):
     """Runs a layer again at words (RR, paper 1).
 
     Attributes:
-        layer: The hook name of its output, as "blocks.23.hook_resid_post"; a layer number is
-            turned into it.
-        words: Words, each with every surface form that is one token; or token ids.
-        passes: Further runs of the block.
+        layer: The hook name of the layer's output, such as "blocks.23.hook_resid_post"; a layer
+            number is converted to it.
+        words: Words, each with every surface form that is a single token; or token ids.
+        passes: Number of further runs of the block.
         trigger: "candidate" (the released code) or "consumed" (the text), as above. Tokens of
-            prompts and prefixes trigger nothing.
-        kv: What later tokens attend to in this layer: "replace", keys and values of the last run
-            (the released code), or "keep", those of the first.
-        probability: Of recycling where the words ask for it; the released code throws a coin of
-            0.5. Drawn from the request's seed.
+            prompts and prefixes do not trigger.
+        kv: What later tokens attend to in this layer: "replace" means the keys and values of the
+            last run (the released code), "keep" means those of the first run.
+        probability: Chance of recycling at each trigger; the released code uses 0.5. It is drawn
+            with the request's seed.
     """
 
     layer: str | int
@@ -53,7 +54,7 @@ class Recycle(Worded, Intervention):
         if layer_of_output(str(self.layer)) is None:
             raise ValueError(
                 f"layer={self.layer!r}: expected a layer number or the hook name of a block's "
-                f"output, as {block_output(12)!r}"
+                f"output, such as {block_output(12)!r}"
             )
         if self.passes < 1:
             raise ValueError(f"passes={self.passes}: expected at least 1 further run of the block")
@@ -88,8 +89,8 @@ class _Recycle(Action):
 
     def will_edit(self, row: Row) -> bool:
         """See `Action.will_edit`."""
-        consumed = self.recycled_when == "consumed" and row.reading == 1
-        return consumed and self.recycling(row) is not None
+        reads_token = self.recycled_when == "consumed" and row.reading == 1
+        return reads_token and self.recycling(row) is not None
 
     def recycling(self, row: Row) -> Recycling | None:
         """See `Action.recycling`."""

@@ -1,4 +1,4 @@
-"""How a token is chosen from logits: by a request's own randomness, never a global generator."""
+"""Sampling: chooses a token from logits with the request's own randomness, never a global one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Sampling:
     """How a token is chosen from next-token probabilities.
 
     Attributes:
-        temperature: 0 takes the likeliest token (greedy); else logits are divided by it.
+        temperature: 0 takes the likeliest token (greedy); other values divide the logits.
         top_p: Keeps the fewest likeliest tokens whose probability reaches this.
         top_k: Keeps this many likeliest tokens; None keeps all.
         min_p: Keeps tokens at least this many times as likely as the likeliest.
@@ -39,9 +39,9 @@ class Sampling:
 
 
 def choose_token(logits: Float[Tensor, "d_vocab"], sampling: Sampling, uniform: float) -> int:
-    """A token from its logits; `uniform`, in [0, 1), is the only randomness.
+    """Chooses a token from logits; the number `uniform`, in [0, 1), is the only randomness.
 
-    Of tokens that tie for the likeliest, the first.
+    If several tokens are equally likely, greedy decoding takes the one with the lowest id.
     """
     if sampling.temperature == 0:
         return int(logits.argmax())
@@ -49,7 +49,7 @@ def choose_token(logits: Float[Tensor, "d_vocab"], sampling: Sampling, uniform: 
     scaled = (logits.double() - logits.max().double()) / sampling.temperature
     probabilities, order = scaled.softmax(-1).sort(descending=True, stable=True)
     keep = probabilities >= sampling.min_p * probabilities[0]
-    # A token stays if the ones before it have not yet reached top_p; the first always does.
+    # A token stays if those before it have not yet reached top_p; so the first always stays.
     keep[1:] &= probabilities.cumsum(-1)[:-1] < sampling.top_p
     if sampling.top_k is not None:
         keep[sampling.top_k :] = False
@@ -59,10 +59,10 @@ def choose_token(logits: Float[Tensor, "d_vocab"], sampling: Sampling, uniform: 
 
 
 def uniform(seed: int, prompt_ids: Sequence[int], step: int, purpose: str = "token") -> float:
-    """A number in [0, 1) from a counter-based generator: keyed by request, counted by step.
+    """A number in [0, 1) from a counter-based generator: the request is the key, the step counts.
 
-    The prompt is part of the key, so that problems sampled with one seed are independent; so is
-    the purpose, so that a coin and a token of the same step are.
+    The key includes the prompt, so that problems sampled with the same seed are independent. It
+    also includes the purpose, so that several draws at the same step are independent.
     """
     key = int(content_hash([seed, list(prompt_ids), purpose]), 16)
     return float(np.random.Generator(np.random.Philox(key=key, counter=step)).random())

@@ -1,4 +1,4 @@
-r"""A vector added to states while the model writes (SEAL, arXiv 2504.07986).
+r"""Steering: a vector is added to states during generation (SEAL, arXiv 2504.07986).
 
 SEAL adds alpha times S at the tokens that contain "\n\n", inside the think block. Its layer 20 is
 the input of block 20, which is the output of block 19: "blocks.19.hook_resid_post".
@@ -27,21 +27,22 @@ Variant = Literal["add", "project", "random"]
 
 @dataclass(frozen=True, eq=False)
 class Steer(Intervention):
-    r"""Adds `alpha` times a vector to a hook name's states at chosen positions.
+    r"""Adds `alpha` times a vector to the states at a hook name, at selected positions.
 
     Attributes:
         vector: A `SteeringVector`, the path of a file of them, or numbers of shape (d_model,).
-        hook_name: Where; None takes the vector's own.
-        alpha: How much of it.
-        at: "boundary", tokens that contain "\n\n"; "all"; or words, each with every surface form.
-        inside_think: Only while the think block is open.
-        prompt: Also at the prompt's positions (which count as outside of the think block).
-        variant: "add"; "project", which takes alpha times the state's component along the vector
-            away; or "random", which adds a random direction of the same norm (a control).
-        seed: Of the random direction.
-        made_from: Keys (`Problem.key`) of the problems that the vector was made from; a
-            `SteeringVector` brings them.
-        allow_overlap: Lets those problems be generated for all the same.
+        hook_name: Where the vector is added; None takes the hook name of the `SteeringVector`.
+        alpha: Factor of the vector.
+        at: "boundary" steers at tokens that contain "\n\n"; "all" at every token; words at these
+            words, each with every surface form.
+        inside_think: Whether to steer only while the think block is open.
+        prompt: Whether to steer the prompt's positions too (even if `inside_think` is True).
+        variant: "add" adds the vector; "project" subtracts alpha times the state's component along
+            the vector; "random" adds a random direction of the same norm (a control).
+        seed: Seeds the random direction.
+        made_from: Keys (`Problem.key`) of the problems that the vector was computed from; a
+            `SteeringVector` provides them.
+        allow_overlap: Whether generation on those problems is allowed.
     """
 
     vector: Any = field(repr=False)
@@ -75,7 +76,7 @@ class Steer(Intervention):
         if not vector.isfinite().all() or not vector.norm():
             raise ValueError("vector holds NaN or infinity, or is zero; expected a direction")
         if self.hook_name is None:
-            raise ValueError("hook_name is None: only a SteeringVector brings its own")
+            raise ValueError("hook_name is None: only a SteeringVector provides its own")
         if not isfinite(self.alpha):
             raise ValueError(f"alpha={self.alpha}: expected a finite number")
         if self.variant not in get_args(Variant):
@@ -91,8 +92,8 @@ class Steer(Intervention):
         """See `Intervention.check`."""
         if is_among(problem, self.made_from) and not self.allow_overlap:
             raise ValueError(
-                f"problem {problem.id} is one of those that the steering vector was made from; "
-                "evaluate on others, or say Steer(..., allow_overlap=True)"
+                f"problem {problem.id} is one of those that the steering vector was computed from; "
+                "evaluate on others, or use Steer(..., allow_overlap=True)"
             )
 
     def bind(self, model) -> Action:
@@ -102,7 +103,8 @@ class Steer(Intervention):
         d_model = model.cfg.d_model
         if len(self.vector) != d_model:
             raise ValueError(
-                f"vector has {len(self.vector)} numbers and the model's residual stream {d_model}"
+                f"vector has {len(self.vector)} numbers and the model's residual stream {d_model}; "
+                "expected as many"
             )
         if self.at == "boundary":
             ids: Set[int] | None = boundary_ids(model.tokenizer)
@@ -127,15 +129,17 @@ def _from_file(path: str | Path, hook_name: str | None) -> SteeringVector:
     if hook_name is None and len(vectors) == 1:
         return next(iter(vectors.values()))
     if hook_name not in vectors:
-        raise ValueError(f"{path} has no vector for hook_name={hook_name!r}; has {sorted(vectors)}")
+        raise ValueError(
+            f"{path} has no vector for hook_name={hook_name!r}; it has {sorted(vectors)}"
+        )
     return vectors[hook_name]
 
 
 def random_like(vector: Float[Tensor, "d"], seed: int) -> Float[Tensor, "d"]:
     """A random direction with the norm of a vector."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(len(vector), dtype=torch.float64, generator=generator)
-    return drawn * (vector.double().norm() / drawn.norm())
+    direction = torch.randn(len(vector), dtype=torch.float64, generator=generator)
+    return direction * (vector.double().norm() / direction.norm())
 
 
 class _Steer(Action):
@@ -146,7 +150,7 @@ class _Steer(Action):
         if settings.variant == "random":
             vector = random_like(vector, settings.seed)
         self.unit = (vector / vector.norm()).to(device, dtype)
-        self.added = (settings.alpha * vector).to(device, dtype)
+        self.shift = (settings.alpha * vector).to(device, dtype)
 
     def wanted(self, row: Row, token: int, generated: int) -> bool:
         """Whether the position of a token is steered."""
@@ -164,11 +168,11 @@ class _Steer(Action):
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
     ) -> Float[Tensor, "rows pos d"]:
         """See `Action.edit`."""
-        chosen = positions(rows, states.shape[1], self.wanted)
-        if not chosen.any():
+        mask = positions(rows, states.shape[1], self.wanted)
+        if not mask.any():
             return states
         if self.settings.variant == "project":
             change = -self.settings.alpha * (states @ self.unit)[..., None] * self.unit
         else:
-            change = self.added
-        return torch.where(chosen[..., None].to(states.device), states + change, states)
+            change = self.shift
+        return torch.where(mask[..., None].to(states.device), states + change, states)

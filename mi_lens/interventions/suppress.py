@@ -1,4 +1,4 @@
-"""Words that are never written: probability zero, every surface form of them."""
+"""Suppression of words: every surface form gets probability zero, or a penalty on its logit."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,10 +20,10 @@ class LogitPenalty(Worded, Intervention):
     """Adds a number to the logits of words: SEAL's baseline adds -3 (paper 2).
 
     Attributes:
-        words: Words, each with every surface form that is one token; or token ids.
-        penalty: What is added; negative makes the words rarer.
-        containing: Also every token that contains a word as a part, case-insensitively (SEAL's
-            rule for "wait" and "alternatively").
+        words: Words, each with every surface form that is a single token; or token ids.
+        penalty: The number to add; a negative number makes the words rarer.
+        containing: Whether to include every token that contains a word, ignoring case (SEAL's rule
+            for "wait" and "alternatively").
     """
 
     words: Words
@@ -52,7 +52,7 @@ class Suppress(Worded, Intervention):
     """Gives words the probability zero (paper 1).
 
     Attributes:
-        words: Words, each with every surface form that is one token; or token ids.
+        words: Words, each with every surface form that is a single token; or token ids.
     """
 
     words: Words
@@ -84,8 +84,9 @@ class Evasion:
 
     Attributes:
         prevented: How often a suppressed word would have been written.
-        instead: Word, or punctuation as it stands, to how often it was written instead.
-        respelled: Suppressed word to how often it stands in the text all the same, out of pieces.
+        instead: What was written instead (a word, or punctuation) to how often.
+        respelled: Suppressed word to how often it is in the text nevertheless, spelled from several
+            tokens.
     """
 
     prevented: int
@@ -94,11 +95,11 @@ class Evasion:
 
 
 def evasion(tokenizer, traces: Iterable[Trace], words: Words) -> Evasion:
-    """How traces made under `Suppress(words)` went around it (paper 1 saw "But wait").
+    """How traces generated under `Suppress(words)` evaded it (paper 1 reports "But wait").
 
     Args:
-        tokenizer: The model's.
-        traces: Their events tell what was wanted and what was written.
+        tokenizer: The model's tokenizer.
+        traces: Traces with the events of the suppression: the token wanted, and the token written.
         words: The suppressed words.
     """
     names = [w if isinstance(w, str) else tokenizer.decode([w]) for w in as_words(words)]
@@ -108,8 +109,8 @@ def evasion(tokenizer, traces: Iterable[Trace], words: Words) -> Evasion:
     for trace in traces:
         for event in trace.events:
             if event["what"] == "logits" and event["wanted"] in suppressed.ids:
-                written = tokenizer.decode([event["emitted"]])
-                instead[word_of(written) or written] += 1
+                token = tokenizer.decode([event["emitted"]])
+                instead[word_of(token) or token] += 1
         for piece in trace.text.split():
             if word_of(piece) in suppressed.words:
                 respelled[word_of(piece)] += 1

@@ -1,4 +1,4 @@
-"""More randomness right after thinking tokens."""
+"""A different temperature right after thinking tokens."""
 
 from collections.abc import Set
 from dataclasses import asdict, dataclass, replace
@@ -14,8 +14,8 @@ class RaiseTemperature(Worded, Intervention):
     """Samples the token after a word at another temperature.
 
     Attributes:
-        words: Words, each with every surface form that is one token; or token ids.
-        temperature: Of the next token's distribution; 0 is greedy.
+        words: Words, each with every surface form that is a single token; or token ids.
+        temperature: Temperature at which the next token is drawn; 0 is greedy.
     """
 
     words: Words
@@ -23,7 +23,7 @@ class RaiseTemperature(Worded, Intervention):
 
     def __post_init__(self):
         super().__post_init__()
-        Sampling(temperature=self.temperature)  # refuses what is no temperature
+        Sampling(temperature=self.temperature)  # refuses an invalid temperature
 
     def bind(self, model) -> Action:
         """See `Intervention.bind`."""

@@ -4,7 +4,7 @@ from mi_lens.traces.vocabulary import Words, as_words
 
 
 class Worded:
-    """An intervention with a field `words`: whatever is given, it holds a tuple."""
+    """An intervention with a field `words`, which is converted to a tuple."""
 
     words: Words
 

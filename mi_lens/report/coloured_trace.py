@@ -23,7 +23,7 @@ class ColouredTrace:
     Attributes:
         title: What stands above the text.
         tokens: The tokens as text.
-        values: One a token.
+        values: One value per token.
         peaks: Steps that are outlined.
     """
 
@@ -51,7 +51,7 @@ def show(trace: Trace, mi: ArrayLike, peaks: ArrayLike = (), *, tokenizer: Any) 
 
     Args:
         trace: The trace.
-        mi: One value a step: a trajectory at one hook name, or any other number.
+        mi: One value per step: a trajectory at one hook name, or any other number.
         peaks: Steps to outline.
         tokenizer: Of the trace's token ids, as `model.tokenizer`.
 
@@ -59,7 +59,7 @@ def show(trace: Trace, mi: ArrayLike, peaks: ArrayLike = (), *, tokenizer: Any) 
         What a notebook shows as HTML where it is the last expression of a cell.
 
     Raises:
-        ValueError: If there is not one finite value a step, or a peak lies outside the trace.
+        ValueError: If there is not one finite value per step, or a peak lies outside the trace.
     """
     values = np.asarray(mi, dtype=float)
     if values.shape != (len(trace),) or not len(trace):

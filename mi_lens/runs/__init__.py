@@ -1,1 +1,1 @@
-"""One file a command; folders that survive a kill."""
+"""The commands, one file each, and run folders that survive a killed process."""

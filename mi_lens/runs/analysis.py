@@ -1,4 +1,4 @@
-"""What a run of `mi-lens analyze` found, read back without its model."""
+"""The results of a run of `mi-lens analyze`, read back without its model."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,19 +25,19 @@ from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.runs.measure import Measurements, measurements_from_row
 from mi_lens.traces.trace import Trace
 
-LAST_WRITTEN = "thinking_tokens.json"  # Where it stands, a run is finished.
+LAST_WRITTEN = "thinking_tokens.json"  # A run is finished once its folder has this file.
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a run found.
+    """The results of a run.
 
     Attributes:
-        config: What was asked.
-        traces: One a problem, in order.
+        config: The configuration of the run.
+        traces: One trace per problem, in order.
         token_strings: For every trace, its generated tokens as text.
-        hook_names: What was read.
-        measurements: Trace id to what was read from it; a trace too short for peaks has none.
+        hook_names: The hook names at which states were read.
+        measurements: Trace id to the trace's measurements; a trace too short for peaks has none.
         tokens: Hook name to the table of words at its peaks.
     """
 
@@ -52,15 +52,15 @@ class Analysis:
     def load(cls, folder: str | Path) -> "Analysis":
         """Reads back what `analyze` wrote, with the tokenizer only: the model is not loaded.
 
-        Of a run that is not finished, what is there: traces in the order in which they finished,
-        measurements so far, and no words (`finished` is False).
+        An unfinished run gives the traces in the order in which they finished, the measurements so
+        far, and no words (`finished` is False).
 
         Args:
             folder: The run's folder; nothing in it is changed.
 
         Raises:
-            FileNotFoundError: If there is no run in it, or its tokenizer is gone.
-            ValueError: If the run is another command's, or of another version of mi_lens.
+            FileNotFoundError: If the folder holds no run, or its tokenizer no longer exists.
+            ValueError: If the run belongs to another command, or to another version of mi_lens.
         """
         folder = Path(folder)
         record = read_record(folder)
@@ -90,12 +90,12 @@ class Analysis:
 
     @property
     def peak_rule(self) -> PeakRule:
-        """What picks the peaks."""
+        """The rule that selects peaks."""
         return self.config.peak_rule()
 
     @property
     def finished(self) -> bool:
-        """Whether every trace was read and the words at peaks counted."""
+        """Whether every trace was measured and the words at peaks were counted."""
         return bool(self.tokens)
 
     @cached_property
@@ -109,7 +109,7 @@ class Analysis:
         return tuple(trace for trace in self.traces if trace.id in self.measurements)
 
     def measurement(self, trace: Trace, hook_name: str) -> Measurement:
-        """What was read from a trace at a hook name."""
+        """The measurement of a trace at a hook name."""
         return self.measurements[trace.id][hook_name]
 
     def mi(self, trace: Trace, hook_name: str) -> list[float]:
@@ -121,12 +121,12 @@ class Analysis:
         return find_peaks(self.measurement(trace, hook_name).mi, self.peak_rule).tolist()
 
     def specific_peaks(self, trace: Trace, hook_name: str) -> list[int] | None:
-        """The significant peaks of the specific part; None where there is no calibration."""
+        """The significant peaks of the specific part; None if there is no calibration."""
         calibration = self.measurement(trace, hook_name).calibration
         return None if calibration is None else calibration.peaks(self.peak_rule).tolist()
 
     def controls(self, hook_name: str) -> ControlSummary:
-        """What the controls say at a hook name, over traces."""
+        """The summary of the controls at a hook name, over traces."""
         measurements = [self.measurement(trace, hook_name) for trace in self.analysed]
         return summarize(measurements, rule=self.peak_rule)
 
@@ -135,19 +135,19 @@ class Analysis:
         return peak_statistics(self.mi(trace, hook_name), self.peaks(trace, hook_name))
 
     def summary(self, hook_name: str) -> dict[str, Any]:
-        """Means over traces, as in paper 1's tables 1 and 2; None where no trace defines one."""
+        """Means over traces, as in paper 1's tables 1 and 2; None where no trace has a value."""
         statistics = [self.statistics(trace, hook_name) for trace in self.analysed]
 
         def mean(field: str) -> float | None:
             values = [v for row in statistics if (v := getattr(row, field)) is not None]
             return float(np.mean(values)) if values else None
 
-        graded = [one.correct for one in self.grades if one is not None]
+        correct = [verdict.correct for verdict in self.grades if verdict is not None]
         return {
             "hook_name": hook_name,
             "traces": len(self.traces),
             "analysed": len(self.analysed),
-            "accuracy": float(np.mean(graded)),
+            "accuracy": float(np.mean(correct)),
             "finished": float(np.mean([trace.stop_reason == "eos" for trace in self.traces])),
             "tokens": float(np.mean([len(trace) for trace in self.traces])),
             "peaks": mean("count"),
@@ -161,20 +161,22 @@ class Analysis:
         summaries = [self.summary(name) for name in self.hook_names]
         header = [key.replace("_", " ") for key in summaries[0]]
         title = f"{self.config.model} on {self.config.problems}"
-        return table([tuple(one.values()) for one in summaries], header, title)
+        return table([tuple(summary.values()) for summary in summaries], header, title)
 
 
 def _order(folder: Path) -> list[str]:
     """The ids of a finished run's traces, in the order of its problems."""
-    found = read_record(folder, "peaks.json")
-    if "traces" not in found:
+    record = read_record(folder, "peaks.json")
+    if "traces" not in record:
         raise ValueError(
-            f"{folder}: its peaks.json does not say the order of the traces; run the command that "
-            "made it again, which computes nothing anew and writes it"
+            f"{folder}: its peaks.json does not say the order of the traces; run the same command "
+            "again: it writes the order and computes nothing again"
         )
-    return found["traces"]
+    return record["traces"]
 
 
 def _table_from_row(row: dict[str, Any]) -> ThinkingTokens:
-    rows = tuple(TokenRow(**{**one, "token_ids": tuple(one["token_ids"])}) for one in row["rows"])
+    rows = tuple(
+        TokenRow(**{**word, "token_ids": tuple(word["token_ids"])}) for word in row["rows"]
+    )
     return ThinkingTokens(**{**row, "rows": rows})

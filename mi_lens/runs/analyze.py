@@ -1,4 +1,4 @@
-"""mi-lens analyze: problems, traces, states, trajectories, peaks and their words, in one run."""
+"""mi-lens analyze: generates traces, reads states, finds peaks and their words, in one run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,14 +26,14 @@ from mi_lens.traces.trace import Trace
 def analyze(config: AnalyzeConfig) -> Analysis:
     """Generates traces, reads their states, and finds peaks and the words they decode to.
 
-    Writes to `config.out`, each result before the next begins: run.json, traces.jsonl,
-    activations/ (a safetensors file a trace), readings.jsonl, peaks.json,
-    controls.json, thinking_tokens.json. A run that was killed continues where it was.
+    Writes run.json, traces.jsonl, activations/ (one safetensors file per trace), readings.jsonl,
+    peaks.json, controls.json and thinking_tokens.json to `config.out`. Each result is written
+    before the next begins; a run that was killed continues where it stopped.
 
     Raises:
         ValueError: If there are no problems, a problem lacks what `config.site` reads, a hook name
             does not exist, or no trace is long enough to have peaks.
-        FileExistsError: If the folder holds something else.
+        FileExistsError: If the folder holds anything other than this run.
     """
     problems = config.load_problems(config.seed)
     _require_solutions(problems, config)
@@ -41,7 +41,7 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     model = plan.model
     hook_names = tuple(match_hook_names(model, config.hook_names or last_block_output(model)))
     requests = requests_of(config, plan, problems)
-    # From here on the folder exists: what can be refused was refused.
+    # All checks come before this line, so that a refused run leaves no folder.
     folder = open_run(config, plan.fingerprint)
     traces = generate_into(folder, plan, requests, batch_size=config.batch_size)
     measurements = measure_into(folder, config, plan, traces, hook_names)

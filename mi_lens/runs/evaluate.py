@@ -1,4 +1,4 @@
-"""mi-lens evaluate: conditions on the same problems, into a folder."""
+"""mi-lens evaluate: tries conditions on the same problems and writes the results to a folder."""
 
 from dataclasses import asdict
 
@@ -12,18 +12,18 @@ from mi_lens.runs.folder import open_run
 
 
 def run_evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluates into `config.out`; a run that was killed continues where it was.
+    """Evaluates and writes to `config.out`; a run that was killed continues where it stopped.
 
     Raises:
-        ValueError: As `evaluate`.
-        FileExistsError: If the folder holds something else.
+        ValueError: For the reasons of `evaluate`.
+        FileExistsError: If the folder holds anything other than this run.
     """
     problems = config.load_problems(config.seed)
     conditions = conditions_of(config)
     plan = Plan(config.load_model(config.model))
     for condition in conditions:
         for intervention in condition.interventions:
-            intervention.bind(plan.model)  # refuses what does not fit before there is a folder
+            intervention.bind(plan.model)  # fails, if it must, before the folder is created
     folder = open_run(config, plan.fingerprint)
     evaluation = evaluate_with(
         plan,
@@ -52,7 +52,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
 
 
 def conditions_of(config: EvaluateConfig) -> list[Condition]:
-    """The conditions of a run; what `config.intervene` names acts in each of them first.
+    """The conditions of a run; in each, the interventions of `config.intervene` act first.
 
     Raises:
         ValueError: If a text is no condition, or two conditions share a name.

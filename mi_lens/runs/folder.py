@@ -1,6 +1,6 @@
-"""Run folders: run.json says what produced them, and a killed run continues where it was.
+"""Run folders: run.json says what produced them, and a killed run continues where it stopped.
 
-A folder can be read back while another process still writes into it.
+A folder can be read while another process is still writing to it.
 """
 
 import json
@@ -15,26 +15,26 @@ from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.traces.trace import Trace, trace_from_row
 
-# These change where and how fast results come, not what they are.
+# These change where results are written and how fast, but not the results.
 IMMATERIAL = ("out", "batch_size")
 
 
 def open_run(config: GenerateConfig, model_name: str) -> Path:
-    """Begins a run folder, or takes up the one that the same run began.
+    """Creates a run folder, or opens the one that the same run began.
 
     Args:
-        config: What to do; `config.out` is the folder.
+        config: The configuration of the run; `config.out` is the folder.
         model_name: The model's fingerprint.
 
     Raises:
-        FileExistsError: If the folder holds something else; nothing in it is touched, except for
-            temporary files of processes of ours that were killed.
+        FileExistsError: If the folder holds anything other than this run. Nothing in it is touched,
+            except for temporary files that killed processes of mi_lens left behind.
     """
     folder = config.out
-    described = asdict(config)
+    settings = asdict(config)
     run = {
         "command": type(config).__name__.removesuffix("Config").lower(),
-        "config": {k: v for k, v in described.items() if k not in IMMATERIAL},
+        "config": {k: v for k, v in settings.items() if k not in IMMATERIAL},
         "model": model_name,
         "versions": versions(),
     }
@@ -49,9 +49,10 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
         begun["config"] = as_written_now(begun["config"])
         changed = differences(begun, run)
         if changed:
-            said = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items())
+            changes = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items())
             raise FileExistsError(
-                f"{folder}: holds another run ({said}); give another --out, or remove that folder"
+                f"{folder}: holds another run ({changes}); give another --out, or remove that "
+                "folder"
             )
     elif folder.exists() and any(folder.iterdir()):
         raise FileExistsError(
@@ -66,24 +67,24 @@ Config = TypeVar("Config", bound=GenerateConfig)
 
 
 def config_of(record: Mapping[str, Any], kind: type[Config], folder: str | Path) -> Config:
-    """The configuration that a run.json holds; the folder is its `out`.
+    """The configuration in a run.json, with `folder` as its `out`.
 
     Raises:
-        ValueError: If it has a setting that this version does not know.
+        ValueError: If the run.json has a setting that this version does not know.
     """
     known = {field.name for field in fields(kind)}
-    written = as_written_now(record["config"])
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in written.items()}
+    current = as_written_now(record["config"])
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in current.items()}
     if unknown := sorted(settings.keys() - known):
         raise ValueError(
             f"{folder}: its run.json has the settings {unknown}, which this version of mi_lens "
-            f"does not know; it was made by mi-lens {record['versions'].get('mi-lens')}"
+            f"does not know; the run was made by mi-lens {record['versions'].get('mi-lens')}"
         )
     return kind(**{**settings, "out": Path(folder)})
 
 
 def as_written_now(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run.json in today's names: a rule of peaks was once its tau alone."""
+    """The settings of a run.json under current names: older files have `tau`, not `peaks`."""
     renamed = dict(settings)
     if "tau" in renamed:
         renamed["peaks"] = repr(IQR(renamed.pop("tau")))

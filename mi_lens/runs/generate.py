@@ -1,4 +1,4 @@
-"""mi-lens generate: a trace for every problem, into a folder."""
+"""mi-lens generate: writes one trace per problem to a folder."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from mi_lens.traces.trace import Trace
 
 
 def run_generate(config: GenerateConfig) -> list[Trace]:
-    """Generates traces into `config.out`/traces.jsonl; continues a run that was killed."""
+    """Generates traces and writes them to `config.out`/traces.jsonl; continues a killed run."""
     problems = config.load_problems(config.seed)
     plan = Plan(config.load_model(config.model))
     requests = requests_of(config, plan, problems)
@@ -21,7 +21,7 @@ def run_generate(config: GenerateConfig) -> list[Trace]:
 
 
 def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem]) -> list[Request]:
-    """What a run asks of its model, one request per problem.
+    """The requests of a run, one per problem.
 
     Raises:
         ValueError: If a request does not fit the model.
@@ -32,5 +32,5 @@ def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem])
         for problem in problems
     ]
     for index, request in enumerate(requests):
-        plan.job(index, request)  # refuses what does not fit the model
+        plan.job(index, request)  # refuses a request that does not fit the model
     return requests

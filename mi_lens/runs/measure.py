@@ -1,4 +1,4 @@
-"""Measuring a run's traces: states against answers, each trace on disk before the next begins."""
+"""Measures MI between the states of traces and answers; writes each trace before the next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Measurements = dict[str, Measurement]  # By hook name.
 
 
 def activations_path(folder: Path, trace: Trace) -> Path:
-    """Where a run keeps a trace's states."""
+    """The file in which a run keeps the states of a trace."""
     return shard_path(folder / "activations", trace)
 
 
@@ -43,18 +43,18 @@ def measure_into(
     traces: Sequence[Trace],
     hook_names: Sequence[str],
 ) -> dict[str, Measurements]:
-    """Measures traces into a folder's activations/ and readings.jsonl; what is there stays.
+    """Measures traces; writes to a folder's activations/ and readings.jsonl, and keeps their rows.
 
-    The last block's states are kept beside those asked for: how sure the model was of a token is
-    read from them, so that a run killed between states and measurements runs no model again.
+    The last block's states are stored in addition to those of `hook_names`. The model's uncertainty
+    about each token is computed from them, so a run that was killed between states and measurements
+    does not run the model again.
 
     Returns:
-        For every trace that is long enough to have peaks, by its id, what was read at each hook
-        name.
+        Trace id to measurements, for every trace that is long enough to have peaks.
 
     Raises:
-        ValueError: If the states of a trace are not finite, or a file in activations/ is of
-            another origin; earlier traces are on disk.
+        ValueError: If the states of a trace are not finite, or a file in activations/ has another
+            origin; earlier traces are on disk.
         OSError: If the disk is full; earlier traces are on disk.
     """
     model = plan.model
@@ -70,7 +70,7 @@ def measure_into(
     answers = _answers(config, model, traces, hook_names) if waiting else {}
     for trace in tqdm(waiting, desc="read", unit="trace", disable=None):
         (shard,) = store.capture([trace], names)
-        if trace.id in done:  # only its states were lost
+        if trace.id in done:  # Only the states of the trace were missing.
             continue
         try:
             measurements = _measure(
@@ -93,7 +93,7 @@ def _measure(
     last: str,
     answers: "_Answers",
 ) -> Measurements:
-    """Measures a shard; the states of one hook name at a time are in memory."""
+    """Measures the trace of a shard; loads the states of one hook name at a time."""
     uncertainty = next_token_uncertainty(model, trace, load_activations(shard, [last])[last])
     return {
         name: measure(
@@ -109,7 +109,7 @@ def _measure(
 
 
 def measurements_from_row(row: dict[str, Any]) -> Measurements:
-    """What a row of readings.jsonl holds of a trace."""
+    """The measurements of a trace from its row of readings.jsonl."""
     return {name: measurement_from_row(measurement) for name, measurement in row.items()}
 
 
@@ -124,7 +124,7 @@ class _Answers:
 def _answers(
     config: AnalyzeConfig, model, traces: Sequence[Trace], hook_names: Sequence[str]
 ) -> dict[str, _Answers]:
-    """For every trace its gold answer state, and those of problems with another gold answer."""
+    """Trace id to the trace's gold answer state, and states of other problems' other answers."""
     problems = {trace.id: trace.problem for trace in traces if trace.problem is not None}
     states = {
         problem: answer_state(
@@ -134,17 +134,17 @@ def _answers(
             dict.fromkeys(problems.values()), desc="answers", unit="problem", disable=None
         )
     }
-    found = {}
+    answers = {}
     for trace_id, own in problems.items():
-        different = [problem for problem in states if problem.answer != own.answer]
-        chosen = Random(f"{config.seed}/{own.id}").sample(
-            different, min(len(different), config.mismatched)
+        candidates = [problem for problem in states if problem.answer != own.answer]
+        sample = Random(f"{config.seed}/{own.id}").sample(
+            candidates, min(len(candidates), config.mismatched)
         )
-        found[trace_id] = _Answers(
+        answers[trace_id] = _Answers(
             gold=states[own],
             others={
-                name: torch.stack([states[own][name], *(states[p][name] for p in chosen)])[1:]
+                name: torch.stack([states[own][name], *(states[p][name] for p in sample)])[1:]
                 for name in hook_names
             },
         )
-    return found
+    return answers

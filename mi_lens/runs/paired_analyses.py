@@ -1,9 +1,10 @@
-"""A reasoning model beside its base: trajectories and peaks on the same problems, in pairs.
+"""Compares a reasoning model with its base: trajectories and peaks, paired by problem.
 
-Paper 1's table 2 compares mean MI and AOM of the two. MI(h_t; h_y) depends on the scale of the
-activations, and two models have different ones: that the means differ says nothing by itself. So
-what has the unit of MI stands here beside what has not. None of it is free of scale altogether: the
-kernel is not linear, and a trajectory's shape changes with the scale too (`scale_sweep`).
+Paper 1's table 2 compares mean MI and AOM of the two models. MI(h_t; h_y) depends on the scale of
+the activations, which differs between models, so a difference of the means alone shows nothing.
+Here quantities in units of MI are reported together with quantities without a unit. The latter also
+depend on the scale to some degree: the kernel is not linear, so the scale changes the shape of a
+trajectory (`scale_sweep`).
 """
 
 from dataclasses import asdict, dataclass
@@ -22,24 +23,25 @@ from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.trace import Trace
 
 IN_UNITS_OF_MI = ("mean MI", "std of MI")
-# What two runs may differ in and still be of the same experiment.
+# Settings in which the two runs may differ.
 OF_ONE_MODEL = {"model", "out", "batch_size", "hook_names"}
 
 
 @dataclass(frozen=True)
 class PairedQuantity:
-    """One number a trace, of both models.
+    """A quantity of both models, with one value per trace.
 
     Attributes:
-        name: What it is, see `compare_peaks`.
-        in_units_of_mi: Whether it scales with MI, and so does not compare between models.
-        reasoner: Of the reasoning model, a value for each problem where both models have one.
-        base: Of the base, for the same problems.
-        reasoner_mean: With its interval over problems.
-        base_mean: Likewise.
-        difference: Reasoner less base.
-        p_value: Two-sided, of Wilcoxon's signed-rank test; 1 where no pair differs.
-        p_adjusted: The same, adjusted for the number of quantities (Holm).
+        name: Name of the quantity, see `compare_peaks`.
+        in_units_of_mi: Whether the quantity scales with MI. If so, its values cannot be compared
+            between models.
+        reasoner: Values of the reasoning model, one per problem for which both models have a value.
+        base: Values of the base, for the same problems.
+        reasoner_mean: Mean of the reasoning model, with its interval over problems.
+        base_mean: Mean of the base, with its interval over problems.
+        difference: Mean of reasoner minus base, with its interval over problems.
+        p_value: Two-sided p-value of Wilcoxon's signed-rank test; 1 where no pair differs.
+        p_adjusted: The p-value after Holm's correction over the quantities.
     """
 
     name: str
@@ -55,15 +57,15 @@ class PairedQuantity:
 
 @dataclass(frozen=True)
 class PeakComparison:
-    """Two models on the same problems.
+    """The comparison of two models on the same problems.
 
     Attributes:
-        hook_names: Of the reasoning model and of the base.
+        hook_names: Hook names of the reasoning model and of the base.
         problems: Ids of the problems compared.
         left_out: Ids of problems that one of the models did not try, or answered in too few steps
             to have peaks.
-        settings: What else the runs differ in: name to both values. Should be empty.
-        quantities: By name.
+        settings: Other settings in which the runs differ: name to both values. It should be empty.
+        quantities: Name to quantity.
     """
 
     hook_names: tuple[str, str]
@@ -78,21 +80,22 @@ def compare_peaks(
 ) -> PeakComparison:
     """Pairs two runs by problem.
 
-    In units of MI: "mean MI" and "std of MI" over the steps of a trace. Without unit: "std / mean";
-    "AOM", "peaks" and "peaks per step" as paper 1 defines them (a trace without peaks has no AOM:
-    it compares traces that have some); "MI / permuted answer", the mean over that with the answer's
-    own coordinates in another order. Where the runs were calibrated by other problems' answers:
-    "MI / other answers", and "specific part" (mean, in spreads of the other answers) and "specific
-    peaks" (significant ones) of `Calibration`. Counts of peaks grow with the trace.
+    In units of MI are "mean MI" and "std of MI" over the steps of a trace. Without a unit are
+    "std / mean"; "AOM", "peaks" and "peaks per step" as paper 1 defines them (a trace without peaks
+    has no AOM and is left out of it); and "MI / permuted answer", the mean MI divided by the mean
+    MI with the answer's coordinates permuted. If both runs were calibrated with other problems'
+    answers, there are also "MI / other answers", "specific part" (its mean, in standard deviations
+    over the other answers) and "specific peaks" (the number of significant ones); see
+    `Calibration`. Numbers of peaks grow with the length of the trace.
 
     Args:
         reasoner: Run of the reasoning model.
         base: Run of its base.
-        hook_name: Of both, or of the reasoning model.
-        base_hook_name: Of the base, if it is another.
+        hook_name: Hook name of both models, or of the reasoning model.
+        base_hook_name: Hook name of the base, if it differs.
 
     Raises:
-        ValueError: If a run did not read its hook name, or no problem has peaks in both.
+        ValueError: If a run did not read its hook name, or no problem has peaks in both runs.
     """
     names = (hook_name, base_hook_name or hook_name)
     for which, run, name in zip(("reasoner", "base"), (reasoner, base), names, strict=True):
@@ -105,23 +108,23 @@ def compare_peaks(
     shared = [key for key in ours if key in theirs]
     if not shared:
         raise ValueError(
-            f"no problem has peaks in both runs ({len(ours)} problems in one, {len(theirs)} in the "
-            "other); analyse the same problems with both models"
+            f"no problem has peaks in both runs ({len(ours)} problems have them in the reasoner's, "
+            f"{len(theirs)} in the base's); analyse the same problems with both models"
         )
-    tried = {
+    ids = {
         key: trace.problem.id
         for run in (reasoner, base)
         for key, trace in _by_problem(run.traces).items()
         if trace.problem is not None
     }
     values = [
-        [quantities(run.measurement(found[key], name), rule=run.peak_rule) for key in shared]
-        for run, found, name in zip((reasoner, base), (ours, theirs), names, strict=True)
+        [quantities(run.measurement(traces[key], name), rule=run.peak_rule) for key in shared]
+        for run, traces, name in zip((reasoner, base), (ours, theirs), names, strict=True)
     ]
     return PeakComparison(
         hook_names=names,
-        problems=tuple(tried[key] for key in shared),
-        left_out=tuple(name for key, name in tried.items() if key not in shared),
+        problems=tuple(ids[key] for key in shared),
+        left_out=tuple(name for key, name in ids.items() if key not in shared),
         settings={
             name: values
             for name, values in differences(asdict(reasoner.config), asdict(base.config)).items()
@@ -132,10 +135,10 @@ def compare_peaks(
 
 
 def quantities(measurement: Measurement, *, rule: PeakRule = PAPER_RULE) -> dict[str, float | None]:
-    """The numbers of one trace that `compare_peaks` compares; None where one is undefined."""
+    """The quantities of a trace that `compare_peaks` compares; None where one is undefined."""
     statistics = peak_statistics(measurement.mi, find_peaks(measurement.mi, rule))
     permuted = float(measurement.variants["answer permuted"].mean())
-    found: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         "mean MI": statistics.mean,
         "std of MI": statistics.std,
         "std / mean": _ratio(statistics.std, statistics.mean),
@@ -146,14 +149,14 @@ def quantities(measurement: Measurement, *, rule: PeakRule = PAPER_RULE) -> dict
     }
     calibration = measurement.calibration
     if calibration is not None:
-        found["MI / other answers"] = _ratio(statistics.mean, float(calibration.mean.mean()))
-        found["specific part"] = float(calibration.specific.mean())
-        found["specific peaks"] = float(len(calibration.peaks(rule)))
-    return found
+        values["MI / other answers"] = _ratio(statistics.mean, float(calibration.mean.mean()))
+        values["specific part"] = float(calibration.specific.mean())
+        values["specific peaks"] = float(len(calibration.peaks(rule)))
+    return values
 
 
-def _ratio(above: float, below: float) -> float | None:
-    return above / below if below > 0 else None
+def _ratio(numerator: float, denominator: float) -> float | None:
+    return numerator / denominator if denominator > 0 else None
 
 
 def _by_problem(traces: tuple[Trace, ...]) -> dict[str, Trace]:
@@ -183,10 +186,10 @@ def _paired(
                 difference=estimate_mean((reasoner - base).tolist()),
                 p_value=_signed_rank(reasoner - base),
             )
-    adjusted = holm([made.keywords["p_value"] for made in unadjusted.values()])
+    adjusted = holm([quantity.keywords["p_value"] for quantity in unadjusted.values()])
     return {
-        name: made(p_adjusted=p)
-        for (name, made), p in zip(unadjusted.items(), adjusted, strict=True)
+        name: quantity(p_adjusted=p)
+        for (name, quantity), p in zip(unadjusted.items(), adjusted, strict=True)
     }
 
 

@@ -1,9 +1,9 @@
-"""Sweeps: models x problems x conditions x seeds from one file, in pieces that survive anything.
+"""Sweeps: models x problems x conditions x seeds from one file, in units that survive a kill.
 
-A spec is cut into units, each a few problems under all conditions with one model. Conditions of a
-unit share a batch, and a prompt's conditions one row until they differ (`decoding`). A unit has a
-folder of its own, so that units can run anywhere and in any order; what it has written is not made
-again. What comes of a sweep is read from the folders, at any time.
+A spec is cut into units; a unit is a few problems under all conditions with one model. The
+conditions of a unit share a batch, and the conditions of a prompt share a row until they differ
+(`decoding`). Every unit has its own folder, so units can run anywhere and in any order, and results
+on disk are not computed again. The results of a sweep can be read from the folders at any time.
 """
 
 import json
@@ -28,10 +28,10 @@ class Unit:
     """A few problems under all conditions with one model.
 
     Attributes:
-        folder: Of its own.
+        folder: The unit's own folder.
         model: Checkpoint.
-        first: Index of its first problem.
-        last: Index after its last.
+        first: Index of the first problem.
+        last: Index after the last problem.
     """
 
     folder: Path
@@ -41,18 +41,18 @@ class Unit:
 
 
 def open_sweep(spec: Spec, folder: Path) -> Path:
-    """Begins a sweep's folder, or takes up the one that the same sweep began.
+    """Creates a sweep's folder, or opens the one that the same sweep began.
 
     Raises:
         FileExistsError: If the folder holds something else, or a sweep that gives other results.
     """
-    described = json.loads(json.dumps(asdict(spec)))
+    settings = json.loads(json.dumps(asdict(spec)))
     record = folder / "sweep.json"
     if record.exists():
         old = json.loads(record.read_text(encoding="utf-8"))
         immaterial = {"batch_size", "device"}
         changed = sorted(
-            key for key in described.keys() - immaterial if old["spec"].get(key) != described[key]
+            key for key in settings.keys() - immaterial if old["spec"].get(key) != settings[key]
         )
         changed += [] if old["versions"] == versions() else ["versions"]
         if changed:
@@ -61,14 +61,16 @@ def open_sweep(spec: Spec, folder: Path) -> Path:
                 "or remove that folder"
             )
     elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: exists, is not empty and holds no sweep")
+        raise FileExistsError(
+            f"{folder}: exists, is not empty and holds no sweep; give another --out"
+        )
     else:
-        write_json(record, {"spec": described, "versions": versions()})
+        write_json(record, {"spec": settings, "versions": versions()})
     return folder
 
 
 def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
-    """A sweep's units, models one after the other."""
+    """The units of a sweep, ordered by model."""
     return [
         Unit(
             folder=folder / "units" / f"{content_hash(model)[:8]}-{first:06d}",
@@ -82,7 +84,7 @@ def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
 
 
 class Worker:
-    """Runs units, one model at a time in memory."""
+    """Runs units; one model at a time is in memory."""
 
     def __init__(self, spec: Spec):
         self.spec = spec
@@ -91,7 +93,7 @@ class Worker:
         self._prepared: tuple[str, Plan] | None = None
 
     def run(self, unit: Unit) -> None:
-        """Makes what the unit lacks; an error is written into its folder, and raised."""
+        """Runs the unfinished part of a unit; writes an error to its folder, and raises it."""
         unit.folder.mkdir(parents=True, exist_ok=True)
         started = time.time()
         try:
@@ -125,7 +127,7 @@ class Worker:
 
     def _plan(self, name: str) -> Plan:
         if self._prepared is None or self._prepared[0] != name:
-            self._prepared = None  # before the next is loaded: two need not fit
+            self._prepared = None  # Frees the old model first: two may not fit in memory.
             self._prepared = name, Plan(self.spec.load_model(name))
         return self._prepared[1]
 
@@ -133,24 +135,24 @@ class Worker:
 def _require_same_model(unit: Unit, fingerprint: str) -> None:
     key = unit.folder.name.split("-")[0]
     for path in unit.folder.parent.glob(f"{key}-*/done.json"):
-        made_with = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-        if made_with != fingerprint:
+        old = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        if old != fingerprint:
             raise ValueError(
-                f"{unit.model} is now {fingerprint}, and {path.parent.name} was made with "
-                f"{made_with}: the checkpoint has changed; give another --out, or remove the "
-                "units of the old one"
+                f"{unit.model} is now {fingerprint}, and {path.parent.name} was run with {old}: "
+                "the checkpoint has changed; give another --out, or remove the units of the old "
+                "checkpoint"
             )
 
 
 def run_sweep(spec: Spec, folder: Path) -> dict[str, Evaluation]:
-    """Runs a sweep in this process; a failed unit does not keep the others from running.
+    """Runs a sweep in this process; if a unit fails, the others still run.
 
     Returns:
-        As `results`.
+        The same as `results`.
 
     Raises:
-        RuntimeError: At the end, if units failed; what they wrote stays, and they are tried again
-            when the sweep is run again.
+        RuntimeError: At the end, if units failed. Their results so far are kept, and they are tried
+            again when the sweep is run again.
     """
     worker = Worker(spec)
     open_sweep(spec, folder)
@@ -166,31 +168,31 @@ def run_sweep(spec: Spec, folder: Path) -> dict[str, Evaluation]:
 
 def waiting(spec: Spec, folder: Path, problems: int) -> list[Unit]:
     """Units that are not done."""
-    every = units(spec, folder, problems)
-    return [unit for unit in every if not (unit.folder / "done.json").exists()]
+    all_units = units(spec, folder, problems)
+    return [unit for unit in all_units if not (unit.folder / "done.json").exists()]
 
 
 def raise_failed(failed: Sequence[str]) -> None:
-    """Says which units failed, if any did."""
+    """Raises a RuntimeError that names the failed units, if there are any."""
     if failed:
         raise RuntimeError(
-            f"{len(failed)} units failed, the first {failed[0]}; their folders hold failed.json; "
-            "run the sweep again to try them again"
+            f"{len(failed)} units failed, first {failed[0]}; each of their folders holds a "
+            "failed.json; run the sweep again to try them again"
         )
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a sweep is.
+    """The progress of a sweep.
 
     Attributes:
-        units: How many there are.
-        done: How many are done.
-        traces: How many are finished, in units under way too.
-        expected: How many there will be.
+        units: Number of units.
+        done: Number of finished units.
+        traces: Number of finished traces, including those of unfinished units.
+        expected: Number of traces of the whole sweep.
         failed: Unit to the last line of its error.
-        seconds_left: From the mean time of the units that are done; None before the first, and for
-            one process.
+        seconds_left: Time left for a single process, estimated from the mean time of the finished
+            units; None before the first is finished.
     """
 
     units: int
@@ -211,17 +213,17 @@ class Status:
 
 
 def status(folder: Path) -> Status:
-    """How far the sweep in a folder is.
+    """The progress of the sweep in a folder.
 
     Raises:
-        FileNotFoundError: If there is no sweep.
+        FileNotFoundError: If the folder holds no sweep.
     """
     spec = read_spec(folder)
     problems = len(spec.load_problems())
-    every = units(spec, folder, problems)
-    done = [_read_done(unit) for unit in every if (unit.folder / "done.json").exists()]
+    all_units = units(spec, folder, problems)
+    done = [_read_done(unit) for unit in all_units if (unit.folder / "done.json").exists()]
     failed, traces = {}, 0
-    for unit in every:
+    for unit in all_units:
         if (unit.folder / "failed.json").exists():
             error = json.loads((unit.folder / "failed.json").read_text(encoding="utf-8"))["error"]
             failed[unit.folder.name] = error.strip().splitlines()[-1]
@@ -229,27 +231,27 @@ def status(folder: Path) -> Status:
         if path.exists():
             with path.open("rb") as file:
                 traces += sum(1 for _ in file)
-    each = len(spec.expand()) * len(spec.seeds) * len(spec.models)
-    mean = sum(one["seconds"] for one in done) / len(done) if done else None
-    left = None if mean is None else mean * (len(every) - len(done))
-    return Status(len(every), len(done), traces, problems * each, failed, left)
+    per_problem = len(spec.expand()) * len(spec.seeds) * len(spec.models)
+    mean = sum(record["seconds"] for record in done) / len(done) if done else None
+    left = None if mean is None else mean * (len(all_units) - len(done))
+    return Status(len(all_units), len(done), traces, problems * per_problem, failed, left)
 
 
 def results(folder: Path) -> dict[str, Evaluation]:
-    """What a sweep has found so far: model to the evaluation of its finished problems.
+    """The results of a sweep so far: model to the evaluation of its finished problems.
 
-    In units under way, a problem counts once all its conditions and seeds are there.
+    In an unfinished unit, a problem is finished once all its conditions and seeds have results.
 
     Raises:
-        FileNotFoundError: If there is no sweep.
+        FileNotFoundError: If the folder holds no sweep.
         ValueError: If units of a model were run with different settings.
     """
     spec = read_spec(folder)
     conditions = spec.expand()
-    found: dict[str, Evaluation] = {}
+    evaluations: dict[str, Evaluation] = {}
     for model in spec.models:
         setting: dict[str, Any] = {}
-        described: dict[str, Any] = {}
+        settings_by_name: dict[str, Any] = {}
         rows: list[Result] = []
         for unit in units(spec, folder, len(spec.load_problems())):
             if unit.model != model:
@@ -258,34 +260,33 @@ def results(folder: Path) -> dict[str, Evaluation]:
                 done = _read_done(unit)
                 if setting and {**setting, "device": ""} != {**done["setting"], "device": ""}:
                     raise ValueError(
-                        f"{unit.folder}: made with {done['setting']}, others with {setting}; "
-                        "remove it and run the sweep again"
+                        f"{unit.folder}: run with {done['setting']}, other units with {setting}; "
+                        "remove this folder and run the sweep again"
                     )
-                setting, described = done["setting"], done["conditions"]
+                setting, settings_by_name = done["setting"], done["conditions"]
                 rows += [Result(**row) for row in done["results"]]
             else:
-                under_way = whole_rows(unit.folder / "results.jsonl")
-                each = len(conditions) * len(spec.seeds)
-                rows += whole_problems([Result(**row) for row in under_way], each)
+                rows_so_far = whole_rows(unit.folder / "results.jsonl")
+                per_problem = len(conditions) * len(spec.seeds)
+                rows += whole_problems([Result(**row) for row in rows_so_far], per_problem)
         if rows:
             order = {condition.name: i for i, condition in enumerate(conditions)}
             rows.sort(key=lambda row: order[row.condition])
-            found[model] = Evaluation(tuple(rows), setting, described)
-    return found
+            evaluations[model] = Evaluation(tuple(rows), setting, settings_by_name)
+    return evaluations
 
 
-def write_results(found: Mapping[str, Evaluation], path: Path) -> None:
-    """All results as one Parquet table, a column for the model."""
-    write_table(
-        ({"model": model, **asdict(row)} for model, e in found.items() for row in e.results), path
-    )
+def write_results(evaluations: Mapping[str, Evaluation], path: Path) -> None:
+    """Writes all results to one Parquet table, with a column for the model."""
+    rows = ((model, row) for model, each in evaluations.items() for row in each.results)
+    write_table(({"model": model, **asdict(row)} for model, row in rows), path)
 
 
 def read_spec(folder: Path) -> Spec:
     """The spec of the sweep in a folder.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If the folder holds no sweep.
     """
     record = folder / "sweep.json"
     if not record.is_file():

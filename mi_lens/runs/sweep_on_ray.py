@@ -1,8 +1,9 @@
-"""A sweep on many devices and machines, by Ray.
+"""Runs a sweep on many devices and machines with Ray.
 
-One worker a device, each with its own process and model, takes the next unit when it is done with
-one. A worker that is lost is replaced and its unit run again: what the unit had written stays. All
-workers must see the sweep's folder (a shared file system where there are several machines).
+There is one worker per device, with its own process and model. A worker takes the next unit when it
+has finished one. If a worker is lost, another replaces it and runs its unit again; the unit's
+results so far are kept. All workers must see the sweep's folder, so several machines need a shared
+file system.
 """
 
 from collections import Counter, deque
@@ -15,7 +16,7 @@ from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.runs.sweep import Unit, Worker, open_sweep, raise_failed, results, waiting
 from mi_lens.runs.sweep_spec import Spec
 
-ATTEMPTS = 3  # of a unit whose workers are lost
+ATTEMPTS = 3  # Number of times that a unit is tried if its workers are lost.
 
 
 def run_sweep_on_ray(
@@ -28,15 +29,16 @@ def run_sweep_on_ray(
     """Runs a sweep on a Ray cluster; the results are those of `run_sweep`.
 
     Args:
-        spec: What to run.
-        folder: Seen by all workers under this path.
-        workers: How many; None takes one a GPU of the cluster, or one a CPU where it has no GPU.
-        address: Of a running cluster; None uses the one that this process is connected to, or
-            starts one on this machine.
+        spec: The sweep to run.
+        folder: The sweep's folder; all workers must see it under this path.
+        workers: Number of workers; None takes one per GPU of the cluster, or one per CPU if it has
+            no GPU.
+        address: Address of a running cluster; None uses the cluster that this process is connected
+            to, or starts one on this machine.
 
     Raises:
         ImportError: If Ray is not installed.
-        RuntimeError: At the end, if units failed, or lost their workers several times.
+        RuntimeError: At the end, if units failed, or lost their workers `ATTEMPTS` times.
     """
     try:
         import ray  # pyright: ignore[reportMissingImports]

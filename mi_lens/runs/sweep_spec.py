@@ -1,4 +1,4 @@
-"""What a sweep runs, as a YAML file says it: conditions and a grid, checked before any run."""
+"""The spec of a sweep, from a YAML file: conditions and a grid, checked before anything runs."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -12,17 +12,17 @@ from mi_lens.runs.config import RunSettings
 
 @dataclass(frozen=True)
 class Spec(RunSettings):
-    """What a sweep runs; a YAML file of the same names, those of `RunSettings` among them.
+    """The settings of a sweep; a YAML file has the same names, including those of `RunSettings`.
 
     Attributes:
-        conditions: As for `mi-lens evaluate`: "quiet=Suppress(['Wait'])". A name in braces runs
-            through its list in `grid`: "rr{layer}=Recycle({layer}, ['Wait'])". The first is what
-            the others are compared with.
+        conditions: Conditions as for `mi-lens evaluate`: "quiet=Suppress(['Wait'])". A name in
+            braces takes every value of its list in `grid`: "rr{layer}=Recycle({layer}, ['Wait'])".
+            The others are compared with the first.
         grid: Name to its values.
         models: Checkpoints.
-        seeds: Of the sampling.
-        unit: Problems in a unit.
-        batch_size: Jobs decoded together; does not change results.
+        seeds: Sampling seeds.
+        unit: Number of problems in a unit.
+        batch_size: Number of traces decoded together; does not change results.
     """
 
     conditions: tuple[str, ...]
@@ -38,38 +38,42 @@ class Spec(RunSettings):
         if self.unit < 1 or self.batch_size < 1:
             raise ValueError(f"unit={self.unit}, batch_size={self.batch_size}: expected 1 or more")
         names = [condition.name for condition in self.expand()]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"several conditions are named {twice}; put the grid's names into it")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f"several conditions are named {repeated}; put the names of the grid, in braces, "
+                "into the condition's name"
+            )
 
     def expand(self) -> list[Condition]:
-        """The conditions, those with names in braces once for every value of the grid.
+        """The conditions; one with names in braces is repeated for every value of the grid.
 
         Raises:
             ValueError: If a text is no condition, or braces hold a name that the grid lacks.
         """
         sampling = self.sampling()
-        found = []
+        conditions = []
         for text in self.conditions:
             names = list(dict.fromkeys(re.findall(r"{(\w+)}", text)))
             unknown = [name for name in names if name not in self.grid]
             if unknown:
-                raise ValueError(f"condition {text!r}: the grid has no {unknown}; it has "
-                                 f"{sorted(self.grid)}")  # fmt: skip
+                raise ValueError(
+                    f"condition {text!r}: the grid has no {unknown}; it has {sorted(self.grid)}"
+                )
             for values in product(*(self.grid[name] for name in names)):
-                filled = text
+                expanded = text
                 for name, value in zip(names, values, strict=True):
-                    filled = filled.replace(f"{{{name}}}", str(value))
-                one = parse_condition(filled)
-                found.append(Condition(one.interventions, sampling, one.name))
-        return found
+                    expanded = expanded.replace(f"{{{name}}}", str(value))
+                condition = parse_condition(expanded)
+                conditions.append(Condition(condition.interventions, sampling, condition.name))
+        return conditions
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Spec":
-        """A spec from settings as a file has them.
+        """A spec from the settings in a file.
 
         Raises:
-            ValueError: Naming a key that is unknown or missing, or a setting that is impossible.
+            ValueError: If a key is unknown or missing, or a setting is impossible.
         """
         known = [f.name for f in fields(cls)]
         unknown = sorted(settings.keys() - set(known))
@@ -77,20 +81,20 @@ class Spec(RunSettings):
             raise ValueError(f"sweep: unknown {unknown}; expected some of {known}")
         if "conditions" not in settings:
             raise ValueError("sweep: no conditions; expected a list of at least one")
-        made = {key: _frozen(key, value) for key, value in settings.items()}
-        made["grid"] = {
+        fields_by_name = {key: _frozen(key, value) for key, value in settings.items()}
+        fields_by_name["grid"] = {
             name: tuple(values) if isinstance(values, list) else (values,)
             for name, values in (settings.get("grid") or {}).items()
         }
-        return cls(**made)
+        return cls(**fields_by_name)
 
     @classmethod
     def read(cls, path: str | Path) -> "Spec":
-        """A spec from a YAML (or JSON) file; paths in it are relative to where one stands.
+        """A spec from a YAML (or JSON) file; its paths are relative to the working directory.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: As `of`, or if the file is not YAML.
+            ValueError: For the reasons of `of`, or if the file is not YAML.
         """
         import yaml
 
@@ -102,7 +106,7 @@ class Spec(RunSettings):
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not YAML: {error}") from None
         if not isinstance(settings, dict):
-            raise ValueError(f"{path}: expected names and values, as 'conditions: [baseline]'")
+            raise ValueError(f"{path}: expected names and values, such as 'conditions: [baseline]'")
         try:
             return cls.of(settings)
         except ValueError as error:

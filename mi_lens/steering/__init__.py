@@ -1,1 +1,1 @@
-"""Directions: made from the states of traces, kept in files, tried on held-out thoughts."""
+"""Directions: computed from the states of traces, stored in files, tested on held-out thoughts."""

@@ -1,8 +1,8 @@
 """GGUF control vectors, as llama.cpp, repeng and EasySteer read them.
 
-A file holds a tensor direction.N for block N, added to the block's output:
-`blocks.N.hook_resid_post`. SEAL counts otherwise. Its layer 20 is `hidden_states[20]`, the input of
-block 20: `blocks.19.hook_resid_post`, so direction.19.
+A file holds a tensor direction.N for block N, which is added to the block's output,
+`blocks.N.hook_resid_post`. SEAL numbers layers differently: its layer 20 is `hidden_states[20]`,
+the input of block 20. That is `blocks.19.hook_resid_post`, so it is stored as direction.19.
 """
 
 import re
@@ -23,33 +23,38 @@ DIRECTION = re.compile(r"direction\.(\d+)")
 
 
 def block_outputs(vectors: Iterable[SteeringVector]) -> dict[int, Float[Tensor, "d"]]:
-    """Vectors by the number of the block whose output they are added to.
+    """Maps the number of a block to the vector that is added to the block's output.
 
     Raises:
-        ValueError: If one is not at a block's hook_resid_post, or two are at the same.
+        ValueError: If a vector is not at a block's hook_resid_post, or two vectors are at the same
+            one.
     """
     directions = {}
     for vector in vectors:
         layer = layer_of_output(vector.hook_name)
         if layer is None:
             raise ValueError(
-                f"a vector at {vector.hook_name!r} is no block's output; GGUF holds vectors at "
-                "'blocks.N.hook_resid_post' (blocks.N.hook_resid_pre is the output of N - 1)"
+                f"{vector.hook_name!r} is no block's output; GGUF holds vectors at "
+                "'blocks.N.hook_resid_post' (blocks.N.hook_resid_pre is the output of block N - 1)"
             )
         if layer in directions:
             raise ValueError(
-                f"two vectors at {vector.hook_name!r}; a GGUF file holds one for each block"
+                f"two vectors at {vector.hook_name!r}; a GGUF file holds one per block"
             )
         directions[layer] = vector.vector
     return directions
 
 
 def load_gguf(path: str | Path) -> dict[int, Float[Tensor, "d"]]:
-    """Reads a GGUF control vector: block number N to direction.N, in float32.
+    """Reads a GGUF control vector.
+
+    Returns:
+        A mapping from the block number N to direction.N, in float32.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not whole GGUF, no control vector, or quantised.
+        ValueError: If the file is not a complete GGUF file, holds no control vector, or is
+            quantised.
     """
     from gguf.gguf_reader import GGUFReader
 
@@ -90,17 +95,17 @@ def save_gguf(
 ) -> None:
     """Writes a GGUF control vector, in float32: `save_gguf(vectors.values(), "seal.gguf")`.
 
-    llama.cpp adds nothing to block 0 and refuses a file with direction.0; EasySteer takes it.
+    llama.cpp does not steer block 0 and refuses a file with direction.0; EasySteer accepts it.
 
     Args:
-        directions: Steering vectors at `blocks.N.hook_resid_post`; or block number N to what is
-            added to the block's output, as `load_gguf` returns it.
-        path: Of the file.
-        model_hint: The model's architecture, such as "qwen2"; a note that engines may compare.
+        directions: Steering vectors at `blocks.N.hook_resid_post`; or a mapping from the block
+            number N to the vector added to the block's output, as `load_gguf` returns it.
+        path: The file to write.
+        model_hint: The model's architecture, such as "qwen2"; engines may compare it with theirs.
 
     Raises:
-        ValueError: If there are no directions, a vector is at no block's output, two vectors are at
-            the same one, a block number is negative, or lengths differ.
+        ValueError: If there are no directions, a vector is not at a block's output, two vectors are
+            at the same block's output, a block number is negative, or lengths differ.
     """
     from gguf.gguf_writer import GGUFWriter
 
@@ -114,7 +119,7 @@ def save_gguf(
         raise ValueError(f"block {min(by_block)}: expected numbers from 0, as in blocks.0")
     shapes = {tuple(direction.shape) for direction in by_block.values()}
     if len(shapes) > 1:
-        raise ValueError(f"directions of shapes {sorted(shapes)}; expected one length")
+        raise ValueError(f"directions of shapes {sorted(shapes)}; expected equal lengths")
     with replacing(path) as temporary:
         writer = GGUFWriter(temporary, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)

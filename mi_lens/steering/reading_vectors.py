@@ -1,10 +1,10 @@
-"""Reading vectors of representation engineering beside SEAL's difference of means.
+"""The reading vectors of representation engineering, compared with SEAL's difference of means.
 
 Zou et al. (arXiv 2310.01405) take the first principal component of normalised
 differences between the states of two kinds of stimuli. SEAL subtracts the mean states of the two
-kinds. Here the kinds are thoughts, execution against the others, read at the boundaries that open
-them. A direction that tells classes apart need not be one that steers: the AUC says how well it
-reads, no more.
+kinds. Here the two kinds are execution thoughts and all other thoughts; states are read at the
+boundaries that open the thoughts. A direction that tells classes apart does not always steer: the
+AUC measures only how well the direction tells them apart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,18 +33,21 @@ Index = Int[np.ndarray, " thought"]
 class ReadingVectors:
     """Three directions at one hook name, each pointing from other thoughts to execution.
 
-    Their names: "difference of means", SEAL's S; "PC1, one problem", the reading vector from pairs
-    of thoughts of one problem; "PC1, any problems", from pairs drawn at random.
+    They are named "difference of means" (SEAL's S); "PC1, one problem" (the reading vector from
+    pairs of thoughts within a problem); and "PC1, any problems" (from pairs drawn at random).
 
     Attributes:
-        hook_name: Where they were read.
-        directions: Unit vectors by name, from all thoughts; zero where states do not differ.
-        explained: For the reading vectors, the component's share of the pairs' second moment; one
-            over the number of dimensions is the least.
-        cosine: Of each reading vector with the difference of means; None where one is zero.
-        auc: Of each direction, made without the fold that it is tried on.
-        gain: AUC less that of the difference of means, with its 95 % interval over problems.
-        pairs: Pairs that each reading vector is of.
+        hook_name: Where the states were read.
+        directions: Name to unit vector, computed from all thoughts; zero where states do not
+            differ.
+        explained: For each reading vector, the component's share of the pairs' second moment; the
+            least possible value is 1 / (number of dimensions).
+        cosine: Cosine of each reading vector with the difference of means; None where either is
+            zero.
+        auc: AUC of each direction. The direction is computed without the fold that it is tested on.
+        gain: AUC of each reading vector minus that of the difference of means, with its 95 %
+            interval over problems.
+        pairs: Number of pairs from which each reading vector is computed.
     """
 
     hook_name: str
@@ -66,20 +69,20 @@ def reading_vectors(
     seed: int = 0,
     batch_size: int = 8,
 ) -> dict[str, ReadingVectors]:
-    """Makes and tries the directions at every hook name.
+    """Computes and tests the directions at every hook name.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Finished traces with their problems.
-        hook_names: All are read in one pass; the thoughts' states stand in memory together.
-        rule: Tells thoughts apart.
-        folds: 3 or more. All thoughts of a problem are in one.
-        seed: Of pairs, folds and bootstrap.
+        hook_names: All are read in one pass; the states of all thoughts are in memory at once.
+        rule: Assigns a class to every thought.
+        folds: Number of folds, 3 or more. All thoughts of a problem are in the same fold.
+        seed: Seeds the pairs, the folds and the bootstrap.
         batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
 
     Raises:
-        ValueError: If there are no thoughts, fewer problems than folds, or a class or pairs of one
-            problem are lacking; or a state is not finite.
+        ValueError: If there are no thoughts; there are fewer problems than folds; a class has no
+            thoughts; no problem has a pair of thoughts; or a state is not finite.
     """
     states, execution, problems = boundary_states(
         model, traces, hook_names, rule=rule, batch_size=batch_size
@@ -101,15 +104,15 @@ def compare_directions(
     folds: int = 5,
     seed: int = 0,
 ) -> ReadingVectors:
-    """`reading_vectors` on states that were read before.
+    """Does what `reading_vectors` does, on states that were read before.
 
     Args:
-        states: One row a thought.
-        execution: Whether it is one.
-        problems: The problem of each.
-        hook_name: Where they were read.
-        folds: 3 or more.
-        seed: Of pairs, folds and bootstrap.
+        states: One row per thought.
+        execution: Whether each thought is an execution thought.
+        problems: The problem of each thought.
+        hook_name: Where the states were read.
+        folds: Number of folds, 3 or more.
+        seed: Seeds the pairs, the folds and the bootstrap.
 
     Raises:
         ValueError: As `reading_vectors`.
@@ -119,16 +122,16 @@ def compare_directions(
     fold = split_into_folds(problem, folds, np.random.default_rng(seed))
     scores: dict[str, Any] = {name: np.empty(len(x)) for name in (MEANS, PAIRED, UNPAIRED)}
     for held_out in (fold == f for f in range(folds)):
-        made, _, _ = _directions(x, execution, problem, ~held_out, seed)
-        for name, direction in made.items():
+        directions, _, _ = _directions(x, execution, problem, ~held_out, seed)
+        for name, direction in directions.items():
             scores[name][held_out] = x[held_out] @ direction
-    made, explained, pairs = _directions(x, execution, problem, np.ones(len(x), bool), seed)
-    auc, gain = _held_out(scores, execution, problem, fold, seed)
+    directions, explained, pairs = _directions(x, execution, problem, np.ones(len(x), bool), seed)
+    auc, gain = _aucs_and_gains(scores, execution, problem, fold, seed)
     return ReadingVectors(
         hook_name=hook_name,
-        directions={name: torch.from_numpy(direction) for name, direction in made.items()},
+        directions={name: torch.from_numpy(direction) for name, direction in directions.items()},
         explained=explained,
-        cosine={name: _cosine(made[name], made[MEANS]) for name in (PAIRED, UNPAIRED)},
+        cosine={name: _cosine(directions[name], directions[MEANS]) for name in (PAIRED, UNPAIRED)},
         auc=auc,
         gain=gain,
         pairs=pairs,
@@ -138,39 +141,39 @@ def compare_directions(
 def _directions(
     x: States, execution: Mask, problem: Index, train: Mask, seed: int
 ) -> tuple[dict[str, Float[np.ndarray, " d"]], dict[str, float], dict[str, int]]:
-    """Unit directions from the training thoughts, with shares and numbers of pairs."""
-    ours, theirs = np.flatnonzero(train & execution), np.flatnonzero(train & ~execution)
-    if not len(ours) or not len(theirs):
-        only = "other" if len(theirs) else "execution"
+    """Unit directions from the training thoughts, shares explained, and numbers of pairs."""
+    ours, others = np.flatnonzero(train & execution), np.flatnonzero(train & ~execution)
+    if not len(ours) or not len(others):
+        only = "other" if len(others) else "execution"
         raise ValueError(
-            f"the {int(train.sum())} thoughts to make a direction of are all {only} thoughts; "
-            "expected both kinds: add traces, or take another rule"
+            f"the {int(train.sum())} thoughts to compute a direction from are all {only} thoughts; "
+            "expected both kinds: add traces, or use another rule"
         )
-    difference = x[ours].mean(0) - x[theirs].mean(0)
-    found = {MEANS: _unit(difference)}
+    difference = x[ours].mean(0) - x[others].mean(0)
+    directions = {MEANS: _unit(difference)}
     explained, pairs = {}, {}
     rng = np.random.default_rng(seed)
     for name, group in ((PAIRED, problem), (UNPAIRED, np.zeros_like(problem))):
-        first, second = _pair(ours, theirs, group, rng)
+        first, second = _pair(ours, others, group, rng)
         if not len(first):
             raise ValueError(
                 "no problem has an execution and another thought to pair; expected traces with both"
             )
-        found[name], explained[name] = _first_component(x[first] - x[second])
+        directions[name], explained[name] = _first_component(x[first] - x[second])
         pairs[name] = len(first)
-    return found, explained, pairs
+    return directions, explained, pairs
 
 
 def _pair(
     ours: Int[np.ndarray, " execution"],
-    theirs: Int[np.ndarray, " other"],
+    others: Int[np.ndarray, " other"],
     group: Index,
     rng: np.random.Generator,
 ) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
-    """Thoughts of both kinds paired at random within groups, each at most once."""
+    """Pairs thoughts of the two kinds at random within groups, each thought at most once."""
     first, second = [], []
-    for one in np.unique(group):
-        a, b = (rng.permutation(some[group[some] == one]) for some in (ours, theirs))
+    for number in np.unique(group):
+        a, b = (rng.permutation(kind[group[kind] == number]) for kind in (ours, others))
         n = min(len(a), len(b))
         first.append(a[:n])
         second.append(b[:n])
@@ -180,10 +183,11 @@ def _pair(
 def _first_component(
     differences: Float[np.ndarray, "pair d"],
 ) -> tuple[Float[np.ndarray, " d"], float]:
-    """The first principal direction of normalised differences, pointing as most of them do.
+    """The first principal direction of normalised differences, and the share that it explains.
 
-    Differences are taken in one order and not centred, which is what centring gives where half of
-    the pairs, drawn at random, are swapped. Pairs of equal states say nothing and are left out.
+    The direction points where most of the differences point. All differences are taken in the same
+    order and are not centred. Swapping a random half of the pairs and centring would give the same.
+    Pairs of equal states are left out: their difference has no direction.
     """
     length = np.linalg.norm(differences, axis=1)
     rows = differences[length > 0] / length[length > 0, None]
@@ -200,24 +204,24 @@ def _unit(vector: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
 
 
 def _cosine(a: Float[np.ndarray, " d"], b: Float[np.ndarray, " d"]) -> float | None:
-    """Of unit vectors, or None where one is zero."""
+    """The cosine of two unit vectors; None where either is zero."""
     return float(a @ b) if a.any() and b.any() else None
 
 
-def _held_out(
+def _aucs_and_gains(
     scores: Mapping[str, Float[np.ndarray, " thought"]],
     execution: Mask,
     problem: Index,
     fold: Index,
     seed: int,
 ) -> tuple[dict[str, Separability], dict[str, Estimate]]:
-    """AUC of each direction and its gain over the difference of means, over the same draws."""
+    """AUC of each direction and its gain over the difference of means, from the same draws."""
     auc, draws = {}, {}
     for name, score in scores.items():
         auc[name], draws[name] = held_out_auc(score, execution, problem, fold, seed=seed)
     gain = {}
     for name in (PAIRED, UNPAIRED):
         low, high = percentiles(draws[name] - draws[MEANS], 0.95)
-        apart = auc[name].auc - auc[MEANS].auc
-        gain[name] = Estimate(apart, low, high, auc[name].problems)
+        difference = auc[name].auc - auc[MEANS].auc
+        gain[name] = Estimate(difference, low, high, auc[name].problems)
     return auc, gain

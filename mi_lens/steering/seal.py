@@ -1,7 +1,7 @@
 """SEAL's steering vectors: differences between mean states at the boundaries that open thoughts.
 
-SEAL (arXiv 2504.07986) steers by S = mean(execution) - mean(reflection and transition),
-read from 500 correct and 500 incorrect traces of problems that no evaluation uses.
+SEAL (arXiv 2504.07986) steers by S = mean(execution) - mean(reflection and transition). The means
+are over 500 correct and 500 incorrect traces of problems that no evaluation uses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +28,9 @@ from mi_lens.traces.thoughts import (
 )
 from mi_lens.traces.trace import Trace
 
-# The first mean less each of the others; letters that stand together are pooled, thought by
-# thought. "E-RT" is SEAL's S, "E-R" and "E-T" are ablations. "E-R-T" is what EasySteer calls
-# merged: no contrast, as it also takes away what all states have in common.
+# The first mean minus each of the others. Classes whose letters are adjacent are pooled, with equal
+# weight per thought. "E-RT" is SEAL's S; "E-R" and "E-T" are ablations. "E-R-T" is what EasySteer
+# calls merged. It is not a contrast: it also subtracts what all states have in common.
 Recipe = Literal["E-RT", "E-R", "E-T", "E-R-T"]
 LETTERS: dict[str, ThoughtClass] = {"E": "execution", "R": "reflection", "T": "transition"}
 
@@ -40,9 +40,9 @@ class ThoughtStates:
     """A trace's thoughts, and the states at the boundaries that open them.
 
     Attributes:
-        problem: The trace's.
-        thoughts: In order, at least one.
-        states: Hook name to states, a row a thought, on the CPU in the model's dtype.
+        problem: The trace's problem.
+        thoughts: The thoughts in order, at least one.
+        states: Hook name to states, one row per thought, on the CPU in the model's dtype.
     """
 
     problem: Problem
@@ -58,14 +58,14 @@ def states_of_thoughts(
     rule: ThoughtRule = SEAL,
     batch_size: int = 8,
 ) -> Iterator[ThoughtStates]:
-    """Reads the states of thoughts, trace by trace; traces without thoughts are passed over.
+    """Reads the states of thoughts, trace by trace, and skips traces without thoughts.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
-        traces: Each with its problem.
+        traces: Traces with their problems.
         hook_names: All are read in one pass.
-        rule: Tells thoughts apart.
-        batch_size: Traces read together. Their states at all steps stand in memory at once.
+        rule: Assigns a class to every thought.
+        batch_size: Number of traces read together. Their states at all steps are in memory at once.
 
     Raises:
         ValueError: If a trace has no problem.
@@ -94,26 +94,26 @@ def extract_steering_vectors(
     recipe: Recipe = "E-RT",
     batch_size: int = 8,
 ) -> dict[str, SteeringVector]:
-    """SEAL's steering vector, or one of its ablations, at every hook name.
+    """Computes SEAL's steering vector, or an ablation of it, at every hook name.
 
-    SEAL's layer 20 is the input of block 20: `blocks.20.hook_resid_pre`, which is
+    SEAL's layer 20 is the input of block 20: `blocks.20.hook_resid_pre`, which equals
     `blocks.19.hook_resid_post`.
 
-    Sums are kept in float64; vectors come in the model's dtype, and in float32 at least. For the
-    reliability the problems are dealt to two halves in turn, all traces of a problem to the same.
+    Sums are in float64. Vectors have the model's dtype, but at least float32. For the reliability,
+    problems go alternately to two halves; all traces of a problem are in the same half.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Finished traces with their problems; SEAL takes 500 correct and 500 incorrect ones.
         hook_names: All are read in one pass.
-        rule: Tells thoughts apart.
-        recipe: "E-RT", mean(execution) - mean(reflection and transition together), SEAL's S;
-            "E-R", mean(execution) - mean(reflection); "E-T" likewise; "E-R-T", both means
-            subtracted (EasySteer's merged vector).
+        rule: Assigns a class to every thought.
+        recipe: "E-RT" is mean(execution) - mean(reflection and transition together), SEAL's S;
+            "E-R" is mean(execution) - mean(reflection); "E-T" is mean(execution) -
+            mean(transition); "E-R-T" subtracts both means (EasySteer's merged vector).
         batch_size: See `states_of_thoughts`.
 
     Raises:
-        ValueError: If the recipe is unknown, or takes a class of which there are no thoughts.
+        ValueError: If the recipe is unknown, or needs a class that has no thoughts.
     """
     if recipe not in get_args(Recipe):
         raise ValueError(f"recipe {recipe!r}: expected one of {get_args(Recipe)}")
@@ -122,13 +122,13 @@ def extract_steering_vectors(
     counts = torch.zeros(2, len(THOUGHT_CLASSES), dtype=torch.int64)
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for read in states_of_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size):
-        key = read.problem.key
+    for part in states_of_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size):
+        key = part.problem.key
         half = half_of.setdefault(key, len(half_of) % 2)
-        problems[key] = read.problem.id
-        index = torch.tensor([THOUGHT_CLASSES.index(t.thought_class) for t in read.thoughts])
+        problems[key] = part.problem.id
+        index = torch.tensor([THOUGHT_CLASSES.index(t.thought_class) for t in part.thoughts])
         counts[half] += torch.bincount(index, minlength=len(THOUGHT_CLASSES))
-        for name, states in read.states.items():
+        for name, states in part.states.items():
             if name not in sums:
                 sums[name] = torch.zeros(2, len(THOUGHT_CLASSES), states.shape[1]).double()
                 dtypes[name] = torch.promote_types(states.dtype, torch.float32)
@@ -159,7 +159,7 @@ def _require_thoughts(
             wanted = " or ".join(LETTERS[letter] for letter in group)
             raise ValueError(
                 f"no {wanted} thoughts by rule {rule.name!r} in {traces} traces (counts: "
-                f"{counts}); recipe {recipe!r} takes some: add traces, or take another rule or "
+                f"{counts}); recipe {recipe!r} needs them: add traces, or use another rule or "
                 "recipe"
             )
 
@@ -167,7 +167,7 @@ def _require_thoughts(
 def _difference(
     recipe: Recipe, sums: Float[Tensor, "thought_class d"], counts: Int[Tensor, "thought_class"]
 ) -> Float[Tensor, "d"]:
-    """The recipe's first mean less the others; not finite where a mean is of no thoughts."""
+    """The recipe's first mean minus the others; not finite where a class has no thoughts."""
     means = []
     for group in recipe.split("-"):
         rows = [THOUGHT_CLASSES.index(LETTERS[letter]) for letter in group]
@@ -180,7 +180,7 @@ def _reliability(
     sums: Float[Tensor, "2 thought_class d"],
     counts: Int[Tensor, "2 thought_class"],
 ) -> float | None:
-    """Cosine between the vectors of the two halves, or None where one is not defined."""
+    """Cosine between the vectors of the two halves; None where either is undefined."""
     first, second = (_difference(recipe, sums[half], counts[half]) for half in (0, 1))
     cosine = float(first @ second / (first.norm() * second.norm()))
     return cosine if isfinite(cosine) else None

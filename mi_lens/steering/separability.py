@@ -1,8 +1,8 @@
-"""How well a linear probe tells execution from other thoughts, layer by layer, and a map to draw.
+"""How well a linear probe tells execution from other thoughts, layer by layer; and a 2-D map.
 
-SEAL shows by t-SNE that the classes come apart in the deeper layers. Here problems
-are held out. At `blocks.0.hook_resid_pre` stands what the boundary token by itself tells (and the
-position, where that is embedded): the level to compare deeper layers with.
+SEAL shows by t-SNE that the classes separate in the deeper layers. Here probes are tested on
+held-out problems. The state at `blocks.0.hook_resid_pre` holds only the boundary token (and its
+position, where positions are embedded), so its AUC is the level to compare deeper layers with.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from mi_lens.traces.thoughts import SEAL, ThoughtRule
 from mi_lens.traces.trace import Trace
 
 Method = Literal["pca", "tsne"]
-PERPLEXITY = 30  # of t-SNE, as is usual; a third of the neighbours where there are fewer thoughts
+PERPLEXITY = 30  # The usual value for t-SNE; at most a third of the neighbours.
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Separability:
 
     Attributes:
         auc: Over pairs of an execution and another thought in the same fold; .5 is chance.
-        low: Lower end of its 95 % interval, resampling held-out problems.
-        high: Upper end.
+        low: Lower end of the AUC's 95 % interval, from resampling held-out problems.
+        high: Upper end of the interval.
         execution: Number of execution thoughts.
         others: Number of reflection and transition thoughts.
         problems: Number of problems.
@@ -71,20 +71,23 @@ def separability(
     seed: int = 0,
     batch_size: int = 8,
 ) -> dict[str, Separability]:
-    """How well boundary states tell the coming thought's class, at every hook name.
+    """Measures how well the state at a boundary predicts the class of the thought that follows.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Finished traces with their problems.
-        hook_names: All are read in one pass; the thoughts' states stand in memory together.
-        rule: Tells thoughts apart.
-        folds: 3 or more. All thoughts of a problem are in one.
-        seed: Of the folds.
+        hook_names: All are read in one pass; the states of all thoughts are in memory at once.
+        rule: Assigns a class to every thought.
+        folds: Number of folds, 3 or more. All thoughts of a problem are in the same fold.
+        seed: Seeds the folds.
         batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
+
+    Returns:
+        The separability at every hook name.
 
     Raises:
         ValueError: If there are fewer problems than folds, or the thoughts outside a fold are all
-            execution or all others.
+            of the same kind (execution or other).
     """
     states, execution, problems = boundary_states(
         model, traces, hook_names, rule=rule, batch_size=batch_size
@@ -103,14 +106,18 @@ def boundary_states(
     rule: ThoughtRule = SEAL,
     batch_size: int = 8,
 ) -> tuple[States, Bool[np.ndarray, "thought"], list[str]]:
-    """The states of all thoughts by hook name, whether each is execution, and its problem.
+    """Reads the states at the boundaries that open thoughts.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Finished traces with their problems.
-        hook_names: All are read in one pass; the thoughts' states stand in memory together.
-        rule: Tells thoughts apart.
+        hook_names: All are read in one pass; the states of all thoughts are in memory at once.
+        rule: Assigns a class to every thought.
         batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
+
+    Returns:
+        Hook name to states, one row per thought; whether each thought is an execution thought; and
+        the key of each thought's problem.
 
     Raises:
         ValueError: If there are no thoughts.
@@ -121,7 +128,7 @@ def boundary_states(
             f"no thoughts in {len(traces)} traces; expected reasoning with blank lines between "
             "thoughts inside the think block"
         )
-    states = {  # taken out of the parts as they are joined: both at once may not fit
+    states = {  # Removed from the parts as they are joined: two copies may not fit in memory.
         name: torch.cat([part.states.pop(name) for part in parts]) for name in list(parts[0].states)
     }
     execution = np.array([t.thought_class == "execution" for part in parts for t in part.thoughts])
@@ -139,16 +146,16 @@ def probe_auc(
 ) -> Separability:
     """The held-out AUC of logistic regression on standardised states.
 
-    Its L2 penalty is that of standardised states scaled to a mean squared norm of 1, with weight
-    1. Only thoughts of the same fold, scored by the same probe, are compared. The interval covers
-    which problems the probes were tested on, not which they were trained on.
+    The L2 penalty equals one of weight 1 on standardised states that are scaled to a mean squared
+    norm of 1. Only thoughts of the same fold are compared, as the same probe scored them. The
+    interval accounts for the choice of test problems, but not of training problems.
 
     Args:
-        states: One row a thought.
-        execution: Whether it is one.
-        problems: The problem of each; those of one are held out together.
-        folds: 3 or more.
-        seed: Of the folds.
+        states: One row per thought.
+        execution: Whether each thought is an execution thought.
+        problems: The problem of each thought; all thoughts of a problem are held out together.
+        folds: Number of folds, 3 or more.
+        seed: Seeds the folds.
 
     Raises:
         ValueError: As `separability`, or if a state is not finite.
@@ -170,19 +177,19 @@ def held_out_auc(
     *,
     seed: int = 0,
 ) -> tuple[Separability, Float[np.ndarray, "draw"]]:
-    """The AUC of scores within folds, and its value in each draw of problems.
+    """The AUC of scores within folds, and its value in each bootstrap draw of problems.
 
-    Draws depend on the seed and the problems alone: those of two scores are pairs.
+    The draws depend only on the seed and the problems, so draws for two scores can be paired.
 
     Args:
-        score: Of each thought, higher for execution.
-        execution: Whether it is one.
-        problem: The number of its problem.
-        fold: The number of its fold.
-        seed: Of the draws.
+        score: The score of each thought, higher for execution.
+        execution: Whether each thought is an execution thought.
+        problem: The number of each thought's problem.
+        fold: The number of each thought's fold.
+        seed: Seeds the draws.
 
     Raises:
-        ValueError: If no fold holds both kinds.
+        ValueError: If no fold holds both kinds of thoughts.
     """
     wins, pairs = _pairs_by_problem(score, execution, problem, fold)
     if not pairs.sum():
@@ -191,18 +198,18 @@ def held_out_auc(
             "fewer folds"
         )
     weights = resample(len(wins), seed=seed).astype(float)
-    with np.errstate(invalid="ignore"):  # A draw without pairs says nothing.
+    with np.errstate(invalid="ignore"):  # A draw without pairs has no AUC.
         draws = ((weights @ wins) * weights).sum(1) / ((weights @ pairs) * weights).sum(1)
     low, high = percentiles(draws, 0.95)
-    numbers = int(execution.sum()), int((~execution).sum()), len(wins)
-    return Separability(float(wins.sum() / pairs.sum()), low, high, *numbers), draws
+    counts = int(execution.sum()), int((~execution).sum()), len(wins)
+    return Separability(float(wins.sum() / pairs.sum()), low, high, *counts), draws
 
 
 def finite_states(states: Float[Tensor, "thought d"]) -> Float[np.ndarray, "thought d"]:
-    """States as float64 arrays.
+    """States as a float64 array.
 
     Raises:
-        ValueError: If one is not finite.
+        ValueError: If a state is not finite.
     """
     x = states.detach().to("cpu", torch.float64)
     require_finite(x.isfinite().all(1).numpy(), "boundary states")
@@ -223,7 +230,7 @@ def _probe_scores(
         only = "execution" if execution[train].any() else "reflection or transition"
         raise ValueError(
             f"the {int(train.sum())} thoughts to train a probe on are all {only}; expected both "
-            "kinds: add traces, or take another rule"
+            "kinds: add traces, or use another rule"
         )
     probe = make_pipeline(
         StandardScaler(), LogisticRegression(C=1 / x.shape[1], max_iter=1000, tol=1e-6)
@@ -237,37 +244,39 @@ def _pairs_by_problem(
     problem: Int[np.ndarray, "thought"],
     fold: Int[np.ndarray, "thought"],
 ) -> tuple[Float[np.ndarray, "problem problem"], Float[np.ndarray, "problem problem"]]:
-    """For execution thoughts of one problem and others of another: pairs won, and pairs.
+    """Pairs of an execution and another thought, counted by the problems of the two.
 
-    A tie is half won. Problems of different folds make no pairs. Drawing problems anew then only
-    weighs these counts: sorting happens once.
+    Row i, column j of the first matrix counts the pairs of an execution thought of problem i and
+    another thought of problem j in which the execution thought scores higher; a tie counts half.
+    The second matrix counts all such pairs. Problems of different folds have no pairs. Resampling
+    problems then only weights these counts, so scores are sorted once.
     """
     n = int(problem.max()) + 1
     wins, pairs = np.zeros((n, n)), np.zeros((n, n))
-    for other in range(n):
-        its = problem == other
-        against = np.sort(score[its & ~execution])
-        rivals = execution & (fold == fold[its][0])
-        below, up_to = (np.searchsorted(against, score[rivals], side) for side in ("left", "right"))
-        wins[:, other] = np.bincount(problem[rivals], (below + up_to) / 2, minlength=n)
-        pairs[:, other] = np.bincount(problem[rivals], minlength=n) * len(against)
+    for column in range(n):
+        in_problem = problem == column
+        others = np.sort(score[in_problem & ~execution])
+        rivals = execution & (fold == fold[in_problem][0])
+        below, up_to = (np.searchsorted(others, score[rivals], side) for side in ("left", "right"))
+        wins[:, column] = np.bincount(problem[rivals], (below + up_to) / 2, minlength=n)
+        pairs[:, column] = np.bincount(problem[rivals], minlength=n) * len(others)
     return wins, pairs
 
 
 def coordinates(
     states: Float[Tensor, "thought d"], *, method: Method = "pca", seed: int = 0
 ) -> Float[np.ndarray, "thought 2"]:
-    """Places states on a plane, to be drawn.
+    """Projects states onto a plane, to be drawn.
 
     Args:
-        states: One row a thought, at least three.
-        method: "pca", the two directions of greatest variance; "tsne", neighbours kept together
-            (van der Maaten and Hinton 2008), begun from those; its distances between groups mean
-            little.
-        seed: Of t-SNE.
+        states: One row per thought, at least three.
+        method: "pca" projects onto the two directions of greatest variance. "tsne" keeps neighbours
+            together (van der Maaten and Hinton 2008) and starts from the PCA; distances between its
+            groups mean little.
+        seed: Seeds t-SNE.
 
     Raises:
-        ValueError: If the method is unknown, there are fewer than three states, or one is not
+        ValueError: If the method is unknown, there are fewer than three states, or a state is not
             finite.
     """
     if method not in get_args(Method):
@@ -284,5 +293,5 @@ def coordinates(
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
-    placed = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(x)
-    return placed.astype(np.float64)
+    points = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(x)
+    return points.astype(np.float64)

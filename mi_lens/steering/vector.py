@@ -1,4 +1,4 @@
-"""Steering vectors: a direction in the residual stream, what it was made from, and its file."""
+"""Steering vectors: a direction in the residual stream, its origin, and its file."""
 
 import json
 import re
@@ -20,17 +20,17 @@ from mi_lens.traces.thoughts import ThoughtClass
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SteeringVector:
-    """A direction in the residual stream, and what it was made from.
+    """A direction in the residual stream, and what it was computed from.
 
     Attributes:
-        hook_name: Where it was read and is to be added.
-        vector: In units of the residual stream, float32 or wider, on the CPU.
+        hook_name: Where states were read and where the vector is to be added.
+        vector: The vector in units of the residual stream, float32 or wider, on the CPU.
         model: Fingerprint of the model.
-        recipe: Which mean states it is the difference of (`mi_lens.steering.seal`).
-        rule: Name of the rule that told thoughts apart.
-        counts: Thoughts by class.
-        problems: The problems it was made from, key (`Problem.key`) to id. Older files have keys of
-            another form; `is_among` reads both.
+        recipe: The mean states that were subtracted from each other (`mi_lens.steering.seal`).
+        rule: Name of the rule that assigned a class to every thought.
+        counts: Number of thoughts per class.
+        problems: The problems whose traces were used: key (`Problem.key`) to id. Older files have
+            keys of another form; `is_among` accepts both.
         reliability: Cosine between the vectors of two halves of the problems; None where a half
             lacks a class.
     """
@@ -46,12 +46,12 @@ class SteeringVector:
 
     @property
     def norm(self) -> float:
-        """Its length."""
+        """The vector's length."""
         return float(self.vector.double().norm())
 
     @property
     def problem_ids(self) -> tuple[str, ...]:
-        """Ids of the problems it was made from."""
+        """Ids of the problems whose traces were used."""
         return tuple(self.problems.values())
 
     def __repr__(self) -> str:
@@ -77,31 +77,31 @@ class SteeringVector:
         return table(about, caption="steering vector")
 
     def check_unused(self, problems: Iterable[Problem]) -> None:
-        """Refuses problems that the vector was made from; call it before an evaluation.
+        """Refuses problems that the vector was computed from; call it before an evaluation.
 
         Raises:
-            ValueError: If a problem has a question among them.
+            ValueError: If the vector was computed from one of the problems.
         """
-        known = list(problems)
-        used = [problem.id for problem in known if is_among(problem, self.problems)]
+        candidates = list(problems)
+        used = [problem.id for problem in candidates if is_among(problem, self.problems)]
         if used:
             raise ValueError(
-                f"{len(used)} of {len(known)} problems were used to make the vector at "
-                f"{self.hook_name}, {used[0]!r} first; evaluate on others, or say "
+                f"{len(used)} of {len(candidates)} problems were used to compute the vector at "
+                f"{self.hook_name}, {used[0]!r} first; evaluate on others, or pass "
                 "allow_overlap=True"
             )
 
     def save(self, path: str | Path) -> None:
-        """Writes it alone, as `save_vectors` does."""
+        """Writes the vector to a file of its own, as `save_vectors` does."""
         save_vectors([self], path)
 
     @classmethod
     def load(cls, path: str | Path) -> "SteeringVector":
-        """Reads a file of one vector.
+        """Reads a file that holds a single vector.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If it is not whole, or holds several vectors.
+            ValueError: If the file is incomplete, or holds several vectors.
         """
         vectors = load_vectors(path)
         if len(vectors) != 1:
@@ -113,20 +113,20 @@ class SteeringVector:
 
 
 def is_among(problem: Problem, keys: Collection[str]) -> bool:
-    r"""Whether a problem is one of those that keys name.
+    r"""Whether the key of a problem is among the keys.
 
-    A key is a `Problem.key`. In older files it is a hash of the question that leaves out only
-    spacing and case, so that \dfrac and \frac give different keys.
+    A key is a `Problem.key`. In older files it is a hash of the question that ignores only spacing
+    and case, so that \dfrac and \frac give different keys.
     """
-    older = content_hash(" ".join(problem.question.split()).casefold())
-    return problem.key in keys or older in keys
+    older_key = content_hash(" ".join(problem.question.split()).casefold())
+    return problem.key in keys or older_key in keys
 
 
 def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
-    """Writes vectors of different hook names as one safetensors file, metadata as JSON in it.
+    """Writes vectors of different hook names into one safetensors file, with metadata as JSON.
 
     Raises:
-        ValueError: If there are none, or two at one hook name.
+        ValueError: If there are no vectors, or two at the same hook name.
     """
     tensors, metadata = {}, {}
     for vector in vectors:
@@ -135,8 +135,8 @@ def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
                 f"two vectors at {vector.hook_name!r}; expected one per hook name in a file"
             )
         tensors[vector.hook_name] = vector.vector.detach().to("cpu", copy=True).contiguous()
-        made_from = {k: v for k, v in vars(vector).items() if k not in ("hook_name", "vector")}
-        metadata[vector.hook_name] = json.dumps(made_from, ensure_ascii=False, allow_nan=False)
+        about = {k: v for k, v in vars(vector).items() if k not in ("hook_name", "vector")}
+        metadata[vector.hook_name] = json.dumps(about, ensure_ascii=False, allow_nan=False)
     if not tensors:
         raise ValueError("no vectors to save; expected at least one")
     with replacing(path) as temporary:
@@ -144,11 +144,14 @@ def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
 
 
 def load_vectors(path: str | Path) -> dict[str, SteeringVector]:
-    """Reads what `save_vectors` wrote, by hook name.
+    """Reads what `save_vectors` wrote.
+
+    Returns:
+        Hook name to vector.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not whole, or holds other tensors than steering vectors.
+        ValueError: If the file is incomplete, or holds tensors other than steering vectors.
     """
     path = Path(path)
     if not path.is_file():
@@ -168,5 +171,5 @@ def load_vectors(path: str | Path) -> dict[str, SteeringVector]:
 
 
 def _by_number(name: str) -> list[int | str]:
-    """Orders blocks.2 before blocks.10: every second part is a number."""
+    """A sort key that puts blocks.2 before blocks.10: every second part is a number."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -29,7 +29,7 @@ class Curve:
 
     Attributes:
         title: What trace it is.
-        mi: One value a step.
+        mi: One value per step.
         peaks: Its peaks.
         labels: For every step the text to write there if it is a peak.
         mismatched: Low and high of the same states with other problems' answers, a value a step.
@@ -47,7 +47,7 @@ class Curve:
 def trajectories_figure(
     curves: Sequence[Curve], rule: PeakRule = PAPER_RULE, labelled: int = 8
 ) -> Figure:
-    """MI against step, a panel a trace, peaks marked and the highest of them named.
+    """MI against step, one panel per trace, peaks marked and the highest of them named.
 
     Raw peaks are dots; rings are the significant peaks of the specific part; the band is where the
     same states lie with other problems' answers.
