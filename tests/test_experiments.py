@@ -50,11 +50,16 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "small_benchmarks": {"limit": 6, "seeds": 2},
     "steering_ablations": {"limit": 6, "alphas": (0.5, 1.0)},
     "suppression": {"limit": 8, "words": ("Wait",), "draws": 1},
-    "test_time_scaling": {"limit": 6, "words": ("Wait",), "samples": 2, "max_new_tokens": 384,
-                          "budgets": (64, 128, 384)},
+    "test_time_scaling": {
+        "limit": 6,
+        "words": ("Wait",),
+        "samples": 2,
+        "max_new_tokens": 384,
+        "budgets": (64, 128, 384),
+    },
     "truncation": {"draws": 1, "budgets": 5},
     "vector_stability": {"splits": 10},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +147,23 @@ def test_cheaper_settings_are_of_studies_that_exist():
 
 def test_plain_leaves_only_what_json_knows():
     value = {
-        3: np.float64(0.5), "array": np.array([[1, 2]]), "estimate": Estimate(1.0, None, None, 1),
-        "set": frozenset({1}), "path": Path("a/b"), "undefined": float("nan"),
+        3: np.float64(0.5),
+        "array": np.array([[1, 2]]),
+        "estimate": Estimate(1.0, None, None, 1),
+        "set": frozenset({1}),
+        "path": Path("a/b"),
+        "undefined": float("nan"),
         "infinite": np.array([np.inf]),
-    }  # fmt: skip
+    }
     assert plain(value) == {
-        "3": 0.5, "array": [[1, 2]], "estimate": {"mean": 1.0, "low": None, "high": None, "n": 1},
-        "set": [1], "path": "a/b", "undefined": None, "infinite": [None],
-    }  # fmt: skip
+        "3": 0.5,
+        "array": [[1, 2]],
+        "estimate": {"mean": 1.0, "low": None, "high": None, "n": 1},
+        "set": [1],
+        "path": "a/b",
+        "undefined": None,
+        "infinite": [None],
+    }
     assert json.loads(json.dumps(plain(value), allow_nan=False)) == plain(value)
 
 
@@ -210,8 +224,13 @@ def test_the_gallery_is_written_from_the_numbers(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("experiments.gallery.STUDIES", names)
     for name, verdict in zip(names, ("with", "against", "with"), strict=False):
         monkeypatch.setattr("experiments.study.study_name", lambda _, name=name: name)
-        save(Example(out=tmp_path, limit=5), {"pocket-base": "f1"}, plt.figure(), finding(verdict),
-             {"x": np.float64(1)})  # fmt: skip
+        save(
+            Example(out=tmp_path, limit=5),
+            {"pocket-base": "f1"},
+            plt.figure(),
+            finding(verdict),
+            {"x": np.float64(1)},
+        )
     text = write_gallery(tmp_path).read_text(encoding="utf-8")
     assert "3 figures: 2 with the paper, 1 against the paper" in text
     assert "0 not asked by the papers" in text
@@ -282,9 +301,11 @@ def test_peaks_are_crucial_where_they_harm_more_than_both_controls(
     other = {"change": sure(-0.4), "less matched": sure(0.0), "less any steps": sure(0.0)}
     read = dict.fromkeys(peak_interventions.GROUPS, other) | {
         "raw peaks": {
-            "change": sure(raw), "less matched": less_matched, "less any steps": less_any,
+            "change": sure(raw),
+            "less matched": less_matched,
+            "less any steps": less_any,
         }
-    }  # fmt: skip
+    }
     found = peak_interventions.finding(read, "last", 50, peak_interventions.Config())
     assert found.verdict == verdict
 

@@ -20,6 +20,7 @@ from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
+from mi_lens.models.model import Model
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.grading.grader import grade
 from mi_lens.traces.trace import Trace
@@ -56,7 +57,7 @@ class BudgetCurve:
 
 
 def budget_curve(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     budgets: Sequence[int],
     *,
@@ -111,7 +112,7 @@ def budget_curve(
 
 
 def continue_traces(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     word: str,
     budget: int,

@@ -9,20 +9,22 @@ out success, no token at the step is critical.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.generation.generate import generate
-from mi_lens.generation.request import Plan, Request, end_of_text_ids
+from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.hook_names import last_block_output
+from mi_lens.models.model import Model
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import PromptStyle
+from mi_lens.problems.prompts import PromptStyle, encode_prompt
 from mi_lens.states.capture import capture
 from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
@@ -60,7 +62,7 @@ class Rollouts:
 
 
 def roll_out(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     steps: Sequence[Sequence[int]],
     *,
@@ -100,10 +102,10 @@ def roll_out(
     """
     sampling = Sampling(1.0) if sampling is None else sampling
     tests = _steps_to_test(traces, steps, samples, sampling)
-    plan, ends = Plan(model), end_of_text_ids(model)
+    ends = end_of_text_ids(model)
     requests = []
     for trace, trace_steps in tests:
-        problem = _require_continuable(plan, trace, trace_steps, style, ends)
+        problem = _require_continuable(model.tokenizer, trace, trace_steps, style, ends)
         seeds = _seeds(seed, samples, trace.seed)
         for step in trace_steps:
             for condition, prefix in _with_and_without(trace, step, sampling):
@@ -165,11 +167,11 @@ def _with_and_without(
 
 
 def _require_continuable(
-    plan: Plan, trace: Trace, steps: Sequence[int], style: PromptStyle, ends: set[int]
+    tokenizer: Any, trace: Trace, steps: Sequence[int], style: PromptStyle, ends: set[int]
 ) -> Problem:
     problem = trace.require_problem("to grade continuations by")
     grade(trace.text, problem)  # refuses a problem without a gold answer before generation begins
-    if plan.prompt(Request(problem, style=style))[1] != trace.prompt_ids:
+    if encode_prompt(tokenizer, problem.question, style)[1] != trace.prompt_ids:
         raise ValueError(
             f"trace {trace.id} has another prompt than style={style!r} gives with this tokenizer; "
             "pass the style of the trace"
@@ -189,7 +191,7 @@ def _seeds(first: int, samples: int, own: int) -> list[int]:
     return [s for s in range(first, first + samples + 1) if s != own][:samples]
 
 
-def _probabilities(model, trace: Trace) -> Float[np.ndarray, " step"]:
+def _probabilities(model: Model, trace: Trace) -> Float[np.ndarray, " step"]:
     last = last_block_output(model)
     (states,) = capture(model, [trace], [last])
     return 2.0 ** -next_token_uncertainty(model, trace, states[last])["surprisal"]

@@ -22,6 +22,7 @@ from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, parse_condition
+from mi_lens.models.model import Model
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
@@ -117,7 +118,7 @@ class Evaluation:
 
 
 def evaluate(
-    model,
+    model: Model,
     problems: Sequence[Problem],
     conditions: Sequence[Condition],
     seeds: Sequence[int] = (0,),

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.interventions.words import Worded
+from mi_lens.models.model import Model
 from mi_lens.traces.think_block import think_ids
 from mi_lens.traces.vocabulary import Words, as_words
 
@@ -44,7 +45,7 @@ class Continue(Worded, Intervention):
         if self.reserve < 1:
             raise ValueError(f"reserve={self.reserve}: expected at least 1 token")
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         encode = model.tokenizer.encode
         texts = [

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ForbidAt(Intervention):
     step: int
     token: int
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         if not 0 <= self.token < model.cfg.d_vocab:
             raise ValueError(

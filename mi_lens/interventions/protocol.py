@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_lens.interventions.sampling import Sampling, uniform
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import ThoughtClass, classify
@@ -174,7 +175,7 @@ class Intervention(Protocol):
     To write your own, subclass this and `Action`, and put an instance into a `Condition`.
     """
 
-    def bind(self, model: Any) -> Action:
+    def bind(self, model: Model) -> Action:
         """The intervention's action on a model.
 
         Raises:

@@ -20,6 +20,7 @@ from typing import Literal
 from mi_lens.interventions.protocol import Action, Intervention, Recycling, Row, Trigger
 from mi_lens.interventions.words import Worded
 from mi_lens.models.hook_names import block_output, layer_of_output
+from mi_lens.models.model import Model
 from mi_lens.traces.vocabulary import Words, word_ids
 
 
@@ -65,7 +66,7 @@ class Recycle(Worded, Intervention):
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability={self.probability}: expected above 0, at most 1")
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         layer = layer_of_output(str(self.layer))
         assert layer is not None  # refused above

@@ -17,6 +17,7 @@ from torch import Tensor
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention, Row, positions
 from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.steering.vector import SteeringVector, is_among, load_vectors
 from mi_lens.traces.think_block import boundary_ids
@@ -96,7 +97,7 @@ class Steer(Intervention):
                 "evaluate on others, or use Steer(..., allow_overlap=True)"
             )
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         assert self.hook_name is not None
         resolve_hook_names(model, self.hook_name)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.interventions.words import Worded
+from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, Words, as_words, word_ids, word_of
 
@@ -37,7 +38,7 @@ class LogitPenalty(Worded, Intervention):
                 f"penalty={self.penalty}: expected a finite number; Suppress forbids words"
             )
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         ids = word_ids(model, self.words, containing=self.containing)
         return _Penalty(torch.tensor(sorted(ids)), self.penalty)
@@ -57,7 +58,7 @@ class Suppress(Worded, Intervention):
 
     words: Words
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         return _Penalty(torch.tensor(sorted(word_ids(model, self.words))), float("-inf"))
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from mi_lens.interventions.protocol import Action, Intervention, Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.words import Worded
+from mi_lens.models.model import Model
 from mi_lens.traces.vocabulary import Words, word_ids
 
 
@@ -25,7 +26,7 @@ class RaiseTemperature(Worded, Intervention):
         super().__post_init__()
         Sampling(temperature=self.temperature)  # refuses an invalid temperature
 
-    def bind(self, model) -> Action:
+    def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         return _Temperature(word_ids(model, self.words), self.temperature)
 

@@ -4,10 +4,12 @@ from hashlib import blake2b
 
 import torch
 
+from mi_lens.models.model import Model
+
 SAMPLED_VALUES = 64  # per parameter; reading every value of a 70B model would take minutes
 
 
-def model_fingerprint(model: torch.nn.Module) -> str:
+def model_fingerprint(model: Model) -> str:
     """A hash of every parameter's name, shape, dtype and some of its values.
 
     The values are spread evenly over the parameter. Training, editing or folding weights changes

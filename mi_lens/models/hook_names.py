@@ -4,9 +4,9 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.model import Model
 
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
@@ -26,12 +26,12 @@ def layer_of_output(hook_name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def last_block_output(model: Any) -> str:
+def last_block_output(model: Model) -> str:
     """The hook name of the last block's output, which the final norm and the unembedding read."""
     return block_output(model.cfg.n_layers - 1)
 
 
-def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
+def resolve_hook_names(model: Model, names: str | Sequence[str]) -> list[str]:
     """Check that hooks of these names exist and fire.
 
     Args:
@@ -56,7 +56,7 @@ def resolve_hook_names(model: Any, names: str | Sequence[str]) -> list[str]:
     return names
 
 
-def match_hook_names(model: Any, patterns: str | Sequence[str]) -> list[str]:
+def match_hook_names(model: Model, patterns: str | Sequence[str]) -> list[str]:
     """The names of the hooks that fire and match a pattern, such as "blocks.*.hook_resid_post".
 
     Args:

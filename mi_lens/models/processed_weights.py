@@ -1,9 +1,9 @@
 """Refuses models with processed weights, whose residual stream differs from the trained one."""
 
-from typing import Any
+from mi_lens.models.model import Model
 
 
-def require_unprocessed(model: Any) -> None:
+def require_unprocessed(model: Model) -> None:
     """Refuse a model whose norms were folded into the weights next to them.
 
     Folding and centring keep the logits but change the residual stream, and with it everything

@@ -13,6 +13,7 @@ from mi_lens.information.per_trace.peaks import (
 )
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, thinking_tokens
 from mi_lens.models.hook_names import last_block_output, match_hook_names
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
 from mi_lens.runs.config import AnalyzeConfig
@@ -78,7 +79,7 @@ def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> No
 
 def _tokens(
     config: AnalyzeConfig,
-    model,
+    model: Model,
     traces: Sequence[Trace],
     measurements: dict[str, Measurements],
     hook_name: str,

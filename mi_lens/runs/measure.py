@@ -21,6 +21,7 @@ from mi_lens.information.per_trace.measurement import (
 )
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
 from mi_lens.models.hook_names import last_block_output
+from mi_lens.models.model import Model
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture_to_disk import StateStore, shard_path
@@ -86,7 +87,7 @@ def measure_into(
 
 def _measure(
     config: AnalyzeConfig,
-    model,
+    model: Model,
     trace: Trace,
     shard: Path,
     hook_names: Sequence[str],
@@ -122,7 +123,7 @@ class _Answers:
 
 
 def _answers(
-    config: AnalyzeConfig, model, traces: Sequence[Trace], hook_names: Sequence[str]
+    config: AnalyzeConfig, model: Model, traces: Sequence[Trace], hook_names: Sequence[str]
 ) -> dict[str, _Answers]:
     """Trace id to the trace's gold answer state, and states of other problems' other answers."""
     problems = {trace.id: trace.problem for trace in traces if trace.problem is not None}

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, encode_prompt
 from mi_lens.states.segments import last_states
@@ -14,7 +15,7 @@ AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
 
 
 def answer_state(
-    model,
+    model: Model,
     problem: Problem,
     hook_names: Sequence[str],
     *,

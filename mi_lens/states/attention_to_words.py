@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.model import Model
 from mi_lens.states.segments import read_ids, read_in_segments
 from mi_lens.traces.matched_words import as_frequent, count_words, is_ordinary
 from mi_lens.traces.trace import Trace
@@ -83,7 +84,7 @@ class AttentionTo:
 
 
 def attention_to_words(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     words: Words,
     *,
@@ -156,7 +157,7 @@ def attention_to_words(
 
 
 def _controls(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     chosen: frozenset[int],
     controls: Words | None,
@@ -215,7 +216,7 @@ def _match(
 
 @torch.inference_mode()
 def attention_paid(
-    model, matched: Sequence[tuple[Trace, Sequence[Match]]]
+    model: Model, matched: Sequence[tuple[Trace, Sequence[Match]]]
 ) -> list[Float[Tensor, "match place layer head"]]:
     """Mean weight that each match's readers give to its word and to its controls.
 

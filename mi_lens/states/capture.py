@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mi_lens.models.model import Model
 from mi_lens.states.segments import (
     States,
     capture_bar,
@@ -15,7 +16,7 @@ from mi_lens.traces.trace import Trace
 
 
 def capture(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,

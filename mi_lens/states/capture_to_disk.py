@@ -15,6 +15,7 @@ from torch import Tensor
 from mi_lens.common.files import remove_abandoned
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.model import Model
 from mi_lens.states.segments import (
     capture_bar,
     last_states,
@@ -28,7 +29,7 @@ from mi_lens.traces.trace import Trace
 
 
 def capture_into(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     folder: str | Path,
@@ -93,7 +94,7 @@ class StateStore:
 
     def __init__(
         self,
-        model,
+        model: Model,
         folder: str | Path,
         dtype: torch.dtype | None = None,
         fingerprint: str | None = None,
@@ -162,7 +163,7 @@ class _MissingShard:
 
 
 def _capture_batch(
-    model, batch: Sequence[_MissingShard], widths: dict[str, int], dtype: torch.dtype
+    model: Model, batch: Sequence[_MissingShard], widths: dict[str, int], dtype: torch.dtype
 ) -> None:
     with ExitStack() as stack:
         files = []
@@ -185,7 +186,7 @@ def _capture_batch(
         )
 
 
-def _widths(model, hook_names: Sequence[str]) -> dict[str, int]:
+def _widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
     """The width d of every hook name's activation. The model reads a single token to tell it."""
     if not hook_names:
         return {}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.model import Model
 from mi_lens.models.padding import left_pad
 from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.traces.trace import Trace
@@ -32,7 +33,7 @@ SegmentHooks = Callable[[int, int], Sequence[tuple[str, Callable[..., None]]]]
 
 
 def read_in_segments(
-    model,
+    model: Model,
     sequences: Sequence[Sequence[int]],
     hooks: SegmentHooks = lambda start, stop: (),
     *,
@@ -66,7 +67,7 @@ def read_in_segments(
 
 @torch.no_grad()  # Not inference mode, because the caller may change the states.
 def stream_states(
-    model,
+    model: Model,
     sequences: Sequence[Sequence[int]],
     hook_names: Sequence[str],
     positions: Sequence[Sequence[int]],
@@ -153,7 +154,10 @@ def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " part"]) -> Float[T
 
 
 def last_states(
-    model, sequences: Sequence[Sequence[int]], hook_names: Sequence[str], lasts: Sequence[int]
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    hook_names: Sequence[str],
+    lasts: Sequence[int],
 ) -> list[States]:
     """States at the last positions of token sequences, on the CPU in the model's dtype.
 
@@ -176,7 +180,7 @@ def last_states(
 
 
 def states_at(
-    model,
+    model: Model,
     sequences: Sequence[Sequence[int]],
     hook_names: Sequence[str],
     positions: Sequence[Sequence[int]],
@@ -204,7 +208,7 @@ def states_at(
     return states
 
 
-def require_readable(model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
+def require_readable(model: Model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
     """Raises a ValueError if the model cannot read the traces. The message says why."""
     require_unprocessed(model)
     if not traces:

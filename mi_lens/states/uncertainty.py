@@ -8,12 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
 
 
 @torch.inference_mode()
 def next_token_uncertainty(
-    model, trace: Trace, last_states: Float[Tensor, "step d"]
+    model: Model, trace: Trace, last_states: Float[Tensor, "step d"]
 ) -> dict[str, Float[np.ndarray, " step"]]:
     """How uncertain the model is about each generated token, in bits.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mi_lens.common.resampling import percentiles, problem_index, split_into_folds
 from mi_lens.common.statistics import Estimate
+from mi_lens.models.model import Model
 from mi_lens.steering.separability import Separability, boundary_states, finite_states, held_out_auc
 from mi_lens.traces.thoughts import SEAL, ThoughtRule
 from mi_lens.traces.trace import Trace
@@ -60,7 +61,7 @@ class ReadingVectors:
 
 
 def reading_vectors(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
 from mi_lens.states.segments import States
@@ -51,7 +52,7 @@ class ThoughtStates:
 
 
 def states_of_thoughts(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,
@@ -86,7 +87,7 @@ def states_of_thoughts(
 
 
 def extract_steering_vectors(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,

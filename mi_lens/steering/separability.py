@@ -22,6 +22,7 @@ from mi_lens.common.resampling import (
     resample,
     split_into_folds,
 )
+from mi_lens.models.model import Model
 from mi_lens.states.segments import States
 from mi_lens.steering.seal import states_of_thoughts
 from mi_lens.traces.thoughts import SEAL, ThoughtRule
@@ -62,7 +63,7 @@ class Separability:
 
 
 def separability(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,
@@ -99,7 +100,7 @@ def separability(
 
 
 def boundary_states(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
     *,

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from mi_lens.common.html import table
+from mi_lens.models.model import Model
 
 # Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: words for representation recycling, and words
 # for test-time scaling.
@@ -101,7 +102,7 @@ def as_words(words: Words) -> tuple[str | int, ...]:
     return entries
 
 
-def word_ids(model, words: Words, *, containing: bool = False) -> frozenset[int]:
+def word_ids(model: Model, words: Words, *, containing: bool = False) -> frozenset[int]:
     """The ids of all tokens that write one of the words.
 
     Every surface form of a word that is a single token counts. Token ids stand for themselves.

@@ -197,9 +197,15 @@ def test_words_at_peaks():
     assert page.cells[0].startswith("1,959 peaks among 19,000 steps of 100 traces; 1,891")
     assert page.cells[0].endswith("15 of 20 words shown")
     assert page.cells[7:15] == [
-        "lift (95 % interval)", f"w0{MARKUP}", repr(f" w\n{MARKUP}"), "3", "10", "0.3", "0.1",
+        "lift (95 % interval)",
+        f"w0{MARKUP}",
+        repr(f" w\n{MARKUP}"),
+        "3",
+        "10",
+        "0.3",
+        "0.1",
         "3 (1.25 to 5)",
-    ]  # fmt: skip
+    ]
     assert len(page.cells) == 8 + 15 * 7
     assert shown(TokenSet({"wait": (3, 5)})).cells[3:] == ["wait", "2", "3, 5"]
 
@@ -207,9 +213,15 @@ def test_words_at_peaks():
 def test_a_steering_vector():
     counts: dict[ThoughtClass, int] = {"execution": 1200, "reflection": 3, "transition": 4}
     vector = SteeringVector(
-        f"blocks.1{MARKUP}", torch.tensor([3.0, 4.0]), MARKUP, "E-RT", MARKUP, counts,
-        {"k": "p"}, None,
-    )  # fmt: skip
+        f"blocks.1{MARKUP}",
+        torch.tensor([3.0, 4.0]),
+        MARKUP,
+        "E-RT",
+        MARKUP,
+        counts,
+        {"k": "p"},
+        None,
+    )
     cells = shown(vector).cells
     assert cells[:5] == ["steering vector", "hook name", f"blocks.1{MARKUP}", "norm", "5"]
     assert "1,200 execution, 3 reflection, 4 transition (rule" in cells[10]
@@ -219,11 +231,22 @@ def test_a_steering_vector():
 def results(name, right, capped=()):
     return tuple(
         Result(
-            f"p{i}", MARKUP, MARKUP, name, 0, f"t{i}", None, correct, "text", 100 + i, None,
-            "length" if i in capped else "eos", None,
+            f"p{i}",
+            MARKUP,
+            MARKUP,
+            name,
+            0,
+            f"t{i}",
+            None,
+            correct,
+            "text",
+            100 + i,
+            None,
+            "length" if i in capped else "eos",
+            None,
         )
         for i, correct in enumerate(right)
-    )  # fmt: skip
+    )
 
 
 def test_comparisons():

@@ -72,8 +72,19 @@ def test_traces_go_on_from_a_word(pocket):
 def sample(answers, length=10):
     problem = Problem("p", "q", "7")
     text = "\\boxed{{{}}}"
-    return [Trace(str(i), "m", "p", (1,), (5,) * length, text.format(a) if a else "", "eos",
-                  problem=problem) for i, a in enumerate(answers)]  # fmt: skip
+    return [
+        Trace(
+            str(i),
+            "m",
+            "p",
+            (1,),
+            (5,) * length,
+            text.format(a) if a else "",
+            "eos",
+            problem=problem,
+        )
+        for i, a in enumerate(answers)
+    ]
 
 
 def test_votes_at_equal_tokens():

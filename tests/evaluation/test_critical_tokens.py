@@ -38,8 +38,10 @@ def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
     steps = [[0, 7], [], [4]]
     found = roll_out(tiny_model, traces, steps, samples=4, max_new_tokens=12, batch_size=5)
     assert [(one.trace, one.step) for one in found] == [
-        (traces[0].id, 0), (traces[0].id, 7), (traces[2].id, 4),
-    ]  # fmt: skip
+        (traces[0].id, 0),
+        (traces[0].id, 7),
+        (traces[2].id, 4),
+    ]
     for one in found:
         trace = next(t for t in traces if t.id == one.trace)
         assert one.problem == trace.problem.key
@@ -49,9 +51,12 @@ def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
             # Not 3, the trace's own seed.
             for seed, outcome in zip((0, 1, 2, 4), outcomes, strict=True):
                 request = Request(
-                    trace.problem, Condition(acts, Sampling(1.0)), seed=seed, max_new_tokens=12,
+                    trace.problem,
+                    Condition(acts, Sampling(1.0)),
+                    seed=seed,
+                    max_new_tokens=12,
                     prefix=trace.token_ids[: one.step + kept],
-                )  # fmt: skip
+                )
                 (alone,) = generate(tiny_model, [request], progress=False)
                 assert odd(alone.text, "") == outcome
                 assert (alone.token_ids[one.step] == one.token) == bool(kept)

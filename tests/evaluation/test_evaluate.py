@@ -38,9 +38,22 @@ def arm(name, correct, tokens: Any = 50, reasons: Any = "eos", seeds=1, **settin
         stop = reasons if isinstance(reasons, str) else reasons[i % n]
         count = tokens if isinstance(tokens, int) else tokens[i % n]
         results.append(
-            Result(str(i % n), "s", "12"[i % n % 2], name, i // n, f"{name}{i}", None, bool(right),
-                   "exact", count, None, stop, None)
-        )  # fmt: skip
+            Result(
+                str(i % n),
+                "s",
+                "12"[i % n % 2],
+                name,
+                i // n,
+                f"{name}{i}",
+                None,
+                bool(right),
+                "exact",
+                count,
+                None,
+                stop,
+                None,
+            )
+        )
     return Arm(name, tuple(results), SETTING | setting)
 
 
@@ -67,8 +80,10 @@ def test_a_comparison_in_full():
 
 
 def test_settings_that_differ_are_said():
-    found = compare(arm("a", [1, 0], dtype="bfloat16", versions={"torch": "1"}),
-                    arm("b", [1, 0], versions={"torch": "2"}))  # fmt: skip
+    found = compare(
+        arm("a", [1, 0], dtype="bfloat16", versions={"torch": "1"}),
+        arm("b", [1, 0], versions={"torch": "2"}),
+    )
     assert found.settings_differ == (
         "dtype: 'bfloat16' against 'float32'",
         "versions.torch: '1' against '2'",
@@ -151,8 +166,9 @@ CONDITIONS = [
 
 
 def test_every_condition_meets_every_problem(tiny_model, tmp_path):
-    found = evaluate(tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path,
-                     progress=False)  # fmt: skip
+    found = evaluate(
+        tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path, progress=False
+    )
     keys = [(r.problem, r.condition, r.seed) for r in found.results]
     assert keys == [(p.id, c.name, s) for p in PROBLEMS for c in CONDITIONS for s in (0, 1)]
     rows = {row["trace"]: row for row in read_jsonl(tmp_path / "results.jsonl")}
@@ -167,22 +183,25 @@ def test_every_condition_meets_every_problem(tiny_model, tmp_path):
     text = found.report()
     assert "4 problems, 8 traces a condition" in text
     assert "a gain of 5 points would be found with probability" in text
-    again = evaluate(tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path,
-                     progress=False)  # fmt: skip
+    again = evaluate(
+        tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path, progress=False
+    )
     assert again == found
 
 
 def test_a_corrected_gold_answer_is_graded_by(tiny_model, tmp_path):
-    (wrong,) = evaluate(tiny_model, PROBLEMS[:1], CONDITIONS[:1], max_new_tokens=8,
-                        folder=tmp_path, progress=False).results  # fmt: skip
+    (wrong,) = evaluate(
+        tiny_model, PROBLEMS[:1], CONDITIONS[:1], max_new_tokens=8, folder=tmp_path, progress=False
+    ).results
     (trace,) = load_traces(tmp_path / "traces.jsonl")
     assert not wrong.correct
     said = trace.text.split()[-1]
     # The same question in the same folder, under another name and with another answer.
     other = replace(PROBLEMS[0], id="q0", answer=f"\\text{{{said}}}", source="mended")
     both = [PROBLEMS[0], other]
-    found = evaluate(tiny_model, both, CONDITIONS[:1], max_new_tokens=8, folder=tmp_path,
-                     progress=False)  # fmt: skip
+    found = evaluate(
+        tiny_model, both, CONDITIONS[:1], max_new_tokens=8, folder=tmp_path, progress=False
+    )
     assert [(r.problem, r.source) for r in found.results] == [("p0", "sums"), ("q0", "mended")]
     golds = [
         t.require_problem("to see its answer").answer
@@ -194,8 +213,9 @@ def test_a_corrected_gold_answer_is_graded_by(tiny_model, tmp_path):
 
 def test_a_trace_without_its_result_is_graded_again(tiny_model, tmp_path):
     def run():
-        return evaluate(tiny_model, PROBLEMS, CONDITIONS[:2], max_new_tokens=5, folder=tmp_path,
-                        progress=False)  # fmt: skip
+        return evaluate(
+            tiny_model, PROBLEMS, CONDITIONS[:2], max_new_tokens=5, folder=tmp_path, progress=False
+        )
 
     found = run()
     path = tmp_path / "results.jsonl"
@@ -296,18 +316,34 @@ def test_conditions_as_written():
 
 @pytest.mark.slow
 def test_the_command_goes_on_after_a_kill(checkpoint, tmp_path, capsys):
-    write_jsonl(tmp_path / "problems.jsonl", [
-        {"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS
-    ])  # fmt: skip
-    command = ["evaluate", "--model", str(checkpoint("llama")), "--problems",
-               str(tmp_path / "problems.jsonl"), "--max-new-tokens", "12", "--batch-size", "3",
-               "--conditions", "baseline", "quiet=Suppress(['so'])", "--device", "cpu",
-               "--dtype", "float64"]  # fmt: skip
+    write_jsonl(
+        tmp_path / "problems.jsonl",
+        [{"id": p.id, "question": p.question, "answer": p.answer} for p in PROBLEMS],
+    )
+    command = [
+        "evaluate",
+        "--model",
+        str(checkpoint("llama")),
+        "--problems",
+        str(tmp_path / "problems.jsonl"),
+        "--max-new-tokens",
+        "12",
+        "--batch-size",
+        "3",
+        "--conditions",
+        "baseline",
+        "quiet=Suppress(['so'])",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float64",
+    ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(
         [sys.executable, "-m", "mi_lens.cli", *command, "--out", str(killed)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while process.poll() is None and not (killed / "traces.jsonl").exists():
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
@@ -327,9 +363,26 @@ def test_real_benchmarks_run_through(shared_data, new_checkpoint, tmp_path, caps
     """A random model: accuracy 0, everything else real."""
     path = shared_data / "bench" / f"{file}.jsonl"
     model = new_checkpoint("llama", max_position_embeddings=8192)
-    main(["evaluate", "--model", str(model), "--problems", str(path), "--limit", "3", "--out",
-          str(tmp_path / "run"), "--max-new-tokens", "12", "--device", "cpu", "--conditions",
-          "baseline", "quiet=Suppress(['so'])"])  # fmt: skip
+    main(
+        [
+            "evaluate",
+            "--model",
+            str(model),
+            "--problems",
+            str(path),
+            "--limit",
+            "3",
+            "--out",
+            str(tmp_path / "run"),
+            "--max-new-tokens",
+            "12",
+            "--device",
+            "cpu",
+            "--conditions",
+            "baseline",
+            "quiet=Suppress(['so'])",
+        ]
+    )
     assert "3 problems, 3 traces a condition" in capsys.readouterr().out
     rows = read_jsonl(tmp_path / "run" / "results.jsonl")
     assert len(rows) == 6

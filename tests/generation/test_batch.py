@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -7,6 +8,9 @@ from mi_lens.interventions.protocol import Action, Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.backends.lookup import available, get_backend
 from mi_lens.models.padding import left_pad
+
+# Of a model, a batch asks only where the context ends.
+NO_MODEL: Any = SimpleNamespace(cfg=None, tokenizer=None, hooks=None, state_dict=None)
 
 
 class Add(Action):
@@ -27,7 +31,7 @@ def jobs(*actions):
 
 def batch_of(jobs, strands, mask, model=None, cache=None):
     backend = get_backend(available()[0])
-    return Batch(model or SimpleNamespace(cfg=None), backend, jobs, strands, mask, cache)
+    return Batch(model or NO_MODEL, backend, jobs, strands, mask, cache)
 
 
 def started(model, prompts, strands):

@@ -30,11 +30,21 @@ CONDITIONS = [
     Condition((Recycle(2, FIFTH, passes=2),), Sampling(temperature=0.7)),
     Condition((Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD),)),
     Condition((Steer(VECTOR, "blocks.0.hook_resid_mid", -2.0, at="all", prompt=True),)),
-    Condition((RaiseTemperature(FIFTH, 1.5), Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD,
-                                                   variant="project"))),
-    Condition((Recycle(1, THIRD), Steer(VECTOR, "blocks.2.hook_resid_post", at="all"),
-               LogitPenalty(FIFTH, -1.0), Continue(["Wait", "So"], times=2, reserve=2))),
-]  # fmt: skip
+    Condition(
+        (
+            RaiseTemperature(FIFTH, 1.5),
+            Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD, variant="project"),
+        )
+    ),
+    Condition(
+        (
+            Recycle(1, THIRD),
+            Steer(VECTOR, "blocks.2.hook_resid_post", at="all"),
+            LogitPenalty(FIFTH, -1.0),
+            Continue(["Wait", "So"], times=2, reserve=2),
+        )
+    ),
+]
 
 
 @pytest.fixture(params=["tiny_model", "tiny_bridge"])
@@ -45,10 +55,15 @@ def model(request):
 @pytest.mark.slow
 def test_conditions_mix_in_a_batch_and_no_row_notices(model):
     requests = [
-        Request(PROMPTS[i % len(PROMPTS)], condition, seed=i, max_new_tokens=6 + i % 5,
-                prefix=(10, 11, 12) if i % 4 == 0 else ())
+        Request(
+            PROMPTS[i % len(PROMPTS)],
+            condition,
+            seed=i,
+            max_new_tokens=6 + i % 5,
+            prefix=(10, 11, 12) if i % 4 == 0 else (),
+        )
         for i, condition in enumerate(CONDITIONS)
-    ]  # fmt: skip
+    ]
     alone = [generate(model, [request], progress=False)[0] for request in requests]
     order = torch.randperm(len(requests), generator=torch.Generator().manual_seed(0)).tolist()
     for size in (len(requests), 4, 3):
@@ -56,8 +71,10 @@ def test_conditions_mix_in_a_batch_and_no_row_notices(model):
         assert mixed == [alone[i] for i in order]
     recycled = [i for i, t in enumerate(alone) if any(e["what"] == "recycle" for e in t.events)]
     assert recycled == [4, 5, 6, 10]
-    assert all(trace.token_ids[: len(r.prefix)] == r.prefix
-               for trace, r in zip(alone, requests, strict=True))  # fmt: skip
+    assert all(
+        trace.token_ids[: len(r.prefix)] == r.prefix
+        for trace, r in zip(alone, requests, strict=True)
+    )
 
 
 @pytest.mark.slow
@@ -179,8 +196,11 @@ def test_an_interrupt_keeps_what_is_done(tiny_model):
 def test_no_hook_stays_on_the_model(model):
     requests = [Request(p, CONDITIONS[4], max_new_tokens=3 + i) for i, p in enumerate(PROMPTS)]
     for _ in stream(Plan(model), requests):
-        assert not any(point.fwd_hooks for name, point in model.hook_dict.items()
-                       if name == "blocks.0.hook_resid_post")  # fmt: skip
+        assert not any(
+            point.fwd_hooks
+            for name, point in model.hook_dict.items()
+            if name == "blocks.0.hook_resid_post"
+        )
 
 
 @dataclass(frozen=True)
@@ -215,8 +235,9 @@ class _Watch(Action):
 
 
 def test_an_intervention_of_ones_own(model):
-    requests = [Request(p, Condition((Watch(i + 1),)), max_new_tokens=8)
-                for i, p in enumerate(PROMPTS)]  # fmt: skip
+    requests = [
+        Request(p, Condition((Watch(i + 1),)), max_new_tokens=8) for i, p in enumerate(PROMPTS)
+    ]
     plain = generate(model, PROMPTS, max_new_tokens=8, progress=False)
     for i, trace in enumerate(generate(model, requests, progress=False)):
         assert trace.token_ids[: i + 2] == plain[i].token_ids[: i + 2]
@@ -250,8 +271,9 @@ def test_thoughts_and_think_blocks_are_seen(tiny_model):
             return {}
 
     prefix = [*encode("So\n\nWait, no"), end, *encode("\n\nAlternatively"), start]
-    request = Request("Hi", Condition((Once(),)), max_new_tokens=len(prefix) + 1,
-                      prefix=tuple(prefix))  # fmt: skip
+    request = Request(
+        "Hi", Condition((Once(),)), max_new_tokens=len(prefix) + 1, prefix=tuple(prefix)
+    )
     (trace,) = generate(tiny_model, [request], progress=False)
     assert seen[0] == (True, "transition")
     outside = len(encode("\n\nAlternatively")) + 1

@@ -14,10 +14,16 @@ def batch_of(model, *interventions, strands=None):
     """Jobs with an intervention each, after a prompt of three tokens and the word."""
     backend = get_backend("hooked")
     jobs = [
-        Job(i, Row(None, (10, 11, 12), 0, 9, [WORD], reading=1), Sampling(), (each.bind(model),),
-            (), 99)
+        Job(
+            i,
+            Row(None, (10, 11, 12), 0, 9, [WORD], reading=1),
+            Sampling(),
+            (each.bind(model),),
+            (),
+            99,
+        )
         for i, each in enumerate(interventions)
-    ]  # fmt: skip
+    ]
     strands = strands or list(range(len(jobs)))
     mask = torch.ones(max(strands) + 1, 4, dtype=torch.long)
     batch = Batch(model, backend, jobs, strands, mask, backend.new_cache(model, len(mask)))

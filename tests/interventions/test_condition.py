@@ -17,11 +17,17 @@ ALL = (
     LogitPenalty(["wait"], -3.0, containing=True),
     RaiseTemperature(["Hmm"], 1.3),
     Recycle(2, ["Wait"], 2, "consumed", "keep", 0.5),
-    Steer(torch.randn(8, generator=torch.Generator().manual_seed(0)), "blocks.1.hook_resid_post",
-          0.5, at=["Wait"], variant="random", seed=2),
+    Steer(
+        torch.randn(8, generator=torch.Generator().manual_seed(0)),
+        "blocks.1.hook_resid_post",
+        0.5,
+        at=["Wait"],
+        variant="random",
+        seed=2,
+    ),
     Continue(["Wait"], 3),
     ForbidAt(4, 7),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: type(one).__name__)

@@ -37,17 +37,25 @@ def test_budget_is_kept_for_the_answer(tiny_model, marks):
 
 def test_a_closed_think_block_is_not_opened_again(tiny_model, marks):
     think = marks[0]
-    request = Request("Hi", Condition((LogitPenalty([think], 1000.0), Continue(["So"]))),
-                      max_new_tokens=90, prefix=(think,))  # fmt: skip
+    request = Request(
+        "Hi",
+        Condition((LogitPenalty([think], 1000.0), Continue(["So"]))),
+        max_new_tokens=90,
+        prefix=(think,),
+    )
     (trace,) = generate(tiny_model, [request], progress=False)
     assert set(trace.token_ids) == {think}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"words": []}, "no words"), ({"words": [3]}, "not token ids"), ({"times": 0}, "times=0"),
-     ({"reserve": 0}, "reserve=0")],
-)  # fmt: skip
+    [
+        ({"words": []}, "no words"),
+        ({"words": [3]}, "not token ids"),
+        ({"times": 0}, "times=0"),
+        ({"reserve": 0}, "reserve=0"),
+    ],
+)
 def test_impossible_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         Continue(**({"words": ["So"]} | settings))

@@ -146,9 +146,12 @@ def test_hooks_fire_once_where_nothing_is_computed_anew(model, trigger):
     names = [f"blocks.{i}.{part}" for i in range(3) for part in parts]
     with model.hooks(fwd_hooks=[(name, counter(name)) for name in names]):
         (trace,) = generate(
-            model, PROMPTS[:1], Recycle(layer, EVERY_THIRD, trigger=trigger), max_new_tokens=10,
+            model,
+            PROMPTS[:1],
+            Recycle(layer, EVERY_THIRD, trigger=trigger),
+            max_new_tokens=10,
             progress=False,
-        )  # fmt: skip
+        )
     for name in names:
         above = int(name.split(".")[1]) > layer
         again = len(trace.events) if above and trigger == "candidate" else 0
@@ -160,8 +163,9 @@ def test_the_coin_is_the_requests_own(tiny_model):
     settings = Recycle(1, tuple(range(384)), trigger="consumed", probability=0.5)
     requests = [
         Request(p, Condition((settings,)), seed=s, max_new_tokens=40)
-        for p in PROMPTS for s in range(3)
-    ]  # fmt: skip
+        for p in PROMPTS
+        for s in range(3)
+    ]
     together = generate(tiny_model, requests, progress=False)
     assert together == [generate(tiny_model, [r], progress=False)[0] for r in requests]
     steps = [tuple(event["step"] for event in trace.events) for trace in together]

@@ -41,9 +41,14 @@ def test_uniform_is_a_function_of_seed_prompt_step_and_purpose():
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_k", 0),
-     ("min_p", 1.5)],
-)  # fmt: skip
+    [
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_k", 0),
+        ("min_p", 1.5),
+    ],
+)
 def test_impossible_settings_are_named(setting, value):
     with pytest.raises(ValueError, match=f"{setting}={value}"):
         Sampling(**{setting: value})

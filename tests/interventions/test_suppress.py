@@ -48,8 +48,12 @@ def test_what_was_wanted_is_what_the_logits_would_have_given(tiny_model, tempera
     assert trace.events
     for event in trace.events:
         step = event["step"]
-        request = Request(PROMPTS[0], Condition(sampling=Sampling(temperature)),
-                          max_new_tokens=step + 1, prefix=trace.token_ids[:step])  # fmt: skip
+        request = Request(
+            PROMPTS[0],
+            Condition(sampling=Sampling(temperature)),
+            max_new_tokens=step + 1,
+            prefix=trace.token_ids[:step],
+        )
         (free,) = generate(tiny_model, [request], progress=False)
         assert free.token_ids[-1] == event["wanted"] != event["emitted"]
     steps = {event["step"] for event in trace.events}

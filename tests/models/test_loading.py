@@ -379,9 +379,12 @@ def test_a_checkpoint_stands_in_memory_once(tmp_path: Path) -> None:
     ways = [f"{name} {dtype}" for name in available() for dtype in ("float32", "bfloat16")]
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path), *ways],
-        check=True, capture_output=True, text=True,
-        cwd=Path(__file__).parents[2], env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) / 1e6
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
     peaks = dict(zip(ways, map(float, done.stdout.split("\n")[-2].split()), strict=True))

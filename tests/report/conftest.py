@@ -38,9 +38,15 @@ def a_trace(tokenizer: Any, text: str, question: str, **fields: Any) -> Trace:
     problem = Problem(content_hash(question), question, "79", "12 * 7 - 5 = 79", "synthetic")
     made = {"id": content_hash([question, text]), "condition": {"name": "baseline"}}
     return Trace(
-        **{**made, **fields}, model="synthetic", prompt=question, prompt_ids=(0, 1),
-        token_ids=ids, text=text, stop_reason="eos", problem=problem,
-    )  # fmt: skip
+        **{**made, **fields},
+        model="synthetic",
+        prompt=question,
+        prompt_ids=(0, 1),
+        token_ids=ids,
+        text=text,
+        stop_reason="eos",
+        problem=problem,
+    )
 
 
 def a_measurement(steps: int, seed: int) -> Measurement:
@@ -89,7 +95,7 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
         }
         strings = tuple(trace.token_strings(tokenizer) for trace in traces)
         found = Analysis(config, traces, strings, tuple(hook_names), measurements, {})
-        model = SimpleNamespace(tokenizer=tokenizer)
+        model: Any = SimpleNamespace(tokenizer=tokenizer, cfg=None, hooks=None, state_dict=None)
         for name in hook_names:
             peaks = [found.peaks(trace, name) for trace in traces]
             found.tokens[name] = thinking_tokens(model, traces, peaks)

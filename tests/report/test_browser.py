@@ -197,11 +197,22 @@ def test_keyboard(page):
     page.hover("#text .t >> nth=30")  # a mouse at rest in the text does not disturb
     page.focus("#text")
     for key, step in (
-        ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("Home", 0), ("n", peaks[0]),
-        ("j", peaks[1]), ("k", peaks[0]), ("n", peaks[1]), ("p", peaks[0]), ("Home", 0),
-        ("ArrowDown", blocks[1][0]), ("ArrowDown", blocks[2][0]), ("ArrowUp", blocks[1][0]),
-        ("End", len(data["tokens"]) - 1), ("ArrowRight", len(data["tokens"]) - 1),
-    ):  # fmt: skip
+        ("ArrowRight", 1),
+        ("ArrowRight", 2),
+        ("ArrowLeft", 1),
+        ("Home", 0),
+        ("n", peaks[0]),
+        ("j", peaks[1]),
+        ("k", peaks[0]),
+        ("n", peaks[1]),
+        ("p", peaks[0]),
+        ("Home", 0),
+        ("ArrowDown", blocks[1][0]),
+        ("ArrowDown", blocks[2][0]),
+        ("ArrowUp", blocks[1][0]),
+        ("End", len(data["tokens"]) - 1),
+        ("ArrowRight", len(data["tokens"]) - 1),
+    ):
         page.keyboard.press(key)
         assert value(page, "step") == f"{step} of {len(data['tokens'])}", key
         assert page.evaluate("document.querySelector('#text .now').step") == step

@@ -40,9 +40,11 @@ def settings(checkpoint, tmp_path_factory):
     rows = [{"id": f"p{i}", "question": f"{i} + 2?", "answer": str(i + 2)} for i in range(3)]
     write_jsonl(problems, rows)
     return {
-        "model": str(checkpoint("llama")), "problems": str(problems), "max_new_tokens": 8,
+        "model": str(checkpoint("llama")),
+        "problems": str(problems),
+        "max_new_tokens": 8,
         "device": "cpu",
-    }  # fmt: skip
+    }
 
 
 def data_of(page):
@@ -99,8 +101,9 @@ def test_figures_are_on_the_page_and_saved_where_asked(analysed, tmp_path):
     assert first != second
     stems = {path.name.split("_")[0] for path in (tmp_path / "figures").iterdir()}
     assert {stem.split(".")[0] for stem in stems} == {
-        "comparison", *(name.replace(" (", "-").replace(") ", "-") for name in (first, second))
-    }  # fmt: skip
+        "comparison",
+        *(name.replace(" (", "-").replace(") ", "-") for name in (first, second)),
+    }
     numbers = json.loads(next((tmp_path / "figures").glob("*-1_trajectories.json")).read_text())
     assert numbers["curves"][0]["mi"] == analysed.mi(analysed.traces[0], HOOKS[0])
     assert write_report([folder], tmp_path / "alone" / "page.html").parent.name == "alone"
@@ -214,8 +217,11 @@ def test_an_evaluation(settings, tmp_path):
     base, quiet = cells_of(page, "Conditions against baseline")
     assert (base[0], quiet[0]) == ("baseline", "quiet")
     assert quiet[4:8] == [
-        str(one.mended), str(one.broken), f"{one.p_value:.2g}", f"{one.adjusted:.2g}"
-    ]  # fmt: skip
+        str(one.mended),
+        str(one.broken),
+        f"{one.p_value:.2g}",
+        f"{one.adjusted:.2g}",
+    ]
     assert len(cells_of(page, "Results by problem")) == 3
     assert len(cells_of(page, "The difference apart")) == len(one.split) + len(one.within)
     shown = [(t["question"], t["condition"], t["seed"]) for t in data_of(page)[1]]
@@ -233,9 +239,13 @@ def test_an_evaluation(settings, tmp_path):
 
 def test_a_sweep(settings, tmp_path):
     spec = Spec(
-        conditions=CONDITIONS, models=(settings["model"],), problems=settings["problems"],
-        max_new_tokens=6, unit=2, device="cpu",
-    )  # fmt: skip
+        conditions=CONDITIONS,
+        models=(settings["model"],),
+        problems=settings["problems"],
+        max_new_tokens=6,
+        unit=2,
+        device="cpu",
+    )
     (found,) = run_sweep(spec, tmp_path / "sweep").values()
     page = write_report([tmp_path / "sweep"], tmp_path / "page.html")
     assert len(cells_of(page, "Results by problem")) == 3

@@ -305,9 +305,24 @@ def test_the_tokenizer_alone(checkpoint, tokenizer, tmp_path):
 def test_command_line(config, analysis, tmp_path, capsys):
     out = tmp_path / "run"
     main(
-        ["generate", "--out", str(out), "--model", config.model, "--problems", config.problems,
-         "--limit", "2", "--max-new-tokens", "5", "--temperature", "0.7", "--device", "cpu"]
-    )  # fmt: skip
+        [
+            "generate",
+            "--out",
+            str(out),
+            "--model",
+            config.model,
+            "--problems",
+            config.problems,
+            "--limit",
+            "2",
+            "--max-new-tokens",
+            "5",
+            "--temperature",
+            "0.7",
+            "--device",
+            "cpu",
+        ]
+    )
     assert "2 traces in" in capsys.readouterr().out
     assert [len(t) for t in load_traces(out / "traces.jsonl")] == [5, 5]
     with pytest.raises(SystemExit) as stop:
@@ -328,8 +343,10 @@ def test_help_and_import_are_light(command):
     )
     result = subprocess.run(
         [sys.executable, "-c", program, *command, "--help"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert "usage: mi-lens" in result.stdout
 
@@ -352,8 +369,21 @@ def test_gsm8k_on_a_random_llama(shared_data, checkpoint, tmp_path):
 
 
 def test_interventions_on_the_command_line(config, tmp_path, capsys):
-    command = ["generate", "--model", config.model, "--problems", config.problems, "--limit", "2",
-               "--max-new-tokens", "6", "--dtype", "float64", "--device", "cpu"]  # fmt: skip
+    command = [
+        "generate",
+        "--model",
+        config.model,
+        "--problems",
+        config.problems,
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "6",
+        "--dtype",
+        "float64",
+        "--device",
+        "cpu",
+    ]
     out = tmp_path / "quiet"
     acts = ["--intervene", "Suppress(['so', 'the'])", "Recycle(1, ['is'], trigger='consumed')"]
     main([*command, "--out", str(out), *acts])

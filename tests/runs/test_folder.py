@@ -24,8 +24,9 @@ def test_what_is_there_is_not_made_again(tiny_model, tmp_path):
 
     def run(requests):
         new.clear()
-        return generate_into(tmp_path, Plan(tiny_model), requests, batch_size=2, progress=False,
-                             on_finished=keep)  # fmt: skip
+        return generate_into(
+            tmp_path, Plan(tiny_model), requests, batch_size=2, progress=False, on_finished=keep
+        )
 
     assert run([REQUESTS[0], REQUESTS[1], REQUESTS[0]]) == [expected[i] for i in (0, 1, 0)]
     assert sorted(t.id for t in new) == sorted(t.id for t in expected[:2])

@@ -36,9 +36,13 @@ device: cpu
 
 @pytest.fixture
 def folder(checkpoint, tmp_path):
-    write_jsonl(tmp_path / "problems.jsonl", [
-        {"id": f"p{i}", "question": f"What is {i} + 12?", "answer": str(i + 12)} for i in range(5)
-    ])  # fmt: skip
+    write_jsonl(
+        tmp_path / "problems.jsonl",
+        [
+            {"id": f"p{i}", "question": f"What is {i} + 12?", "answer": str(i + 12)}
+            for i in range(5)
+        ],
+    )
     models = [str(checkpoint("llama")), str(checkpoint("qwen3"))]
     text = YAML.format(models=models, problems=tmp_path / "problems.jsonl")
     (tmp_path / "spec.yaml").write_text(text)
@@ -60,8 +64,13 @@ def test_a_sweep_is_what_its_evaluations_are(folder):
     problems = load_problems(folder / "problems.jsonl")
     assert list(found) == list(spec.models)
     for model, evaluation in found.items():
-        alone = evaluate(load(model, dtype="float64", device="cpu"), problems, spec.expand(),
-                         max_new_tokens=8, progress=False)  # fmt: skip
+        alone = evaluate(
+            load(model, dtype="float64", device="cpu"),
+            problems,
+            spec.expand(),
+            max_new_tokens=8,
+            progress=False,
+        )
         order = {name: i for i, name in enumerate(names)}
         expected = sorted(alone.results, key=lambda r: order[r.condition])
         assert rows({model: evaluation})[model] == [replace(r, seconds=None) for r in expected]
@@ -172,8 +181,11 @@ def test_a_ray_cluster_of_which_a_worker_is_lost(folder):
     def kill_a_worker():
         while not list((folder / "ray").glob("units/*/traces.jsonl")):
             time.sleep(0.05)
-        workers = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and
-                   (p / "cmdline").read_bytes().startswith(b"ray::Worker")]  # fmt: skip
+        workers = [
+            int(p.name)
+            for p in Path("/proc").iterdir()
+            if p.name.isdigit() and (p / "cmdline").read_bytes().startswith(b"ray::Worker")
+        ]
         os.kill(workers[0], signal.SIGKILL)
         killed.append(workers[0])
 

@@ -246,10 +246,15 @@ def test_statistics_by_hand(tokenizer):
     ]
     groups = {(g.correct, g.level): g for g in thought_statistics(tokenizer, traces)}
     assert list(groups) == [
-        (None, None), (True, None), (False, None),
-        (None, "easy"), (True, "easy"), (False, "easy"),
-        (None, "hard"), (True, "hard"),
-    ]  # fmt: skip
+        (None, None),
+        (True, None),
+        (False, None),
+        (None, "easy"),
+        (True, "easy"),
+        (False, "easy"),
+        (None, "hard"),
+        (True, "hard"),
+    ]
     counts = {
         key: tuple(c.thoughts for c in group.classes.values()) for key, group in groups.items()
     }

@@ -1,6 +1,7 @@
 """How many bits each thought gains: how much likelier it makes the gold answer for the model.
 
 The method follows Ton et al. (arXiv 2411.11984), who train a second model to predict the answer
+from mi_lens.models.model import Model
 from the thoughts so far. Here the model itself is asked. So only the bits that the model can use
 under this way of asking count: if the model does not answer when it is cut short, thoughts gain
 nothing, whatever they hold. A single value is no mutual information. Only the mean over problems is
@@ -59,7 +60,7 @@ class ThoughtGains:
 
 
 def thought_gains(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     *,
     asking: str = ASKING,
@@ -107,7 +108,7 @@ def thought_gains(
 
 @torch.inference_mode()
 def answer_bits(
-    model, trace: Trace, cuts: Sequence[int], *, asking: str = ASKING, closing: str = "}"
+    model: Model, trace: Trace, cuts: Sequence[int], *, asking: str = ASKING, closing: str = "}"
 ) -> tuple[float, ...]:
     """-log2 P(gold answer) when a trace is cut, one value per cut.
 

@@ -7,13 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
 
 Readout = Literal["emitted", "consumed", "logit_lens"]
 
 
 def decode_steps(
-    model, trace: Trace, readout: Readout, states: Float[Tensor, "step d"] | None = None
+    model: Model, trace: Trace, readout: Readout, states: Float[Tensor, "step d"] | None = None
 ) -> list[int]:
     """The token id to which each step decodes.
 

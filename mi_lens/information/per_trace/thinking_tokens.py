@@ -13,6 +13,7 @@ from mi_lens.common.files import write_json
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.resampling import resample
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
+from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, vocabulary, word_of
 
@@ -107,7 +108,7 @@ class ThinkingTokens:
 
 
 def thinking_tokens(
-    model,
+    model: Model,
     traces: Sequence[Trace],
     peaks: Sequence[Sequence[int] | Int[np.ndarray, "_"]],
     *,

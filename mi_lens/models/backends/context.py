@@ -1,12 +1,12 @@
 """Checks that a batch fits into the model's context, for both backends."""
 
-from typing import Any
-
 from jaxtyping import Int
 from torch import Tensor
 
+from mi_lens.models.model import Model
 
-def require_context(model: Any, attention_mask: Int[Tensor, "batch total"]) -> None:
+
+def require_context(model: Model, attention_mask: Int[Tensor, "batch total"]) -> None:
     """Refuse rows longer than the model's context.
 
     Raises:

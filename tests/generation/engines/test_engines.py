@@ -90,10 +90,15 @@ def test_vllm_by_its_offline_api(tokenizer, monkeypatch):
             asked["prompts"], asked["settings"] = prompts, settings
             ends = [("stop", None), ("stop", "So"), ("length", None)]
             return [
-                SimpleNamespace(outputs=[SimpleNamespace(
-                    token_ids=(40, 41, 42 + i), finish_reason=why, stop_reason=what)])
+                SimpleNamespace(
+                    outputs=[
+                        SimpleNamespace(
+                            token_ids=(40, 41, 42 + i), finish_reason=why, stop_reason=what
+                        )
+                    ]
+                )
                 for i, (why, what) in enumerate(ends)
-            ]  # fmt: skip
+            ]
 
     fake: Any = ModuleType("vllm")
     fake.LLM, fake.SamplingParams, fake.__version__ = LLM, SamplingParams, "0.0"

@@ -23,10 +23,19 @@ LAST = "blocks.2.hook_resid_post"
 @pytest.mark.parametrize(
     ("string", "word"),
     [
-        (" Wait", "wait"), ("Wait,", "wait"), ("\n\nSo", "so"), ("I", "i"), (" =", ""),
-        ("\n\n", ""), ("don't", "don't"), ("...Hmm...", "hmm"), ("", ""), ("É", "é"), ("12", "12"),
+        (" Wait", "wait"),
+        ("Wait,", "wait"),
+        ("\n\nSo", "so"),
+        ("I", "i"),
+        (" =", ""),
+        ("\n\n", ""),
+        ("don't", "don't"),
+        ("...Hmm...", "hmm"),
+        ("", ""),
+        ("É", "é"),
+        ("12", "12"),
     ],
-)  # fmt: skip
+)
 def test_word_of(string, word):
     assert word_of(string) == word
 

@@ -50,8 +50,9 @@ def test_the_pair_shares_tokenizer_shape_and_budget():
     reasoner, base = (CHECKPOINTS[name] for name in NAMES)
     for file in ("tokenizer.json", "chat_template.jinja", "config.json"):
         assert (reasoner / file).read_bytes() == (base / file).read_bytes()
-    tokens = [json.loads((folder / "training.json").read_text())["tokens"]
-              for folder in (reasoner, base)]  # fmt: skip
+    tokens = [
+        json.loads((folder / "training.json").read_text())["tokens"] for folder in (reasoner, base)
+    ]
     assert tokens[0] == pytest.approx(tokens[1], rel=0.01)
 
 
