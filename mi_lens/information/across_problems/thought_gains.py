@@ -1,7 +1,6 @@
 """How many bits each thought gains: how much likelier it makes the gold answer for the model.
 
 The method follows Ton et al. (arXiv 2411.11984), who train a second model to predict the answer
-from mi_lens.models.model import Model
 from the thoughts so far. Here the model itself is asked. So only the bits that the model can use
 under this way of asking count: if the model does not answer when it is cut short, thoughts gain
 nothing, whatever they hold. A single value is no mutual information. Only the mean over problems is
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.models.backends.lookup import backend_of
+from mi_lens.models.model import Model
 from mi_lens.states.segments import read_in_segments
 from mi_lens.traces.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.traces.thoughts import split_thoughts as split
