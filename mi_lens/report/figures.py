@@ -34,8 +34,8 @@ class Image:
 
 def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
     """Models side by side, each at its first hook name; None for fewer than two analyses."""
-    found = {run.name: run.analysis for run in runs if run.analysis and run.analysis.analysed}
-    analyses = dict(list(found.items())[:COMPARED])
+    drawable = {run.name: run.analysis for run in runs if run.analysis and run.analysis.analysed}
+    analyses = dict(list(drawable.items())[:COMPARED])
     if len(analyses) < 2:
         return None
     trajectories, aoms = {}, {}
@@ -44,7 +44,7 @@ def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
         trajectories[name] = [analysis.mi(trace, hook_name) for trace in analysis.analysed]
         statistics = [analysis.statistics(trace, hook_name) for trace in analysis.analysed]
         aoms[name] = [row.aom for row in statistics if row.aom is not None]
-    left_out = f" The first {COMPARED} models are drawn." if len(found) > COMPARED else ""
+    left_out = f" The first {COMPARED} models are drawn." if len(drawable) > COMPARED else ""
     return _image(
         comparison_figure(trajectories, aoms),
         folder,

@@ -19,7 +19,7 @@ FINDINGS = (  # Field of a summary, its label, digits.
 
 
 def summary(analysis: Analysis, hook_name: str) -> dict[str, Any]:
-    """`Analysis.summary` with the mean MI with other answers, and the specific peaks a trace."""
+    """`Analysis.summary` with the mean MI with other answers, and the specific peaks per trace."""
     mismatch = analysis.controls(hook_name).mismatch
     return {
         **analysis.summary(hook_name),
@@ -29,11 +29,11 @@ def summary(analysis: Analysis, hook_name: str) -> dict[str, Any]:
 
 
 def findings(analyses: Mapping[str, Analysis]) -> str:
-    """The main findings at the first hook name as a short table of text, a column a model."""
+    """The main findings at the first hook name as a short table of text, one column per model."""
     columns = [["", *(label for _, label, _ in FINDINGS), "words at peaks (lift)"]]
     for name, analysis in analyses.items():
-        found = summary(analysis, analysis.hook_names[0])
-        values = [found[field] for field, _, _ in FINDINGS]
+        numbers_by_field = summary(analysis, analysis.hook_names[0])
+        values = [numbers_by_field[field] for field, _, _ in FINDINGS]
         numbers = [
             "–" if value is None else f"{value:.{digits}f}"
             for value, (_, _, digits) in zip(values, FINDINGS, strict=True)

@@ -109,18 +109,20 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
         comparison=comparison_image(runs, figures),
         sections=[_section(run, figures) for run in runs],
         traces=[embedded(data) for data in shown],
-        data=embedded({
-            "runs": {run.name: _run_data(run) for run in runs},
-            "index": [_entry(data) for data in shown],
-            "words": list(SCALING_WORDS),
-            "shades": SHADES,
-        }),
+        data=embedded(
+            {
+                "runs": {run.name: _run_data(run) for run in runs},
+                "index": [_entry(data) for data in shown],
+                "words": list(SCALING_WORDS),
+                "shades": SHADES,
+            }
+        ),
         limit=traces,
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-    )  # fmt: skip
+    )
 
 
 def embedded(value: Any) -> str:
@@ -187,7 +189,7 @@ def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
             f"With its own gold answer a trace has a mean MI of {controls.mi:.4f}, with those of "
             f"{mismatch.others} other problems {mismatch.mi:.4f}: the specific part is "
             f"{specific.mean:.2f}{interval} standard deviations of those. Of {controls.peaks:.1f} "
-            f"raw peaks a trace, {mismatch.shared:.2f} are also peaks of the specific part that "
+            f"raw peaks per trace, {mismatch.shared:.2f} are also peaks of the specific part that "
             f"exceed chance; there are {mismatch.peaks:.2f} of the latter."
         )
     return Panel(hook_name, text, [*tables, peaks_table(analysis, hook_name)])
@@ -198,6 +200,6 @@ def _evaluation_panel(evaluation: Evaluation) -> Panel:
     tables = [comparison_table(evaluation, comparisons)]
     if comparisons:
         tables.append(parts_table(comparisons))
-    settings = sorted({name for one in comparisons for name in one.settings_differ})
+    settings = sorted({name for comparison in comparisons for name in comparison.settings_differ})
     warning = f"Settings differ: {'; '.join(settings)}." if settings else ""
     return Panel("", warning, [*tables, problems_table(evaluation)])

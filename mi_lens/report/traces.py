@@ -80,18 +80,18 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
         boundaries = boundary_ids(tokenizer)
     except ValueError:
         return [[0, None]]
-    found: list[list[Any]] = []
+    parts: list[list[Any]] = []
     end = 0
     for thought in split_thoughts(tokenizer, trace):
         if thought.start > end:
-            found.append([end, None])
-        found.append([thought.start, thought.thought_class])
+            parts.append([end, None])
+        parts.append([thought.start, thought.thought_class])
         end = thought.stop
         if end < len(trace) and trace.token_ids[end] in boundaries:
             end += 1
     if end < len(trace):
-        found.append([end, None])
-    return found
+        parts.append([end, None])
+    return parts
 
 
 def _layer(hook_name: str, measurement: Measurement, rule: PeakRule) -> dict[str, Any]:
@@ -125,17 +125,15 @@ def _specific(calibration: Calibration | None, rule: PeakRule) -> dict[str, Any]
 
 def _events(trace: Trace, tokenizer: Any) -> list[list[Any]]:
     """[step, what happened there] for every event of an intervention; token ids as text."""
-    return [
-        [
-            event["step"],
-            " ".join([
-                str(event["what"]),
-                *(f"{key} {_event_value(key, value, tokenizer)}" for key, value in event.items()
-                  if key not in ("step", "what")),
-            ]),
+    events = []
+    for event in trace.events:
+        details = [
+            f"{key} {_event_value(key, value, tokenizer)}"
+            for key, value in event.items()
+            if key not in ("step", "what")
         ]
-        for event in trace.events
-    ]  # fmt: skip
+        events.append([event["step"], " ".join([str(event["what"]), *details])])
+    return events
 
 
 def _event_value(key: str, value: Any, tokenizer: Any) -> str:

@@ -10,7 +10,7 @@ from mi_lens.models.backends.lookup import available, get_backend
 from mi_lens.models.padding import left_pad
 
 # Of a model, a batch asks only where the context ends.
-NO_MODEL: Any = SimpleNamespace(cfg=None, tokenizer=None, hooks=None, state_dict=None)
+NO_MODEL: Any = SimpleNamespace(cfg=None, tokenizer=None, hooks=list, state_dict=dict)
 
 
 class Add(Action):

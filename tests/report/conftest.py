@@ -95,7 +95,7 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
         }
         strings = tuple(trace.token_strings(tokenizer) for trace in traces)
         found = Analysis(config, traces, strings, tuple(hook_names), measurements, {})
-        model: Any = SimpleNamespace(tokenizer=tokenizer, cfg=None, hooks=None, state_dict=None)
+        model: Any = SimpleNamespace(tokenizer=tokenizer, cfg=None, hooks=list, state_dict=dict)
         for name in hook_names:
             peaks = [found.peaks(trace, name) for trace in traces]
             found.tokens[name] = thinking_tokens(model, traces, peaks)

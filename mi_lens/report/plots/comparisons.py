@@ -17,7 +17,7 @@ from mi_lens.report.plots.style import (
 
 
 def paired_figure(comparisons: Sequence[Comparison], controls: Collection[str] = ()) -> Figure:
-    """What conditions change in accuracy and in length, paired by problem, one a line.
+    """What conditions change in accuracy and in length, paired by problem, one line per condition.
 
     Args:
         comparisons: All against one condition; at least one.
@@ -25,7 +25,7 @@ def paired_figure(comparisons: Sequence[Comparison], controls: Collection[str] =
     """
     if not comparisons:
         raise ValueError("no comparisons to draw; expected at least one")
-    names = [one.name for one in comparisons]
+    names = [comparison.name for comparison in comparisons]
     is_control = [name in controls for name in names]
     with style():
         figure, panels = plt.subplots(
@@ -37,8 +37,9 @@ def paired_figure(comparisons: Sequence[Comparison], controls: Collection[str] =
         )
         for axes, (field, scale, colour, title) in zip(panels, shown, strict=True):
             shades = [GREY if control else colour for control in is_control]
-            dots(axes, [getattr(one, field) for one in comparisons], shades, scale=scale,
-                 markers=["s" if control else "o" for control in is_control])  # fmt: skip
+            estimates = [getattr(comparison, field) for comparison in comparisons]
+            markers = ["s" if control else "o" for control in is_control]
+            dots(axes, estimates, shades, scale=scale, markers=markers)
             axes.axvline(0, color="black", linewidth=0.5)
             axes.set_xlabel(title)
         panels[0].set_yticks(range(len(names)), names, parse_math=False)

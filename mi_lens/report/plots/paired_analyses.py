@@ -20,14 +20,20 @@ def paired_peaks_figure(comparison: PeakComparison) -> Figure:
         figure, panels = plt.subplots(
             lines, columns, figsize=(PAGE, 1.75 * lines + 0.2), squeeze=False
         )
-        for axes, one in zip(panels.flat, shown, strict=False):
-            colour = GREY if one.in_units_of_mi else BLUE
-            axes.plot(one.base, one.reasoner, "o", color=colour, markersize=2, alpha=0.5)
-            axes.axline((one.base[0], one.base[0]), slope=1, color="black", linewidth=0.5)
-            axes.plot(one.base_mean.mean, one.reasoner_mean.mean, "P", color=ORANGE, markersize=5)
-            d = one.difference
+        for axes, quantity in zip(panels.flat, shown, strict=False):
+            colour = GREY if quantity.in_units_of_mi else BLUE
+            axes.plot(quantity.base, quantity.reasoner, "o", color=colour, markersize=2, alpha=0.5)
+            axes.axline((quantity.base[0], quantity.base[0]), slope=1, color="black", linewidth=0.5)
+            axes.plot(
+                quantity.base_mean.mean,
+                quantity.reasoner_mean.mean,
+                "P",
+                color=ORANGE,
+                markersize=5,
+            )
+            d = quantity.difference
             interval = "" if d.low is None else f"\n{d.mean:+.2g} ({d.low:+.2g}, {d.high:+.2g})"
-            axes.set_title(f"{one.name}{interval}", fontsize=6)
+            axes.set_title(f"{quantity.name}{interval}", fontsize=6)
             axes.tick_params(labelsize=6)
         for axes in panels.flat[len(shown) :]:
             axes.set_visible(False)

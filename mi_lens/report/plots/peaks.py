@@ -73,9 +73,14 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
     if curve.mismatched is not None:
         low, high = (np.asarray(bound) for bound in curve.mismatched)
         axes.fill_between(
-            range(len(mi)), low, high, color=GREY, alpha=0.25, linewidth=0,
+            range(len(mi)),
+            low,
+            high,
+            color=GREY,
+            alpha=0.25,
+            linewidth=0,
             label="other answers (95 %)",
-        )  # fmt: skip
+        )
         top = max(top, float(high.max()))
     axes.plot(mi, color=BLUE, linewidth=0.8, label="gold answer")
     axes.axhline(rule.threshold(mi), color=GREY, linewidth=0.7, linestyle="--", label=rule.label)
@@ -83,9 +88,14 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
     if curve.mismatched is not None:
         specific = np.asarray(curve.specific_peaks, dtype=int)
         axes.plot(
-            specific, mi[specific], "o", color=GREEN, markersize=6, fillstyle="none",
+            specific,
+            mi[specific],
+            "o",
+            color=GREEN,
+            markersize=6,
+            fillstyle="none",
             label="specific peak",
-        )  # fmt: skip
+        )
     span = top - float(mi.min()) or 1.0
     room: list[int] = []
     for step in sorted(peaks.tolist(), key=lambda step: -mi[step])[:labelled]:

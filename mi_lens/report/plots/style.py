@@ -60,27 +60,29 @@ def dots(
     markers: Sequence[str] | str = "o",
     label: str | None = None,
 ) -> None:
-    """Estimates with their intervals, one a line; line i is at y = i.
+    """Estimates with their intervals, one per line; line i is at y = i.
 
     Args:
         axes: Where to draw.
-        estimates: One a line; one without a mean leaves its line empty.
-        colours: One a line, or one for all.
+        estimates: One per line; a line without a mean stays empty.
+        colours: One per line, or one for all.
         scale: Factor of the values, as 100 for points.
         shift: Added to y, for several series beside each other.
-        markers: Of the means; one a line, or one for all.
+        markers: Of the means; one per line, or one for all.
         label: In the legend.
     """
     shades, shapes = (
         [each] * len(estimates) if isinstance(each, str) else each for each in (colours, markers)
     )
     lines = zip(estimates, shades, shapes, strict=True)
-    for y, (one, colour, shape) in enumerate(lines):
-        if one.mean is not None:
-            axes.plot(scale * one.mean, y + shift, shape, color=colour, markersize=3, label=label)
+    for y, (estimate, colour, shape) in enumerate(lines):
+        if estimate.mean is not None:
+            axes.plot(
+                scale * estimate.mean, y + shift, shape, color=colour, markersize=3, label=label
+            )
             label = None
-        if one.low is not None and one.high is not None:
-            ends = [scale * one.low, scale * one.high]
+        if estimate.low is not None and estimate.high is not None:
+            ends = [scale * estimate.low, scale * estimate.high]
             axes.plot(ends, [y + shift] * 2, color=colour, linewidth=1)
 
 
@@ -96,7 +98,7 @@ def curve(
 ) -> None:
     """Estimates along x as a line, their intervals as a band around it."""
     mean, low, high = (
-        scale * np.array([getattr(one, field) for one in estimates], dtype=float)
+        scale * np.array([getattr(estimate, field) for estimate in estimates], dtype=float)
         for field in ("mean", "low", "high")
     )
     axes.plot(x, mean, marker=marker, markersize=3, color=colour, label=label)

@@ -25,13 +25,13 @@ def gains_figure(groups: Mapping[str, Sequence[ThoughtGains]]) -> Figure:
             1, 3, figsize=(PAGE, 2.4), width_ratios=(1.3, 1, 1)
         )
         x = np.linspace(0, 1, 50)
-        for i, (name, found) in enumerate(groups.items()):
-            values = np.stack([resampled([2.0**-b for b in one.bits]) for one in found])
-            left.plot(x, values.mean(0), color=COLOURS[i], label=f"{name} ({len(found)})")
-            if len(found) > 1:
+        for i, (name, traces) in enumerate(groups.items()):
+            values = np.stack([resampled([2.0**-b for b in trace.bits]) for trace in traces])
+            left.plot(x, values.mean(0), color=COLOURS[i], label=f"{name} ({len(traces)})")
+            if len(traces) > 1:
                 low, high = mean_interval(values)
                 left.fill_between(x, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-            classes = gains_by_class(found)
+            classes = gains_by_class(traces)
             shift = 0.16 * (i - (len(groups) - 1) / 2)
             for axes, field in ((middle, "bits"), (right, "probability")):
                 rows = [getattr(classes[c], field) for c in THOUGHT_CLASSES]
@@ -50,26 +50,26 @@ def gains_figure(groups: Mapping[str, Sequence[ThoughtGains]]) -> Figure:
     return figure
 
 
-def reading_figure(found: Mapping[str, ReadingVectors]) -> Figure:
+def reading_figure(vectors: Mapping[str, ReadingVectors]) -> Figure:
     """Reading vectors beside SEAL's, hook by hook: held-out AUC, and cosine with SEAL's."""
-    names = list(next(iter(found.values())).auc)
-    x = np.arange(len(found))
+    names = list(next(iter(vectors.values())).auc)
+    x = np.arange(len(vectors))
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.5), width_ratios=(1.4, 1))
         for i, name in enumerate(names):
-            auc = [one.auc[name] for one in found.values()]
+            auc = [hook.auc[name] for hook in vectors.values()]
             place = x + 0.1 * (i - 1)
             left.plot(place, [a.auc for a in auc], "o-", color=COLOURS[i], markersize=3, label=name)
             left.vlines(place, [a.low for a in auc], [a.high for a in auc], color=COLOURS[i])
             if name != MEANS:
-                cosine = np.array([one.cosine[name] for one in found.values()], dtype=float)
+                cosine = np.array([hook.cosine[name] for hook in vectors.values()], dtype=float)
                 right.plot(x, cosine, "o-", color=COLOURS[i], markersize=3)
         left.axhline(0.5, color="black", linewidth=0.5, linestyle=":")
         left.set_ylabel("held-out AUC (95 %)")
         right.set_ylabel("cosine with mean difference")
         right.set_ylim(-0.05, 1.05)
         for axes in (left, right):
-            axes.set_xticks(x, [_short(name) for name in found])
+            axes.set_xticks(x, [_short(name) for name in vectors])
             axes.set_xlabel("hook (layer, site)")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Bool
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -81,18 +83,24 @@ def rollouts_figure(groups: Mapping[str, Sequence[Rollouts]]) -> Figure:
         steps = next(iter(groups.values()))
         noise = np.random.default_rng(0).uniform(-0.015, 0.015, (2, len(steps)))
         kept, forbidden = (
-            np.array([np.mean(getattr(one, arm)) for one in steps]) for arm in ("kept", "forbidden")
+            np.array([np.mean(getattr(rollouts, arm)) for rollouts in steps])
+            for arm in ("kept", "forbidden")
         )
         left.plot([0, 1], [0, 1], color="black", linewidth=0.5)
         left.plot(
-            kept + noise[0], forbidden + noise[1], "o", color=BLUE, markersize=2.5, alpha=0.5,
+            kept + noise[0],
+            forbidden + noise[1],
+            "o",
+            color=BLUE,
+            markersize=2.5,
+            alpha=0.5,
             markeredgewidth=0,
-        )  # fmt: skip
+        )
         left.set_xlabel("success with the token")
         left.set_ylabel("success without it")
         left.set_title(f"{next(iter(groups))}, step by step")
-        dots(right, [mean_gain(some) for some in groups.values()], BLUE, shift=-0.13)
-        chosen = [critical_gain(some) for some in groups.values()]
+        dots(right, [mean_gain(rollouts) for rollouts in groups.values()], BLUE, shift=-0.13)
+        chosen = [critical_gain(rollouts) for rollouts in groups.values()]
         dots(right, chosen, ORANGE, shift=0.13)
         right.axvline(0, color="black", linewidth=0.5)
         right.set_yticks(range(len(groups)), [f"{k} ({len(v)})" for k, v in groups.items()])
@@ -105,38 +113,45 @@ def rollouts_figure(groups: Mapping[str, Sequence[Rollouts]]) -> Figure:
 
 
 def attention_figure(groups: Mapping[str, AttentionTo]) -> Figure:
-    """Attention to words over attention to their controls, head by head, a panel a comparison.
+    """Attention to words over attention to their controls, head by head, one panel per comparison.
 
     The colour is the logarithm, so that twice and half are as far from 1. Bold numbers are
     significant among all heads of the panel (family-wise, .05).
     """
     with style():
-        heads = max(one.ratio.shape[1] for one in groups.values())
-        figure, panels = plt.subplots(
-            1, len(groups), figsize=(PAGE, min(6.0, 0.9 + 2.0 * PAGE / 3 / len(groups))),
-            squeeze=False,
-        )  # fmt: skip
-        logs = [np.log2(one.ratio.clip(min=1e-6)) for one in groups.values()]
-        most = max(float(np.abs(some).max()) for some in logs) or 1.0
+        size = (PAGE, min(6.0, 0.9 + 2.0 * PAGE / 3 / len(groups)))
+        figure, panels = plt.subplots(1, len(groups), figsize=size, squeeze=False)
+        heads = max(attention.ratio.shape[1] for attention in groups.values())
+        logs = [np.log2(attention.ratio.clip(min=1e-6)) for attention in groups.values()]
+        most = max(float(np.abs(log).max()) for log in logs) or 1.0
         norm = TwoSlopeNorm(0, -most, most)
-        for axes, (name, one), log in zip(panels[0], groups.items(), logs, strict=True):
+        for axes, (name, attention), log in zip(panels[0], groups.items(), logs, strict=True):
             axes.imshow(log, cmap="RdBu_r", norm=norm, aspect="auto", origin="lower")
-            for (layer, head), ratio in np.ndenumerate(
-                one.ratio if heads <= 8 else np.empty((0, 0))
-            ):
-                axes.text(
-                    head, layer, f"{ratio:.2f}", ha="center", va="center", fontsize=6,
-                    weight="bold" if one.p_adjusted[layer, head] <= 0.05 else "normal",
-                    color="white" if abs(log[layer, head]) > 0.65 * most else "black",
-                )  # fmt: skip
-            o = one.overall
+            if heads <= 8:
+                _write_ratios(axes, attention, np.abs(log) > 0.65 * most)
+            o = attention.overall
             axes.set_title(f"{name}\noverall {o.mean:.2f} ({o.low:.2f}, {o.high:.2f})")
             axes.set_xlabel("head")
-            axes.set_xticks(range(0, one.ratio.shape[1], max(1, heads // 8)))
-            axes.set_yticks(range(0, len(one.ratio), max(1, len(one.ratio) // 8)))
+            axes.set_xticks(range(0, attention.ratio.shape[1], max(1, heads // 8)))
+            axes.set_yticks(range(0, len(attention.ratio), max(1, len(attention.ratio) // 8)))
         panels[0, 0].set_ylabel("layer")
         ticks = [t for t in (-3, -2, -1, 0, 1, 2, 3) if abs(t) <= most]
         bar = figure.colorbar(ScalarMappable(norm, "RdBu_r"), ax=panels[0].tolist(), ticks=ticks)
         bar.ax.set_yticklabels([f"{2.0**t:g}" for t in ticks])
         bar.set_label("word / control")
     return figure
+
+
+def _write_ratios(axes: Axes, attention: AttentionTo, dark: Bool[np.ndarray, "layer head"]) -> None:
+    """The ratio of each head in its cell, white on dark cells."""
+    for (layer, head), ratio in np.ndenumerate(attention.ratio):
+        axes.text(
+            head,
+            layer,
+            f"{ratio:.2f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            weight="bold" if attention.p_adjusted[layer, head] <= 0.05 else "normal",
+            color="white" if dark[layer, head] else "black",
+        )
