@@ -56,7 +56,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise OSError(
             error.errno,
             f"{path}: {os.strerror(error.errno)} ({free / 1e6:.1f} MB free on its disk); all "
-            "earlier data is intact: free some space and run the same command again",
+            "earlier data is intact: free some space and run the same again",
         ) from error
 
 
