@@ -83,7 +83,7 @@ def drawing() -> str:
     heights, place = floors(), {module: i for i, module in enumerate(mapped())}
     lines = []
     for module, own in place.items():
-        against = [below for below in imports(module) if place.get(below, -1) > own]
+        against = sorted(below for below in imports(module) if place.get(below, -1) > own)
         folders = sorted({below.split(".")[0] for below in imports(module)})
         line = f"{heights[module]:3}  {module:48} <- {' '.join(folders)}"
         lines.append(line + (f"  AGAINST THE MAP: {', '.join(against)}" if against else ""))
