@@ -43,7 +43,7 @@ class Arm:
         """The results of each problem, in the order of seeds; keys are (source, problem id)."""
         results: dict[tuple[str, str], list[Result]] = {}
         for result in sorted(self.results, key=lambda r: r.seed):
-            results.setdefault((result.source, result.problem), []).append(result)
+            results.setdefault(result.problem_key, []).append(result)
         return results
 
     def accuracy(self) -> Estimate:
@@ -176,7 +176,7 @@ Pair = tuple[Result, Result]  # The same problem and seed under both conditions.
 
 def _paired(arm: Arm, against: Arm) -> list[Pair]:
     def key(result: Result) -> tuple[str, str, int]:
-        return result.source, result.problem, result.seed
+        return *result.problem_key, result.seed
 
     ours, theirs = ({key(r): r for r in side.results} for side in (arm, against))
     unpaired = ours.keys() ^ theirs.keys()
@@ -209,7 +209,7 @@ def _mean(values: Iterable[tuple[Result, float]], seed: int = 0) -> Estimate:
     """The mean over problems of each problem's mean; a value's result names its problem."""
     by_problem: dict[tuple[str, str], list[float]] = {}
     for result, value in values:
-        by_problem.setdefault((result.source, result.problem), []).append(value)
+        by_problem.setdefault(result.problem_key, []).append(value)
     means = [float(np.mean(of_problem)) for of_problem in by_problem.values()]
     return estimate_mean(means, seed=seed)
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from mi_lens.common.files import write_json
 from mi_lens.common.parquet import write_table
-from mi_lens.evaluation.evaluate import Evaluation, evaluate_with, require_names
+from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation, evaluate_with, require_names
 from mi_lens.generation.request import Plan
 from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
 from mi_lens.runs.config import EvaluateConfig
@@ -38,7 +38,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     )
     write_table(map(asdict, evaluation.results), folder / "results.parquet")
     write_json(
-        folder / "evaluation.json",
+        folder / LAST_WRITTEN,
         {
             "setting": evaluation.setting,
             "conditions": evaluation.conditions,
