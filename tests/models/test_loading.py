@@ -1,9 +1,6 @@
 """Loading: what comes back, and what is said when it cannot."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from experiments.timings.loading import growth_mb, make_checkpoint, size_mb
 from mi_lens.models import loading as models
 from mi_lens.models.architectures import ARCHITECTURES
 from mi_lens.models.backends.lookup import NAMES, available, backend_of, get_backend
 from mi_lens.models.loading import load
 from mi_lens.models.processed_weights import require_unprocessed
+from tests.processes import result_of
 
 TEXT = "Wait, 37 * 48 = 1776.\n\nSo <think> costs 1 €; é?"
 NewCheckpoint = Callable[..., Path]
@@ -371,22 +370,10 @@ def test_only_models_of_transformer_lens_have_a_backend() -> None:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a peak")
 def test_a_checkpoint_stands_in_memory_once(tmp_path: Path) -> None:
     """In fresh processes, to the end of a forward pass; experiments/timings has it at 1 GB."""
-    program = (
-        "import sys; from pathlib import Path; from experiments.timings.loading import *; "
-        "folder = Path(sys.argv[1]); make_checkpoint(folder, 3, 'float32', '70MB'); "
-        "print(*(in_a_fresh_process(folder, *way.split()) for way in sys.argv[2:]))"
-    )
-    ways = [f"{name} {dtype}" for name in available() for dtype in ("float32", "bfloat16")]
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path), *ways],
-        check=True,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    size = sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) / 1e6
+    make_checkpoint(tmp_path, 3, "float32", "70MB")
+    size = size_mb(tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 2
-    peaks = dict(zip(ways, map(float, done.stdout.split("\n")[-2].split()), strict=True))
-    for way, peak in peaks.items():
-        assert size / 3 < peak < 1.15 * size + 40, way
+    for backend in available():
+        for dtype in ("float32", "bfloat16"):
+            peak = result_of(growth_mb, tmp_path, backend, dtype)
+            assert size / 3 < peak < 1.15 * size + 40, (backend, dtype)

@@ -1,7 +1,6 @@
 """The whole way of the data on a random tiny Llama: it knows nothing, everything else is real."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from mi_lens.runs.generate import run_generate
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import load_traces
+from tests.processes import start
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 PROBLEMS = [
@@ -138,23 +138,19 @@ def test_a_lost_activation_file_is_made_again(config, analysis):
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "mi_lens.cli", "analyze", "--out", str(out)]
+    command = ["analyze", "--out", str(out)]
     for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
         command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
     command += ["--hook-names", *HOOKS]
-    # Sums split over another number of threads than this process's differ in their last bits.
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     # Killed when the first trace is there, then when the first states are, then left alone.
     for sign in ("traces.jsonl", "activations/*.safetensors", None):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-        )
-        while sign and process.poll() is None and not any(out.glob(sign)):
+        process = start(main, command)
+        while sign and process.is_alive() and not any(out.glob(sign)):
             time.sleep(0.002)
         if sign:
-            os.kill(process.pid, signal.SIGKILL)
-        _, errors = process.communicate()
-    assert process.returncode == 0, errors.decode()
+            process.kill()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if sign else 0)
     mine, undisturbed = contents(out), contents(config.out)
     assert mine["traces.jsonl"] == undisturbed["traces.jsonl"]
     assert mine["peaks.json"] == undisturbed["peaks.json"]

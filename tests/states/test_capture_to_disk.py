@@ -1,5 +1,4 @@
 import errno
-import os
 import resource
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from experiments.timings.memory import growth_mb
 from mi_lens.common import files
 from mi_lens.generation.generate import generate
 from mi_lens.models.fingerprint import model_fingerprint
@@ -22,6 +22,7 @@ from mi_lens.states import shard as shards
 from mi_lens.states.capture import capture
 from mi_lens.states.capture_to_disk import capture_into
 from mi_lens.states.shard import Origin, held_names, load_activations, new_shard
+from tests.processes import result_of
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
 QUESTIONS = ["What is 12 * 7 - 5?", "Hi", "A farmer has 37 boxes with 48 apples each"]
@@ -262,20 +263,6 @@ def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, 
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_hook_names():
     """Of 24 layers, 5,000 x 256 float32 each, which are 123 MB together."""
-    command = [sys.executable, "-m", "experiments.timings.memory", "--way", "streamed"]
-    command += ["--layers", "24", "--tokens", "5000", "--hooks"]
-    peak = {
-        hooks: float(
-            subprocess.run(
-                [*command, hooks],
-                check=True,
-                capture_output=True,
-                text=True,
-                cwd=Path(__file__).parents[2],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            ).stdout
-        )
-        for hooks in ("1", "24")
-    }
-    assert peak["1"] > 10  # The measurement must see at least the key-value cache.
-    assert peak["24"] - peak["1"] < 60  # The allocator alone may change a peak by about 30.
+    peak = {hooks: result_of(growth_mb, "streamed", 24, 5000, hooks) for hooks in (1, 24)}
+    assert peak[1] > 10  # The measurement must see at least the key-value cache.
+    assert peak[24] - peak[1] < 60  # The allocator alone may change a peak by about 30.

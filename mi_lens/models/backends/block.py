@@ -4,7 +4,7 @@ They run fewer operations between the matrix products. In a model as narrow as t
 reasoner, a step takes as long as it takes to start its few hundred small operations.
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Float, Int
@@ -21,8 +21,12 @@ def is_watched(*points: HookPoint) -> bool:
 
 
 class FastHookPoint(HookPoint):
-    """A hook point that takes almost no time while no hook is attached."""
+    """A hook point that takes almost no time while no hook is attached.
 
+    Shape checkers pass it by: it hands on what it gets, some 15 times per layer and step.
+    """
+
+    @no_type_check
     def __call__(self, x: Tensor) -> Tensor:
         """As in TransformerLens."""
         silent = not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks)

@@ -1,8 +1,6 @@
 import json
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors.torch import load_file
 
 from mi_lens.models.pocket.training import train as training
 from mi_lens.models.pocket.training.train import Shape, TrainConfig, rate_factor, train
+from tests.processes import start
 
 TINY = TrainConfig(
     model="pocket-reasoner",
@@ -23,6 +22,15 @@ TINY = TrainConfig(
     block_texts=16,
     blocks_per_save=1,
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_tokenizer() -> Iterator[None]:
+    """Every run here builds the same tokenizer (test_tokenization.py shows it): build it once."""
+    tokenizer = training.build_tokenizer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "build_tokenizer", lambda: tokenizer)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +79,17 @@ def fail_after(function, calls: int):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(uninterrupted: Path, tmp_path: Path) -> None:
-    shape = TINY.shape
-    command = [
-        *(sys.executable, "-m", "mi_lens.models.pocket.training.train"),
-        *("--model", TINY.model, "--out", str(tmp_path), "--tokens", str(TINY.tokens)),
-        *("--polish-tokens", str(TINY.polish_tokens)),
-        *("--shape.layers", str(shape.layers), "--shape.width", str(shape.width)),
-        *("--shape.heads", str(shape.heads), "--shape.mlp-width", str(shape.mlp_width)),
-        *("--shape.key-value-heads", str(shape.key_value_heads)),
-        *("--batch-tokens", str(TINY.batch_tokens), "--block-texts", str(TINY.block_texts)),
-        *("--blocks-per-save", "1"),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (tmp_path / "state.safetensors").exists():
+    config = replace(TINY, out=tmp_path)
+    process = start(train, config)
+    while process.is_alive() and not (tmp_path / "state.safetensors").exists():
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     assert (tmp_path / "state.safetensors").exists()
     assert not (tmp_path / "checkpoint").exists()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    process = start(train, config)
+    process.join()
+    assert process.exitcode == 0
     assert weights(tmp_path) == weights(uninterrupted)
 
 
