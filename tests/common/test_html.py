@@ -148,11 +148,11 @@ def test_values_that_do_not_vary_have_no_colour(trace, tokenizer):
 
 def test_what_cannot_be_shown_is_refused(trace, tokenizer):
     values = [0.5] * len(trace)
-    with pytest.raises(ValueError, match=r"values of shape \(3,\): expected one value a step"):
+    with pytest.raises(ValueError, match=r"values of shape \(3,\): expected one value per step"):
         show(trace, [0.1] * 3, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="value at step 2 is nan"):
         show(trace, [*values[:2], float("nan"), *values[3:]], tokenizer=tokenizer)
-    with pytest.raises(ValueError, match=f"a peak at {len(trace)}; expected its own"):
+    with pytest.raises(ValueError, match=f"peaks holds step {len(trace)}; expected peaks of this"):
         show(trace, values, [0, len(trace)], tokenizer=tokenizer)
 
 

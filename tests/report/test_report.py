@@ -157,7 +157,7 @@ def test_what_is_no_run_is_named(analysed, tmp_path):
     for wrong, message in (
         (tmp_path / "nothing", "nothing: no such folder; give one that mi-lens generate"),
         (tmp_path, "holds no run of mi-lens .*; give its --out"),
-        (folder.parent, f"give those it has inside: {re.escape(str(folder))}"),
+        (folder.parent, f"give the run folders inside it: {re.escape(str(folder))}"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
             write_report([wrong], page)
@@ -184,7 +184,7 @@ def test_an_unfinished_analysis_is_shown_as_far_as_it_is(analysed, tmp_path, mis
     text = page.read_text()
     assert "(analyze) is not finished." in text
     count = 0 if missing == "traces" else 4
-    assert f"{count} of 100 traces, {4 if missing == 'words' else 0} of them read" in text
+    assert f"{count} of 100 traces, {4 if missing == 'words' else 0} of them measured" in text
     assert ("Findings by model" in text) == (missing == "words")
     assert "Words at peaks" not in text
     assert len(data_of(page)[1]) == count
@@ -223,7 +223,7 @@ def test_an_evaluation(settings, tmp_path):
         f"{one.adjusted:.2g}",
     ]
     assert len(cells_of(page, "Results by problem")) == 3
-    assert len(cells_of(page, "The difference apart")) == len(one.split) + len(one.within)
+    assert len(cells_of(page, "The difference by part")) == len(one.split) + len(one.within)
     shown = [(t["question"], t["condition"], t["seed"]) for t in data_of(page)[1]]
     assert len(shown) == 12
     assert [c for _, c, _ in shown[:4]] == ["baseline"] * 2 + ["quiet"] * 2
@@ -233,7 +233,7 @@ def test_an_evaluation(settings, tmp_path):
     results = tmp_path / "run" / "results.jsonl"
     results.write_bytes(results.read_bytes()[:-5])
     text = write_report([tmp_path / "run"], page).read_text()
-    assert "12 of 12 traces; compared are the problems that every condition" in text
+    assert "12 of 12 traces. The comparison covers the problems that every condition" in text
     assert len(cells_of(page, "Results by problem")) == 2
 
 
