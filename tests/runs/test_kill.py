@@ -55,18 +55,18 @@ def contents(folder: Path) -> dict[str, object]:
     """What every table and shard of a run holds; an error if one is corrupt."""
     from mi_lens.states.shard import load_activations
 
-    found: dict[str, object] = {}
+    tables: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         if path.name.startswith(".") or path.is_dir():
             continue
         if path.suffix == ".jsonl":
-            found[path.name] = table(path)
+            tables[path.name] = table(path)
         elif path.suffix == ".json":
-            found[path.name] = json.loads(path.read_text(encoding="utf-8"))
+            tables[path.name] = json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
             states = load_activations(path)
-            found[path.name] = {name: state.tolist() for name, state in states.items()}
-    return found
+            tables[path.name] = {name: state.tolist() for name, state in states.items()}
+    return tables
 
 
 def kill_and_continue(folder: Path, command: list[str]) -> None:
