@@ -1,7 +1,7 @@
-"""MkDocs: the site's pages that do not stand in docs/, and links as they are in the site.
+"""MkDocs hooks: they add pages from outside docs/ to the site and mend links for it.
 
-The figures, their gallery, CONTRIBUTING and CHANGELOG stand elsewhere in the repository, and pages
-link to them so that the links work there. Here they are put into the site and links are mended.
+The figures, their gallery, CONTRIBUTING and CHANGELOG stand elsewhere in the repository. Pages link
+to them by their paths there, and the site has them at other addresses.
 """
 
 import re
@@ -16,14 +16,14 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changes.md"}
 SHOWN = {".md", ".png", ".svg", ".json"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 ADDRESS = re.compile(r'(href|src)="([^"#:]+)(#[^"]*)?"')
-# What notebooks bring to load scripts of others, for formulas and diagrams that ours do not have.
+# Notebooks load scripts from elsewhere, for formulas and diagrams that our notebook does not have.
 LOADERS = re.compile(
     r'<script (?:src=""|type="(?:text/x-mathjax-config|module)")>.*?</script>', re.DOTALL
 )
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds what does not stand in docs/."""
+    """Adds the pages and figures from outside docs/."""
     figures = [p for p in sorted((ROOT / "figures").iterdir()) if p.suffix in SHOWN]
     for path in [*figures, *map(ROOT.joinpath, PAGES)]:
         where = path.relative_to(ROOT).as_posix()
@@ -32,7 +32,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links between places of the repository become links between pages."""
+    """Turns links between files of the repository into links between pages."""
 
     def mended(link: re.Match[str]) -> str:
         image, text, target, anchor = link.groups()
@@ -41,14 +41,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
             return link[0]  # a mistake, which MkDocs reports
         to = in_site(there)
         if to is None:
-            return text  # of the repository and not of the site, as a script
+            return text  # in the repository and not in the site, such as a script
         return f"{image}[{text}]({relpath(to, dirname(page.file.src_uri) or '.')}{anchor or ''})"
 
     return LINK.sub(mended, markdown)
 
 
 def on_page_content(html: str, page: Any, files: Files, **_: Any) -> str:
-    """The same for notebooks, which are HTML by now."""
+    """Mends the links of notebooks, which are HTML by now."""
     if not page.file.src_uri.endswith(".ipynb"):
         return html
 
@@ -71,7 +71,7 @@ def in_repository(page: Any, target: str) -> str | None:
 
 
 def in_site(path: str) -> str | None:
-    """Where the site has a file of the repository; None where it has not."""
+    """A repository file's path in the site; None if the site does not have it."""
     if path == "README.md":
         return "index.md"
     if path.startswith("docs/"):

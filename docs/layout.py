@@ -1,4 +1,4 @@
-"""The house drawn from its imports, beside the map of it in design.md.
+"""Draws the house from its imports, in the order of the map in design.md.
 
     python docs/layout.py
 
@@ -65,7 +65,7 @@ def _module_of(name: str) -> str:
 
 
 def floors() -> dict[str, int]:
-    """For every module the number of imports in the longest way down from it.
+    """For every module, the length of the longest chain of imports down from it.
 
     Raises:
         RecursionError: If modules import each other in a circle.

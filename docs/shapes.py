@@ -1,7 +1,7 @@
 """Griffe extension: shapes of tensors stay quoted in the API reference.
 
-Griffe reads a string in an annotation as code where it can, so that `Float[Tensor, "d"]` would
-stand in the reference as `Float[Tensor, d]`, beside `Float[Tensor, "step d"]`.
+Griffe reads a string in an annotation as code where it can. Without this extension, the reference
+would show `Float[Tensor, "d"]` as `Float[Tensor, d]`, beside `Float[Tensor, "step d"]`.
 """
 
 from typing import Any

@@ -38,7 +38,7 @@ def main(config: Config) -> None:
     last = analysis.hook_names[-1]
     traces = chosen_traces(analysis, config)
     counts = {name: count_peaks(analysis, name) for name in analysis.hook_names}
-    print(f"{'block':<26}{'peaks a step':>28}{'specific a step':>32}")
+    print(f"{'block':<26}{'peaks per step':>28}{'specific per step':>32}")
     for name, row in counts.items():
         raw, specific = with_interval(row["raw"], 1, 3), with_interval(row["specific"], 1, 4)
         print(f"{name:<26}{raw:>28}{specific:>32}")

@@ -262,10 +262,10 @@ UNSURE = Estimate(0.1, -0.5, 0.7, 3)
 )
 def test_mi_that_rises_along_wrong_traces_too_is_progress_in_part(right, wrong, verdict: str):
     by_name = {"right": [right]} | ({} if wrong is None else {"wrong": [wrong]})
-    found = mi_along_trace.finding(
+    finding = mi_along_trace.finding(
         dict.fromkeys(mi_along_trace.KINDS, by_name), "last", {"raw": {"right": [sure(0.1)] * 10}}
     )
-    assert found.verdict == verdict
+    assert finding.verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_mi_that_rises_along_wrong_traces_too_is_progress_in_part(right, wrong, 
     ],
 )
 def test_a_probe_that_keeps_to_its_own_bounds_agrees_in_part(error, bits_low, verdict: str):
-    probe = [sure(one) for one in error]
+    probe = [sure(value) for value in error]
     bounds = error_bounds.Bounds(
         [0.0, 3.0], [(-0.1, 0.1), (bits_low, 3.2)], [0.8, 0.05], [0.9, 0.2], probe
     )
@@ -306,8 +306,8 @@ def test_peaks_are_crucial_where_they_harm_more_than_both_controls(
             "less any steps": less_any,
         }
     }
-    found = peak_interventions.finding(read, "last", 50, peak_interventions.Config())
-    assert found.verdict == verdict
+    finding = peak_interventions.finding(read, "last", 50, peak_interventions.Config())
+    assert finding.verdict == verdict
 
 
 def test_another_reasoner_is_not_compared_with_the_pocket_base():

@@ -23,9 +23,9 @@ def code_cells(notebook):
 
 
 def tagged(notebook, tag):
-    found = {c.id: c for c in code_cells(notebook) if tag in c.metadata.get("tags", ())}
-    assert found
-    return found
+    cells = {c.id: c for c in code_cells(notebook) if tag in c.metadata.get("tags", ())}
+    assert cells
+    return cells
 
 
 def printed(cell):

@@ -1,1 +1,1 @@
-"""For eyes: one self-contained HTML page of what runs found, figures, a coloured trace."""
+"""What people look at: a self-contained HTML page of runs, figures, a coloured trace."""

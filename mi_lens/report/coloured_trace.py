@@ -1,4 +1,4 @@
-"""The text of a trace, every token coloured by a number of its own: a trajectory in a notebook."""
+"""The text of a trace in a notebook, each token coloured by its value on a trajectory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 from mi_lens.common.html import BOX, LINE, NOTE, element, escaped
 from mi_lens.traces.trace import Trace
 
-# The figures' colours. At most so much of the blue that black text on a white page and white text
-# on a black one can still be read.
+# The figures' colours. The blue is never so deep that black text on a white page or white text on
+# a black page is hard to read.
 BLUE, ORANGE = (0, 114, 178), "#D55E00"
 DEEPEST = 0.7
 PEAK = f"outline:2px solid {ORANGE};border-radius:2px;font-weight:bold;"
@@ -21,10 +21,10 @@ class ColouredTrace:
     """Tokens with numbers; a notebook shows them as coloured text.
 
     Attributes:
-        title: What stands above the text.
+        title: The line above the text.
         tokens: The tokens as text.
         values: One value per token.
-        peaks: Steps that are outlined.
+        peaks: Steps to outline.
     """
 
     title: str
@@ -46,8 +46,8 @@ class ColouredTrace:
 def show(trace: Trace, mi: ArrayLike, peaks: ArrayLike = (), *, tokenizer: Any) -> ColouredTrace:
     """The text of a trace, coloured by a trajectory, with its peaks outlined.
 
-    The deepest blue is the highest value of this trace, none the lowest. A token's title, which
-    shows under the mouse, has its step and value. A line break is shown as "↵" before it.
+    The highest value of this trace has the deepest blue, the lowest has none. Point at a token to
+    see its step and value. "↵" stands before each line break.
 
     Args:
         trace: The trace.
@@ -56,7 +56,7 @@ def show(trace: Trace, mi: ArrayLike, peaks: ArrayLike = (), *, tokenizer: Any) 
         tokenizer: Of the trace's token ids, as `model.tokenizer`.
 
     Returns:
-        What a notebook shows as HTML where it is the last expression of a cell.
+        An object that a notebook shows as HTML if it is the last expression of a cell.
 
     Raises:
         ValueError: If there is not one finite value per step, or a peak lies outside the trace.
@@ -65,19 +65,19 @@ def show(trace: Trace, mi: ArrayLike, peaks: ArrayLike = (), *, tokenizer: Any) 
     if values.shape != (len(trace),) or not len(trace):
         raise ValueError(
             f"trace {trace.id} of {len(trace)} steps with values of shape {values.shape}: expected "
-            "one value a step; pass one trace's trajectory at one hook name"
+            "one value per step; pass one trace's trajectory at one hook name"
         )
     if not np.isfinite(values).all():
         step = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ValueError(
-            f"trace {trace.id}: the value at step {step} is {values[step]}; expected finite ones"
+            f"trace {trace.id}: the value at step {step} is {values[step]}; expected finite values"
         )
     steps = np.asarray(peaks, dtype=int).reshape(-1)
     outside = steps[(steps < 0) | (steps >= len(trace))]
     if len(outside):
         raise ValueError(
-            f"trace {trace.id} has {len(trace)} steps and a peak at {outside[0]}; expected its own "
-            "peaks"
+            f"trace {trace.id} has {len(trace)} steps, but peaks holds step {outside[0]}; expected "
+            "peaks of this trace"
         )
     problem = trace.problem
     return ColouredTrace(

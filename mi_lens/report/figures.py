@@ -1,4 +1,4 @@
-"""The figures of analyses, saved and as images inside a page."""
+"""The figures of analyses, as images inside a page and as files."""
 
 import re
 from base64 import b64encode
@@ -19,13 +19,13 @@ from mi_lens.report.plots.words import tokens_figure
 from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.trace import Trace
 
-CURVES = 3  # Trajectories drawn of each model.
+CURVES = 3  # Trajectories drawn per analysis.
 COMPARED = 3  # Models that the comparison has colours for.
 
 
 @dataclass(frozen=True)
 class Image:
-    """A figure as the address of an image."""
+    """A figure as a data URL, with its alternative text and its caption."""
 
     source: str
     alt: str
@@ -44,7 +44,7 @@ def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
         trajectories[name] = [analysis.mi(trace, hook_name) for trace in analysis.analysed]
         statistics = [analysis.statistics(trace, hook_name) for trace in analysis.analysed]
         aoms[name] = [row.aom for row in statistics if row.aom is not None]
-    left_out = f" The first {COMPARED} models are drawn." if len(drawable) > COMPARED else ""
+    left_out = f" Only the first {COMPARED} models are drawn." if len(drawable) > COMPARED else ""
     return _image(
         comparison_figure(trajectories, aoms),
         folder,
@@ -91,7 +91,7 @@ def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image
 def _image(
     figure: Figure, folder: Path | None, stem: str, numbers: dict[str, Any], alt: str, caption: str
 ) -> Image:
-    """A figure as an image; where there is a folder, saved there too."""
+    """Turns a figure into an image, and saves it where there is a folder."""
     if folder is None:
         drawn = BytesIO()
         with style():
@@ -120,5 +120,5 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
 
 
 def _printable(text: str) -> str:
-    """Characters that no font draws, as U+FFFD; newlines stay."""
+    """Replaces characters that no font draws by U+FFFD; newlines stay."""
     return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)

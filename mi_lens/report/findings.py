@@ -1,11 +1,11 @@
-"""The main findings of analyses, a summary each."""
+"""The main findings of analyses, as one summary per hook name and as a table of text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from mi_lens.runs.analysis import Analysis
 
-FINDINGS = (  # Field of a summary, its label, digits.
+FINDINGS = (  # Field of a summary, its label, its decimals.
     ("traces", "problems", 0),
     ("accuracy", "accuracy", 3),
     ("tokens", "tokens per trace", 0),
@@ -19,7 +19,7 @@ FINDINGS = (  # Field of a summary, its label, digits.
 
 
 def summary(analysis: Analysis, hook_name: str) -> dict[str, Any]:
-    """`Analysis.summary` with the mean MI with other answers, and the specific peaks per trace."""
+    """`Analysis.summary`, mean MI with other problems' answers, and specific peaks per trace."""
     mismatch = analysis.controls(hook_name).mismatch
     return {
         **analysis.summary(hook_name),

@@ -1,4 +1,4 @@
-"""What a page is made of: run folders of every command, read back without a model."""
+"""Reads the run folders of every command back, without loading a model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,13 @@ from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]
 CONFIGS = {"analyze": AnalyzeConfig, "generate": GenerateConfig, "evaluate": EvaluateConfig}
+AGAIN = "Repeat the same command to continue."
+COMPARED = "The comparison covers the problems that every condition has answered."
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a trace: the answer found in it, and whether it is right."""
+    """The grade of a trace: the answer found in it, and whether that answer is right."""
 
     answer: str | None
     correct: bool
@@ -32,22 +34,22 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Run:
-    """The traces of one model in a folder, and what was found of them.
+    """The traces of one model in a run folder, and the results computed from them.
 
     Attributes:
-        name: Its model; with the folder's name where several runs of a page share it.
+        name: The model's name; the folder's name follows where several runs share a model.
         kind: The command that wrote the folder.
-        folder: Where it is.
-        model: Checkpoint, as the command named it.
-        tokenizer: Its tokenizer.
-        traces: In order.
-        verdicts: Trace id to what became of it; a trace that nobody graded has none.
-        unfinished: What is missing, in words; None where nothing is.
-        settings: What was asked for.
-        versions: Of the packages that made it.
-        analysis: Of an `analyze`.
-        evaluation: Of an `evaluate` or a sweep, of the problems that are whole; None before the
-            first.
+        folder: The run folder.
+        model: The checkpoint, as the command named it.
+        tokenizer: The model's tokenizer.
+        traces: The traces, in the order of the page.
+        verdicts: Trace id to verdict; an ungraded trace has none.
+        unfinished: A sentence about what is missing; None for a finished run.
+        settings: The settings that the command was given.
+        versions: The versions of the packages that made the run.
+        analysis: The result of `analyze`.
+        evaluation: The result of `evaluate` or of a sweep, over the problems that every condition
+            has answered; None as long as there is no such problem.
     """
 
     name: str
@@ -68,11 +70,11 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     """Reads folders that `generate`, `analyze`, `evaluate` or `sweep` wrote.
 
     Returns:
-        A run for each folder, or for each model of a sweep, with names that differ.
+        One run per folder, or per model of a sweep; no two have the same name.
 
     Raises:
-        FileNotFoundError: If a folder holds none of these, or a tokenizer is gone.
-        ValueError: If there are no folders, or a run is of another version.
+        FileNotFoundError: If a folder holds no such run, or a tokenizer no longer exists.
+        ValueError: If there are no folders, or another version of mi_lens wrote a run.
     """
     if not folders:
         raise ValueError("no folders to report on; give at least one that mi-lens wrote")
@@ -115,7 +117,7 @@ def _why_not(folder: Path) -> str:
     inside = sorted(
         str(path.parent) for name in ("run.json", "sweep.json") for path in folder.glob(f"*/{name}")
     )
-    advice = f"give those it has inside: {', '.join(inside)}" if inside else "give its --out"
+    advice = f"give the run folders inside it: {', '.join(inside)}" if inside else "give its --out"
     return (
         "holds no run of mi-lens generate, analyze, evaluate or sweep (no run.json, no "
         f"sweep.json); {advice}"
@@ -128,7 +130,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     if not analysis.finished:
         unfinished = (
             f"{_count(len(analysis.traces), _expected(analysis.config))}, "
-            f"{len(analysis.measurements)} of them read; the words at peaks come last. {AGAIN}"
+            f"{len(analysis.measurements)} of them measured; words at peaks come last. {AGAIN}"
         )
     graded = zip(analysis.traces, analysis.grades, strict=True)
     verdicts = {t.id: Verdict(g.extracted, g.correct) for t, g in graded if g is not None}
@@ -152,7 +154,7 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
     unfinished = f"{_count(len(traces), expected)}. {AGAIN}" if missing else None
     verdicts = {}
     for trace in traces:
-        # A program is not run for a page.
+        # A page never runs a program that a model wrote.
         if trace.problem is not None and trace.problem.tests is None:
             graded = grade(trace.text, trace.problem)
             verdicts[trace.id] = Verdict(graded.extracted, graded.correct)
@@ -171,10 +173,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     if not finished:
         problems = _expected(config)
         expected = None if problems is None else problems * len(names) * len(config.seeds)
-        unfinished = (
-            f"{_count(len(traces), expected)}; compared are the problems that every condition has "
-            f"answered. {AGAIN}"
-        )
+        unfinished = f"{_count(len(traces), expected)}. {COMPARED} {AGAIN}"
     return _run(
         folder,
         record,
@@ -193,9 +192,7 @@ def _sweep(folder: Path) -> Iterator[Run]:
     state = sweep.status(folder)
     unfinished = None
     if state.done < state.units:
-        unfinished = f"{state}. Compared are the problems that every condition has answered. " + (
-            AGAIN
-        )
+        unfinished = f"{state}. {COMPARED} {AGAIN}"
     for model in record["spec"]["models"]:
         units = sorted((folder / "units").glob(f"{content_hash(model)[:8]}-*"))
         traces = [trace for unit in units for trace in traces_so_far(unit / "traces.jsonl")]
@@ -212,9 +209,6 @@ def _sweep(folder: Path) -> Iterator[Run]:
             unfinished,
             evaluation=evaluation,
         )
-
-
-AGAIN = "The same command goes on from here."
 
 
 def _run(
@@ -255,7 +249,7 @@ def _expected(config: GenerateConfig) -> int | None:
 
 
 def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:
-    """Traces of one problem beside each other, in the order of the conditions."""
+    """Sorts traces by problem, then by condition, then by seed."""
     problems = {id_: i for i, id_ in enumerate(dict.fromkeys(map(_problem_id, traces)))}
     order = {name: i for i, name in enumerate(conditions)}
 

@@ -1,4 +1,4 @@
-"""The page: runs read back, drawn, and put into one file with its style and its script."""
+"""Writes the report: one HTML file with runs, their figures, its style and its script."""
 
 import json
 from base64 import b64encode
@@ -37,7 +37,7 @@ WORDS = 15  # Rows of a table of words.
 
 @dataclass(frozen=True)
 class Panel:
-    """What was found at one hook name, or all of an evaluation: some sentences and tables."""
+    """The findings at one hook name, or of one evaluation: text and tables."""
 
     title: str
     text: str
@@ -46,7 +46,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """A run on the page."""
+    """One run on the page, with its images and panels."""
 
     run: Run
     images: list[Image]
@@ -62,30 +62,30 @@ def write_report(
 ) -> Path:
     """Writes one HTML page of one or more runs; analyses are compared side by side.
 
-    The page needs no network and no server, and no model is loaded to make it. A run that is not
-    finished is shown as far as it is.
+    The page needs no network and no server, and no model is loaded to make it. An unfinished run
+    is shown as far as it has got.
 
     Args:
-        folders: What `generate`, `analyze`, `evaluate` or `sweep` wrote; nothing in them is
-            changed.
+        folders: Run folders that `generate`, `analyze`, `evaluate` or `sweep` wrote; nothing in
+            them is changed.
         page: The file to write.
-        figures: Folder that also gets the figures as PNG, SVG and the numbers as JSON; None keeps
-            them on the page only.
-        traces: Traces of each run that can be read on the page: the first ones, in order.
+        figures: Folder to save the figures in, as PNG and SVG with their numbers as JSON; None
+            keeps the figures on the page only.
+        traces: How many traces of each run the page shows, from the first one on.
 
     Returns:
         The path of the page.
 
     Raises:
-        FileNotFoundError: If a folder is none of these, or a run's tokenizer is gone.
-        ValueError: If there are no folders, a run is of another version of mi_lens, or traces is
+        FileNotFoundError: If a folder holds no such run, or a run's tokenizer no longer exists.
+        ValueError: If there are no folders, another version of mi_lens wrote a run, or traces is
             negative.
     """
     if traces < 0:
-        raise ValueError(f"traces={traces}: expected the number of traces of each run, 0 or more")
+        raise ValueError(f"traces={traces}: expected a number of traces per run, 0 or more")
     runs = read_runs(folders)
     text = _render(runs, None if figures is None else Path(figures), traces)
-    # A lone surrogate cannot be written as UTF-8.
+    # UTF-8 cannot hold a lone surrogate; each becomes U+FFFD.
     write_text(page, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
     return Path(page)
 
@@ -126,8 +126,8 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
 
 
 def embedded(value: Any) -> str:
-    """JSON that can stand inside of a script element, whatever texts it holds."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII: no U+2028
+    """JSON that is safe inside a script element, whatever text it holds."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only: no U+2028
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -138,7 +138,7 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """By which the page's policy lets this text run, and no other."""
+    """The hash by which the page's security policy allows this text and no other."""
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
@@ -177,7 +177,7 @@ def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
         tables.insert(0, words_table(analysis.tokens[hook_name], WORDS))
     mismatch = controls.mismatch
     if mismatch is None:
-        text = "Fewer than two other gold answers: the number cannot be compared with chance here."
+        text = "Fewer than two other gold answers: MI cannot be compared with chance here."
     else:
         specific = mismatch.specific
         interval = (
@@ -186,11 +186,11 @@ def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
             else f" (95 % interval {specific.low:.2f} to {specific.high:.2f})"
         )
         text = (
-            f"With its own gold answer a trace has a mean MI of {controls.mi:.4f}, with those of "
-            f"{mismatch.others} other problems {mismatch.mi:.4f}: the specific part is "
-            f"{specific.mean:.2f}{interval} standard deviations of those. Of {controls.peaks:.1f} "
-            f"raw peaks per trace, {mismatch.shared:.2f} are also peaks of the specific part that "
-            f"exceed chance; there are {mismatch.peaks:.2f} of the latter."
+            f"The mean MI is {controls.mi:.4f} with a trace's own gold answer and "
+            f"{mismatch.mi:.4f} with the answers of {mismatch.others} other problems. The specific "
+            f"part is {specific.mean:.2f}{interval} standard deviations of the other answers. "
+            f"There are {controls.peaks:.1f} raw peaks and {mismatch.peaks:.2f} specific peaks per "
+            f"trace; {mismatch.shared:.2f} per trace are both."
         )
     return Panel(hook_name, text, [*tables, peaks_table(analysis, hook_name)])
 

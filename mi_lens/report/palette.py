@@ -1,4 +1,4 @@
-"""Shades of the page: blue for what is high, orange for what is low, on light and dark paper."""
+"""The page's shades: blue for high values, orange for low ones, on light and dark paper."""
 
 from mi_lens.report.plots.style import BLUE, ORANGE, SKY
 
@@ -10,7 +10,7 @@ LIGHT_ORANGE = "#F0A070"
 
 
 def shades_css() -> str:
-    """Classes h0 to h6 (low to high) and d0 to d6 (below to above), each with a text colour."""
+    """CSS classes h0 to h6 (low to high) and d0 to d6 (below to above zero), with text colours."""
     rules = []
     for i, share in enumerate(RISING):
         rules.append(_rule(f".h{i}", (BLUE, SKY), share))
@@ -31,7 +31,7 @@ def _rule(selector: str, colours: tuple[str, str], share: float) -> str:
 
 
 def mixed(colour: str, paper: str, share: float) -> str:
-    """A colour mixed into the paper's, each as #rrggbb."""
+    """Mixes a share of a colour into the paper's colour; all are #rrggbb."""
     pairs = zip(_channels(colour), _channels(paper), strict=True)
     return "#" + "".join(f"{round(255 * (share * a + (1 - share) * b)):02x}" for a, b in pairs)
 

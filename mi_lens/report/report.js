@@ -33,7 +33,7 @@
     const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     const body = head.closest("table").tBodies[0];
     const cell = (row) => row.cells[head.cellIndex];
-    const empty = (row) => Number("empty" in cell(row).dataset); // last, whichever way
+    const empty = (row) => Number("empty" in cell(row).dataset); // last in either order
     const rows = [...body.rows].sort((a, b) => empty(a) - empty(b) || sign * compare(cell(a), cell(b)));
     for (const other of head.parentNode.cells) other.setAttribute("aria-sort", "none");
     head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
@@ -68,7 +68,7 @@
     const wordOf = (token) => token.toLowerCase().replace(/^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$/gu, "");
     const blockOf = (step) => trace.blocks.findLastIndex(([start]) => start <= step);
 
-    // What stands in the controls.
+    // The traces to pick from.
     page.index.forEach((entry, i) => {
       let group = $("pick").lastElementChild;
       if (!group || group.label !== entry.run) {
@@ -86,7 +86,7 @@
 
     function show(index) {
       trace = parse(`trace-${index}`);
-      const names = trace.hooks.map((one) => one.name);
+      const names = trace.hooks.map(({ name }) => name);
       const before = $("layer").value;
       $("layer").replaceChildren(...names.map((name) => make("option", "", name)));
       layer = Math.max(0, names.indexOf(before));
@@ -116,7 +116,7 @@
       if (!trace.hooks.length) about.append(" No states were captured for this trace, so there is no MI to show.");
     }
 
-    /** The text, a block a thought and a span a token. */
+    /** The text: one block per thought, one span per token. */
     function build() {
       spans = [];
       const all = document.createDocumentFragment();
@@ -142,12 +142,12 @@
       const values = shown();
       const peaks = new Set(rawPeaks()), own = new Set(ownPeaks());
       const events = new Set(trace.events.map(([step]) => step));
-      const found = new Set((page.runs[trace.run].words[hook()?.name] ?? []).map(wordOf));
+      const lifted = new Set((page.runs[trace.run].words[hook()?.name] ?? []).map(wordOf));
       const prefix = inSpecific() ? "d" : "h";
       classes = trace.tokens.map((token, step) => {
         const word = wordOf(token);
         return "t" + (values ? ` ${prefix}${shade(values[step])}` : "") + (peaks.has(step) ? " peak" : "")
-          + (own.has(step) ? " specific" : "") + (word && found.has(word) ? " found" : word && boxed.has(word) ? " word" : "")
+          + (own.has(step) ? " specific" : "") + (word && lifted.has(word) ? " found" : word && boxed.has(word) ? " word" : "")
           + (events.has(step) ? " event" : "");
       });
       spans.forEach((span, step) => { span.className = classes[step]; });
@@ -234,7 +234,7 @@
       placeCursor();
     }
 
-    /** A path through all values; where several fall on a pixel, their lowest and highest. */
+    /** A path through all values; several at one pixel are drawn as first, lowest, highest, last. */
     function line(values, toY, pick = null, backwards = false) {
       const columns = new Map();
       values.forEach((value, step) => {
@@ -253,13 +253,13 @@
 
     function ticks(low, high) {
       const rough = (high - low) / 4 || 1, power = 10 ** Math.floor(Math.log10(rough));
-      const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((one) => one >= rough);
-      const found = [];
-      for (let i = Math.ceil(low / step); i * step <= high + 1e-12; i++) found.push(Number((i * step).toPrecision(6)));
-      return found;
+      const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((candidate) => candidate >= rough);
+      const marks = [];
+      for (let i = Math.ceil(low / step); i * step <= high + 1e-12; i++) marks.push(Number((i * step).toPrecision(6)));
+      return marks;
     }
 
-    // The step that is looked at.
+    // The current step.
     function placeCursor() {
       cursor.setAttribute("x1", toX(at));
       cursor.setAttribute("x2", toX(at));
@@ -357,7 +357,7 @@
     }
     $("text").addEventListener("click", (event) => { if (event.target.step !== undefined) go(event.target.step, false); });
     $("text").addEventListener("mousemove", (event) => {
-      // Text that scrolls under a mouse at rest is not pointed at.
+      // Text that scrolls under a resting mouse is not what the user points at.
       if (event.movementX || event.movementY) detail(event.target.step ?? at);
     });
     $("text").addEventListener("mouseleave", () => detail(at));

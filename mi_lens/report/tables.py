@@ -1,4 +1,4 @@
-"""The page's tables: each cell a text and what it is sorted by."""
+"""The page's tables; each cell holds its text and the number that it is sorted by."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from mi_lens.runs.analysis import Analysis
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, and a number that it is sorted by, where it is not sorted by the text."""
+    """A cell's text, and the number to sort it by; without a number, it is sorted by the text."""
 
     text: str
     key: float | None = None
@@ -32,9 +32,9 @@ class Table:
 
     Attributes:
         caption: What it shows.
-        columns: Heads; the first names the row.
-        rows: A cell for each column.
-        note: Below it.
+        columns: The headings; the first column names the row.
+        rows: One cell per column in each row.
+        note: The note below it.
         tall: Whether it scrolls in a box of its own.
     """
 
@@ -51,12 +51,12 @@ class Table:
 
 
 def text(value: str | None) -> Cell:
-    """A cell that is sorted by what it says."""
+    """A cell that is sorted by its text; None is a dash, and sorted last."""
     return Cell(DASH, empty=True) if value is None else Cell(value)
 
 
 def number(value: float | int | None, digits: int = 2, *, scale: float = 1.0) -> Cell:
-    """A number with so many decimals; none is a dash, and sorted last."""
+    """A number, scaled and with the given decimals; None is a dash, and sorted last."""
     if value is None:
         return Cell(DASH, empty=True)
     shown = round(scale * value, digits) + 0.0  # no minus zero
@@ -83,7 +83,7 @@ def _table(
 
 
 def findings_table(runs: Sequence[Run]) -> Table:
-    """Every analysis at every hook name."""
+    """The findings, one row per analysis and hook name."""
     rows = []
     for run in runs:
         if run.analysis is None:
@@ -111,14 +111,14 @@ def findings_table(runs: Sequence[Run]) -> Table:
         "Findings by model and layer",
         rows,
         "Means over traces. Other answers: MI of the same states with the gold answers of other "
-        "problems. Specific: peaks of what the gold answer has beyond those, significant family-"
-        "wise. Interval: steps between neighbouring peaks. AOM: distance of peaks from the median, "
-        "in interquartile ranges.",
+        "problems. Specific: peaks of the specific part that exceed chance over the whole trace. "
+        "Interval: steps between neighbouring peaks. AOM: distance of peaks from the median, in "
+        "interquartile ranges.",
     )
 
 
 def words_table(table: ThinkingTokens, words: int) -> Table:
-    """The commonest words at peaks."""
+    """The most frequent words at peaks."""
     rows = [
         [
             text(row.word),
@@ -147,12 +147,12 @@ def words_table(table: ThinkingTokens, words: int) -> Table:
         rows,
         f"{table.filtered} of {table.peaks} peaks decode to punctuation, single characters or "
         "special tokens and are left out. Lift: share of peaks over share of steps; its interval "
-        f"is from resampling traces. {len(rows)} of {len(table.rows)} words are shown.",
+        f"comes from resampling traces. {len(rows)} of {len(table.rows)} words are shown.",
     )
 
 
 def treatments_table(controls: ControlSummary) -> Table:
-    """The trajectory under other treatments."""
+    """How the trajectory changes under other treatments of the states or the answer."""
     rows = [[text("as published"), number(controls.mi, 4), number(1.0), number(1.0)]]
     for name, v in controls.variants.items():
         label = f"{name} ({controls.massive:.1f} coordinates)" if "massive" in name else name
@@ -161,13 +161,13 @@ def treatments_table(controls: ControlSummary) -> Table:
         "Controls: the trajectory under other treatments",
         ("treatment", "mean MI", "rank correlation", "peaks shared"),
         rows,
-        "Rank correlation over the steps of a trace with the trajectory as published; peaks "
-        "shared, of those in either.",
+        "Rank correlation: with the trajectory as published, over the steps of a trace. Peaks "
+        "shared: peaks that both trajectories have, as a share of the peaks that either has.",
     )
 
 
 def correlates_table(controls: ControlSummary) -> Table:
-    """What else goes with MI along a trace."""
+    """What MI correlates with along a trace."""
     rows = []
     for name, raw in controls.correlates.items():
         row = [text(name), estimate(raw)]
@@ -176,8 +176,8 @@ def correlates_table(controls: ControlSummary) -> Table:
         rows.append(row)
     specific = ("specific part (95 % interval)",) if controls.mismatch is not None else ()
     return Table(
-        "Controls: what MI goes with",
-        ("goes with", "raw MI (95 % interval)", *specific),
+        "Controls: what MI correlates with",
+        ("correlate", "raw MI (95 % interval)", *specific),
         rows,
         "Mean over traces of the rank correlation along the trace; entropy and surprisal are those "
         "of the emitted token.",
@@ -211,17 +211,18 @@ def peaks_table(analysis: Analysis, hook_name: str) -> Table:
 
 
 def comparison_table(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> Table:
-    """Conditions against the first, pair by pair."""
+    """Every condition compared with the first, paired by problem."""
     base = evaluation.arm(evaluation.names[0])
     arms = [(base, None), *((evaluation.arm(c.name), c) for c in comparisons)]
     return Table(
         f"Conditions against {base.name}, paired by problem",
         tuple(column.heading for column in COLUMNS),
         [[_cell(c, c.value(arm, comparison)) for c in COLUMNS] for arm, comparison in arms],
-        "In brackets 95 % intervals over problems. Mended and broken: answers that only the "
-        "condition, or only the other, has right. p: exact McNemar test, with several seeds a "
-        "sign-flip test; Holm's correction over the table. Power: chance to find a gain of five "
-        "points with so many problems. Problems needed: to find the gain seen with probability .8.",
+        "Brackets hold 95 % intervals over problems. Mended: answers that only the condition has "
+        f"right. Broken: answers that only {base.name} has right. p: exact McNemar test, or with "
+        "several seeds a sign-flip test, with Holm's correction over the table. Power: the "
+        "probability that this many problems show a gain of five points. Problems needed: how many "
+        "problems show the observed difference with probability .8.",
     )
 
 
@@ -236,7 +237,7 @@ def _cell(column: Column, value: Value) -> Cell:
 
 
 def parts_table(comparisons: Sequence[Comparison]) -> Table:
-    """The difference by part: what was capped, what had finished, levels, budgets."""
+    """The difference by part: capped problems, finished problems, levels, budgets."""
     rows = []
     for comparison in comparisons:
         n = comparison.problems
@@ -248,12 +249,12 @@ def parts_table(comparisons: Sequence[Comparison]) -> Table:
             difference = estimate(part, "+.1f", scale=100.0)
             rows.append([text(comparison.name), text(name), number(part.n, 0), difference])
     return Table(
-        "The difference apart",
+        "The difference by part",
         ("condition", "part", "problems", "difference, points"),
         rows,
-        "Capped before, finished before: problems that the other condition had cut off by the "
-        "budget, or had ended by itself. A gain among the capped is truncation recovered. Within "
-        "so many tokens: both conditions held to a smaller budget.",
+        "Capped before: problems whose trace under the first condition was cut off. Finished "
+        "before: problems whose trace there ended by itself. A gain among capped problems is "
+        "recovered truncation. Within a budget: both conditions are held to that many tokens.",
     )
 
 

@@ -1,4 +1,4 @@
-"""A trace as the page's viewer needs it: JSON-able, numbers cut to four digits."""
+"""Traces as the page's viewer reads them: as JSON, numbers rounded to four digits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,14 +17,14 @@ from mi_lens.traces.think_block import boundary_ids
 from mi_lens.traces.thoughts import split_thoughts
 from mi_lens.traces.trace import Trace
 
-HIGHEST = 0.98  # The darkest shade begins where 98 % of a trace's steps lie below.
-# Edges of the shades of the specific part, in standard deviations of the other answers.
+HIGHEST = 0.98  # The darkest shade begins at this quantile of a trace's values.
+# Where the shades of the specific part meet, in standard deviations of the other answers.
 SPECIFIC_EDGES = (-2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
-TOKEN_FIELDS = ("wanted", "emitted", "consumed")  # Of events: what they hold is a token id.
+TOKEN_FIELDS = ("wanted", "emitted", "consumed")  # Fields of an event that hold a token id.
 
 
 def rounded(values: ArrayLike) -> list[float]:
-    """Numbers cut to four significant digits."""
+    """Numbers rounded to four significant digits."""
     return [float(f"{value:.4g}") for value in np.asarray(values, dtype=float).tolist()]
 
 
@@ -43,9 +43,9 @@ def trace_data(
 
     Args:
         trace: The trace.
-        tokenizer: Its model's.
-        analysis: What was read from it, where anything was.
-        verdicts: Trace id to what became of it.
+        tokenizer: The tokenizer of its model.
+        analysis: The analysis that holds its measurements; None where nothing was measured.
+        verdicts: Trace id to verdict.
     """
     measurements = {} if analysis is None else analysis.measurements.get(trace.id, {})
     rule = PAPER_RULE if analysis is None else analysis.peak_rule
@@ -71,10 +71,10 @@ def trace_data(
 
 
 def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
-    """Where thoughts begin, and what stands between them: [first step, class or None].
+    """Divides a trace into blocks: [first step, thought class].
 
-    A boundary that closes a thought belongs to its block; what follows it, if no thought does,
-    has no class. A tokenizer without blank-line tokens has one block.
+    A block is a thought with the boundary that closes it, or the text between two thoughts, whose
+    class is None. With a tokenizer that has no blank-line tokens, the whole trace is one block.
     """
     try:
         boundaries = boundary_ids(tokenizer)
@@ -143,7 +143,7 @@ def _event_value(key: str, value: Any, tokenizer: Any) -> str:
 
 
 def thinking_words(analysis: Analysis | None) -> dict[str, Sequence[str]]:
-    """Hook name to the words that stand at peaks more often than chance: lift's interval over 1."""
+    """Hook name to the words whose lift has an interval above 1."""
     if analysis is None:
         return {}
     return {

@@ -148,11 +148,11 @@ def test_values_that_do_not_vary_have_no_colour(trace, tokenizer):
 
 def test_what_cannot_be_shown_is_refused(trace, tokenizer):
     values = [0.5] * len(trace)
-    with pytest.raises(ValueError, match=r"values of shape \(3,\): expected one value a step"):
+    with pytest.raises(ValueError, match=r"values of shape \(3,\): expected one value per step"):
         show(trace, [0.1] * 3, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="value at step 2 is nan"):
         show(trace, [*values[:2], float("nan"), *values[3:]], tokenizer=tokenizer)
-    with pytest.raises(ValueError, match=f"a peak at {len(trace)}; expected its own"):
+    with pytest.raises(ValueError, match=f"peaks holds step {len(trace)}; expected peaks of this"):
         show(trace, values, [0, len(trace)], tokenizer=tokenizer)
 
 
@@ -252,8 +252,8 @@ def results(name, right, capped=()):
 def test_comparisons():
     base = Arm("base", results("base", [True, True, True, False], {1}), {"engine": "a"})
     arm = Arm(MARKUP, results(MARKUP, [False, False, True, True]), {"engine": MARKUP})
-    one = compare(arm, base)
-    cells = shown(one).cells
+    comparison = compare(arm, base)
+    cells = shown(comparison).cells
     assert cells[0] == f"{MARKUP} against base"
     facts = dict(zip(cells[1::2], cells[2::2], strict=True))
     assert facts["accuracy, %"] == "50"
@@ -286,10 +286,10 @@ def test_counts_of_thoughts(trace, tokenizer):
 
 
 def test_controls():
-    some = Estimate(0.5, 0.25, 0.75, 4)
-    mismatch = MismatchSummary(63, 0.01, some, 0.5, 0.25, {"entropy": some})
+    estimate = Estimate(0.5, 0.25, 0.75, 4)
+    mismatch = MismatchSummary(63, 0.01, estimate, 0.5, 0.25, {"entropy": estimate})
     summary = ControlSummary(
-        4, 0.02, 3.0, mismatch, 0.0, {"entropy": some}, {MARKUP: Variant(0.01, None, None)}
+        4, 0.02, 3.0, mismatch, 0.0, {"entropy": estimate}, {MARKUP: Variant(0.01, None, None)}
     )
     cells = shown(summary).cells
     assert "answers of 63 other problems" in cells

@@ -10,10 +10,10 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     values = rng.exponential(size=(400, 60))
     covered = 0
     for row in values:
-        found = estimate_mean(row.tolist())
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 1 <= found.high
+        estimate = estimate_mean(row.tolist())
+        assert estimate.low is not None
+        assert estimate.high is not None
+        covered += estimate.low <= 1 <= estimate.high
     # Percentile intervals of a skewed mean fall a little short of 95 %.
     assert 0.89 < covered / 400 < 0.98
 
@@ -40,6 +40,6 @@ def test_spearman_is_nan_where_it_is_not_defined(values):
 
 def test_few_units():
     assert estimate_mean([]).mean is None
-    one = estimate_mean([3.0])
-    assert (one.mean, one.low, one.high, one.n) == (3.0, None, None, 1)
+    estimate = estimate_mean([3.0])
+    assert (estimate.mean, estimate.low, estimate.high, estimate.n) == (3.0, None, None, 1)
     assert estimate_mean([2.0, 2.0]).low == pytest.approx(2.0)

@@ -36,18 +36,18 @@ def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
         lambda text, problem: Grade(odd(text, problem), None, "exact", ""),
     )
     steps = [[0, 7], [], [4]]
-    found = roll_out(tiny_model, traces, steps, samples=4, max_new_tokens=12, batch_size=5)
-    assert [(one.trace, one.step) for one in found] == [
+    rollouts = roll_out(tiny_model, traces, steps, samples=4, max_new_tokens=12, batch_size=5)
+    assert [(rollout.trace, rollout.step) for rollout in rollouts] == [
         (traces[0].id, 0),
         (traces[0].id, 7),
         (traces[2].id, 4),
     ]
-    for one in found:
-        trace = next(t for t in traces if t.id == one.trace)
-        assert one.problem == trace.problem.key
-        assert one.token == trace.token_ids[one.step]
-        for kept, outcomes in ((1, one.kept), (0, one.forbidden)):
-            acts = () if kept else (ForbidAt(one.step, one.token),)
+    for rollout in rollouts:
+        trace = next(t for t in traces if t.id == rollout.trace)
+        assert rollout.problem == trace.problem.key
+        assert rollout.token == trace.token_ids[rollout.step]
+        for kept, outcomes in ((1, rollout.kept), (0, rollout.forbidden)):
+            acts = () if kept else (ForbidAt(rollout.step, rollout.token),)
             # Not 3, the trace's own seed.
             for seed, outcome in zip((0, 1, 2, 4), outcomes, strict=True):
                 request = Request(
@@ -55,15 +55,15 @@ def test_agrees_with_generations_one_by_one(tiny_model, traces, monkeypatch):
                     Condition(acts, Sampling(1.0)),
                     seed=seed,
                     max_new_tokens=12,
-                    prefix=trace.token_ids[: one.step + kept],
+                    prefix=trace.token_ids[: rollout.step + kept],
                 )
                 (alone,) = generate(tiny_model, [request], progress=False)
                 assert odd(alone.text, "") == outcome
-                assert (alone.token_ids[one.step] == one.token) == bool(kept)
-        ids = torch.tensor([[*trace.prompt_ids, *trace.token_ids[: one.step]]])
+                assert (alone.token_ids[rollout.step] == rollout.token) == bool(kept)
+        ids = torch.tensor([[*trace.prompt_ids, *trace.token_ids[: rollout.step]]])
         chances = tiny_model(ids)[0, -1].softmax(-1)
-        assert one.probability == pytest.approx(float(chances[one.token]), rel=1e-9)
-        assert one.gain == pytest.approx(np.mean(one.forbidden) - np.mean(one.kept))
+        assert rollout.probability == pytest.approx(float(chances[rollout.token]), rel=1e-9)
+        assert rollout.gain == pytest.approx(np.mean(rollout.forbidden) - np.mean(rollout.kept))
 
 
 def test_its_own_seed_would_write_the_trace_again(tiny_model, traces):
@@ -74,51 +74,53 @@ def test_its_own_seed_would_write_the_trace_again(tiny_model, traces):
     assert again.token_ids == traces[0].token_ids
 
 
-def one(problem, step, kept, forbidden):
-    outcomes = (tuple(map(bool, some)) for some in (kept, forbidden))
+def rollouts_at(problem, step, kept, forbidden):
+    outcomes = (tuple(map(bool, arm)) for arm in (kept, forbidden))
     return Rollouts(f"trace {problem}", problem, step, 0, "x", 0.5, *outcomes)
 
 
 def test_means_are_over_problems():
-    some = [
-        one("a", 0, [False] * 4, [True] * 4),
-        one("a", 1, [False] * 4, [False] * 4),
-        one("b", 0, [True] * 4, [False] * 4),
+    rollouts = [
+        rollouts_at("a", 0, [False] * 4, [True] * 4),
+        rollouts_at("a", 1, [False] * 4, [False] * 4),
+        rollouts_at("b", 0, [True] * 4, [False] * 4),
     ]
-    found = mean_gain(some)
-    assert found.mean == pytest.approx((0.5 - 1) / 2)
-    assert found.n == 2
-    assert critical_gain(some).mean == pytest.approx((1 - 1) / 2)
+    gain = mean_gain(rollouts)
+    assert gain.mean == pytest.approx((0.5 - 1) / 2)
+    assert gain.n == 2
+    assert critical_gain(rollouts).mean == pytest.approx((1 - 1) / 2)
 
 
 def test_the_critical_step_does_not_overstate_itself():
     """Coins: the largest of eight gains is above nothing; what other continuations say is not."""
     rng = np.random.default_rng(0)
-    some = [
-        one(str(p), step, rng.random(16) < 0.5, rng.random(16) < 0.5)
+    rollouts = [
+        rollouts_at(str(p), step, rng.random(16) < 0.5, rng.random(16) < 0.5)
         for p in range(200)
         for step in range(8)
     ]
-    naive = np.mean([max(o.gain for o in some if o.problem == str(p)) for p in range(200)])
-    found = critical_gain(some)
+    naive = np.mean([max(o.gain for o in rollouts if o.problem == str(p)) for p in range(200)])
+    gain = critical_gain(rollouts)
     assert naive > 0.2
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low < 0 < found.high
-    assert found.high - found.low < 0.1
+    assert gain.low is not None
+    assert gain.high is not None
+    assert gain.low < 0 < gain.high
+    assert gain.high - gain.low < 0.1
 
 
 def test_a_critical_step_is_found():
     rng = np.random.default_rng(0)
-    some = [
-        one(str(p), step, rng.random(16) < (0.1 if step == p % 8 else 0.5), rng.random(16) < 0.5)
+    rollouts = [
+        rollouts_at(
+            str(p), step, rng.random(16) < (0.1 if step == p % 8 else 0.5), rng.random(16) < 0.5
+        )
         for p in range(100)
         for step in range(8)
     ]
-    found = critical_gain(some)
-    assert found.low is not None
-    assert found.mean is not None
-    assert 0.1 < found.low < found.mean < 0.5
+    gain = critical_gain(rollouts)
+    assert gain.low is not None
+    assert gain.mean is not None
+    assert 0.1 < gain.low < gain.mean < 0.5
 
 
 def test_errors(tiny_model, traces):

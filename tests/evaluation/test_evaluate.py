@@ -60,31 +60,31 @@ def arm(name, correct, tokens: Any = 50, reasons: Any = "eos", seeds=1, **settin
 def test_a_comparison_in_full():
     before = arm("before", [1, 0, 0, 0, 1, 1, 0, 0], 60, ["eos", "length"] * 4)
     after = arm("after", [1, 1, 1, 1, 0, 1, 0, 1], [20, 40, 60, 80] * 2)
-    found = compare(after, before)
-    assert (found.mended, found.broken, found.problems) == (4, 1, 8)
-    assert found.p_value == binomtest(4, 5).pvalue
-    assert found.accuracy == 6 / 8
-    assert found.difference.mean == pytest.approx(3 / 8)
-    low, high = found.difference.low, found.difference.high
+    comparison = compare(after, before)
+    assert (comparison.mended, comparison.broken, comparison.problems) == (4, 1, 8)
+    assert comparison.p_value == binomtest(4, 5).pvalue
+    assert comparison.accuracy == 6 / 8
+    assert comparison.difference.mean == pytest.approx(3 / 8)
+    low, high = comparison.difference.low, comparison.difference.high
     assert (low or 1) < 3 / 8 < (high or 0)
-    assert found.tokens.mean == -10
-    assert found.split["capped before"].mean == 3 / 4
-    assert found.split["finished before"].mean == 0
-    assert found.split["capped before"].n == 4
-    assert {"level 1", "level 2"} < found.split.keys()
-    assert list(found.within) == [12, 25, 50, 100]
-    assert found.within[50] == pytest.approx(3 / 8)  # 0, 1, 5 within 50 tokens; before: none
-    assert found.within[100] == pytest.approx(3 / 8)
-    assert found.settings_differ == ()
-    assert found.needed == problems_needed(3 / 8, 5 / 8)
+    assert comparison.tokens.mean == -10
+    assert comparison.split["capped before"].mean == 3 / 4
+    assert comparison.split["finished before"].mean == 0
+    assert comparison.split["capped before"].n == 4
+    assert {"level 1", "level 2"} < comparison.split.keys()
+    assert list(comparison.within) == [12, 25, 50, 100]
+    assert comparison.within[50] == pytest.approx(3 / 8)  # 0, 1, 5 within 50 tokens; before: none
+    assert comparison.within[100] == pytest.approx(3 / 8)
+    assert comparison.settings_differ == ()
+    assert comparison.needed == problems_needed(3 / 8, 5 / 8)
 
 
 def test_settings_that_differ_are_said():
-    found = compare(
+    comparison = compare(
         arm("a", [1, 0], dtype="bfloat16", versions={"torch": "1"}),
         arm("b", [1, 0], versions={"torch": "2"}),
     )
-    assert found.settings_differ == (
+    assert comparison.settings_differ == (
         "dtype: 'bfloat16' against 'float32'",
         "versions.torch: '1' against '2'",
     )
@@ -94,10 +94,10 @@ def test_settings_that_differ_are_said():
 def test_several_seeds_count_as_one_problem_each():
     before = arm("before", [0, 1, 0, 0] * 3, seeds=3)
     after = arm("after", [1, 1, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0], seeds=3)
-    found = compare(after, before)
-    assert found.problems == found.difference.n == 4
-    assert found.difference.mean == pytest.approx((1 + 0 + 0 + 1 / 3) / 4)
-    assert found.p_value == sign_flip([1.0, 0.0, 0.0, 1 / 3])
+    comparison = compare(after, before)
+    assert comparison.problems == comparison.difference.n == 4
+    assert comparison.difference.mean == pytest.approx((1 + 0 + 0 + 1 / 3) / 4)
+    assert comparison.p_value == sign_flip([1.0, 0.0, 0.0, 1 / 3])
     assert before.accuracy().n == 4
 
 
@@ -109,9 +109,9 @@ def test_only_pairs_are_compared():
 def test_holm_over_the_comparisons():
     base = arm("base", [0] * 12)
     arms = [arm(f"a{k}", [1] * k + [0] * (12 - k)) for k in (12, 8, 1)]
-    found = compare_all(arms, base)
-    assert [one.p_value for one in found] == [2**-11, 2**-7, 1.0]
-    assert [one.adjusted for one in found] == [3 * 2**-11, 2 * 2**-7, 1.0]
+    comparisons = compare_all(arms, base)
+    assert [comparison.p_value for comparison in comparisons] == [2**-11, 2**-7, 1.0]
+    assert [comparison.adjusted for comparison in comparisons] == [3 * 2**-11, 2 * 2**-7, 1.0]
 
 
 def test_holm_by_its_definition():
@@ -166,27 +166,27 @@ CONDITIONS = [
 
 
 def test_every_condition_meets_every_problem(tiny_model, tmp_path):
-    found = evaluate(
+    evaluation = evaluate(
         tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path, progress=False
     )
-    keys = [(r.problem, r.condition, r.seed) for r in found.results]
+    keys = [(r.problem, r.condition, r.seed) for r in evaluation.results]
     assert keys == [(p.id, c.name, s) for p in PROBLEMS for c in CONDITIONS for s in (0, 1)]
     rows = {row["trace"]: row for row in read_jsonl(tmp_path / "results.jsonl")}
     traces = {trace.id: trace for trace in load_traces(tmp_path / "traces.jsonl")}
-    for result in found.results:
+    for result in evaluation.results:
         assert rows[result.trace]["correct"] == result.correct
         assert result.tokens == len(traces[result.trace])
         assert (result.seconds or 0) > 0
         assert set(result.thoughts or ()) == {"execution", "reflection", "transition"}
-    assert found.setting["dtype"] == "float64"
-    assert "versions" in found.setting
-    text = found.report()
+    assert evaluation.setting["dtype"] == "float64"
+    assert "versions" in evaluation.setting
+    text = evaluation.report()
     assert "4 problems, 8 traces a condition" in text
     assert "a gain of 5 points would be found with probability" in text
     again = evaluate(
         tiny_model, PROBLEMS, CONDITIONS, [0, 1], max_new_tokens=8, folder=tmp_path, progress=False
     )
-    assert again == found
+    assert again == evaluation
 
 
 def test_a_corrected_gold_answer_is_graded_by(tiny_model, tmp_path):
@@ -199,16 +199,16 @@ def test_a_corrected_gold_answer_is_graded_by(tiny_model, tmp_path):
     # The same question in the same folder, under another name and with another answer.
     other = replace(PROBLEMS[0], id="q0", answer=f"\\text{{{said}}}", source="mended")
     both = [PROBLEMS[0], other]
-    found = evaluate(
+    evaluation = evaluate(
         tiny_model, both, CONDITIONS[:1], max_new_tokens=8, folder=tmp_path, progress=False
     )
-    assert [(r.problem, r.source) for r in found.results] == [("p0", "sums"), ("q0", "mended")]
+    assert [(r.problem, r.source) for r in evaluation.results] == [("p0", "sums"), ("q0", "mended")]
     golds = [
         t.require_problem("to see its answer").answer
         for t in load_traces(tmp_path / "traces.jsonl")
     ]
     assert golds == [PROBLEMS[0].answer, other.answer]
-    assert found.results[0] == wrong
+    assert evaluation.results[0] == wrong
 
 
 def test_a_trace_without_its_result_is_graded_again(tiny_model, tmp_path):
@@ -217,12 +217,12 @@ def test_a_trace_without_its_result_is_graded_again(tiny_model, tmp_path):
             tiny_model, PROBLEMS, CONDITIONS[:2], max_new_tokens=5, folder=tmp_path, progress=False
         )
 
-    found = run()
+    evaluation = run()
     path = tmp_path / "results.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
     again = run()
     assert [replace(r, seconds=None) for r in again.results] == [
-        replace(r, seconds=None) for r in found.results
+        replace(r, seconds=None) for r in evaluation.results
     ]
     assert sum(r.seconds is None for r in again.results) == 1
 
@@ -294,12 +294,18 @@ def test_suppression_costs_the_pocket_reasoner():
     problems = load_problems("pocket", limit=40, seed=3)
     quiet = Condition((Suppress(["Wait", "Hmm", "Hold", "Actually"]),), name="quiet")
     conditions = [Condition(name="baseline"), quiet]
-    found = evaluate(load("pocket-reasoner"), problems, conditions, batch_size=80, progress=False)
-    (comparison,) = found.comparisons()
+    evaluation = evaluate(
+        load("pocket-reasoner"), problems, conditions, batch_size=80, progress=False
+    )
+    (comparison,) = evaluation.comparisons()
     assert (comparison.difference.high or 0) < -0.2
     assert comparison.adjusted < 0.001
-    assert np.mean([(r.thoughts or {})["reflection"] for r in found.arm("baseline").results]) > 0.3
-    assert max((r.thoughts or {})["reflection"] for r in found.arm("quiet").results) <= 1
+    reflections = {
+        name: [(result.thoughts or {})["reflection"] for result in evaluation.arm(name).results]
+        for name in ("baseline", "quiet")
+    }
+    assert np.mean(reflections["baseline"]) > 0.3
+    assert max(reflections["quiet"]) <= 1
 
 
 def test_conditions_as_written():

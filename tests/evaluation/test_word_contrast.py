@@ -16,8 +16,8 @@ def trace(tokenizer, problem, words, right):
     return Trace.from_text(tokenizer, Problem(problem, f"What is {problem}?", problem), text)
 
 
-def count(tokenizer, one, word):
-    strings = [tokenizer.decode([t]).strip().lower() for t in one.token_ids]
+def count(tokenizer, trace, word):
+    strings = [tokenizer.decode([t]).strip().lower() for t in trace.token_ids]
     return strings.count(word) / len(strings)
 
 
@@ -30,11 +30,11 @@ def test_rates_are_compared_within_problems(tokenizer):
         trace(tokenizer, "8", ["that", "again"], False),
         trace(tokenizer, "9", ["that"], True),  # never wrong
     ]
-    found = contrast_words(tokenizer, traces, minimum_problems=1)
-    assert (found.problems, found.right, found.wrong, found.left_out) == (2, 3, 2, 1)
-    rows = {row.word: row for row in found.rows}
+    contrast = contrast_words(tokenizer, traces, minimum_problems=1)
+    assert (contrast.problems, contrast.right, contrast.wrong, contrast.left_out) == (2, 3, 2, 1)
+    rows = {row.word: row for row in contrast.rows}
     for word in ("that", "so", "again"):
-        rate = [count(tokenizer, one, word) for one in traces]
+        rate = [count(tokenizer, written, word) for written in traces]
         right = ((rate[0] + rate[2]) / 2 + rate[3]) / 2
         wrong = (rate[1] + rate[4]) / 2
         assert rows[word].right == pytest.approx(right)
@@ -51,8 +51,8 @@ def test_answers_are_compared_as_numbers(tokenizer):
     problem = Problem("p", "What is 3 + 4?", "7")
     texts = [f" so the \\boxed{{{answer}}}" for answer in ("7", "+07", "8")]
     traces = [Trace.from_text(tokenizer, problem, text) for text in texts]
-    found = contrast_words(tokenizer, traces, minimum_problems=1, draws=99)
-    assert (found.right, found.wrong) == (2, 1)
+    contrast = contrast_words(tokenizer, traces, minimum_problems=1, draws=99)
+    assert (contrast.right, contrast.wrong) == (2, 1)
 
 
 def test_p_values_are_those_of_all_relabellings():
@@ -95,16 +95,16 @@ def sample(tokenizer, problems, shift, seed=0):
 
 
 def test_a_planted_word_is_found(tokenizer):
-    found = contrast_words(tokenizer, sample(tokenizer, 20, 0.5), draws=2000)
-    first = found.rows[0]
+    contrast = contrast_words(tokenizer, sample(tokenizer, 20, 0.5), draws=2000)
+    first = contrast.rows[0]
     assert first.word == "again"
     assert first.p_adjusted < 0.01
     assert first.difference.low is not None
     assert first.difference.low > 0
     # The family is held where nothing differs.
     false = [
-        min(r.p_adjusted for r in contrast_words(tokenizer, some, draws=400).rows) <= 0.05
-        for some in (sample(tokenizer, 8, 0.0, seed) for seed in range(20))
+        min(r.p_adjusted for r in contrast_words(tokenizer, traces, draws=400).rows) <= 0.05
+        for traces in (sample(tokenizer, 8, 0.0, seed) for seed in range(20))
     ]
     assert sum(false) <= 4  # P(more than 4 of 20 at .05) = .003
 

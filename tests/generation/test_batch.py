@@ -25,7 +25,7 @@ class Add(Action):
 
 def jobs(*actions):
     return [
-        Job(i, Row(None, (1,), 0, 9), Sampling(), some, (), 99) for i, some in enumerate(actions)
+        Job(i, Row(None, (1,), 0, 9), Sampling(), acts, (), 99) for i, acts in enumerate(actions)
     ]
 
 
@@ -64,18 +64,18 @@ def test_actions_change_their_own_rows_in_order():
     changed = view.apply(view.acting("any", lambda action: True), change, torch.ones(4, 1))
     assert changed.flatten().tolist() == [2, 1, 3, 4]  # 2 * 1 + 1 and (1 + 1) * 2
     assert sorted(count for _, count in seen) == [1, 1, 1, 2]
-    some = view.acting("b only", lambda action: action is b)
-    assert [places for _, places in some] == [[2], [3]]
+    acting = view.acting("b only", lambda action: action is b)
+    assert [places for _, places in acting] == [[2], [3]]
 
 
 def test_nothing_is_done_to_a_shared_state():
     a = Add(1.0)
-    some = jobs((a,), (a,), (a,))
-    batch = batch_of(some, [2, 0, 2], torch.ones(3, 4, dtype=torch.long))
+    waiting = jobs((a,), (a,), (a,))
+    batch = batch_of(waiting, [2, 0, 2], torch.ones(3, 4, dtype=torch.long))
     states = batch.strand_view.jobs
-    assert states[0] is some[1]
+    assert states[0] is waiting[1]
     assert [len(job.actions) for job in states] == [1, 0, 0]
-    assert batch.job_view.jobs is some
+    assert batch.job_view.jobs is waiting
 
 
 def test_the_same_batch_goes_on_where_nothing_parts(tiny_model):

@@ -97,7 +97,9 @@ def test_conditions_of_a_prompt_share_its_row_until_they_differ(model, monkeypat
         # Rows are apart once their tokens are, or once something acted on their states.
         apart = {trace.token_ids[:step] for trace in alone if len(trace) > step}
         assert len(apart) <= strands <= jobs
-    steered = [any(isinstance(one, Steer) for one in c.interventions) for c in conditions]
+    steered = [
+        any(isinstance(intervention, Steer) for intervention in c.interventions) for c in conditions
+    ]
     quiet = [t for t, acts in zip(alone, steered, strict=True) if not (t.events or acts)]
     untouched = [t for t in quiet if t.token_ids == alone[0].token_ids]
     assert len(untouched) > 1
@@ -133,12 +135,13 @@ def test_only_rows_whose_logits_change_are_drawn_without_the_change(tiny_model, 
     monkeypatch.setattr("mi_lens.generation.loop.choose_token", spy)
     acts = [(), (Suppress(THIRD),), (Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD),)]
     requests = [
-        Request(PROMPTS[0], Condition(some, Sampling(0.7 + 0.1 * i)), max_new_tokens=5)
-        for i, some in enumerate(acts)
+        Request(PROMPTS[0], Condition(interventions, Sampling(0.7 + 0.1 * i)), max_new_tokens=5)
+        for i, interventions in enumerate(acts)
     ]
     together = generate(tiny_model, requests, progress=False)
-    assert [drawn.count(one.condition.sampling.temperature) for one in requests] == [5, 10, 5]
-    assert together == [generate(tiny_model, [one], progress=False)[0] for one in requests]
+    draws = [drawn.count(request.condition.sampling.temperature) for request in requests]
+    assert draws == [5, 10, 5]
+    assert together == [generate(tiny_model, [request], progress=False)[0] for request in requests]
     assert any(event["what"] == "logits" for event in together[1].events)
     assert not together[0].events
 

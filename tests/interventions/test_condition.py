@@ -30,17 +30,17 @@ ALL = (
 )
 
 
-@pytest.mark.parametrize("one", ALL, ids=lambda one: type(one).__name__)
-def test_json_and_back(one):
-    text = json.dumps(to_json(one), allow_nan=False)
+@pytest.mark.parametrize("intervention", ALL, ids=lambda intervention: type(intervention).__name__)
+def test_json_and_back(intervention):
+    text = json.dumps(to_json(intervention), allow_nan=False)
     again = from_json(json.loads(text))
-    assert again == one
-    assert hash(again) == hash(one)
-    assert to_json(again) == to_json(one)
+    assert again == intervention
+    assert hash(again) == hash(intervention)
+    assert to_json(again) == to_json(intervention)
 
 
 def test_every_kind_is_among_them():
-    assert sorted(KINDS) == sorted(type(one).__name__ for one in ALL)
+    assert sorted(KINDS) == sorted(type(intervention).__name__ for intervention in ALL)
 
 
 def test_a_condition_goes_to_json_and_back():

@@ -15,14 +15,14 @@ TIMES = {"so": 8, "the": 8, "this": 7, "that": 9, "let": 30, "me": 31, "is": 29,
 @pytest.fixture
 def traces(tokenizer):
     rng = np.random.default_rng(0)
-    found = []
+    shuffled = []
     for i in range(6):
         words = [w for w, n in TIMES.items() for _ in range(n)]
         rng.shuffle(words)
         words = [w for w in words if w not in ("this", "me")] + ["this"] * 7 + ["me"] * 31
         ids = [tokenizer.encode(f" {w}", add_special_tokens=False)[0] for w in words]
-        found.append(Trace(str(i), "m", "p", (1,), tuple(ids), "", "eos"))
-    return found
+        shuffled.append(Trace(str(i), "m", "p", (1,), tuple(ids), "", "eos"))
+    return shuffled
 
 
 @pytest.fixture

@@ -57,13 +57,13 @@ class ByHand:
             end = len(self.seen)
             state = self.model.W_E[tokens[position]]
             state = self.through(state, 0, self.layer + 1)
-            made = position - len(prompt_ids)
-            consumed = self.settings.trigger == "consumed" and made >= 0
+            step = position - len(prompt_ids)
+            consumed = self.settings.trigger == "consumed" and step >= 0
             if consumed and tokens[position] in EVERY_THIRD:
                 state = self.recycle(state)
-                self.recycled.append(made + 1)
+                self.recycled.append(step + 1)
             output = self.through(state, self.layer + 1, end)
-            if made < -1:
+            if step < -1:
                 continue
             token = int(self.logits(output).argmax())
             if self.settings.trigger == "candidate" and token in EVERY_THIRD:
@@ -71,7 +71,7 @@ class ByHand:
                     seen.pop()
                 output = self.through(self.recycle(state), self.layer + 1, end)
                 token = int(self.logits(output).argmax())
-                self.recycled.append(made + 1)
+                self.recycled.append(step + 1)
             generated.append(token)
             tokens.append(token)
         return generated

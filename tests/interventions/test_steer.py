@@ -105,15 +105,15 @@ def test_a_random_direction_has_the_norm_of_the_vector():
         assert abs(float(draw.norm() / VECTOR.norm()) - 1) < 1e-12
 
 
-def made(problem):
+def vector_from(problem):
     counts: Any = {"execution": 3, "reflection": 2, "transition": 1}
     return SteeringVector(HOOK, VECTOR, "m", "E-RT", "seal", counts, {problem.key: problem.id}, 0.9)
 
 
 def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
     used, fresh = Problem("1", "What is 2?", "2"), Problem("2", "What is 3?", "3")
-    made(used).save(tmp_path / "v.safetensors")
-    for source in (made(used), str(tmp_path / "v.safetensors")):
+    vector_from(used).save(tmp_path / "v.safetensors")
+    for source in (vector_from(used), str(tmp_path / "v.safetensors")):
         steer = Steer(source)
         assert steer.hook_name == HOOK
         generate(tiny_model, [fresh], steer, max_new_tokens=2, progress=False)
@@ -122,7 +122,7 @@ def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
         allowed = Steer(source, allow_overlap=True)
         generate(tiny_model, [used], allowed, max_new_tokens=2, progress=False)
     with pytest.raises(ValueError, match="problem 3 is one of those"):
-        Steer(made(used)).check(Problem("3", r"$\displaystyle$ What is $2$", "2"))
+        Steer(vector_from(used)).check(Problem("3", r"$\displaystyle$ What is $2$", "2"))
     with pytest.raises(ValueError, match="no vector for hook_name="):
         Steer(str(tmp_path / "v.safetensors"), "blocks.0.hook_resid_post")
 

@@ -73,8 +73,8 @@ def test_a_penalty_is_added_to_its_words_and_no_others(tiny_model, monkeypatch):
 
 def test_words_by_what_they_contain(tiny_model):
     decode = tiny_model.tokenizer.decode
-    found = {decode([i]) for i in word_ids(tiny_model, ["box"], containing=True)}
-    assert found == {"box", " box", " boxes"}
+    strings = {decode([i]) for i in word_ids(tiny_model, ["box"], containing=True)}
+    assert strings == {"box", " box", " boxes"}
     assert {decode([i]) for i in word_ids(tiny_model, ["box"])} == {"box", " box"}
     token_set = TokenSet.of(tiny_model.tokenizer, ["box"])
     assert word_ids(tiny_model, token_set) == token_set.ids
@@ -86,9 +86,9 @@ def test_evasion_counts_what_came_instead(tiny_model):
     words = ["the", "is", "an", "in", "re", "ro", "at", "es"]
     ids = word_ids(tiny_model, words)
     traces = generate(tiny_model, PROMPTS, Suppress(words), max_new_tokens=60, progress=False)
-    found = evasion(tiny_model.tokenizer, traces, words)
-    assert found.prevented == sum(e["wanted"] in ids for t in traces for e in t.events)
-    assert sum(found.instead.values()) == found.prevented
+    evaded = evasion(tiny_model.tokenizer, traces, words)
+    assert evaded.prevented == sum(e["wanted"] in ids for t in traces for e in t.events)
+    assert sum(evaded.instead.values()) == evaded.prevented
     assert evasion(tiny_model.tokenizer, plain, words).prevented == 0
 
 

@@ -221,6 +221,6 @@ def test_real_sets_do_not_overlap(shared_data):
             assert overlap(problems, sets[other]) == []
     path = shared_data / "traces" / "aime25_QwQ-32B.jsonl"
     asked = [Problem(t["id"], t["question"], t["gold"]) for t in read_jsonl(path)]
-    found = overlap(asked, sets["aime25_test"])
-    assert all(a.answer == b.answer for a, b in found)
-    assert len(found) == 5  # of 13: the others are worded otherwise, or draw a figure
+    shared = overlap(asked, sets["aime25_test"])
+    assert all(a.answer == b.answer for a, b in shared)
+    assert len(shared) == 5  # of 13: the others are worded otherwise, or draw a figure

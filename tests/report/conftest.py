@@ -36,9 +36,9 @@ def a_trace(tokenizer: Any, text: str, question: str, **fields: Any) -> Trace:
     """A trace of a text, with a problem whose answer is 79."""
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     problem = Problem(content_hash(question), question, "79", "12 * 7 - 5 = 79", "synthetic")
-    made = {"id": content_hash([question, text]), "condition": {"name": "baseline"}}
+    defaults = {"id": content_hash([question, text]), "condition": {"name": "baseline"}}
     return Trace(
-        **{**made, **fields},
+        **{**defaults, **fields},
         model="synthetic",
         prompt=question,
         prompt_ids=(0, 1),
@@ -94,23 +94,23 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
             for i, trace in enumerate(traces)
         }
         strings = tuple(trace.token_strings(tokenizer) for trace in traces)
-        found = Analysis(config, traces, strings, tuple(hook_names), measurements, {})
+        analysis = Analysis(config, traces, strings, tuple(hook_names), measurements, {})
         model: Any = SimpleNamespace(tokenizer=tokenizer, cfg=None, hooks=list, state_dict=dict)
         for name in hook_names:
-            peaks = [found.peaks(trace, name) for trace in traces]
-            found.tokens[name] = thinking_tokens(model, traces, peaks)
+            peaks = [analysis.peaks(trace, name) for trace in traces]
+            analysis.tokens[name] = thinking_tokens(model, traces, peaks)
         settings = {k: v for k, v in asdict(config).items() if k not in ("out", "batch_size")}
         record = {"command": "analyze", "config": settings, "model": "x", "versions": VERSIONS}
         write_json(folder / "run.json", json.loads(json.dumps(record)))
         # As they finish: not in order.
         write_jsonl(folder / "traces.jsonl", [trace_to_row(trace) for trace in reversed(traces)])
         rows = [
-            {"trace": trace, "readings": {k: measurement_to_row(v) for k, v in one.items()}}
-            for trace, one in measurements.items()
+            {"trace": trace, "readings": {k: measurement_to_row(v) for k, v in by_hook.items()}}
+            for trace, by_hook in measurements.items()
         ]
         write_jsonl(folder / "readings.jsonl", rows)
-        _write_findings(found, folder)
-        return found
+        _write_findings(analysis, folder)
+        return analysis
 
     return make
 

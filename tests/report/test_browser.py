@@ -50,13 +50,13 @@ def value(page, label):
     """What the details say of the step."""
     return page.evaluate(
         """label => [...document.querySelectorAll("#details dt")]
-            .find(one => one.textContent === label).nextElementSibling.textContent""",
+            .find(term => term.textContent === label).nextElementSibling.textContent""",
         label,
     )
 
 
 def classes(page):
-    return page.eval_on_selector_all("#text .t", "all => all.map(one => one.className)")
+    return page.eval_on_selector_all("#text .t", "all => all.map(span => span.className)")
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_nothing_overlaps(browser, path, width):
     for group in groups:
         boxes = page.eval_on_selector_all(
             group,
-            """all => all.map(one => one.getBoundingClientRect())
+            """all => all.map(span => span.getBoundingClientRect())
                 .filter(box => box.width && box.height)
                 .map(box => [box.left, box.top, box.right, box.bottom])""",
         )
@@ -110,7 +110,7 @@ def test_nothing_overlaps(browser, path, width):
 
 def test_markup_in_a_trace_is_shown_and_not_run(browser, build, tmp_path):
     texts, questions = [HOSTILE + THOUGHTS, HOSTILE], ["LONE " + HOSTILE, HOSTILE]
-    found = build(tmp_path / "run", texts, HOOKS[:1], questions=questions)
+    analysis = build(tmp_path / "run", texts, HOOKS[:1], questions=questions)
     traces = tmp_path / "run" / "traces.jsonl"  # JSON may hold half of a surrogate pair
     traces.write_text(traces.read_text().replace("LONE", "\\ud800"))
     path = write_report([tmp_path / "run"], tmp_path / "page.html", tmp_path / "figures")
@@ -124,7 +124,7 @@ def test_markup_in_a_trace_is_shown_and_not_run(browser, build, tmp_path):
         assert part in about
     assert "\u2028 \u2029" in about
     tokens = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent).tokens")
-    assert tokens == found.token_strings[0]
+    assert tokens == analysis.token_strings[0]
     assert about[0] in ("\ud800", "�")
     assert about[1:].startswith(" </script><script>window.hit")
     assert page.locator("#viewer img").count() == 0
@@ -269,21 +269,21 @@ def test_mouse(page):
 def test_words_and_thoughts(page):
     def underlined():
         return page.eval_on_selector_all(
-            "#text .word", "all => all.map(one => one.textContent.trim().toLowerCase())"
+            "#text .word", "all => all.map(span => span.textContent.trim().toLowerCase())"
         )
 
     assert {"so", "let"} <= set(underlined()) <= {word.lower() for word in SCALING_WORDS}
     page.fill("#words", "ME, zebra")
     assert set(underlined()) == {"me"}
-    kinds = page.eval_on_selector_all("#text .thought", "all => all.map(one => one.className)")
+    kinds = page.eval_on_selector_all("#text .thought", "all => all.map(span => span.className)")
     letters = page.eval_on_selector_all(
-        "#text .thought", "all => all.map(one => one.dataset.letter)"
+        "#text .thought", "all => all.map(span => span.dataset.letter)"
     )
     named = {"thought reflection": "R", "thought transition": "T", "thought execution": "E"}
     assert letters == [named.get(kind, "") for kind in kinds]
     assert {"R", "T", "E"} <= set(letters)
     margins = page.eval_on_selector_all(
-        "#text .thought", "all => all.map(one => getComputedStyle(one).borderLeftStyle)"
+        "#text .thought", "all => all.map(thought => getComputedStyle(thought).borderLeftStyle)"
     )
     assert len({m for m, letter in zip(margins, letters, strict=True) if letter}) == 3
 
@@ -318,22 +318,23 @@ def test_tables_sort(page):
 
 
 VISIBLE = """() => {
-    const ground = (one) => {
-        for (; one; one = one.parentElement) {
-            const colour = getComputedStyle(one).backgroundColor;
+    const ground = (element) => {
+        for (; element; element = element.parentElement) {
+            const colour = getComputedStyle(element).backgroundColor;
             if (colour !== "rgba(0, 0, 0, 0)") return colour;
         }
         return "rgb(255, 255, 255)";
     };
-    const found = new Map();
-    for (const one of document.querySelectorAll("body *")) {
-        const own = [...one.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-        if (!own || one.tagName === "SCRIPT" || !one.getClientRects().length) continue;
-        const style = getComputedStyle(one);
-        const ink = one.closest("svg") ? style.fill : style.color;
-        found.set(`${ink} ${ground(one)}`, one.tagName + "." + one.getAttribute("class"));
+    const pairs = new Map();
+    for (const element of document.querySelectorAll("body *")) {
+        const own = [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+        if (!own || element.tagName === "SCRIPT" || !element.getClientRects().length) continue;
+        const style = getComputedStyle(element);
+        const ink = element.closest("svg") ? style.fill : style.color;
+        const colours = `${ink} ${ground(element)}`;
+        pairs.set(colours, `${element.tagName}.${element.getAttribute("class")}`);
     }
-    return [...found];
+    return [...pairs];
 }"""
 
 

@@ -139,15 +139,15 @@ def test_embedded_json_is_read_back_and_closes_nothing(text):
 def test_blocks_cover_a_trace_and_begin_with_its_thoughts(tokenizer):
     text = "First words.\n\n" + THOUGHTS + "So it is 79.</think>\n\nThe answer is 79."
     trace = a_trace(tokenizer, text, "?")
-    found = blocks(tokenizer, trace)
+    parts = blocks(tokenizer, trace)
     thoughts = split_thoughts(tokenizer, trace)
-    assert [(s, k) for s, k in found if k] == [(t.start, t.thought_class) for t in thoughts]
-    assert found[0] == [0, None]
-    assert found[-1][1] is None
-    starts = [start for start, _ in found]
+    assert [(s, k) for s, k in parts if k] == [(t.start, t.thought_class) for t in thoughts]
+    assert parts[0] == [0, None]
+    assert parts[-1][1] is None
+    starts = [start for start, _ in parts]
     assert starts == sorted(set(starts))
     strings = trace.token_strings(tokenizer)
-    for start, kind in found[1:]:
+    for start, kind in parts[1:]:
         assert "\n\n" in strings[start - 1] or (kind is None and strings[start] == "</think>")
 
 
@@ -157,7 +157,7 @@ def test_what_is_no_run_is_named(analysed, tmp_path):
     for wrong, message in (
         (tmp_path / "nothing", "nothing: no such folder; give one that mi-lens generate"),
         (tmp_path, "holds no run of mi-lens .*; give its --out"),
-        (folder.parent, f"give those it has inside: {re.escape(str(folder))}"),
+        (folder.parent, f"give the run folders inside it: {re.escape(str(folder))}"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
             write_report([wrong], page)
@@ -184,7 +184,7 @@ def test_an_unfinished_analysis_is_shown_as_far_as_it_is(analysed, tmp_path, mis
     text = page.read_text()
     assert "(analyze) is not finished." in text
     count = 0 if missing == "traces" else 4
-    assert f"{count} of 100 traces, {4 if missing == 'words' else 0} of them read" in text
+    assert f"{count} of 100 traces, {4 if missing == 'words' else 0} of them measured" in text
     assert ("Findings by model" in text) == (missing == "words")
     assert "Words at peaks" not in text
     assert len(data_of(page)[1]) == count
@@ -207,23 +207,25 @@ def test_an_evaluation(settings, tmp_path):
     config = EvaluateConfig(
         out=tmp_path / "run", conditions=CONDITIONS, seeds=(0, 1), temperature=1.0, **settings
     )
-    found = run_evaluate(config)
+    evaluation = run_evaluate(config)
     (run,) = read_runs([tmp_path / "run"])
     assert run.evaluation is not None
-    assert sorted(map(str, run.evaluation.results)) == sorted(map(str, found.results))
-    assert run.evaluation.comparisons() == found.comparisons()
+    assert sorted(map(str, run.evaluation.results)) == sorted(map(str, evaluation.results))
+    assert run.evaluation.comparisons() == evaluation.comparisons()
     page = write_report([tmp_path / "run"], tmp_path / "page.html")
-    (one,) = found.comparisons()
+    (comparison,) = evaluation.comparisons()
     base, quiet = cells_of(page, "Conditions against baseline")
     assert (base[0], quiet[0]) == ("baseline", "quiet")
     assert quiet[4:8] == [
-        str(one.mended),
-        str(one.broken),
-        f"{one.p_value:.2g}",
-        f"{one.adjusted:.2g}",
+        str(comparison.mended),
+        str(comparison.broken),
+        f"{comparison.p_value:.2g}",
+        f"{comparison.adjusted:.2g}",
     ]
     assert len(cells_of(page, "Results by problem")) == 3
-    assert len(cells_of(page, "The difference apart")) == len(one.split) + len(one.within)
+    assert len(cells_of(page, "The difference by part")) == len(comparison.split) + len(
+        comparison.within
+    )
     shown = [(t["question"], t["condition"], t["seed"]) for t in data_of(page)[1]]
     assert len(shown) == 12
     assert [c for _, c, _ in shown[:4]] == ["baseline"] * 2 + ["quiet"] * 2
@@ -233,7 +235,7 @@ def test_an_evaluation(settings, tmp_path):
     results = tmp_path / "run" / "results.jsonl"
     results.write_bytes(results.read_bytes()[:-5])
     text = write_report([tmp_path / "run"], page).read_text()
-    assert "12 of 12 traces; compared are the problems that every condition" in text
+    assert "12 of 12 traces. The comparison covers the problems that every condition" in text
     assert len(cells_of(page, "Results by problem")) == 2
 
 
@@ -246,10 +248,10 @@ def test_a_sweep(settings, tmp_path):
         unit=2,
         device="cpu",
     )
-    (found,) = run_sweep(spec, tmp_path / "sweep").values()
+    (evaluation,) = run_sweep(spec, tmp_path / "sweep").values()
     page = write_report([tmp_path / "sweep"], tmp_path / "page.html")
     assert len(cells_of(page, "Results by problem")) == 3
-    assert cells_of(page, "Conditions against baseline")[1][0] == found.names[1]
+    assert cells_of(page, "Conditions against baseline")[1][0] == evaluation.names[1]
     assert len(data_of(page)[1]) == 6
     last = sorted((tmp_path / "sweep" / "units").iterdir())[-1]
     for path in last.iterdir():

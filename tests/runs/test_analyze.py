@@ -223,7 +223,7 @@ def test_states_that_are_not_finite_are_named(config, analysis, tmp_path, monkey
 
 
 def test_logit_lens_and_answer_sites(config, tmp_path):
-    found = analyze(
+    analysis = analyze(
         replace(
             config,
             out=tmp_path / "run",
@@ -233,7 +233,7 @@ def test_logit_lens_and_answer_sites(config, tmp_path):
             limit=2,
         )
     )
-    assert found.tokens[HOOKS[0]].readout == "logit_lens"
+    assert analysis.tokens[HOOKS[0]].readout == "logit_lens"
 
 
 def test_a_run_is_read_back_without_its_model(config, analysis, monkeypatch):
@@ -348,7 +348,7 @@ def test_help_and_import_are_light(command):
 
 
 def test_gsm8k_on_a_random_llama(shared_data, checkpoint, tmp_path):
-    found = analyze(
+    analysis = analyze(
         AnalyzeConfig(
             model=str(checkpoint("llama")),
             problems=str(shared_data / "bench" / "gsm8k_test.jsonl"),
@@ -360,8 +360,8 @@ def test_gsm8k_on_a_random_llama(shared_data, checkpoint, tmp_path):
             device="cpu",
         )
     )
-    assert len(found.analysed) == 1
-    assert found.hook_names == ("blocks.2.hook_resid_post",)
+    assert len(analysis.analysed) == 1
+    assert analysis.hook_names == ("blocks.2.hook_resid_post",)
 
 
 def test_interventions_on_the_command_line(config, tmp_path, capsys):
@@ -385,7 +385,7 @@ def test_interventions_on_the_command_line(config, tmp_path, capsys):
     main([*command, "--out", str(out), *acts])
     for trace in load_traces(out / "traces.jsonl"):
         interventions = trace.condition.get("interventions", [])
-        assert [one["kind"] for one in interventions] == ["Suppress", "Recycle"]
+        assert [settings["kind"] for settings in interventions] == ["Suppress", "Recycle"]
     capsys.readouterr()
     for wrong, message in (
         ("Supress(['so'])", "'Supress': expected one of"),

@@ -40,8 +40,8 @@ def test_what_is_there_is_not_made_again(tiny_model, tmp_path):
 
 def test_without_a_folder_nothing_is_written(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = generate_into(None, Plan(tiny_model), REQUESTS, batch_size=3, progress=False)
-    assert made == generate(tiny_model, REQUESTS, progress=False)
+    traces = generate_into(None, Plan(tiny_model), REQUESTS, batch_size=3, progress=False)
+    assert traces == generate(tiny_model, REQUESTS, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

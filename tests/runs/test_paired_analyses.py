@@ -50,10 +50,10 @@ def trajectories(n, seed, steps=40):
 def test_agrees_with_a_plain_evaluation():
     ours, theirs = trajectories(12, 0), trajectories(12, 1)
     backwards = dict(reversed(theirs.items()))
-    found = compare_peaks(run(ours), run(backwards), HOOK)
-    assert found.problems == tuple(ours)
-    assert found.left_out == ()
-    assert found.settings == {}
+    comparison = compare_peaks(run(ours), run(backwards), HOOK)
+    assert comparison.problems == tuple(ours)
+    assert comparison.left_out == ()
+    assert comparison.settings == {}
     for name, value in (
         ("mean MI", np.mean),
         ("std of MI", np.std),
@@ -63,18 +63,18 @@ def test_agrees_with_a_plain_evaluation():
         ("MI / other answers", lambda mi: 1 / 0.9),
         ("specific part", lambda mi: np.mean(0.1 * mi / 0.1)),
     ):
-        one = found.quantities[name]
+        quantity = comparison.quantities[name]
         pairs = [(value(ours[i]), value(theirs[i])) for i in ours]
         a, b = zip(*(pair for pair in pairs if None not in pair), strict=True)
-        np.testing.assert_allclose(one.reasoner, a, rtol=1e-12)
-        np.testing.assert_allclose(one.base, b, rtol=1e-12)
-        difference = np.subtract(one.reasoner, one.base)
-        assert one.difference.mean == pytest.approx(difference.mean(), abs=1e-12)
+        np.testing.assert_allclose(quantity.reasoner, a, rtol=1e-12)
+        np.testing.assert_allclose(quantity.base, b, rtol=1e-12)
+        difference = np.subtract(quantity.reasoner, quantity.base)
+        assert quantity.difference.mean == pytest.approx(difference.mean(), abs=1e-12)
         moved = difference[difference != 0]
         expected = np.asarray(wilcoxon(moved))[1] if len(moved) else 1.0
-        assert one.p_value == pytest.approx(expected)
-        assert one.p_value <= one.p_adjusted <= 1
-        assert one.in_units_of_mi == (name in ("mean MI", "std of MI"))
+        assert quantity.p_value == pytest.approx(expected)
+        assert quantity.p_value <= quantity.p_adjusted <= 1
+        assert quantity.in_units_of_mi == (name in ("mean MI", "std of MI"))
 
 
 @given(st.integers(0, 10**6), st.floats(0.01, 100))
@@ -96,43 +96,43 @@ def test_only_two_quantities_have_the_unit_of_mi(seed, unit):
 def test_a_shift_is_found_and_none_is_not():
     base = trajectories(30, 0)
     more = {i: 1.5 * mi for i, mi in base.items()}
-    found = compare_peaks(run(more), run(base), HOOK).quantities
-    assert found["mean MI"].p_adjusted < 0.001
-    low = found["mean MI"].difference.low
+    quantities = compare_peaks(run(more), run(base), HOOK).quantities
+    assert quantities["mean MI"].p_adjusted < 0.001
+    low = quantities["mean MI"].difference.low
     assert low is not None
     assert low > 0
-    assert found["std / mean"].difference.mean == pytest.approx(0, abs=1e-12)
+    assert quantities["std / mean"].difference.mean == pytest.approx(0, abs=1e-12)
     same = compare_peaks(run(base), run(base), HOOK).quantities
-    assert {one.p_value for one in same.values()} == {1.0}
+    assert {quantity.p_value for quantity in same.values()} == {1.0}
 
 
 def test_what_cannot_be_compared_is_left_out():
     ours, theirs = trajectories(6, 0), trajectories(6, 1)
     flat = np.ones(40)  # No peaks, so no AOM.
     ours, theirs = ours | {"0": None, "1": flat}, theirs | {"9": flat}
-    found = compare_peaks(run(ours), run(theirs, calibrated=False), HOOK)
-    assert set(found.left_out) == {"0", "9"}
-    assert found.problems == ("1", "2", "3", "4", "5")
-    assert found.quantities["AOM"].difference.n == 4
-    assert found.quantities["mean MI"].difference.n == 5
-    assert "specific part" not in found.quantities
+    comparison = compare_peaks(run(ours), run(theirs, calibrated=False), HOOK)
+    assert set(comparison.left_out) == {"0", "9"}
+    assert comparison.problems == ("1", "2", "3", "4", "5")
+    assert comparison.quantities["AOM"].difference.n == 4
+    assert comparison.quantities["mean MI"].difference.n == 5
+    assert "specific part" not in comparison.quantities
 
 
 def test_other_settings_are_told():
-    some = trajectories(3, 0)
-    other = run(some, "blocks.2.hook_resid_post", model="pocket-base", sigma=10.0)
-    found = compare_peaks(run(some), other, HOOK, "blocks.2.hook_resid_post")
-    assert found.settings == {"sigma": (50.0, 10.0)}
-    assert found.hook_names == (HOOK, "blocks.2.hook_resid_post")
+    mi_by_problem = trajectories(3, 0)
+    other = run(mi_by_problem, "blocks.2.hook_resid_post", model="pocket-base", sigma=10.0)
+    comparison = compare_peaks(run(mi_by_problem), other, HOOK, "blocks.2.hook_resid_post")
+    assert comparison.settings == {"sigma": (50.0, 10.0)}
+    assert comparison.hook_names == (HOOK, "blocks.2.hook_resid_post")
 
 
 def test_errors():
-    some = trajectories(3, 0)
+    mi_by_problem = trajectories(3, 0)
     with pytest.raises(ValueError, match=r"'blocks\.7\.hook_z' was not read by the reasoner's run"):
-        compare_peaks(run(some), run(some), "blocks.7.hook_z")
-    others = {f"other {i}": mi for i, mi in some.items()}
+        compare_peaks(run(mi_by_problem), run(mi_by_problem), "blocks.7.hook_z")
+    others = {f"other {i}": mi for i, mi in mi_by_problem.items()}
     with pytest.raises(ValueError, match="no problem has peaks in both runs"):
-        compare_peaks(run(some), run(others), HOOK)
-    again = replace(run(some), measurements={})
+        compare_peaks(run(mi_by_problem), run(others), HOOK)
+    again = replace(run(mi_by_problem), measurements={})
     with pytest.raises(ValueError, match="no problem has peaks in both runs"):
-        compare_peaks(again, run(some), HOOK)
+        compare_peaks(again, run(mi_by_problem), HOOK)

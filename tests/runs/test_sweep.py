@@ -49,10 +49,10 @@ def folder(checkpoint, tmp_path):
     return tmp_path
 
 
-def rows(found):
+def rows(evaluations):
     return {
         model: [replace(r, seconds=None) for r in evaluation.results]
-        for model, evaluation in found.items()
+        for model, evaluation in evaluations.items()
     }
 
 
@@ -60,10 +60,10 @@ def test_a_sweep_is_what_its_evaluations_are(folder):
     spec = Spec.read(folder / "spec.yaml")
     names = ["baseline", "quiet", "rr0x1", "rr0x2", "rr2x1", "rr2x2"]
     assert [condition.name for condition in spec.expand()] == names
-    found = run_sweep(spec, folder / "out")
+    evaluations = run_sweep(spec, folder / "out")
     problems = load_problems(folder / "problems.jsonl")
-    assert list(found) == list(spec.models)
-    for model, evaluation in found.items():
+    assert list(evaluations) == list(spec.models)
+    for model, evaluation in evaluations.items():
         alone = evaluate(
             load(model, dtype="float64", device="cpu"),
             problems,
@@ -83,10 +83,10 @@ def test_a_sweep_is_what_its_evaluations_are(folder):
 
 def test_what_is_done_is_not_done_again(folder, monkeypatch):
     spec = Spec.read(folder / "spec.yaml")
-    found = run_sweep(spec, folder / "out")
+    evaluations = run_sweep(spec, folder / "out")
     assert not waiting(spec, folder / "out", 5)
     monkeypatch.setattr("mi_lens.models.loading.load", None)
-    assert run_sweep(spec, folder / "out") == found
+    assert run_sweep(spec, folder / "out") == evaluations
 
 
 def test_a_failed_unit_is_named_and_tried_again(folder, monkeypatch):
@@ -130,8 +130,8 @@ def test_results_of_a_unit_under_way_count_by_whole_problems(folder):
     (unit, *_) = units(spec, folder / "out", 5)
     lines = (unit.folder / "results.jsonl").read_bytes().splitlines(keepends=True)
     (unit.folder / "done.json").unlink()
-    some = [line for line in lines if b'"p0"' in line] + [b'{"problem": "p1", "torn']
-    (unit.folder / "results.jsonl").write_bytes(b"".join(some))
+    kept = [line for line in lines if b'"p0"' in line] + [b'{"problem": "p1", "torn']
+    (unit.folder / "results.jsonl").write_bytes(b"".join(kept))
     (evaluation,) = results(folder / "out").values()
     assert {r.problem for r in evaluation.results} == {"p0", "p2", "p3", "p4"}
     assert rows(run_sweep(spec, folder / "out")) == rows(whole)
@@ -192,12 +192,12 @@ def test_a_ray_cluster_of_which_a_worker_is_lost(folder):
     try:
         thread = threading.Thread(target=kill_a_worker)
         thread.start()
-        found = run_sweep_on_ray(spec, folder / "ray", workers=2)
+        evaluations = run_sweep_on_ray(spec, folder / "ray", workers=2)
         thread.join()
     finally:
         ray.shutdown()
     assert killed
-    assert rows(found) == rows(alone)
+    assert rows(evaluations) == rows(alone)
     done = sorted((folder / "ray" / "units").glob("*/done.json"))
     assert len(done) == 10
     assert len({json.loads(path.read_text())["fingerprint"] for path in done}) == 2

@@ -55,11 +55,11 @@ def test_agrees_with_whole_patterns(tiny_model, traces, monkeypatch, readers):
         (traces[1], [Match(6, 4, len(traces[1]) - 3)]),
         (traces[2], [Match(2, 1, 3)]),
     ]
-    found = attention_paid(tiny_model, matched)
-    for (trace, matches), paid in zip(matched, found, strict=True):
+    attention = attention_paid(tiny_model, matched)
+    for (trace, matches), paid in zip(matched, attention, strict=True):
         assert paid.shape == (len(matches), 3, 3, 4)
-        for match, one in zip(matches, paid, strict=True):
-            torch.testing.assert_close(one, plain(tiny_model, trace, match), rtol=1e-9, atol=1e-12)
+        for match, row in zip(matches, paid, strict=True):
+            torch.testing.assert_close(row, plain(tiny_model, trace, match), rtol=1e-9, atol=1e-12)
 
 
 def test_the_bridge_agrees(tiny_model, tiny_bridge, traces):
@@ -90,16 +90,16 @@ def test_patterns_are_not_kept(tiny_model, traces, monkeypatch):
 @settings(deadline=None)
 def test_matches_are_nearest(tokens, reach):
     """Token 0 is of the set, 1 and 2 are its controls."""
-    found = {m.word: m for m in _match(tokens, frozenset({0}), {0: {1, 2}}, reach)}
+    matches = {m.word: m for m in _match(tokens, frozenset({0}), {0: {1, 2}}, reach)}
     controls = [i for i, token in enumerate(tokens[:-2]) if token in (1, 2)]
     for place, token in enumerate(tokens[:-1]):
         before = [i for i in controls if place - reach <= i < place]
         after = [i for i in controls if place < i <= place + reach]
         if token == 0 and before and after:
-            assert found[place] == Match(place, max(before), min(after))
-            assert found[place].after < len(tokens) - 2  # Someone reads behind it.
+            assert matches[place] == Match(place, max(before), min(after))
+            assert matches[place].after < len(tokens) - 2  # Someone reads behind it.
         else:
-            assert place not in found
+            assert place not in matches
 
 
 def word(model, token):
@@ -109,39 +109,43 @@ def word(model, token):
 def test_averages_go_to_problems(tiny_model, traces):
     """Two traces of one problem weigh as one."""
     again = Trace.from_text(tiny_model.tokenizer, traces[0].problem, TEXTS[1])
-    some = [traces[0], again, traces[2]]
-    found = attention_to_words(tiny_model, some, ["that"], controls=CONTROLS)
+    chosen_traces = [traces[0], again, traces[2]]
+    attention = attention_to_words(tiny_model, chosen_traces, ["that"], controls=CONTROLS)
     ids = {t: word(tiny_model, t) for t in range(384)}
     chosen = {t for t, written in ids.items() if written == "that"}
     controls = {t for t, written in ids.items() if written in CONTROLS}
     per_trace = []
-    for trace in some:
+    for trace in chosen_traces:
         matches = _match(trace.token_ids, frozenset(chosen), dict.fromkeys(chosen, controls), 50)
         per_trace.append(np.mean([plain(tiny_model, trace, m).numpy() for m in matches], axis=0))
     means = np.stack([(per_trace[0] + per_trace[1]) / 2, per_trace[2]])
-    np.testing.assert_allclose(found.word, means[:, 0].mean(0), rtol=1e-9)
-    np.testing.assert_allclose(found.control, means[:, 1:].mean((0, 1)), rtol=1e-9)
-    np.testing.assert_allclose(found.ratio, found.word / found.control)
-    assert found.overall.mean == pytest.approx(found.word.mean() / found.control.mean())
-    assert found.by_layer[1].mean == pytest.approx(found.word[1].mean() / found.control[1].mean())
-    assert found.overall.n == 2
-    assert found.traces == 3
-    assert set(found.controls) <= set(CONTROLS)
-    one_by_one = attention_to_words(tiny_model, some, ["that"], controls=CONTROLS, batch_size=1)
-    np.testing.assert_allclose(one_by_one.ratio, found.ratio, rtol=1e-9)
+    np.testing.assert_allclose(attention.word, means[:, 0].mean(0), rtol=1e-9)
+    np.testing.assert_allclose(attention.control, means[:, 1:].mean((0, 1)), rtol=1e-9)
+    np.testing.assert_allclose(attention.ratio, attention.word / attention.control)
+    assert attention.overall.mean == pytest.approx(attention.word.mean() / attention.control.mean())
+    assert attention.by_layer[1].mean == pytest.approx(
+        attention.word[1].mean() / attention.control[1].mean()
+    )
+    assert attention.overall.n == 2
+    assert attention.traces == 3
+    assert set(attention.controls) <= set(CONTROLS)
+    one_by_one = attention_to_words(
+        tiny_model, chosen_traces, ["that"], controls=CONTROLS, batch_size=1
+    )
+    np.testing.assert_allclose(one_by_one.ratio, attention.ratio, rtol=1e-9)
 
 
 def test_controls_of_like_frequency(tiny_model, traces):
-    found = attention_to_words(tiny_model, traces, ["that"])
+    attention = attention_to_words(tiny_model, traces, ["that"])
     counts = {}
     for trace in traces:
         for token in trace.token_ids:
             counts[word(tiny_model, token)] = counts.get(word(tiny_model, token), 0) + 1
-    for control in found.controls:
+    for control in attention.controls:
         assert counts["that"] / 2 <= counts[control] <= 2 * counts["that"]
         assert control != "that"
         assert len(control) > 1
-    assert found.matches + found.left_out == counts["that"]
+    assert attention.matches + attention.left_out == counts["that"]
 
 
 def test_a_head_that_pays_twice_is_found():
@@ -149,13 +153,13 @@ def test_a_head_that_pays_twice_is_found():
     control = rng.uniform(0.5, 1.5, (60, 2, 3))
     paid = control * rng.uniform(0.8, 1.2, control.shape)
     paid[:, 1, 2] *= 2
-    found = _compare(paid, control, seed=0)
-    assert found["ratio"][1, 2] == pytest.approx(2, abs=0.1)
-    assert found["p_adjusted"][1, 2] < 0.01
-    others = np.delete(found["p_adjusted"].ravel(), 5)
+    compared = _compare(paid, control, seed=0)
+    assert compared["ratio"][1, 2] == pytest.approx(2, abs=0.1)
+    assert compared["p_adjusted"][1, 2] < 0.01
+    others = np.delete(compared["p_adjusted"].ravel(), 5)
     assert (others > 0.05).all()
-    assert (found["low"] <= found["ratio"]).all()
-    assert (found["ratio"] <= found["high"]).all()
+    assert (compared["low"] <= compared["ratio"]).all()
+    assert (compared["ratio"] <= compared["high"]).all()
 
 
 def test_errors(tiny_model, traces, tokenizer):

@@ -189,8 +189,8 @@ def test_files_come_back(tiny_model, traces, tmp_path):
 
 
 def test_a_trace_of_one_token(tiny_model, traces):
-    one = replace(traces[1], token_ids=traces[1].token_ids[:1])
-    (states,) = capture(tiny_model, [one], HOOKS)
+    short = replace(traces[1], token_ids=traces[1].token_ids[:1])
+    (states,) = capture(tiny_model, [short], HOOKS)
     (longer,) = capture(tiny_model, traces[1:2], HOOKS)
     for name in HOOKS:
         assert states[name].shape == (1, 32)
@@ -200,13 +200,13 @@ def test_a_trace_of_one_token(tiny_model, traces):
 def test_uncertainty(tiny_model, traces):
     last = "blocks.2.hook_resid_post"
     (states,) = capture(tiny_model, traces[2:], [last])
-    found = next_token_uncertainty(tiny_model, traces[2], states[last])
+    uncertainty = next_token_uncertainty(tiny_model, traces[2], states[last])
     ids = torch.tensor([traces[2].prompt_ids + traces[2].token_ids])
     log_p = tiny_model(ids)[0].log_softmax(-1)[len(traces[2].prompt_ids) - 1 : -1] / math.log(2)
     entropy = -(log_p.exp2() * log_p).sum(-1)
     surprisal = -log_p[range(len(traces[2])), list(traces[2].token_ids)]
-    np.testing.assert_allclose(found["entropy"], entropy.numpy(), rtol=1e-9)
-    np.testing.assert_allclose(found["surprisal"], surprisal.numpy(), rtol=1e-9)
+    np.testing.assert_allclose(uncertainty["entropy"], entropy.numpy(), rtol=1e-9)
+    np.testing.assert_allclose(uncertainty["surprisal"], surprisal.numpy(), rtol=1e-9)
     with pytest.raises(ValueError, match=r"1 states for \d+ steps"):
         next_token_uncertainty(tiny_model, traces[2], states[last][:1])
 

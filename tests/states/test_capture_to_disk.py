@@ -44,11 +44,11 @@ def test_on_disk_is_what_capture_returns(
     monkeypatch.setattr(streaming, "SEGMENT", segment)
     paths = capture_into(tiny_model, traces, HOOKS, tmp_path, batch_size=batch_size)
     for path, states in zip(paths, expected, strict=True):
-        found = load_activations(path)
-        assert found.keys() == set(HOOKS)
-        assert found[HOOKS[1]].shape[1] == 48
+        read = load_activations(path)
+        assert read.keys() == set(HOOKS)
+        assert read[HOOKS[1]].shape[1] == 48
         for name in HOOKS:
-            torch.testing.assert_close(found[name], states[name], rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(read[name], states[name], rtol=1e-10, atol=1e-10)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
 
 
@@ -58,11 +58,11 @@ def test_chosen_steps_are_rows_of_all_steps(tiny_model, traces, chosen, segment)
     (whole,) = capture(tiny_model, traces[2:], HOOKS)
     before, streaming.SEGMENT = streaming.SEGMENT, segment
     try:
-        (some,) = capture(tiny_model, traces[2:], HOOKS, steps=[chosen])
+        (rows,) = capture(tiny_model, traces[2:], HOOKS, steps=[chosen])
     finally:
         streaming.SEGMENT = before
     for name in HOOKS:
-        torch.testing.assert_close(some[name], whole[name][chosen], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(rows[name], whole[name][chosen], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("wrong", [[], [3, 3], [4, 2], [-1], [0, 19]])
@@ -230,10 +230,10 @@ def test_safetensors_itself_reads_a_shard(tmp_path_factory, sizes, dtype):
         for name, state in states.items():
             for part in state.split(2):
                 shard.append(name, part)
-    found = load_file(path)
-    assert found.keys() == states.keys()
+    read = load_file(path)
+    assert read.keys() == states.keys()
     for name, state in states.items():
-        assert torch.equal(found[name], state)
+        assert torch.equal(read[name], state)
 
 
 def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, tmp_path):

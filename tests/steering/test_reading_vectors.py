@@ -60,39 +60,39 @@ def test_pairs_stand_in_one_group_and_once():
 
 def test_a_planted_direction_is_found():
     states, execution, problems = sample(shift=4.0, n=2000)
-    found = compare_directions(states, execution, problems)
+    vectors = compare_directions(states, execution, problems)
     best = 0.5 * (1 + torch.erf(torch.tensor(2.0))).item()  # Two normal clouds 4 apart.
     for name in (MEANS, PAIRED, UNPAIRED):
-        assert float(found.directions[name][0]) > 0.98
-        assert float(found.directions[name].norm()) == pytest.approx(1)
-        assert found.auc[name].auc == pytest.approx(best, abs=0.01)
-        assert found.auc[name].low <= found.auc[name].auc <= found.auc[name].high
-    assert set(found.gain) == set(found.cosine) == set(found.explained) == {PAIRED, UNPAIRED}
+        assert float(vectors.directions[name][0]) > 0.98
+        assert float(vectors.directions[name].norm()) == pytest.approx(1)
+        assert vectors.auc[name].auc == pytest.approx(best, abs=0.01)
+        assert vectors.auc[name].low <= vectors.auc[name].auc <= vectors.auc[name].high
+    assert set(vectors.gain) == set(vectors.cosine) == set(vectors.explained) == {PAIRED, UNPAIRED}
 
 
 def test_what_problems_share_misleads_pairs_of_different_problems():
     """What sets problems apart is the first component of random pairs, not of a problem's own."""
     states, execution, problems = sample(nuisance=20.0, n=600)
-    found = compare_directions(states, execution, problems)
-    assert abs(float(found.directions[UNPAIRED][1])) > 0.98
-    assert abs(float(found.directions[PAIRED][0])) > 0.9
-    assert found.auc[UNPAIRED].auc < 0.7
-    assert found.auc[PAIRED].auc > 0.8
-    high = found.gain[UNPAIRED].high
+    vectors = compare_directions(states, execution, problems)
+    assert abs(float(vectors.directions[UNPAIRED][1])) > 0.98
+    assert abs(float(vectors.directions[PAIRED][0])) > 0.9
+    assert vectors.auc[UNPAIRED].auc < 0.7
+    assert vectors.auc[PAIRED].auc > 0.8
+    high = vectors.gain[UNPAIRED].high
     assert high is not None
     assert high < 0
 
 
 def test_nothing_to_read_is_chance():
     states, execution, problems = sample(shift=0.0, n=2000)
-    for one in compare_directions(states, execution, problems).auc.values():
-        assert one.auc == pytest.approx(0.5, abs=0.05)
+    for auc in compare_directions(states, execution, problems).auc.values():
+        assert auc.auc == pytest.approx(0.5, abs=0.05)
 
 
 def test_held_out_auc_by_scikit_learn():
     """Directions are made without the fold, and only its thoughts are compared."""
     states, execution, problems = sample(shift=1.0, n=120, problems=20)
-    found = compare_directions(states, execution, problems, folds=4, seed=3)
+    vectors = compare_directions(states, execution, problems, folds=4, seed=3)
     order = {p: i for i, p in enumerate(dict.fromkeys(problems))}
     index = np.array([order[p] for p in problems])
     fold = split_into_folds(index, 4, np.random.default_rng(3))
@@ -104,9 +104,9 @@ def test_held_out_auc_by_scikit_learn():
         n = execution[test].sum() * (~execution[test]).sum()
         wins += n * roc_auc_score(execution[test], x[test] @ s)
         pairs += n
-    assert found.auc[MEANS].auc == pytest.approx(wins / pairs, abs=1e-12)
-    gain = found.gain[PAIRED]
-    assert gain.mean == pytest.approx(found.auc[PAIRED].auc - found.auc[MEANS].auc)
+    assert vectors.auc[MEANS].auc == pytest.approx(wins / pairs, abs=1e-12)
+    gain = vectors.gain[PAIRED]
+    assert gain.mean == pytest.approx(vectors.auc[PAIRED].auc - vectors.auc[MEANS].auc)
 
 
 TEXTS = ["Okay.\n\nSo 84.\n\nWait, no.\n\n12 * 7.", "Now.\n\nAlternatively, swap.\n\nSo 79."]
@@ -118,16 +118,16 @@ def test_the_difference_of_means_is_seals(tiny_model, tokenizer):
         for i in range(12)
     ]
     names = ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_post"]
-    found = reading_vectors(tiny_model, traces, names, batch_size=5)
+    by_hook = reading_vectors(tiny_model, traces, names, batch_size=5)
     seal = extract_steering_vectors(tiny_model, traces, names[1:])[names[1]].vector
-    one = found[names[1]]
-    torch.testing.assert_close(one.directions[MEANS], seal / seal.norm(), rtol=1e-9, atol=1e-12)
-    assert one.cosine[PAIRED] == pytest.approx(
-        float(one.directions[PAIRED] @ seal / seal.norm()), abs=1e-9
+    vectors = by_hook[names[1]]
+    torch.testing.assert_close(vectors.directions[MEANS], seal / seal.norm(), rtol=1e-9, atol=1e-12)
+    assert vectors.cosine[PAIRED] == pytest.approx(
+        float(vectors.directions[PAIRED] @ seal / seal.norm()), abs=1e-9
     )
-    assert one.hook_name == names[1]
+    assert vectors.hook_name == names[1]
     # All boundaries are one token: there is no difference, and no direction.
-    nothing = found[names[0]]
+    nothing = by_hook[names[0]]
     assert nothing.auc[PAIRED].auc == nothing.auc[MEANS].auc == 0.5
     assert float(nothing.directions[PAIRED].norm()) == 0
     assert nothing.cosine[PAIRED] is None

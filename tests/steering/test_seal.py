@@ -38,7 +38,7 @@ def traces(tokenizer):
 @pytest.fixture(scope="module")
 def states(tiny_model, traces, tokenizer):
     """(class, problem, hook name) to the states, read by TransformerLens itself in one forward."""
-    found = {}
+    by_key = {}
     for trace in traces:
         tokens = torch.tensor([[*trace.prompt_ids, *trace.token_ids]])
         _, cache = tiny_model.run_with_cache(tokens, names_filter=lambda name: name in NAMES)
@@ -46,8 +46,8 @@ def states(tiny_model, traces, tokenizer):
             boundary = len(trace.prompt_ids) + thought.start - 1
             for name in NAMES:
                 key = (thought.thought_class, trace.problem.id, name)
-                found.setdefault(key, []).append(cache[name][0, boundary])
-    return found
+                by_key.setdefault(key, []).append(cache[name][0, boundary])
+    return by_key
 
 
 def mean(states, classes, name, problems="abcde"):
@@ -76,8 +76,9 @@ def test_agrees_with_a_plain_evaluation(tiny_model, traces, states, recipe, subt
     # Problems a, c | b, e: dealt in turn, the one without thoughts not among them.
     for name, vector in vectors.items():
         expected, first, second = (
-            mean(states, E, name, some) - sum(mean(states, c, name, some) for c in subtracted)
-            for some in ("abce", "ac", "be")
+            mean(states, E, name, problems)
+            - sum(mean(states, c, name, problems) for c in subtracted)
+            for problems in ("abce", "ac", "be")
         )
         torch.testing.assert_close(vector.vector, expected, rtol=1e-9, atol=1e-11)
         assert vector.norm == pytest.approx(float(expected.norm()))

@@ -53,14 +53,14 @@ def test_thoughts_of_different_folds_are_not_compared():
 def test_known_auc(shift):
     """Two normal clouds a distance apart: the best AUC is Phi(distance / sqrt 2)."""
     states, execution, problems = sample(shift, n=3000, problems=300)
-    found = probe_auc(states, execution, problems)
+    separable = probe_auc(states, execution, problems)
     best = 0.5 * (1 + torch.erf(torch.tensor(shift / 2))).item()
-    assert found.auc == pytest.approx(best, abs=0.02)
-    assert found.low < found.auc < found.high
-    assert found.low - 0.005 < best
-    assert found.high - found.low < 0.06
-    assert found.execution + found.others == 3000
-    assert found.problems == 300
+    assert separable.auc == pytest.approx(best, abs=0.02)
+    assert separable.low < separable.auc < separable.high
+    assert separable.low - 0.005 < best
+    assert separable.high - separable.low < 0.06
+    assert separable.execution + separable.others == 3000
+    assert separable.problems == 300
 
 
 def test_problems_are_held_out_whole():
@@ -80,12 +80,12 @@ def test_problems_are_held_out_whole():
 @settings(max_examples=10, deadline=None)
 def test_units_and_labels_do_not_matter(seed, scale):
     states, execution, problems = sample(0.5, seed=seed)
-    found = probe_auc(states, execution, problems)
+    separable = probe_auc(states, execution, problems)
     scaled = probe_auc(scale * states + 7 * scale, execution, problems)
     swapped = probe_auc(states, ~execution, problems)
-    assert scaled.auc == pytest.approx(found.auc, abs=2e-3)
-    assert swapped.auc == pytest.approx(found.auc, abs=2e-3)
-    assert found == probe_auc(states, execution, problems)
+    assert scaled.auc == pytest.approx(separable.auc, abs=2e-3)
+    assert swapped.auc == pytest.approx(separable.auc, abs=2e-3)
+    assert separable == probe_auc(states, execution, problems)
 
 
 def test_errors():
@@ -109,12 +109,12 @@ def test_what_the_boundary_token_tells(tiny_model, tokenizer):
         for i in range(12)
     ]
     names = ["blocks.0.hook_resid_pre", "blocks.2.hook_resid_post"]
-    found = separability(tiny_model, traces, names)
-    assert list(found) == names
-    assert found[names[0]].auc == found[names[0]].low == found[names[0]].high == 0.5
-    assert found[names[1]].auc > 0.9
-    assert (found[names[1]].execution, found[names[1]].others) == (12, 12)
-    assert found[names[1]].problems == 12
+    by_hook = separability(tiny_model, traces, names)
+    assert list(by_hook) == names
+    assert by_hook[names[0]].auc == by_hook[names[0]].low == by_hook[names[0]].high == 0.5
+    assert by_hook[names[1]].auc > 0.9
+    assert (by_hook[names[1]].execution, by_hook[names[1]].others) == (12, 12)
+    assert by_hook[names[1]].problems == 12
     silent = Trace.from_text(tokenizer, traces[0].problem or "", "no boundary")
     with pytest.raises(ValueError, match="no thoughts in 1 traces"):
         separability(tiny_model, [silent], names)
@@ -126,9 +126,9 @@ def test_the_pocket_reasoner():
     problems = load_problems("pocket", split="train", limit=40)
     traces = generate(model, problems, batch_size=40, progress=False)
     names = ["blocks.0.hook_resid_pre", "blocks.3.hook_resid_post"]
-    found = separability(model, traces, names, batch_size=40)
-    assert found[names[0]].auc < 0.6
-    assert found[names[1]].low > 0.85
+    by_hook = separability(model, traces, names, batch_size=40)
+    assert by_hook[names[0]].auc < 0.6
+    assert by_hook[names[1]].low > 0.85
 
 
 def groups(n: int = 30):

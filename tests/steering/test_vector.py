@@ -62,9 +62,9 @@ def test_overlap_is_of_questions_not_of_ids():
 def test_the_same_question_in_other_latex_is_refused():
     written = Problem("a", r"Find $\frac{1}{2} x$.", "1")
     other = Problem("b", r"Find $\dfrac{1}{2}x$", "1")
-    made = vector(problems={written.key: written.id})
+    own = vector(problems={written.key: written.id})
     with pytest.raises(ValueError, match=r"1 of 1 problems.*'b' first"):
-        made.check_unused([other])
+        own.check_unused([other])
 
 
 def test_a_file_with_keys_of_the_old_form_refuses_its_problems(tmp_path):

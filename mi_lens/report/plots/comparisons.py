@@ -17,11 +17,11 @@ from mi_lens.report.plots.style import (
 
 
 def paired_figure(comparisons: Sequence[Comparison], controls: Collection[str] = ()) -> Figure:
-    """What conditions change in accuracy and in length, paired by problem, one line per condition.
+    """How conditions change accuracy and length, paired by problem; one line per condition.
 
     Args:
-        comparisons: All against one condition; at least one.
-        controls: Names of those that are controls: drawn grey, as squares.
+        comparisons: Comparisons with one and the same condition; at least one.
+        controls: Names of the conditions that are controls; they are drawn as grey squares.
     """
     if not comparisons:
         raise ValueError("no comparisons to draw; expected at least one")

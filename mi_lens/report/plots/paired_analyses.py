@@ -8,9 +8,10 @@ from mi_lens.runs.paired_analyses import PeakComparison
 
 
 def paired_peaks_figure(comparison: PeakComparison) -> Figure:
-    """Every quantity of every problem, reasoner against base, with the paired difference.
+    """The reasoner's values against its base's: one panel per quantity, one dot per problem.
 
-    Above the diagonal the reasoner has more. Grey panels are in units of MI, which do not compare
+    A dot above the diagonal means that the reasoner has more. The cross marks the means; the title
+    gives the mean paired difference. Grey panels are in units of MI, which cannot be compared
     between models.
     """
     shown = list(comparison.quantities.values())

@@ -28,12 +28,13 @@ class Curve:
     """One trace's trajectory to draw.
 
     Attributes:
-        title: What trace it is.
+        title: The title of its panel.
         mi: One value per step.
         peaks: Its peaks.
-        labels: For every step the text to write there if it is a peak.
-        mismatched: Low and high of the same states with other problems' answers, a value a step.
-        specific_peaks: The peaks that are above those by more than chance.
+        labels: One text per step, which is written at the step if it is a peak.
+        mismatched: Where MI with other problems' answers lies: its low and its high end, each with
+            one value per step.
+        specific_peaks: The peaks of the specific part that exceed chance.
     """
 
     title: str
@@ -47,10 +48,10 @@ class Curve:
 def trajectories_figure(
     curves: Sequence[Curve], rule: PeakRule = PAPER_RULE, labelled: int = 8
 ) -> Figure:
-    """MI against step, one panel per trace, peaks marked and the highest of them named.
+    """MI against step, one panel per trace; peaks are marked and the highest are labelled.
 
-    Raw peaks are dots; rings are the significant peaks of the specific part; the band is where the
-    same states lie with other problems' answers.
+    Dots are raw peaks; rings are peaks of the specific part that exceed chance. The band is where
+    MI with other problems' answers lies.
     """
     if not curves:
         raise ValueError("no trajectories to draw; expected at least one")
@@ -99,7 +100,7 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
     span = top - float(mi.min()) or 1.0
     room: list[int] = []
     for step in sorted(peaks.tolist(), key=lambda step: -mi[step])[:labelled]:
-        # A name needs room: about a fourteenth of the width.
+        # A label needs about a fourteenth of the width.
         if all(abs(step - other) > len(mi) / 14 for other in room):
             room.append(step)
             label = str(curve.labels[int(step)])
@@ -113,7 +114,7 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
                 parse_math=False,
             )
             text.set_in_layout(False)
-    # Headroom for names.
+    # Headroom for labels.
     axes.set_ylim(float(mi.min()) - 0.05 * span, top + 0.25 * span)
     axes.set_xlim(-0.01 * len(mi), len(mi) * 1.01)
     axes.set_title(curve.title, parse_math=False)
@@ -131,7 +132,7 @@ def comparison_figure(
     """Models side by side on the same problems: mean trajectories, and the AOM of each trace.
 
     Args:
-        trajectories: Model name to its traces' trajectories, at least one each.
+        trajectories: Model name to the trajectories of its traces; at least one per model.
         aoms: Model name to the AOM of every trace that has peaks.
     """
     with style():

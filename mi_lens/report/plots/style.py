@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mi_lens.common.files import replacing, write_json
 from mi_lens.common.statistics import Estimate
 
-COLUMN, PAGE = 3.3, 6.8  # Inches: one column and two of a paper.
+COLUMN, PAGE = 3.3, 6.8  # Widths in inches: one and two columns of a paper.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"  # After Okabe and Ito.
 SKY, PURPLE = "#56B4E9", "#CC79A7"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, GREY)
@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "lines.linewidth": 1.0,
-    # Outlines: the same picture on every machine, whatever fonts it has.
+    # Text as outlines: the picture is the same whatever fonts a machine has.
     "svg.fonttype": "path",
     "svg.hashsalt": "mi_lens",
 }
@@ -42,11 +42,12 @@ MI_LABEL = r"MI$(h_t; h_y)$"
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of every figure here, for axes of one's own as well."""
+    """Applies the style of the figures here; use it for figures of your own too."""
     with plt.rc_context(STYLE):
         yield
         interactive = plt.isinteractive()
-    # A notebook's backend sets this with its first figure; undone, no later figure would show.
+    # A notebook's backend becomes interactive with its first figure. The end of rc_context would
+    # undo that, and later figures would not show.
     matplotlib.interactive(interactive)
 
 
@@ -60,16 +61,16 @@ def dots(
     markers: Sequence[str] | str = "o",
     label: str | None = None,
 ) -> None:
-    """Estimates with their intervals, one per line; line i is at y = i.
+    """Draws estimates with their intervals, one per line; line i is at y = i.
 
     Args:
         axes: Where to draw.
         estimates: One per line; a line without a mean stays empty.
         colours: One per line, or one for all.
-        scale: Factor of the values, as 100 for points.
-        shift: Added to y, for several series beside each other.
-        markers: Of the means; one per line, or one for all.
-        label: In the legend.
+        scale: Factor for the values, such as 100 for points.
+        shift: Added to y, so that several series can stand side by side.
+        markers: Markers of the means; one per line, or one for all.
+        label: The series' name in the legend.
     """
     shades, shapes = (
         [each] * len(estimates) if isinstance(each, str) else each for each in (colours, markers)
@@ -96,7 +97,7 @@ def curve(
     scale: int | float = 1.0,
     marker: str = "",
 ) -> None:
-    """Estimates along x as a line, their intervals as a band around it."""
+    """Draws estimates along x as a line, with their intervals as a band around it."""
     mean, low, high = (
         scale * np.array([getattr(estimate, field) for estimate in estimates], dtype=float)
         for field in ("mean", "low", "high")
@@ -106,7 +107,7 @@ def curve(
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None:
-    """The legend of one panel above all of them, where it hides nothing."""
+    """Puts one panel's legend above all panels, where it hides nothing."""
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=columns or len(names))
 
@@ -117,7 +118,7 @@ def save_figure(figure: Figure, stem: str | Path, numbers: Mapping[str, Any]) ->
     Args:
         figure: The figure.
         stem: Path without a suffix.
-        numbers: What was drawn.
+        numbers: The numbers that were drawn.
 
     Returns:
         The three paths.

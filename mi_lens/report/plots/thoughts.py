@@ -1,4 +1,4 @@
-"""Figures of thoughts: what each gains, and the directions that tell them apart."""
+"""Figures of thoughts: the gain of each, and the directions that tell their classes apart."""
 
 from collections.abc import Mapping, Sequence
 
@@ -51,7 +51,7 @@ def gains_figure(groups: Mapping[str, Sequence[ThoughtGains]]) -> Figure:
 
 
 def reading_figure(vectors: Mapping[str, ReadingVectors]) -> Figure:
-    """Reading vectors beside SEAL's, hook by hook: held-out AUC, and cosine with SEAL's."""
+    """Reading vectors beside SEAL's at each hook name: held-out AUC, and cosine with SEAL's."""
     names = list(next(iter(vectors.values())).auc)
     x = np.arange(len(vectors))
     with style():

@@ -20,7 +20,7 @@ from mi_lens.states.attention_to_words import AttentionTo
 
 
 def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
-    """How often each word stands at peaks, beside what its frequency alone would give."""
+    """How often each word stands at peaks, and how often its frequency alone would put it there."""
     rows = table.rows[:top]
     with style():
         figure, axes = plt.subplots(figsize=(COLUMN, 0.19 * max(len(rows), 4) + 0.9))
@@ -45,9 +45,9 @@ def tokens_figure(table: ThinkingTokens, top: int = 15) -> Figure:
 
 
 def words_figure(contrast: WordContrast, top: int = 16) -> Figure:
-    """The words of least p-value: rate in right traces less rate in wrong ones.
+    """The words with the lowest p-values: their rate in right traces less that in wrong ones.
 
-    Orange where the difference is significant among all words (family-wise, .05).
+    Words are orange where the difference is significant among all words (family-wise, .05).
     """
     rows = sorted(contrast.rows[:top], key=lambda row: -(row.difference.mean or 0))
     with style():
@@ -69,12 +69,12 @@ def _percent(value: float | None) -> float | None:
 
 
 def rollouts_figure(groups: Mapping[str, Sequence[Rollouts]]) -> Figure:
-    """What forbidding a token changes: every step, and means by group with intervals.
+    """What forbidding a token changes: at every step, and on average with intervals by group.
 
-    Orange marks are each trace's most critical step, chosen by other continuations.
+    Orange marks are each trace's most critical step, which other continuations chose.
 
     Args:
-        groups: Name to rollouts, not empty; the first is drawn step by step.
+        groups: Name to rollouts; at least one group. The first is drawn step by step.
     """
     with style():
         figure, (left, right) = plt.subplots(
@@ -115,7 +115,7 @@ def rollouts_figure(groups: Mapping[str, Sequence[Rollouts]]) -> Figure:
 def attention_figure(groups: Mapping[str, AttentionTo]) -> Figure:
     """Attention to words over attention to their controls, head by head, one panel per comparison.
 
-    The colour is the logarithm, so that twice and half are as far from 1. Bold numbers are
+    The colour scale is logarithmic: 2 and 1/2 are equally far from 1. Bold numbers are
     significant among all heads of the panel (family-wise, .05).
     """
     with style():

@@ -55,9 +55,9 @@ def test_another_engine_is_named_when_compared(checkpoint):
     theirs = generate_with_transformers(folder, requests, batch_size=1, dtype=torch.float64)
     setting = {k: v for k, v in ours.setting.items() if k not in ("engine", "model")}
     arm = arm_of_traces(theirs, model.tokenizer, setting)
-    found = compare(arm, ours.arm("baseline"))
-    assert [text.split(":")[0] for text in found.settings_differ] == ["engine", "model"]
-    assert found.tokens.mean == 0
+    comparison = compare(arm, ours.arm("baseline"))
+    assert [text.split(":")[0] for text in comparison.settings_differ] == ["engine", "model"]
+    assert comparison.tokens.mean == 0
     with pytest.raises(ValueError, match="one condition of one engine"):
         arm_of_traces(
             [*theirs, *generate(model, requests[:1], progress=False)], model.tokenizer, {}

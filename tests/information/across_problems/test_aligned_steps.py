@@ -50,8 +50,8 @@ def test_boundaries(tokenizer, traces):
     for number, present in ((1, (0, 1)), (2, (0,)), (3, ())):
         aligned = at_boundary(tokenizer, traces, number)
         assert aligned.present == present
-        found = emitted(tokenizer, traces, aligned)
-        assert all("\n\n" in string for string in found if string is not None)
+        strings = emitted(tokenizer, traces, aligned)
+        assert all("\n\n" in string for string in strings if string is not None)
     first = at_boundary(tokenizer, traces, 1)
     second = at_boundary(tokenizer, traces, 2)
     assert first.steps[0] is not None
@@ -93,11 +93,11 @@ def test_tokens_that_cannot_be_found_are_refused(traces):
 def test_the_last_step_before_the_answer_emits_its_first_token(tokenizer, traces):
     aligned = at_answer(tokenizer, traces)
     assert aligned.present == (0, 1)  # the third is cut off inside its box
-    found = emitted(tokenizer, traces, aligned)
-    assert found[0] is not None
-    assert found[1] is not None
-    assert "7" in found[0]
-    assert "8" in found[1]
+    strings = emitted(tokenizer, traces, aligned)
+    assert strings[0] is not None
+    assert strings[1] is not None
+    assert "7" in strings[0]
+    assert "8" in strings[1]
     for i in aligned.present:
         read = "".join(traces[i].token_strings(tokenizer)[: aligned.steps[i]])
         assert "\\boxed" in read

@@ -45,15 +45,15 @@ def test_whole_answers_are_read_that_training_never_saw():
     assert every.error < 0.15
     assert len(every.shuffled) == 2
     assert max(every.shuffled) < 0.3
-    one = digits_information(digits_in_states(answers, (2,)), answers, shuffles=2)
-    assert 2 < one.bits < 3
-    assert one.error > 0.9
+    information = digits_information(digits_in_states(answers, (2,)), answers, shuffles=2)
+    assert 2 < information.bits < 3
+    assert information.error > 0.9
 
 
 def test_signs_are_read_and_answers_that_never_vary_are_refused():
     answers = [5, -5] * 20
-    found = digits_information(torch.tensor(answers)[:, None].double(), answers, shuffles=0)
-    assert found.bits > 0.9
+    information = digits_information(torch.tensor(answers)[:, None].double(), answers, shuffles=0)
+    assert information.bits > 0.9
     with pytest.raises(ValueError, match="all 40 labels are 5"):
         digits_information(torch.randn(40, 2), [5] * 40)
 
@@ -74,10 +74,10 @@ def some_traces(n=90, seed=0):
 def test_information_is_that_of_the_traces_that_have_the_step():
     states, y = some_traces()
     steps = tuple(None if i % 3 == 0 else 3 for i in range(90))
-    found = information_at(AlignedSteps("last", steps), states, y, shuffles=3)
-    assert found.at.present == tuple(i for i in range(90) if i % 3)
-    assert found.usable.problems == 60
-    assert found.usable.bits > 0.7
+    information = information_at(AlignedSteps("last", steps), states, y, shuffles=3)
+    assert information.at.present == tuple(i for i in range(90) if i % 3)
+    assert information.usable.problems == 60
+    assert information.usable.bits > 0.7
     first = information_at(AlignedSteps("first", (0,) * 90), states, y, shuffles=3)
     assert first.usable.bits < 0.1
     with pytest.raises(ValueError, match="89 labels for 90 traces"):

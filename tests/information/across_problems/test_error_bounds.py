@@ -124,11 +124,11 @@ def test_information_accumulates_over_steps():
     steps = [rng.standard_normal((300, 3)) for _ in range(3)]
     steps[0][:, 0] += 6 * (y % 2)
     steps[2][:, 0] += 6 * (y // 2)
-    found = accumulated_information([torch.from_numpy(s) for s in steps], y, shuffles=2)
-    assert found.bits == pytest.approx([1, 1, 2], abs=0.15)
-    assert (np.diff(found.running_maximum) >= 0).all()
-    assert (found.running_maximum >= found.bits).all()
-    assert max(e.floor for e in found.estimates) < 0.05
+    accumulated = accumulated_information([torch.from_numpy(s) for s in steps], y, shuffles=2)
+    assert accumulated.bits == pytest.approx([1, 1, 2], abs=0.15)
+    assert (np.diff(accumulated.running_maximum) >= 0).all()
+    assert (accumulated.running_maximum >= accumulated.bits).all()
+    assert max(e.floor for e in accumulated.estimates) < 0.05
 
 
 def test_steps_that_do_not_go_together_are_refused():

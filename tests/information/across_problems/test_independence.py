@@ -22,11 +22,11 @@ def test_hsic_and_cka_are_those_of_the_definition():
     distance = np.linalg.norm(standard[:, None] - standard, axis=-1)
     width = torch.from_numpy(distance[distance > 0]).median().item()
     k, ell = np.exp(-(distance**2) / (2 * width**2)), (y[:, None] == y).astype(float)
-    found = independence_test(torch.from_numpy(x), y, permutations=0)
-    assert found.hsic == pytest.approx(slow_hsic(k, ell), rel=1e-9)
+    test = independence_test(torch.from_numpy(x), y, permutations=0)
+    assert test.hsic == pytest.approx(slow_hsic(k, ell), rel=1e-9)
     scale = np.sqrt(slow_hsic(k, k) * slow_hsic(ell, ell))
-    assert found.cka == pytest.approx(slow_hsic(k, ell) / scale, rel=1e-9)
-    assert found.p_value == 1
+    assert test.cka == pytest.approx(slow_hsic(k, ell) / scale, rel=1e-9)
+    assert test.p_value == 1
 
 
 @pytest.mark.parametrize("numeric", [False, True])
@@ -36,9 +36,9 @@ def test_p_values_are_uniform_under_independence(numeric):
         rng = np.random.default_rng([i, numeric])
         x = torch.from_numpy(rng.standard_normal((14, 3)))
         y = rng.standard_normal(14) if numeric else rng.integers(3, size=14)
-        found = independence_test(x, y.tolist(), numeric=numeric, permutations=49, seed=i)
-        p.append(found.p_value)
-        cka.append(found.cka)
+        test = independence_test(x, y.tolist(), numeric=numeric, permutations=49, seed=i)
+        p.append(test.p_value)
+        cka.append(test.cka)
     # Jitter within the steps of 1/50: the values are discrete.
     jittered = np.array(p) - np.random.default_rng(0).uniform(0, 0.02, len(p))
     assert kstest(jittered, "uniform").pvalue > 0.01
@@ -49,9 +49,9 @@ def test_dependence_is_found_even_where_no_line_divides_it():
     rng = np.random.default_rng(0)
     signs = rng.integers(2, size=(80, 2))
     x = torch.from_numpy(2.0 * signs - 1 + 0.2 * rng.standard_normal((80, 2)))
-    found = independence_test(x, signs[:, 0] ^ signs[:, 1])
-    assert found.p_value == 1 / 1000
-    assert found.cka > 0.1
+    test = independence_test(x, signs[:, 0] ^ signs[:, 1])
+    assert test.p_value == 1 / 1000
+    assert test.cka > 0.1
 
 
 def test_numbers_are_alike_by_size():
@@ -77,8 +77,8 @@ def test_traces_of_one_problem_are_no_evidence_by_themselves():
             "apart": independence_test(x, y, permutations=99),
             "together": independence_test(x, y, permutations=99, groups=problem.tolist()),
         }
-        for name, found in tests.items():
-            false_alarms[name] += found.p_value <= 0.05
+        for name, test in tests.items():
+            false_alarms[name] += test.p_value <= 0.05
     assert false_alarms["apart"] > 20
     assert false_alarms["together"] <= 7
 
@@ -86,11 +86,11 @@ def test_traces_of_one_problem_are_no_evidence_by_themselves():
 def test_it_is_the_same_in_any_unit_and_again():
     rng = np.random.default_rng(0)
     x, y = torch.from_numpy(rng.standard_normal((25, 3))), rng.integers(3, size=25)
-    found = independence_test(x, y)
+    test = independence_test(x, y)
     again = independence_test(x * torch.tensor([1.0, 1e4, 1e-3]) + 7, y)
-    assert again.cka == pytest.approx(found.cka, rel=1e-6)
-    assert again.p_value == found.p_value
-    assert independence_test(x, y) == found
+    assert again.cka == pytest.approx(test.cka, rel=1e-6)
+    assert again.p_value == test.p_value
+    assert independence_test(x, y) == test
 
 
 def test_the_width_is_the_median_distance():

@@ -39,32 +39,32 @@ def test_the_regression_is_that_of_scikit_learn(
 
 def test_labelled_rows_can_be_read_and_shuffled_ones_cannot():
     x, y = clusters()
-    found = usable_information(x, y)
-    assert 1.2 < found.bits < found.entropy < 1.65
-    assert found.error < 0.08
-    assert found.interval[0] < found.bits < found.interval[1]
-    assert found.floor < 0.02
-    assert found.floor <= found.floor_high < 0.3
-    assert found.p_value == 1 / 21
-    assert found.problems == 120
-    assert found.cross_entropy == pytest.approx(found.entropy - found.bits)
+    information = usable_information(x, y)
+    assert 1.2 < information.bits < information.entropy < 1.65
+    assert information.error < 0.08
+    assert information.interval[0] < information.bits < information.interval[1]
+    assert information.floor < 0.02
+    assert information.floor <= information.floor_high < 0.3
+    assert information.p_value == 1 / 21
+    assert information.problems == 120
+    assert information.cross_entropy == pytest.approx(information.entropy - information.bits)
 
 
 def test_noise_holds_nothing():
     rng = np.random.default_rng(1)
-    found = usable_information(
+    information = usable_information(
         torch.from_numpy(rng.standard_normal((150, 200))), rng.integers(5, size=150)
     )
-    assert -0.1 < found.bits < 0.03
-    assert found.p_value > 0.05
-    assert found.error > 0.6
+    assert -0.1 < information.bits < 0.03
+    assert information.p_value > 0.05
+    assert information.error > 0.6
 
 
 def test_held_out_means_held_out():
     """Each problem has a state of its own, far from all others: it can be learnt by heart only."""
     y = np.arange(60) % 2
-    found = usable_information(torch.eye(60) * 100, y)
-    assert found.bits < 0.02
+    information = usable_information(torch.eye(60) * 100, y)
+    assert information.bits < 0.02
     # Three traces a problem, apart from one another: only groups tell that it is the same.
     repeated = torch.eye(60).repeat(3, 1) * 100
     leaked = usable_information(repeated, np.tile(y, 3), shuffles=3)
@@ -76,12 +76,12 @@ def test_held_out_means_held_out():
 
 def test_the_gain_does_not_depend_on_units_or_dtype():
     x, y = clusters(60)
-    found = usable_information(x, y, shuffles=1)
+    information = usable_information(x, y, shuffles=1)
     scaled = usable_information((x * 1000 - 50).float(), y.tolist(), shuffles=1)
-    np.testing.assert_allclose(scaled.gains, found.gains, atol=1e-3)
+    np.testing.assert_allclose(scaled.gains, information.gains, atol=1e-3)
     constant = torch.cat([x, torch.full((60, 2), 1e4, dtype=x.dtype)], dim=1)
     np.testing.assert_allclose(
-        usable_information(constant, y, shuffles=1).gains, found.gains, atol=1e-3
+        usable_information(constant, y, shuffles=1).gains, information.gains, atol=1e-3
     )
 
 
@@ -106,12 +106,12 @@ def test_it_comes_out_the_same_again():
 def test_a_label_that_training_never_saw_costs_finitely_many_bits():
     x, y = clusters(40)
     labels = [*y.tolist()[:-1], "once"]
-    found = usable_information(x, labels, shuffles=0)
-    assert np.isfinite(found.gains).all()
-    assert found.gains[-1] >= -np.log2(40)
-    assert not found.correct[-1]
-    assert np.isnan(found.floor)
-    assert found.p_value == 1
+    information = usable_information(x, labels, shuffles=0)
+    assert np.isfinite(information.gains).all()
+    assert information.gains[-1] >= -np.log2(40)
+    assert not information.correct[-1]
+    assert np.isnan(information.floor)
+    assert information.p_value == 1
 
 
 def test_states_that_do_not_vary_say_nothing():

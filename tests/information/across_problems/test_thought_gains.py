@@ -40,11 +40,11 @@ def plain_bits(logits_of, tokenizer, trace, cut):
     before += tokenizer.encode(ASKING, add_special_tokens=False)
     answer = tokenizer.encode(trace.problem.answer, add_special_tokens=False)
     p = logits_of(torch.tensor([[*before, *answer]]))[0].double().softmax(-1)
-    found = 1.0
+    probability = 1.0
     for i, token in enumerate(answer):
-        found *= float(p[len(before) + i - 1, token])
+        probability *= float(p[len(before) + i - 1, token])
     closings = [i for i in range(len(tokenizer)) if tokenizer.decode([i]).startswith("}")]
-    return -np.log2(found * float(p[-1, closings].sum()))
+    return -np.log2(probability * float(p[-1, closings].sum()))
 
 
 @pytest.mark.parametrize("segment", [5, 512])
@@ -53,20 +53,20 @@ def test_agrees_with_whole_forward_passes(
 ):
     monkeypatch.setattr(segments, "SEGMENT", segment)
     theirs = reference(checkpoint("qwen2"))
-    found = thought_gains(tiny_model, traces, asking=ASKING)
-    assert [one.trace for one in found] == [trace.id for trace in traces]
-    for one, trace in zip(found, traces, strict=True):
+    gains = thought_gains(tiny_model, traces, asking=ASKING)
+    assert [gain.trace for gain in gains] == [trace.id for trace in traces]
+    for gain, trace in zip(gains, traces, strict=True):
         thoughts = split_thoughts(tokenizer, trace)
-        assert one.thoughts == tuple(thoughts)
-        assert one.cuts == (0, thoughts[0].start - 1, *(t.stop for t in thoughts))
+        assert gain.thoughts == tuple(thoughts)
+        assert gain.cuts == (0, thoughts[0].start - 1, *(t.stop for t in thoughts))
         with float64_throughout():
             expected = [
                 plain_bits(lambda ids: theirs(ids).logits, tokenizer, trace, cut)
-                for cut in one.cuts
+                for cut in gain.cuts
             ]
-        np.testing.assert_allclose(one.bits, expected, rtol=1e-9)
-        assert sum(one.gains) == pytest.approx(one.bits[1] - one.bits[-1])
-        assert len(one.gains) == len(thoughts)
+        np.testing.assert_allclose(gain.bits, expected, rtol=1e-9)
+        assert sum(gain.gains) == pytest.approx(gain.bits[1] - gain.bits[-1])
+        assert len(gain.gains) == len(thoughts)
 
 
 def test_the_bridge_agrees(tiny_model, tiny_bridge, traces):
@@ -88,7 +88,7 @@ def test_classes_by_hand():
     def thought(kind):
         return Thought(kind, "x", 1, 2)
 
-    found = [
+    gains = [
         ThoughtGains(
             "t", "a", (thought("execution"), thought("execution")), (), (9.0, 8.0, 6.0, 1.0)
         ),
@@ -96,7 +96,7 @@ def test_classes_by_hand():
             "u", "b", (thought("execution"), thought("reflection")), (), (9.0, 3.0, 4.0, 2.0)
         ),
     ]
-    classes = gains_by_class(found)
+    classes = gains_by_class(gains)
     execution = classes["execution"]
     assert execution.thoughts == 3
     assert execution.bits.mean == pytest.approx(((2 + 5) / 2 + -1) / 2)  # problems weigh alike
@@ -127,11 +127,11 @@ def test_errors(tiny_model, tokenizer, traces):
 def test_the_pocket_reasoner_knows_what_it_will_answer():
     """At the end of right traces nothing is left to know; at their start nearly all is."""
     model = load("pocket-reasoner")
-    made = generate(model, load_problems("pocket", limit=20), batch_size=20, progress=False)
-    right = [t for t in made if t.problem and is_correct(t.text, t.problem.answer)]
-    found = thought_gains(model, right, asking=".\n</think>\n\nThe result is \\boxed{")
-    assert np.mean([one.bits[-1] for one in found]) < 0.1
-    assert np.mean([one.bits[0] for one in found]) > 5
-    execution = gains_by_class(found)["execution"].bits
+    traces = generate(model, load_problems("pocket", limit=20), batch_size=20, progress=False)
+    right = [t for t in traces if t.problem and is_correct(t.text, t.problem.answer)]
+    gains = thought_gains(model, right, asking=".\n</think>\n\nThe result is \\boxed{")
+    assert np.mean([gain.bits[-1] for gain in gains]) < 0.1
+    assert np.mean([gain.bits[0] for gain in gains]) > 5
+    execution = gains_by_class(gains)["execution"].bits
     assert execution.low is not None
     assert execution.low > 0

@@ -26,18 +26,20 @@ def normal(*shape, seed=0, scale=20.0):
 def test_mismatched_gold_by_hand():
     states, answer, others = normal(7, 24), normal(24, seed=1), normal(5, 24, seed=2)
     states[3] = answer
-    found = mismatched_gold(states, answer, others)
+    calibration = mismatched_gold(states, answer, others)
     for t in range(7):
         raw = hsic_mi(states[t], answer).item()
         wrong = [hsic_mi(states[t], other).item() for other in others]
-        assert found.raw[t] == pytest.approx(raw, rel=1e-10)
-        assert found.mean[t] == pytest.approx(np.mean(wrong), rel=1e-10)
-        assert found.std[t] == pytest.approx(np.std(wrong, ddof=1), rel=1e-9)
-        assert found.p_values[t] == (1 + sum(w >= raw for w in wrong)) / 6
-        assert found.specific[t] == pytest.approx((raw - np.mean(wrong)) / np.std(wrong, ddof=1))
-    assert found.p_values[3] == 1 / 6
-    assert found.specific.argmax() == 3
-    assert (found.q_values >= found.p_values).all()
+        assert calibration.raw[t] == pytest.approx(raw, rel=1e-10)
+        assert calibration.mean[t] == pytest.approx(np.mean(wrong), rel=1e-10)
+        assert calibration.std[t] == pytest.approx(np.std(wrong, ddof=1), rel=1e-9)
+        assert calibration.p_values[t] == (1 + sum(w >= raw for w in wrong)) / 6
+        assert calibration.specific[t] == pytest.approx(
+            (raw - np.mean(wrong)) / np.std(wrong, ddof=1)
+        )
+    assert calibration.p_values[3] == 1 / 6
+    assert calibration.specific.argmax() == 3
+    assert (calibration.q_values >= calibration.p_values).all()
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -45,10 +47,10 @@ def test_a_planted_answer_is_found(seed):
     states, others = normal(40, 32, seed=seed), normal(60, 32, seed=100 + seed)
     answer = normal(32, seed=200 + seed)
     states[[5, 20]] = answer + normal(2, 32, seed=300 + seed, scale=5.0)
-    found = mismatched_gold(states, answer, others)
-    assert set(found.peaks().tolist()) >= {5, 20}
+    calibration = mismatched_gold(states, answer, others)
+    assert set(calibration.peaks().tolist()) >= {5, 20}
     # Two peaks among 40 steps take 40 / (2 * .05) = 400 other answers to pass by rank alone.
-    assert found.q_values.min() > 0.05
+    assert calibration.q_values.min() > 0.05
     many = mismatched_gold(states, answer, normal(402, 32, seed=400 + seed))
     assert set(many.peaks(control="fdr").tolist()) >= {5, 20}
 
@@ -58,8 +60,8 @@ def test_any_false_peak_is_as_rare_as_promised():
     false = 0
     for seed in range(60):
         answers = normal(20, 12, seed=seed)
-        found = mismatched_gold(normal(15, 12, seed=1000 + seed), answers[0], answers[1:])
-        false += bool((found.family_p_values <= 0.1).any())
+        calibration = mismatched_gold(normal(15, 12, seed=1000 + seed), answers[0], answers[1:])
+        false += bool((calibration.family_p_values <= 0.1).any())
     # Binomial(60, 0.1): 0 to 14 holds but for one time in a thousand.
     assert false <= 14
 
@@ -69,11 +71,11 @@ def test_a_shared_massive_coordinate_makes_raw_values_but_no_specific_ones():
     bare = mismatched_gold(states, answer, others)
     for vectors in (states, answer, others):
         vectors[..., 9] = 3000.0
-    found = mismatched_gold(states, answer, others)
+    calibration = mismatched_gold(states, answer, others)
     # The number rises by the shared coordinate, as much for the wrong answers as for the right.
-    assert found.raw.mean() > bare.raw.mean() + 0.5
-    assert abs(found.specific.mean()) < 1
-    assert found.peaks().tolist() == []
+    assert calibration.raw.mean() > bare.raw.mean() + 0.5
+    assert abs(calibration.specific.mean()) < 1
+    assert calibration.peaks().tolist() == []
     assert massive_coordinates(states, answer).nonzero().flatten().tolist() == [9]
     cleaned = without_massive(states, answer)
     keep = torch.arange(64) != 9
@@ -90,9 +92,9 @@ def test_p_values_are_uniform_under_exchangeability():
 
 def test_no_spread_is_no_evidence():
     states, answer = normal(6, 16), normal(16, seed=1)
-    found = mismatched_gold(states, answer, answer.repeat(3, 1))
-    assert found.p_values.tolist() == [1.0] * 6
-    assert np.abs(found.raw - found.mean).max() < 1e-12
+    calibration = mismatched_gold(states, answer, answer.repeat(3, 1))
+    assert calibration.p_values.tolist() == [1.0] * 6
+    assert np.abs(calibration.raw - calibration.mean).max() < 1e-12
 
 
 def test_permuted_coordinates():
@@ -134,12 +136,12 @@ def test_correlates():
         for i in range(30)
     ]
     trajectories = [np.exp(e["entropy"]) for e in explanations]
-    found = correlates(trajectories, explanations)
-    assert list(found) == ["entropy", "surprisal", "norm", "position"]
-    assert found["entropy"].mean == pytest.approx(1)
-    assert (found["surprisal"].mean, found["surprisal"].n) == (None, 0)
+    correlations = correlates(trajectories, explanations)
+    assert list(correlations) == ["entropy", "surprisal", "norm", "position"]
+    assert correlations["entropy"].mean == pytest.approx(1)
+    assert (correlations["surprisal"].mean, correlations["surprisal"].n) == (None, 0)
     for name in ("norm", "position"):
-        low, high = found[name].low, found[name].high
+        low, high = correlations[name].low, correlations[name].high
         assert low is not None
         assert high is not None
         assert -0.15 < low < 0 < high < 0.15

@@ -81,12 +81,12 @@ def pairs(draw, most=160):
         x *= draw(log_uniform(-3, 3))
         x += draw(st.sampled_from([0.0, 0.0, 1.0, -300.0]))
         for kind in draw(st.lists(st.sampled_from(["far", "repeat", "round", "grid"]), max_size=2)):
-            some = torch.randperm(d, generator=generator)[: draw(st.integers(1, max(1, d // 4)))]
+            picks = torch.randperm(d, generator=generator)[: draw(st.integers(1, max(1, d // 4)))]
             if kind == "far":
-                some = some[:12]
-                x[some] = 1e4 * (2 * torch.rand(len(some), generator=generator).double() - 1)
+                picks = picks[:12]
+                x[picks] = 1e4 * (2 * torch.rand(len(picks), generator=generator).double() - 1)
             elif kind == "repeat":
-                x[some] = x[some[0]].clone()
+                x[picks] = x[picks[0]].clone()
             elif kind == "round":
                 x = x.round()
             else:

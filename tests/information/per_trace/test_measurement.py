@@ -14,7 +14,7 @@ from mi_lens.information.per_trace.measurement import (
 )
 
 
-def made(seed, others=8):
+def synthetic(seed, others=8):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -28,14 +28,14 @@ def made(seed, others=8):
 
 def test_rows_come_back():
     for others in (0, 8):
-        measurement = measure(*made(0, others))
+        measurement = measure(*synthetic(0, others))
         again = measurement_from_row(json.loads(json.dumps(measurement_to_row(measurement))))
         assert measurement_to_row(again) == measurement_to_row(measurement)
         assert (again.calibration is None) == (others == 0)
 
 
 def test_variants():
-    states, answer, others, uncertainty = made(1)
+    states, answer, others, uncertainty = synthetic(1)
     measurement = measure(states, answer, others, uncertainty)
     np.testing.assert_allclose(measurement.mi, hsic_mi(states, answer).numpy())
     wide = measurement.variants["sigma x 4 (scale x 0.25)"]
@@ -46,21 +46,21 @@ def test_variants():
 
 
 def test_summary_by_hand():
-    measurements = [measure(*made(seed, others=40)) for seed in range(3)]
-    found = summarize(measurements)
-    assert found.traces == 3
-    assert found.mi == pytest.approx(np.mean([r.mi.mean() for r in measurements]))
-    assert found.mismatch is not None
-    assert found.mismatch.others == 40
-    assert found.mismatch.mi < found.mi
+    measurements = [measure(*synthetic(seed, others=40)) for seed in range(3)]
+    summary = summarize(measurements)
+    assert summary.traces == 3
+    assert summary.mi == pytest.approx(np.mean([r.mi.mean() for r in measurements]))
+    assert summary.mismatch is not None
+    assert summary.mismatch.others == 40
+    assert summary.mismatch.mi < summary.mi
     # The two planted steps, in every trace.
-    assert found.mismatch.peaks >= 2
-    assert found.mismatch.shared <= min(found.mismatch.peaks, found.peaks)
-    assert found.mismatch.specific.n == 3
-    same = found.variants["massive removed"]
-    assert (same.mi, same.spearman, same.overlap) == (pytest.approx(found.mi), 1, 1)
-    assert set(found.correlates) == {"entropy", "surprisal", "norm", "position"}
-    assert summarize([*measurements, measure(*made(3, others=1))]).mismatch is None
+    assert summary.mismatch.peaks >= 2
+    assert summary.mismatch.shared <= min(summary.mismatch.peaks, summary.peaks)
+    assert summary.mismatch.specific.n == 3
+    same = summary.variants["massive removed"]
+    assert (same.mi, same.spearman, same.overlap) == (pytest.approx(summary.mi), 1, 1)
+    assert set(summary.correlates) == {"entropy", "surprisal", "norm", "position"}
+    assert summarize([*measurements, measure(*synthetic(3, others=1))]).mismatch is None
 
 
 def test_nothing_to_summarize():

@@ -37,8 +37,8 @@ HOSTILE = {
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader(seconds=2.0) as made:
-        yield made
+    with Grader(seconds=2.0) as grader:
+        yield grader
 
 
 def maths(gold: str) -> Problem:
@@ -134,9 +134,9 @@ def test_code_block():
     ],
 )
 def test_mathematics(grader, gold, text, correct, method):
-    found = grader.grade(text, maths(gold))
-    assert (found.correct, found.method) == (correct, method)
-    assert found.reason
+    graded = grader.grade(text, maths(gold))
+    assert (graded.correct, graded.method) == (correct, method)
+    assert graded.reason
 
 
 def test_the_pocket_task_is_graded_by_text():
@@ -163,14 +163,14 @@ def test_hostile_answers(grader, name, tmp_path, monkeypatch):
 @settings(deadline=None)
 @given(st.text(alphabet="0123456789x+-*/^_{}()[]\\ ,.!%$&|<>=fracsqrtpin", max_size=40))
 def test_any_answer_gets_a_grade(shared_grader, text):
-    found = shared_grader.grade(f"\\boxed{{{text}}}", maths("-123456789/1000"))
-    assert not found.correct
+    graded = shared_grader.grade(f"\\boxed{{{text}}}", maths("-123456789/1000"))
+    assert not graded.correct
 
 
 @pytest.fixture(scope="module")
 def shared_grader():
-    with Grader(seconds=1.0) as made:
-        yield made
+    with Grader(seconds=1.0) as grader:
+        yield grader
 
 
 def test_a_late_child_is_killed_and_replaced():
@@ -230,17 +230,17 @@ def test_what_is_too_long_is_not_read():
 
 
 def test_threads_share_a_grader(grader):
-    found = {}
+    grades = {}
 
-    def one(number):
-        found[number] = grader.grade(f"\\boxed{{{number}.0}}", maths(str(number % 7)))
+    def grade_number(number):
+        grades[number] = grader.grade(f"\\boxed{{{number}.0}}", maths(str(number % 7)))
 
-    threads = [threading.Thread(target=one, args=(n,)) for n in range(20)]
+    threads = [threading.Thread(target=grade_number, args=(n,)) for n in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[n].correct for n in range(20)] == [n == n % 7 for n in range(20)]
+    assert [grades[n].correct for n in range(20)] == [n == n % 7 for n in range(20)]
 
 
 def graded_in_a_fork(pipe):
@@ -375,14 +375,14 @@ def test_reference_programs_pass_and_their_mutants_fail(shared_data):
             graded.append(problem)
             expected.append(not old)
     grades = grade_all(texts, graded)
-    for text, found, correct in zip(texts, grades, expected, strict=True):
-        assert found.correct == correct, (text, found)
-        assert found.method == "tests"
+    for text, verdict, correct in zip(texts, grades, expected, strict=True):
+        assert verdict.correct == correct, (text, verdict)
+        assert verdict.method == "tests"
 
 
 def code(*tests, function=None) -> Problem:
-    made = CodeTests(tuple(CodeTest(*test) for test in tests), function=function)
-    return Problem("c", "q", "", source="livecodebench", tests=made)
+    code_tests = CodeTests(tuple(CodeTest(*test) for test in tests), function=function)
+    return Problem("c", "q", "", source="livecodebench", tests=code_tests)
 
 
 def test_programs_are_told_why_they_fail():
@@ -390,10 +390,10 @@ def test_programs_are_told_why_they_fail():
     with Grader(limits=Limits(seconds=5.0, cpu_seconds=2, processes=40)) as grader:
 
         def reason(program):
-            found = grader.grade(f"```python\n{program}\n```", problem)
-            assert not found.correct
-            assert found.extracted == program + "\n"
-            return found.reason
+            graded = grader.grade(f"```python\n{program}\n```", problem)
+            assert not graded.correct
+            assert graded.extracted == program + "\n"
+            return graded.reason
 
         assert reason("print(2)") == "test 2 of 2: wrong output"
         assert reason("1/0") == "test 1 of 2: ZeroDivisionError: division by zero"

@@ -34,15 +34,15 @@ def kind(request, monkeypatch):
 
 
 def processes_with(mark: str) -> list[int]:
-    found = []
+    processes = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 if mark.encode() in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
+                    processes.append(int(entry.name))
             except OSError:
                 continue
-    return found
+    return processes
 
 
 def test_the_strongest_that_works_is_taken():

@@ -37,10 +37,10 @@ def marks(axes):
 
 
 def test_paired_peaks():
-    def one(name, in_units):
+    def quantity(name, in_units):
         return PairedQuantity(name, in_units, (1.0, 2.0), (2.0, 2.5), E, E, E, 0.5, 0.5)
 
-    shown = {"mean MI": one("mean MI", True), "AOM": one("AOM", False)}
+    shown = {"mean MI": quantity("mean MI", True), "AOM": quantity("AOM", False)}
     figure = paired_peaks_figure(PeakComparison(("a", "b"), ("p", "q"), (), {}, shown))
     draw(figure)
     colours = [axes.lines[0].get_color() for axes in figure.axes]
@@ -59,10 +59,10 @@ def test_words_that_are_significant_are_marked():
 
 
 def test_rollouts():
-    some = [
+    rollouts = [
         Rollouts(str(i), str(i), 0, 0, "x", 0.5, (False, False), (True, i > 2)) for i in range(6)
     ]
-    figure = rollouts_figure({"all": some, "one": some[:1]})
+    figure = rollouts_figure({"all": rollouts, "one": rollouts[:1]})
     draw(figure)
     labels = [t.get_text() for t in figure.axes[1].get_yticklabels()]
     assert labels == ["all (6)", "one (1)"]
@@ -71,10 +71,10 @@ def test_rollouts():
 
 def test_gains():
     thoughts = tuple(Thought(kind, "x", 1, 2) for kind in THOUGHT_CLASSES)
-    found = [
+    gains = [
         ThoughtGains("t", str(i), thoughts, (), (9.0, 8.0, 4.0, 2.0, float(i))) for i in range(3)
     ]
-    figure = gains_figure({"right": found, "wrong": found[:1]})
+    figure = gains_figure({"right": gains, "wrong": gains[:1]})
     draw(figure)
     line = np.asarray(figure.axes[0].lines[0].get_ydata())
     assert line[0] == pytest.approx(2.0**-9)
@@ -89,8 +89,8 @@ def test_attention(heads):
     ratio = np.full((3, heads), 0.5)
     ratio[1, 1] = 4.0
     p = np.where(ratio > 1, 0.01, 0.9)
-    one = AttentionTo(ratio, ratio, ratio, ratio, ratio, p, E, (E,) * 3, 5, 0, 4, {"so": 3})
-    figure = attention_figure({"reflection": one, "other": one})
+    attention = AttentionTo(ratio, ratio, ratio, ratio, ratio, p, E, (E,) * 3, 5, 0, 4, {"so": 3})
+    figure = attention_figure({"reflection": attention, "other": attention})
     written = draw(figure)
     assert written.count("4.00") == (2 if heads == 2 else 0)  # Too many heads to write in.
     bold = [t for t in figure.axes[0].texts if t.get_fontweight() == "bold"]
@@ -99,12 +99,12 @@ def test_attention(heads):
 
 
 def test_directions():
-    found = compare_directions(*sample(n=100, problems=12), hook_name="x")
+    vectors = compare_directions(*sample(n=100, problems=12), hook_name="x")
     names = ["blocks.0.hook_resid_pre", "blocks.12.hook_resid_post", "ln_final.hook_normalized"]
-    figure = reading_figure(dict.fromkeys(names, found))
+    figure = reading_figure(dict.fromkeys(names, vectors))
     draw(figure)
     ticks = [t.get_text() for t in figure.axes[0].get_xticklabels()]
     assert ticks == ["0 pre", "12 post", "ln_final.hook_normalized"]
     assert marks(figure.axes[0])[0].get_ydata() == pytest.approx(
-        [found.auc["difference of means"].auc] * 3
+        [vectors.auc["difference of means"].auc] * 3
     )
