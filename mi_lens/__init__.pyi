@@ -59,6 +59,8 @@ from .interventions.condition import Condition as Condition
 from .interventions.condition import parse_intervention as parse_intervention
 from .interventions.controls import matched_controls as matched_controls
 from .interventions.extend import Continue as Continue
+from .interventions.gguf import load_gguf as load_gguf
+from .interventions.gguf import save_gguf as save_gguf
 from .interventions.protocol import Action as Action
 from .interventions.protocol import Intervention as Intervention
 from .interventions.protocol import Row as Row
@@ -69,6 +71,9 @@ from .interventions.suppress import LogitPenalty as LogitPenalty
 from .interventions.suppress import Suppress as Suppress
 from .interventions.suppress import evasion as evasion
 from .interventions.temperature import RaiseTemperature as RaiseTemperature
+from .interventions.vector import SteeringVector as SteeringVector
+from .interventions.vector import load_vectors as load_vectors
+from .interventions.vector import save_vectors as save_vectors
 from .models.fingerprint import model_fingerprint as model_fingerprint
 from .models.hook_names import match_hook_names as match_hook_names
 from .models.loading import load as load
@@ -100,15 +105,10 @@ from .states.capture_to_disk import capture_into as capture_into
 from .states.shard import load_activations as load_activations
 from .states.shard import save_activations as save_activations
 from .states.uncertainty import next_token_uncertainty as next_token_uncertainty
-from .steering.gguf import load_gguf as load_gguf
-from .steering.gguf import save_gguf as save_gguf
 from .steering.reading_vectors import reading_vectors as reading_vectors
 from .steering.seal import extract_steering_vectors as extract_steering_vectors
 from .steering.separability import coordinates as coordinates
 from .steering.separability import separability as separability
-from .steering.vector import SteeringVector as SteeringVector
-from .steering.vector import load_vectors as load_vectors
-from .steering.vector import save_vectors as save_vectors
 from .traces.thought_statistics import thought_statistics as thought_statistics
 from .traces.thoughts import Thought as Thought
 from .traces.thoughts import ThoughtRule as ThoughtRule

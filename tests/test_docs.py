@@ -23,9 +23,9 @@ import yaml
 import mi_lens
 from mi_lens.cli import COMMANDS
 from mi_lens.interventions.condition import parse_condition, parse_intervention
+from mi_lens.interventions.vector import SteeringVector, save_vectors
 from mi_lens.runs.config import EvaluateConfig, GenerateConfig
 from mi_lens.runs.sweep_spec import Spec
-from mi_lens.steering.vector import SteeringVector, save_vectors
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

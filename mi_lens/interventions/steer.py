@@ -16,10 +16,10 @@ from torch import Tensor
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention, Row, positions
+from mi_lens.interventions.vector import SteeringVector, is_among, load_vectors
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
-from mi_lens.steering.vector import SteeringVector, is_among, load_vectors
 from mi_lens.traces.think_block import boundary_ids
 from mi_lens.traces.vocabulary import Words, as_words, word_ids
 

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_lens.interventions.vector import SteeringVector
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
 from mi_lens.states.segments import States
-from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.thoughts import (
     SEAL,
     THOUGHT_CLASSES,

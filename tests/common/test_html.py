@@ -21,10 +21,10 @@ from mi_lens.information.per_trace.control_summary import ControlSummary, Mismat
 from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
+from mi_lens.interventions.vector import SteeringVector
 from mi_lens.problems.problem import Problem
 from mi_lens.report.coloured_trace import BLUE, DEEPEST, ORANGE, show
 from mi_lens.steering.separability import Separability
-from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.thought_statistics import thought_statistics
 from mi_lens.traces.thoughts import ThoughtClass
 from mi_lens.traces.trace import Trace

@@ -8,9 +8,9 @@ from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.steer import Steer, random_like
+from mi_lens.interventions.vector import SteeringVector
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
-from mi_lens.steering.vector import SteeringVector
 from mi_lens.traces.think_block import boundary_ids
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi"]

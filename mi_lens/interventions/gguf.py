@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.files import replacing
+from mi_lens.interventions.vector import SteeringVector
 from mi_lens.models.hook_names import layer_of_output
-from mi_lens.steering.vector import SteeringVector
 
 DIRECTION = re.compile(r"direction\.(\d+)")
 

@@ -11,10 +11,10 @@ from hypothesis.extra import numpy as arrays
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from mi_lens.interventions.gguf import block_outputs, load_gguf, save_gguf
 from mi_lens.interventions.steer import Steer
+from mi_lens.interventions.vector import SteeringVector, load_vectors, save_vectors
 from mi_lens.problems.problem import Problem
-from mi_lens.steering.gguf import block_outputs, load_gguf, save_gguf
-from mi_lens.steering.vector import SteeringVector, load_vectors, save_vectors
 
 PROBLEM = Problem("math/7", "What is  12 * 7?", "84")
 OLD_KEY = "631dcb811f33b888"  # of PROBLEM
