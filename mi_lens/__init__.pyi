@@ -63,8 +63,9 @@ from .interventions.gguf import load_gguf as load_gguf
 from .interventions.gguf import save_gguf as save_gguf
 from .interventions.protocol import Action as Action
 from .interventions.protocol import Intervention as Intervention
-from .interventions.protocol import Row as Row
 from .interventions.recycle import Recycle as Recycle
+from .interventions.replay import with_condition as with_condition
+from .interventions.row import Row as Row
 from .interventions.sampling import Sampling as Sampling
 from .interventions.steer import Steer as Steer
 from .interventions.suppress import LogitPenalty as LogitPenalty

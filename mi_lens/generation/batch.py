@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.interventions.protocol import Action, Row
+from mi_lens.interventions.protocol import Action
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.model import Model

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mi_lens.generation.batch import Batch, CurrentPass, Job, View
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
-from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
@@ -120,7 +119,7 @@ class Decoder:
 
     def _draw(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Gives every row its candidate, and the token wanted without actions on the logits."""
-        plan = view.acting("logits", _changes_logits)
+        plan = view.acting("logits", lambda action: action.changes_logits)
         changed = view.apply(plan, lambda action, part, rows: action.logits(part, rows), logits)
         finite = changed.amax(-1).isfinite()
         if not finite.all():
@@ -190,10 +189,6 @@ def _same_prompts_together(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         by_prompt.setdefault((job.row.prompt_ids, tuple(job.row.token_ids)), []).append(job)
     return [job for group in by_prompt.values() for job in group]
-
-
-def _changes_logits(action: Action) -> bool:
-    return type(action).logits is not Action.logits
 
 
 def _hook_names(jobs: Sequence[Job]) -> list[str]:

@@ -6,8 +6,9 @@ from typing import Any
 from mi_lens import __version__
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.batch import Job
-from mi_lens.interventions.condition import Condition, to_json
-from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.row import Row
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
@@ -155,6 +156,7 @@ class Plan:
             ),
             problem=request.problem if isinstance(request.problem, Problem) else None,
             events=tuple(row.events),
+            interventions=request.condition.interventions,
         )
 
     def _action(self, intervention: Intervention) -> Action:
@@ -165,23 +167,12 @@ class Plan:
     def describe(self, condition: Condition) -> dict[str, Any]:
         """A condition as JSON, in which a hash replaces every long list of numbers."""
         if id(condition) not in self._described:
-            settings = condition.to_json()
-            settings["interventions"] = [
-                {key: _short(value) for key, value in to_json(intervention).items()}
-                for intervention in condition.interventions
-            ]
-            self._described[id(condition)] = condition, settings
+            self._described[id(condition)] = condition, condition.describe()
         return self._described[id(condition)][1]
 
 
 def _question(request: Request) -> str:
     return request.problem if isinstance(request.problem, str) else request.problem.question
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, list | tuple) and len(value) > 64:
-        return {"length": len(value), "hash": content_hash(list(value))}
-    return value
 
 
 def end_of_text_ids(model: Model) -> set[int]:

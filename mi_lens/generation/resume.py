@@ -47,4 +47,7 @@ def generate_into(
                 append_jsonl(path, trace_to_row(finished.trace))
             done[finished.trace.id] = finished.trace
             on_finished(finished)
-    return [done[id_] for id_ in ids]
+    return [
+        done[id_].under(request.condition.interventions)
+        for id_, request in zip(ids, requests, strict=True)
+    ]

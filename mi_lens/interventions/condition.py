@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mi_lens.common.calls import build, from_call
+from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
@@ -61,6 +62,15 @@ class Condition:
             "sampling": asdict(self.sampling),
             "interventions": [to_json(intervention) for intervention in self.interventions],
         }
+
+    def describe(self) -> dict[str, Any]:
+        """All settings as JSON, in which a hash replaces every long list of numbers."""
+        settings = self.to_json()
+        settings["interventions"] = [
+            {key: _short(value) for key, value in intervention.items()}
+            for intervention in settings["interventions"]
+        ]
+        return settings
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Condition":
@@ -129,6 +139,12 @@ def parse_condition(text: str) -> Condition:
         tree = tree.left
     parts = [parse_intervention(ast.unparse(call)) for call in [tree, *reversed(calls)]]
     return Condition(tuple(parts), name=name)
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) > 64:
+        return {"length": len(value), "hash": content_hash(list(value))}
+    return value
 
 
 def _kind(name: Any) -> Any:

@@ -7,7 +7,8 @@ budget is left; s1's budget forcing continues from "Wait".
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.words import Worded
 from mi_lens.models.model import Model
 from mi_lens.traces.think_block import think_ids

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.row import Row
 from mi_lens.models.model import Model
 
 

@@ -14,97 +14,23 @@ In every step of a row the loop calls, in this order:
     replace      replaces the candidate, and may force tokens after it
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.interventions.sampling import Sampling, uniform
+from mi_lens.interventions.plain_hooks import PlainPasses, by_rows, rows_of
+from mi_lens.interventions.row import Rewound, Row
+from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
-from mi_lens.traces.think_block import boundary_ids, think_ids
-from mi_lens.traces.thoughts import ThoughtClass, classify
 
 Trigger = Literal["candidate", "consumed"]
-
-
-@dataclass
-class Row:
-    """One running generation, as interventions see it.
-
-    Attributes:
-        tokenizer: The model's tokenizer.
-        prompt_ids: Token ids of the prompt, without padding.
-        seed: The seed of the request.
-        limit: Maximum number of generated tokens.
-        token_ids: The tokens generated so far, including the prefix of the request.
-        reading: Number of last tokens that are being read now: all of them in the first step, one
-            in later steps.
-        candidate: The token that was drawn from the logits and is not yet accepted.
-        forced: Tokens that are emitted next, whatever the logits are.
-        events: What interventions did, one JSON-able mapping per event; stored in the trace.
-    """
-
-    tokenizer: Any
-    prompt_ids: tuple[int, ...]
-    seed: int
-    limit: int
-    token_ids: list[int] = field(default_factory=list)
-    reading: int = 0
-    candidate: int | None = None
-    forced: deque[int] = field(default_factory=deque)
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def step(self) -> int:
-        """Index of the next generated token."""
-        return len(self.token_ids)
-
-    @property
-    def consumed(self) -> int:
-        """The token that was read last."""
-        return self.token_ids[-1] if self.token_ids else self.prompt_ids[-1]
-
-    def read(self) -> Sequence[int]:
-        """The tokens that are being read now; in the first step these include the prompt."""
-        if self.reading <= len(self.token_ids):
-            return self.token_ids[len(self.token_ids) - self.reading :]
-        return [*self.prompt_ids, *self.token_ids][-self.reading :]
-
-    def thinking(self, generated: int | None = None) -> bool:
-        """Whether the think block is open after a number of generated tokens (None means all).
-
-        The prompt of a reasoning model opens the block, so it is open from the start until
-        "</think>". If the tokenizer has no such token, the block never closes.
-        """
-        marks = think_ids(self.tokenizer)
-        if marks is None:
-            return True
-        for token in reversed(self.token_ids[:generated]):
-            if token in marks:
-                return token == marks[0]
-        return True
-
-    @property
-    def thought(self) -> ThoughtClass:
-        """Class of the unfinished thought (the text since the last boundary), by SEAL's rule."""
-        boundaries = boundary_ids(self.tokenizer)
-        start = len(self.token_ids)
-        while start and self.token_ids[start - 1] not in boundaries:
-            start -= 1
-        return classify(self.tokenizer.decode(self.token_ids[start:]))
-
-    def uniform(self, purpose: str) -> float:
-        """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose."""
-        return uniform(self.seed, self.prompt_ids, self.step, purpose)
-
-    def note(self, what: str, **details: Any) -> None:
-        """Records what an intervention did at this step."""
-        self.events.append({"step": self.step, "what": what, **details})
 
 
 @dataclass(frozen=True)
@@ -128,11 +54,13 @@ class Action:
         recycled_layer: The layer whose block `recycling` may run again; None if there is none.
         recycled_when: When `recycling` is asked: "consumed" means while a token is read,
             "candidate" means once a candidate is drawn.
+        needs_tokens: Whether what the action does depends on which tokens the row has.
     """
 
     hook_names: Sequence[str] = ()
     recycled_layer: int | None = None
     recycled_when: Trigger = "candidate"
+    needs_tokens: bool = True
 
     def edit(
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
@@ -159,6 +87,75 @@ class Action:
         """How the row's next token is drawn."""
         return sampling
 
+    def edit_again(
+        self, hook_name: str, states: Float[Tensor, "1 pos *d"], rewound: Rewound, start: int
+    ) -> Float[Tensor, "1 pos *d"]:
+        """What `edit` made of a row's states while it was generated, when they are read again.
+
+        Args:
+            hook_name: Where the states are.
+            states: States of the positions from `start` on.
+            rewound: The row.
+            start: The first position: 0, or one after the positions that the first step read.
+        """
+        parts = []
+        for first, stop in rewound.steps(start, start + states.shape[1]):
+            part = states[:, first - start : stop - start]
+            if self.will_edit(rewound.row):
+                part = self.edit(hook_name, part, [rewound.row])
+            parts.append(part)
+        return torch.cat(parts, dim=1)
+
+    def fwd_hooks(
+        self, model: Model, rows: Sequence[Rewound], name: str
+    ) -> list[tuple[str, Callable[..., Any]]]:
+        """See `Intervention.fwd_hooks`; `name` is the intervention's, for errors."""
+        passes = PlainPasses(rows, name if self.needs_tokens else None)
+        hooks: list[tuple[str, Callable[..., Any]]] = []
+        for hook_name in self.hook_names:
+            hooks.append((hook_name, partial(self._edit_plainly, passes, hook_name)))
+        if self.changes_logits:
+            if (model.cfg.output_logits_soft_cap or 0) > 0:
+                raise ValueError(
+                    f"{name} changes logits, and this model caps them behind its last hook; use "
+                    "mi_lens.generate"
+                )
+            hooks.append(("unembed.hook_out", partial(self._change_plainly, passes)))
+        if not hooks:
+            raise ValueError(
+                f"{name} changes how a token is chosen, which no hook can; use mi_lens.generate. A "
+                "pass over given tokens it leaves as it is"
+            )
+        tokens_hook = backend_of(model).tokens_hook(model)
+        return [(tokens_hook, passes.see), *hooks] if tokens_hook else hooks
+
+    def _edit_plainly(
+        self, passes: PlainPasses, hook_name: str, states: Tensor, hook: Any
+    ) -> Tensor:
+        edited = [
+            self.edit_again(hook_name, states[i : i + 1, column:], row, start)
+            for i, (row, column, start) in enumerate(passes.parts(hook_name, states.shape[1]))
+        ]
+        return by_rows(edited, states)
+
+    def _change_plainly(
+        self, passes: PlainPasses, logits: Float[Tensor, "batch pos d_vocab"], hook: Any
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        logits = logits.clone()
+        for i, (row, column, start) in enumerate(passes.parts("logits", logits.shape[1])):
+            for place in range(column, logits.shape[1]):
+                read = start + place - column + 1
+                if read >= len(row.row.prompt_ids):
+                    logits[i, place : place + 1] = self.logits(
+                        logits[i, place : place + 1], [row.at(read)]
+                    )
+        return logits
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether the action changes logits."""
+        return type(self).logits is not Action.logits
+
     def recycling(self, row: Row) -> Recycling | None:
         """How the block of `recycled_layer` runs again for the row now; None if it does not."""
         return None
@@ -183,6 +180,24 @@ class Intervention(Protocol):
         """
         ...
 
+    def fwd_hooks(self, model: Model, what: Any) -> list[tuple[str, Callable[..., Any]]]:
+        """The intervention as plain hooks, for TransformerLens's own functions.
+
+        They are for `run_with_hooks`, `model.hooks` and `run_with_cache` on all tokens of `what`,
+        with or without the last generated one, padded on the left; and for `generate` on prompts.
+        There, a HookedTransformer tells no hook which tokens it reads, and what must know them is
+        refused.
+
+        Args:
+            model: A HookedTransformer or TransformerBridge with its tokenizer.
+            what: A trace or traces; a `Row` or rows; or token ids of a prompt, or of prompts of the
+                same length.
+
+        Raises:
+            ValueError: If the intervention does not fit the model, or no hook can do what it does.
+        """
+        return self.bind(model).fwd_hooks(model, rows_of(model.tokenizer, what), repr(self))
+
     def check(self, problem: Problem) -> None:
         """Raises a ValueError if the intervention must not be tried on the problem."""
         return
@@ -190,23 +205,3 @@ class Intervention(Protocol):
     def to_json(self) -> dict[str, Any]:
         """JSON-able settings, without the name of the class."""
         ...
-
-
-def positions(
-    rows: Sequence[Row], width: int, wanted: Callable[[Row, int, int], bool]
-) -> Bool[Tensor, "rows pos"]:
-    """A mask of the wanted positions of left-padded states.
-
-    Args:
-        rows: The rows of the states.
-        width: Number of positions of the states.
-        wanted: Called with a row, a token that the row reads now, and the number of generated
-            tokens up to and including that token. The number is 0 for the last token of the prompt,
-            and negative for the tokens before it.
-    """
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens = row.read()
-        for k, token in enumerate(tokens, start=1 - len(tokens)):
-            mask[i, width - 1 + k] = wanted(row, token, len(row.token_ids) + k)
-    return mask

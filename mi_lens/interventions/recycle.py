@@ -13,12 +13,19 @@ The state h' is the block's output after other hooks. No hook fires in the furth
 block. With "candidate", hooks of the layers above fire again for the position.
 """
 
-from collections.abc import Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from mi_lens.interventions.protocol import Action, Intervention, Recycling, Row, Trigger
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.interventions.plain_hooks import PlainPasses, by_rows
+from mi_lens.interventions.protocol import Action, Intervention, Recycling, Trigger
+from mi_lens.interventions.row import Rewound, Row
 from mi_lens.interventions.words import Worded
+from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
 from mi_lens.traces.vocabulary import Words, word_ids
@@ -88,6 +95,25 @@ class _Recycle(Action):
         self.order = Recycling(settings.passes, settings.kv == "keep")
         self.probability, self.ids = settings.probability, ids
 
+    def fwd_hooks(
+        self, model: Model, rows: Sequence[Rewound], name: str
+    ) -> list[tuple[str, Callable[..., Any]]]:
+        """See `Intervention.fwd_hooks`.
+
+        The block runs by itself, behind a cache of its own. From a row's first recycled position on
+        its output is that one: other hooks act on the block's input, but not inside it.
+
+        With "candidate", a hook cannot know what the logits will propose. It recycles what the
+        events of a trace say, or one step: the last position of a `Row` whose candidate is set.
+        """
+        told = all(row.events or row.candidate is not None for row in rows)
+        if self.recycled_when == "candidate" and not told:
+            raise ValueError(
+                f"{name}: a hook cannot know the candidate, which comes after it; give a trace "
+                "that was generated under it, a Row with its candidate, or use trigger='consumed'"
+            )
+        return _PlainRecycling(self, model, PlainPasses(rows, name)).hooks()
+
     def will_edit(self, row: Row) -> bool:
         """See `Action.will_edit`."""
         reads_token = self.recycled_when == "consumed" and row.reading == 1
@@ -104,3 +130,98 @@ class _Recycle(Action):
         if self.probability < 1 and row.uniform("recycle") >= self.probability:
             return None
         return self.order
+
+
+class _PlainRecycling:
+    """The hooks of `_Recycle.fwd_hooks`: one keeps the block's input, one gives its output."""
+
+    def __init__(self, action: _Recycle, model: Model, passes: PlainPasses):
+        self.action, self.model, self.passes = action, model, passes
+        self.backend = backend_of(model)
+        self.caches: list[Any] = []
+        self.recycled: list[bool] = []
+        self.inputs: Tensor | None = None
+
+    def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
+        layer = self.action.recycled_layer
+        assert layer is not None
+        hooks = [(f"blocks.{layer}.hook_resid_pre", self.keep), (block_output(layer), self.act)]
+        tokens_hook = self.backend.tokens_hook(self.model)
+        return [(tokens_hook, self.passes.see), *hooks] if tokens_hook else hooks
+
+    def keep(self, states: Float[Tensor, "batch pos d"], hook: Any) -> None:
+        self.inputs = states
+
+    def act(self, states: Float[Tensor, "batch pos d"], hook: Any) -> Float[Tensor, "batch pos d"]:
+        assert self.inputs is not None
+        parts = self.passes.parts("block", states.shape[1])
+        if not parts[0][2]:  # a pass begins
+            self.caches = [self.backend.new_cache(self.model, 1) for _ in parts]
+            self.recycled = [False for _ in parts]
+        outputs = [
+            self.run(i, row, self.inputs[i : i + 1, column:], states[i : i + 1, column:], start)
+            for i, (row, column, start) in enumerate(parts)
+        ]
+        return by_rows(outputs, states)
+
+    def run(
+        self,
+        i: int,
+        row: Rewound,
+        inputs: Float[Tensor, "1 pos d"],
+        states: Float[Tensor, "1 pos d"],
+        start: int,
+    ) -> Float[Tensor, "1 pos d"]:
+        """A row's outputs of the block, which runs from one recycled position to the next."""
+        layer, stop = self.action.recycled_layer, start + states.shape[1]
+        assert layer is not None
+        positions = {at: self.recycling(row, at) for at in range(start, stop)}
+        ends = [at + 1 for at, recycling in positions.items() if recycling is not None]
+        outputs, first = [], start
+        for end in dict.fromkeys([*ends, stop]):
+            output = self.backend.block(
+                self.model, layer, inputs[:, first - start : end - start], self.caches[i]
+            )
+            if not self.recycled[i]:  # other hooks may have acted on these
+                output = states[:, first - start : end - start]
+            recycling = positions[end - 1]
+            if recycling is not None:
+                output = torch.cat(
+                    [output[:, :-1], self.again(i, output[:, -1:], recycling, end)], dim=1
+                )
+                self.recycled[i] = True
+            outputs.append(output)
+            first = end
+        return torch.cat(outputs, dim=1)
+
+    def recycling(self, row: Rewound, position: int) -> Recycling | None:
+        """How the block runs again at a position."""
+        read = position + 1
+        if row.events:
+            here = [
+                event
+                for event in row.events
+                if event["what"] == "recycle"
+                and event["layer"] == self.action.recycled_layer
+                and event["step"] == read - len(row.row.prompt_ids)
+            ]
+            return self.action.order if here else None
+        if row.candidate is not None:
+            row.at(read).candidate = row.candidate if read == row.length else None
+            return self.action.recycling(row.row)
+        if read <= row.first:  # tokens of prompts and prefixes do not trigger
+            return None
+        return self.action.recycling(row.at(read))
+
+    def again(
+        self, i: int, states: Float[Tensor, "1 1 d"], recycling: Recycling, stop: int
+    ) -> Float[Tensor, "1 1 d"]:
+        layer = self.action.recycled_layer
+        assert layer is not None
+        row = torch.zeros(1, dtype=torch.long, device=states.device)
+        mask = torch.ones(1, stop, dtype=torch.long, device=states.device)
+        for _ in range(recycling.passes):
+            states = self.backend.again(
+                self.model, layer, states, mask, self.caches[i], row, keep_kv=recycling.keep_kv
+            )
+        return states

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.provenance import content_hash
-from mi_lens.interventions.protocol import Action, Intervention, Row, positions
+from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.row import Row, positions
 from mi_lens.interventions.vector import SteeringVector, is_among, load_vectors
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
@@ -147,6 +148,7 @@ class _Steer(Action):
     def __init__(self, settings: Steer, ids: Set[int] | None, device, dtype: torch.dtype):
         self.settings, self.ids = settings, ids
         self.hook_names = (str(settings.hook_name),)
+        self.needs_tokens = ids is not None or settings.inside_think
         vector = settings.vector
         if settings.variant == "random":
             vector = random_like(vector, settings.seed)

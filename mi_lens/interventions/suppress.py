@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.words import Worded
 from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
@@ -68,6 +69,8 @@ class Suppress(Worded, Intervention):
 
 
 class _Penalty(Action):
+    needs_tokens = False
+
     def __init__(self, ids: Tensor, penalty: float):
         self.ids, self.penalty = ids, penalty
 

@@ -3,7 +3,8 @@
 from collections.abc import Set
 from dataclasses import asdict, dataclass, replace
 
-from mi_lens.interventions.protocol import Action, Intervention, Row
+from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.words import Worded
 from mi_lens.models.model import Model

@@ -25,7 +25,7 @@ from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
-from mi_lens.states.segments import read_ids, read_in_segments
+from mi_lens.states.segments import batches, read_ids, read_in_segments, replay_of_batch
 from mi_lens.traces.matched_words import as_frequent, count_words, is_ordinary
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of
@@ -126,8 +126,8 @@ def attention_to_words(
     with tqdm(
         total=len(useful), desc="attention", unit="trace", disable=None if progress else True
     ) as bar:
-        for start in range(0, len(useful), batch_size):
-            batch = useful[start : start + batch_size]
+        for places in batches([trace for trace, _ in useful], batch_size, "as generated"):
+            batch = [useful[place] for place in places]
             for (trace, _), paid in zip(batch, attention_paid(model, batch), strict=True):
                 assert trace.problem is not None
                 of_match = torch.stack([paid[:, 0], paid[:, 1:].mean(1)])
@@ -220,9 +220,8 @@ def attention_paid(
 ) -> list[Float[Tensor, "match place layer head"]]:
     """Mean weight that each match's readers give to its word and to its controls.
 
-    The places are, in order: the word, the control before it, the control after it. The model reads
-    traces segment by segment with a key-value cache. Each layer's pattern of a segment is reduced
-    immediately and then dropped.
+    The places are, in order: the word, the control before it, the control after it. Traces are read
+    segment by segment; each layer's pattern of a segment is reduced at once and then dropped.
     """
     n_layers = model.cfg.n_layers
     names = resolve_hook_names(model, [f"blocks.{n}.attn.hook_pattern" for n in range(n_layers)])
@@ -244,7 +243,8 @@ def attention_paid(
         add = partial(_add, total=total, rows=rows, columns=columns, start=start)
         return [(name, partial(add, layer=layer)) for layer, name in enumerate(names)]
 
-    read_in_segments(model, sequences, hooks, length=READERS)
+    replay = replay_of_batch(model, [trace for trace, _ in matched], "as generated")
+    read_in_segments(model, sequences, hooks, length=READERS, replay=replay)
     total /= (width - 1 - columns[:, 2])[:, None, None, None]
     return list(total.split([len(matches) for _, matches in matched]))
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.model import Model
 from mi_lens.states.segments import (
     States,
+    batches,
     capture_bar,
     positions_of,
     read_ids,
+    replay_of_batch,
     require_increasing,
     require_readable,
     states_at,
@@ -21,6 +24,7 @@ def capture(
     hook_names: Sequence[str],
     *,
     steps: Sequence[Sequence[int]] | None = None,
+    condition: ReadUnder = "as generated",
     batch_size: int = 8,
     progress: bool = False,
 ) -> list[States]:
@@ -35,7 +39,11 @@ def capture(
         steps: For every trace, the wanted steps in increasing order. The result has one row per
             wanted step. None means all steps. The model does not read a trace beyond its last
             wanted step.
-        batch_size: Number of traces that the model reads together. It changes speed and memory, not
+        condition: "as generated" reads a trace under the interventions that it was written under,
+            at the same positions. None reads it without, which gives states that the model did not
+            have while it wrote the trace.
+        batch_size: Number of traces that the model reads together; a trace with interventions is
+            read by itself. It changes speed and memory, not
             the states.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
 
@@ -46,20 +54,23 @@ def capture(
     Raises:
         ValueError: If there are no traces or no hook names; if a hook name does not exist; if the
             steps are not increasing or lie outside their trace; if a trace is empty, is longer than
-            the context or holds a token that the model lacks; or if the model's weights were
-            processed, because processing changes the residual stream.
+            the context or holds a token that the model lacks; if the model's weights were
+            processed, because processing changes the residual stream; or if a trace that was read
+            from a file lacks the settings of its interventions (see `with_condition`).
     """
     require_readable(model, traces, hook_names)
     if steps is None:
         steps = [range(len(trace)) for trace in traces]
-    states: list[States] = []
+    for trace, wanted in zip(traces, steps, strict=True):
+        require_increasing(f"trace {trace.id}: steps", wanted, len(trace))
+    states: list[States] = [{} for _ in traces]
     with capture_bar(len(traces), progress) as bar:
-        for start in range(0, len(traces), batch_size):
-            batch = traces[start : start + batch_size]
-            chosen = steps[start : start + batch_size]
-            for trace, wanted in zip(batch, chosen, strict=True):
-                require_increasing(f"trace {trace.id}: steps", wanted, len(trace))
-            positions = list(map(positions_of, batch, chosen))
-            states += states_at(model, list(map(read_ids, batch)), hook_names, positions)
+        for places in batches(traces, batch_size, condition):
+            batch = [traces[place] for place in places]
+            positions = [positions_of(traces[place], steps[place]) for place in places]
+            replay = replay_of_batch(model, batch, condition)
+            read = states_at(model, list(map(read_ids, batch)), hook_names, positions, replay)
+            for place, state in zip(places, read, strict=True):
+                states[place] = state
             bar.update(len(batch))
     return states

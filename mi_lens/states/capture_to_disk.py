@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from mi_lens.common.files import remove_abandoned
+from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.states.segments import (
+    batches,
     capture_bar,
     last_states,
     positions_of,
     read_ids,
+    replay_of_batch,
     require_readable,
     stream_states,
 )
@@ -35,6 +38,7 @@ def capture_into(
     folder: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    condition: ReadUnder = "as generated",
     batch_size: int = 1,
     progress: bool = False,
 ) -> list[Path]:
@@ -64,6 +68,7 @@ def capture_into(
             (batch, pos, d).
         folder: The folder of the shards. Other files in it are not touched.
         dtype: float64, float32, bfloat16 or float16. None means the model's dtype.
+        condition: See `capture`. It is part of the origin.
         batch_size: Number of traces that the model reads together.
         progress: Whether to show a progress bar on stderr, if that is a terminal.
 
@@ -75,7 +80,7 @@ def capture_into(
             is not finite in the dtype. Shards of earlier batches stay on disk.
         OSError: If the disk is full. Shards of earlier batches stay on disk.
     """
-    store = StateStore(model, folder, dtype)
+    store = StateStore(model, folder, dtype, condition=condition)
     return store.capture(traces, hook_names, batch_size=batch_size, progress=progress)
 
 
@@ -90,6 +95,7 @@ class StateStore:
         folder: The folder of the shards. Other files in it are not touched.
         dtype: float64, float32, bfloat16 or float16. None means the model's dtype.
         fingerprint: The model's fingerprint. None means that the store computes it.
+        condition: See `capture`.
     """
 
     def __init__(
@@ -98,10 +104,12 @@ class StateStore:
         folder: str | Path,
         dtype: torch.dtype | None = None,
         fingerprint: str | None = None,
+        condition: ReadUnder = "as generated",
     ):
         self.model, self.folder = model, Path(folder)
         self.dtype: torch.dtype = dtype or model.cfg.dtype
         self.fingerprint = fingerprint or model_fingerprint(model)
+        self.condition: ReadUnder = condition
 
     def path(self, trace: Trace) -> Path:
         """The path of a trace's shard."""
@@ -137,14 +145,39 @@ class StateStore:
             self.model, [*dict.fromkeys(name for shard in missing for name in shard.names)]
         )
         with capture_bar(len(missing), progress) as bar:
-            for start in range(0, len(missing), batch_size):
-                batch = missing[start : start + batch_size]
-                _capture_batch(self.model, batch, widths, self.dtype)
+            traces_missing = [shard.trace for shard in missing]
+            for places in batches(traces_missing, batch_size, self.condition):
+                batch = [missing[place] for place in places]
+                self._capture_batch(batch, widths)
                 bar.update(len(batch))
         return [self.path(trace) for trace in traces]
 
+    def _capture_batch(self, batch: Sequence["_MissingShard"], widths: dict[str, int]) -> None:
+        with ExitStack() as stack:
+            files = []
+            for shard in batch:
+                shapes = {name: (len(shard.trace), widths[name]) for name in shard.names}
+                files.append(
+                    stack.enter_context(
+                        new_shard(shard.path, shapes, self.dtype, asdict(shard.origin))
+                    )
+                )
+
+            def write(row: int, name: str, states: Tensor) -> None:
+                if name in batch[row].names:
+                    files[row].append(name, states)
+
+            stream_states(
+                self.model,
+                [read_ids(shard.trace) for shard in batch],
+                [*dict.fromkeys(name for shard in batch for name in shard.names)],
+                [positions_of(shard.trace, range(len(shard.trace))) for shard in batch],
+                write,
+                replay_of_batch(self.model, [shard.trace for shard in batch], self.condition),
+            )
+
     def _origin(self, trace: Trace) -> Origin:
-        return Origin.of(trace, self.fingerprint, self.dtype)
+        return Origin.of(trace, self.fingerprint, self.dtype, self.condition)
 
 
 def shard_path(folder: str | Path, trace: Trace) -> Path:
@@ -160,30 +193,6 @@ class _MissingShard:
     path: Path
     origin: Origin
     names: list[str]
-
-
-def _capture_batch(
-    model: Model, batch: Sequence[_MissingShard], widths: dict[str, int], dtype: torch.dtype
-) -> None:
-    with ExitStack() as stack:
-        files = []
-        for shard in batch:
-            shapes = {name: (len(shard.trace), widths[name]) for name in shard.names}
-            files.append(
-                stack.enter_context(new_shard(shard.path, shapes, dtype, asdict(shard.origin)))
-            )
-
-        def write(row: int, name: str, states: Tensor) -> None:
-            if name in batch[row].names:
-                files[row].append(name, states)
-
-        stream_states(
-            model,
-            [read_ids(shard.trace) for shard in batch],
-            [*dict.fromkeys(name for shard in batch for name in shard.names)],
-            [positions_of(shard.trace, range(len(shard.trace))) for shard in batch],
-            write,
-        )
 
 
 def _widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:

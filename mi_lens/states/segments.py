@@ -4,7 +4,7 @@ The callers decide what happens to the states: `capture` keeps them in memory, a
 writes them to disk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from mi_lens.interventions.replay import ReadUnder, Replay, changes_states, replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
@@ -38,6 +39,7 @@ def read_in_segments(
     hooks: SegmentHooks = lambda start, stop: (),
     *,
     length: int | None = None,
+    replay: Replay | None = None,
 ) -> Any:
     """Runs the model on token sequences segment by segment, with a key-value cache as in decoding.
 
@@ -50,6 +52,7 @@ def read_in_segments(
         hooks: A function that is called before each segment. It returns the hooks that are on the
             model during the segment.
         length: Number of positions per segment. None means `SEGMENT`.
+        replay: What acts on the only sequence, before the hooks. None means nothing.
 
     Returns:
         The cache of all positions.
@@ -58,9 +61,10 @@ def read_in_segments(
     tokens, mask = left_pad(sequences, device=model.cfg.device)
     width, length = tokens.shape[1], length or SEGMENT
     cache = backend.new_cache(model, len(sequences))
-    for start in range(0, width, length):
-        stop = min(start + length, width)
-        with model.hooks(fwd_hooks=list(hooks(start, stop))):
+    segments = [(start, min(start + length, width)) for start in range(0, width, length)]
+    for start, stop in replay.segments(width, length) if replay else segments:
+        acting = replay.hooks(start, stop, cache) if replay else []
+        with model.hooks(fwd_hooks=[*acting, *hooks(start, stop)]):
             backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
     return cache
 
@@ -72,6 +76,7 @@ def stream_states(
     hook_names: Sequence[str],
     positions: Sequence[Sequence[int]],
     take: Take,
+    replay: Replay | None = None,
 ) -> None:
     """Passes the states at chosen positions of token sequences to a function, segment by segment.
 
@@ -86,6 +91,7 @@ def stream_states(
         take: A function that is called with a row, a hook name and the states of the row's wanted
             positions in the current segment. The states may be a view of the model's activation, on
             the model's device. Copy them to keep them.
+        replay: What acts on the only sequence; see `read_in_segments`.
 
     Raises:
         ValueError: If a hook name does not exist or its activation is not of shape (batch, pos, d);
@@ -100,7 +106,11 @@ def stream_states(
                 f"{model.cfg.n_ctx}"
             )
         require_increasing(f"positions of sequence {row}", chosen, len(ids))
-    needed = [ids[: chosen[-1] + 1] for ids, chosen in zip(sequences, positions, strict=True)]
+    at_least = replay.rewound.first if replay else 0  # the first step is read whole
+    needed = [
+        ids[: max(chosen[-1] + 1, at_least)]
+        for ids, chosen in zip(sequences, positions, strict=True)
+    ]
     width = max(map(len, needed))
     columns = [
         torch.tensor(chosen) + width - len(ids)
@@ -113,7 +123,7 @@ def stream_states(
         hand_on = partial(_hand_on, columns=here, width=stop - start, take=take)
         return [(name, partial(hand_on, name=name)) for name in names]
 
-    read_in_segments(model, needed, hooks)
+    read_in_segments(model, needed, hooks, replay=replay)
 
 
 def _hand_on(
@@ -184,6 +194,7 @@ def states_at(
     sequences: Sequence[Sequence[int]],
     hook_names: Sequence[str],
     positions: Sequence[Sequence[int]],
+    replay: Replay | None = None,
 ) -> list[States]:
     """States at chosen positions of token sequences, on the CPU in the model's dtype.
 
@@ -204,7 +215,7 @@ def states_at(
         states[row][name][first : first + len(part)] = part
         filled[row, name] = first + len(part)
 
-    stream_states(model, sequences, hook_names, positions, keep)
+    stream_states(model, sequences, hook_names, positions, keep, replay)
     return states
 
 
@@ -226,6 +237,30 @@ def require_readable(model: Model, traces: Sequence[Trace], hook_names: Sequence
                 f"{model.cfg.d_vocab} tokens; import the trace's text with Trace.from_text and "
                 "this model's tokenizer"
             )
+
+
+def batches(
+    traces: Sequence[Trace], batch_size: int, condition: ReadUnder
+) -> Iterator[Sequence[int]]:
+    """The places of traces to read together; a trace with interventions is read by itself."""
+    waiting: list[int] = []
+    for place, trace in enumerate(traces):
+        if changes_states(trace, condition):
+            yield [place]
+            continue
+        waiting.append(place)
+        if len(waiting) == batch_size:
+            yield waiting
+            waiting = []
+    if waiting:
+        yield waiting
+
+
+def replay_of_batch(model: Model, batch: Sequence[Trace], condition: ReadUnder) -> Replay | None:
+    """What acts on a batch that `batches` made: on its only trace, or nothing."""
+    if len(batch) == 1 and changes_states(batch[0], condition):
+        return replay_of(model, batch[0], condition)
+    return None
 
 
 def read_ids(trace: Trace) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from mi_lens.common.files import naming_full_disk, replacing
 from mi_lens.common.provenance import content_hash
+from mi_lens.interventions.replay import ReadUnder
 from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
@@ -52,6 +53,8 @@ class Origin:
         model: Fingerprint of the model that computed the states.
         dtype: The dtype in which the states are stored.
         code: The code that computed the states, see `capture_code`.
+        condition: "as generated" if the model read the trace under the interventions that it was
+            written under; "none" if the trace has interventions and was read without.
     """
 
     trace: str
@@ -59,18 +62,29 @@ class Origin:
     model: str
     dtype: str
     code: str
+    condition: str
 
     @classmethod
-    def of(cls, trace: Trace, model: str, dtype: torch.dtype) -> "Origin":
+    def of(
+        cls,
+        trace: Trace,
+        model: str,
+        dtype: torch.dtype,
+        condition: ReadUnder = "as generated",
+    ) -> "Origin":
         """The origin of the states that this code computes of a trace.
 
         Args:
             trace: The trace.
             model: Fingerprint of the model.
             dtype: The dtype in which the states are stored.
+            condition: What the trace is read under; see `capture`.
         """
         tokens = content_hash([trace.prompt_ids, trace.token_ids])
-        return cls(trace.id, tokens, model, str(dtype).removeprefix("torch."), capture_code())
+        stored = str(dtype).removeprefix("torch.")
+        plain = trace.condition.get("interventions") and condition is None
+        read_under = "none" if plain else "as generated"
+        return cls(trace.id, tokens, model, stored, capture_code(), read_under)
 
 
 @cache
@@ -82,6 +96,7 @@ def capture_code() -> str:
         package / "states" / "segments.py",
         package / "models" / "padding.py",
         *sorted((package / "models" / "backends").glob("*.py")),
+        *sorted((package / "interventions").glob("*.py")),
     ]:
         digest.update(file.read_bytes())
     packages = ("mi-lens", "torch", "transformer-lens", "transformers")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.interventions.replay import ReadUnder, replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
@@ -14,7 +15,11 @@ from mi_lens.traces.trace import Trace
 
 @torch.inference_mode()
 def next_token_uncertainty(
-    model: Model, trace: Trace, last_states: Float[Tensor, "step d"]
+    model: Model,
+    trace: Trace,
+    last_states: Float[Tensor, "step d"],
+    *,
+    condition: ReadUnder = "as generated",
 ) -> dict[str, Float[np.ndarray, " step"]]:
     """How uncertain the model is about each generated token, in bits.
 
@@ -22,6 +27,8 @@ def next_token_uncertainty(
         model: A HookedTransformer or TransformerBridge.
         trace: A finished trace.
         last_states: The trace's states at the last block's hook_resid_post.
+        condition: "as generated" changes the logits as the trace's interventions did. None takes
+            the model's own logits.
 
     Returns:
         "entropy", of the next-token distribution at temperature 1, and "surprisal", of the token
@@ -35,8 +42,11 @@ def next_token_uncertainty(
     backend = backend_of(model)
     entropy, surprisal = [], []
     emitted = torch.tensor(trace.token_ids)
-    for part, tokens in zip(last_states.split(256), emitted.split(256), strict=True):
-        log_p = backend.unembed(model, part).double().log_softmax(-1).cpu()
+    replay = replay_of(model, trace, condition)
+    for start in range(0, len(trace), 256):
+        tokens = emitted[start : start + 256]
+        logits = replay.logits(backend.unembed(model, last_states[start : start + 256]), start)
+        log_p = logits.double().log_softmax(-1).cpu()
         entropy.append(torch.special.entr(log_p.exp()).sum(-1) / math.log(2))
         surprisal.append(-log_p.gather(-1, tokens[:, None])[:, 0] / math.log(2))
     return {

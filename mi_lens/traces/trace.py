@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
@@ -61,6 +61,8 @@ class Trace:
         condition: Interventions, sampling and other settings. Empty for an imported text.
         problem: The problem that the prompt asks, if there is one.
         events: What the interventions did. Each event is a mapping with "step" and "what".
+        interventions: The interventions themselves, as `mi_lens.generate` was given them. They are
+            not written to files; `mi_lens.with_condition` gives them back.
     """
 
     id: str
@@ -74,6 +76,7 @@ class Trace:
     condition: ConditionRecord = field(default_factory=ConditionRecord)
     problem: Problem | None = None
     events: tuple[dict[str, Any], ...] = ()
+    interventions: tuple[Any, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self):
         if not self.prompt_ids:
@@ -107,6 +110,10 @@ class Trace:
                 "it with Trace.from_text"
             )
         return self.problem
+
+    def under(self, interventions: tuple[Any, ...]) -> "Trace":
+        """The trace with its interventions themselves, which a file does not hold."""
+        return replace(self, interventions=interventions)
 
     @property
     def consumed_ids(self) -> tuple[int, ...]:
@@ -170,7 +177,9 @@ class Trace:
 
 def trace_to_row(trace: Trace) -> dict[str, Any]:
     """A trace as one JSON object."""
-    return asdict(trace)
+    row = asdict(trace.under(()))
+    del row["interventions"]
+    return row
 
 
 def trace_from_row(row: dict[str, Any]) -> Trace:

@@ -4,7 +4,8 @@ from typing import Any
 import torch
 
 from mi_lens.generation.batch import Batch, Job, View
-from mi_lens.interventions.protocol import Action, Row
+from mi_lens.interventions.protocol import Action
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.backends.lookup import available, get_backend
 from mi_lens.models.padding import left_pad

@@ -10,8 +10,9 @@ from mi_lens.generation.loop import Decoder
 from mi_lens.generation.request import Plan, Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
-from mi_lens.interventions.protocol import Action, Intervention, positions
+from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.row import positions
 from mi_lens.interventions.sampling import Sampling, choose_token
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress

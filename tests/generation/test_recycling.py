@@ -2,8 +2,8 @@ import torch
 
 from mi_lens.generation.batch import Batch, CurrentPass, Job
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
-from mi_lens.interventions.protocol import Row
 from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.backends.lookup import get_backend
 

@@ -6,7 +6,7 @@ import torch
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
-from mi_lens.interventions.protocol import Row
+from mi_lens.interventions.row import Row
 from mi_lens.interventions.steer import Steer, random_like
 from mi_lens.interventions.vector import SteeringVector
 from mi_lens.problems.problem import Problem

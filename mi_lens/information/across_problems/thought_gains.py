@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.interventions.replay import replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.states.segments import read_in_segments
@@ -137,7 +138,8 @@ def answer_bits(
         )
     closings = _closing_ids(model.tokenizer, closing)
     backend = backend_of(model)
-    cache = read_in_segments(model, [[*trace.prompt_ids, *trace.token_ids[: max(cuts)]]])
+    tokens = [*trace.prompt_ids, *trace.token_ids[: max(cuts)]]
+    cache = read_in_segments(model, [tokens], replay=replay_of(model, trace))
     device = model.cfg.device
     question = torch.tensor([[*asked, *answer]], device=device)
     bits = {}

@@ -69,6 +69,11 @@ def _fires(model: TransformerBridge, name: str) -> bool:
     return model._gated_hook_reason(name) is None and not name.endswith(SILENT)
 
 
+def tokens_hook(model: TransformerBridge) -> str | None:
+    """See `Backend.tokens_hook`."""
+    return "embed.hook_in"
+
+
 def forward(
     model: TransformerBridge,
     tokens: Int[Tensor, "batch pos"],
@@ -111,6 +116,22 @@ def _run(
         logits_to_keep=positions,
         **cache,
     )
+
+
+def block(
+    model: TransformerBridge,
+    layer: int,
+    residual: Float[Tensor, "1 new d_model"],
+    cache: DynamicCache,
+) -> Float[Tensor, "1 new d_model"]:
+    """See `Backend.block`."""
+    while len(cache.layers) < layer:  # the block finds its own layer by number
+        cache.layers.append(DynamicLayer())
+    past = _layers(cache)[layer].get_seq_length() if len(cache.layers) > layer else 0
+    mask = torch.ones(1, past + residual.shape[1], dtype=torch.long, device=residual.device)
+    with silenced(model):
+        arguments = _block_arguments(model, layer, residual, mask)
+        return model.blocks[layer](residual, **arguments, past_key_values=cache)
 
 
 def again(
@@ -170,17 +191,20 @@ def _rerun(
 def _block_arguments(
     model: TransformerBridge,
     layer: int,
-    residual: Float[Tensor, "rows 1 d_model"],
+    residual: Float[Tensor, "rows new d_model"],
     attention_mask: Int[Tensor, "rows total"],
 ) -> dict[str, Any]:
-    """The arguments that Hugging Face's model gives this block at the last position."""
-    visible = attention_mask.to(model.cfg.device).bool()
-    positions = visible.sum(dim=1, keepdim=True) - 1
+    """The arguments that Hugging Face's model gives this block at the last positions."""
+    real = attention_mask.to(model.cfg.device).bool()
+    new, total = residual.shape[1], real.shape[1]
+    positions = (real.cumsum(dim=1) - 1)[:, -new:]
+    visible = real[:, None] & torch.ones(new, total, dtype=torch.bool).tril(total - new).to(
+        real.device
+    )
     window = _window(model.original_model.config, layer)
     if window is not None:
-        visible = visible.clone()
-        visible[:, :-window] = False
-    arguments = {"attention_mask": visible[:, None, None], "position_ids": positions}
+        visible = visible.triu(total - new - window + 1)
+    arguments = {"attention_mask": visible[:, None], "position_ids": positions}
     rotary = getattr(model.original_model.base_model, "rotary_emb", None)
     if rotary is not None:
         arguments["position_embeddings"] = rotary(residual, positions)

@@ -99,6 +99,11 @@ def _fires(model: HookedTransformer, name: str, point: Any) -> bool:
     return True
 
 
+def tokens_hook(model: HookedTransformer) -> str | None:
+    """See `Backend.tokens_hook`."""
+    return "hook_tokens" if model.cfg.use_hook_tokens else None
+
+
 def forward(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
@@ -137,6 +142,19 @@ def _embed(
     if model.cfg.positional_embedding_type != "standard":
         return embedded
     return embedded + model.hook_pos_embed(model.pos_embed(tokens, positions.past, positions.mask))
+
+
+def block(
+    model: HookedTransformer,
+    layer: int,
+    residual: Float[Tensor, "1 new d_model"],
+    cache: Cache,
+) -> Float[Tensor, "1 new d_model"]:
+    """See `Backend.block`."""
+    new = residual.shape[1]
+    positions = Positions(None, cache[layer].length, new, residual.device)
+    with silenced(model.blocks[layer]):
+        return model.blocks[layer](residual, past_kv_cache_entry=LayerStep(positions, cache[layer]))
 
 
 def again(

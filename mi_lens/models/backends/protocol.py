@@ -30,6 +30,10 @@ class Backend(Protocol):
         """The names of the hooks that fire with the model's current settings."""
         ...
 
+    def tokens_hook(self, model: Any) -> str | None:
+        """The name of the hook that sees the token ids of each pass; None if there is none."""
+        ...
+
     def forward(
         self,
         model: Any,
@@ -82,6 +86,28 @@ class Backend(Protocol):
 
         Raises:
             ValueError: If a row has more tokens than the model's context.
+        """
+        ...
+
+    def block(
+        self,
+        model: Any,
+        layer: int,
+        residual: Float[Tensor, "1 new d_model"],
+        cache: Any,
+    ) -> Float[Tensor, "1 new d_model"]:
+        """Run one block alone on new positions of one row, and add them to the block's cache.
+
+        No hook fires. The caches of the other blocks stay empty; `again` can be called with it.
+
+        Args:
+            model: The model.
+            layer: Number of the block.
+            residual: The block's input.
+            cache: A cache from `new_cache`, for one row and this block only.
+
+        Returns:
+            The block's output, as at `hook_resid_post`.
         """
         ...
 

@@ -1,0 +1,165 @@
+"""A running generation, as interventions see it."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mi_lens.interventions.sampling import uniform
+from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.thoughts import ThoughtClass, classify
+
+
+@dataclass
+class Row:
+    """One running generation, as interventions see it.
+
+    Attributes:
+        tokenizer: The model's tokenizer.
+        prompt_ids: Token ids of the prompt, without padding.
+        seed: The seed of the request.
+        limit: Maximum number of generated tokens.
+        token_ids: The tokens generated so far, including the prefix of the request.
+        reading: Number of last tokens that are being read now: all of them in the first step, one
+            in later steps.
+        candidate: The token that was drawn from the logits and is not yet accepted.
+        forced: Tokens that are emitted next, whatever the logits are.
+        events: What interventions did, one JSON-able mapping per event; stored in the trace.
+    """
+
+    tokenizer: Any
+    prompt_ids: tuple[int, ...]
+    seed: int
+    limit: int
+    token_ids: list[int] = field(default_factory=list)
+    reading: int = 0
+    candidate: int | None = None
+    forced: deque[int] = field(default_factory=deque)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """Index of the next generated token."""
+        return len(self.token_ids)
+
+    @property
+    def consumed(self) -> int:
+        """The token that was read last."""
+        return self.token_ids[-1] if self.token_ids else self.prompt_ids[-1]
+
+    def read(self) -> Sequence[int]:
+        """The tokens that are being read now; in the first step these include the prompt."""
+        if self.reading <= len(self.token_ids):
+            return self.token_ids[len(self.token_ids) - self.reading :]
+        return [*self.prompt_ids, *self.token_ids][-self.reading :]
+
+    def thinking(self, generated: int | None = None) -> bool:
+        """Whether the think block is open after a number of generated tokens (None means all).
+
+        The prompt of a reasoning model opens the block, so it is open from the start until
+        "</think>". If the tokenizer has no such token, the block never closes.
+        """
+        marks = think_ids(self.tokenizer)
+        if marks is None:
+            return True
+        for token in reversed(self.token_ids[:generated]):
+            if token in marks:
+                return token == marks[0]
+        return True
+
+    @property
+    def thought(self) -> ThoughtClass:
+        """Class of the unfinished thought (the text since the last boundary), by SEAL's rule."""
+        boundaries = boundary_ids(self.tokenizer)
+        start = len(self.token_ids)
+        while start and self.token_ids[start - 1] not in boundaries:
+            start -= 1
+        return classify(self.tokenizer.decode(self.token_ids[start:]))
+
+    def uniform(self, purpose: str) -> float:
+        """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose."""
+        return uniform(self.seed, self.prompt_ids, self.step, purpose)
+
+    def note(self, what: str, **details: Any) -> None:
+        """Records what an intervention did at this step."""
+        self.events.append({"step": self.step, "what": what, **details})
+
+
+class Rewound:
+    """A row whose tokens are known, put back to where it was when it read each of them.
+
+    Args:
+        row: A row of its own, with all its tokens.
+        first: How many positions the first step of the generation read: the prompt's, and those of
+            the request's prefix.
+        events: What interventions did to the row.
+    """
+
+    def __init__(self, row: Row, first: int, events: Sequence[dict[str, Any]] = ()):
+        self.row, self.first, self.events = row, first, events
+        self.candidate = row.candidate
+        self._tokens = list(row.token_ids)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of the prompt and those that follow."""
+        return [*self.row.prompt_ids, *self._tokens]
+
+    @property
+    def length(self) -> int:
+        """How many tokens these are."""
+        return len(self.row.prompt_ids) + len(self._tokens)
+
+    def put(self, position: int, token: int) -> None:
+        """Puts a token behind those before a position."""
+        self._tokens[position - len(self.row.prompt_ids) :] = [token]
+
+    def steps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The positions from `start` to `stop`, in the parts in which the generation read them.
+
+        Each part is given as its first position and the position after its last. While it is
+        given, `row` is as it was in that step.
+        """
+        if start < self.first:
+            if start or stop < self.first:
+                raise ValueError(
+                    f"positions {start} to {stop - 1} are read; expected the first "
+                    f"{self.first} at once, which the generation read in its first step"
+                )
+            self.at(self.first, reading=self.first)
+            yield 0, self.first
+        for position in range(max(start, self.first), stop):
+            self.at(position + 1)
+            yield position, position + 1
+
+    def at(self, read: int, *, reading: int = 1) -> Row:
+        """The row after so many positions were read, of which `reading` in the last step."""
+        held, wanted = self.row.token_ids, read - len(self.row.prompt_ids)
+        del held[wanted:]
+        held += self._tokens[len(held) : wanted]
+        self.row.reading, self.row.candidate = reading, None
+        return self.row
+
+
+def positions(
+    rows: Sequence[Row], width: int, wanted: Callable[[Row, int, int], bool]
+) -> Bool[Tensor, "rows pos"]:
+    """A mask of the wanted positions of left-padded states.
+
+    Args:
+        rows: The rows of the states.
+        width: Number of positions of the states.
+        wanted: Called with a row, a token that the row reads now, and the number of generated
+            tokens up to and including that token. The number is 0 for the last token of the prompt,
+            and negative for the tokens before it.
+    """
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        tokens = row.read()
+        for k, token in enumerate(tokens, start=1 - len(tokens)):
+            mask[i, width - 1 + k] = wanted(row, token, len(row.token_ids) + k)
+    return mask
