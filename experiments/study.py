@@ -144,9 +144,16 @@ def requested_traces(
 
 
 def baseline_traces(
-    config: Study, model: Any, problems: Sequence[mi_lens.Problem], folder: str | None = None
+    config: Study, model: Any, problems: Sequence[mi_lens.Problem], folder: str = "baseline"
 ) -> list[mi_lens.Trace]:
-    """A greedy trace of every problem without interventions; `folder` as in `requested_traces`."""
+    """A greedy trace of every problem without interventions; all studies share them.
+
+    Args:
+        config: The study.
+        model: The model.
+        problems: The problems.
+        folder: Name of the folder in `config.runs`.
+    """
     requests = [
         mi_lens.Request(problem, max_new_tokens=config.max_new_tokens) for problem in problems
     ]

@@ -129,30 +129,33 @@ def traces_by_arm(
     config: Config, model, problems: Sequence[mi_lens.Problem], plain: list[mi_lens.Trace]
 ) -> dict[str, list[list[mi_lens.Trace]]]:
     """The traces of every arm under the largest budget, one list per run of the arm."""
-    return {
-        "plain": [plain],
-        TTTS[0]: [continued(config, model, problems, mi_lens.Continue(config.words))],
-        TTTS[1]: [
-            mi_lens.continue_traces(
-                model, plain, word, config.max_new_tokens, batch_size=config.batch_size
-            )
-            for word in config.words
-        ],
-        "forcing x1": [continued(config, model, problems, mi_lens.Continue(["Wait"], 1))],
-        "forcing x2": [continued(config, model, problems, mi_lens.Continue(["Wait"], 2))],
+    continuing = {
+        TTTS[0]: mi_lens.Continue(config.words),
+        "forcing x1": mi_lens.Continue(["Wait"], 1),
+        "forcing x2": mi_lens.Continue(["Wait"], 2),
     }
-
-
-def continued(
-    config: Config, model, problems: Sequence[mi_lens.Problem], how: mi_lens.Continue
-) -> list[mi_lens.Trace]:
-    """A greedy trace of every problem that continues where it would end."""
-    condition = mi_lens.Condition((how,))
+    conditions = [mi_lens.Condition((how,), name=name) for name, how in continuing.items()]
     requests = [
         mi_lens.Request(problem, condition, max_new_tokens=config.max_new_tokens)
+        for condition in conditions
         for problem in problems
     ]
-    return requested_traces(config, model, requests)
+    traces = requested_traces(config, model, requests)
+    starts = range(0, len(traces), len(problems))
+    continued = [traces[start : start + len(problems)] for start in starts]
+    by_word = [
+        mi_lens.continue_traces(
+            model, plain, word, config.max_new_tokens, batch_size=config.batch_size
+        )
+        for word in config.words
+    ]
+    return {
+        "plain": [plain],
+        TTTS[0]: [continued[0]],
+        TTTS[1]: by_word,
+        "forcing x1": [continued[1]],
+        "forcing x2": [continued[2]],
+    }
 
 
 def more_than_plain(

@@ -88,27 +88,41 @@ def budget_curve(
     ascending = _ascending(budgets)
     problems = [trace.require_problem("to grade it by") for trace in traces]
     ends = end_of_text_ids(model)
-    correct, tokens = [], []
-    for budget in ascending:
-        cut_off = [i for i, t in enumerate(traces) if len(t) > budget or not _ended(t, ends)]
-        texts = [trace.text for trace in traces]
-        if final is None:
-            for i in cut_off:
-                texts[i] = model.tokenizer.decode(
-                    traces[i].token_ids[:budget], skip_special_tokens=True
-                )
-        elif cut_off:
-            suffix = tuple(model.tokenizer.encode(final, add_special_tokens=False))
-            requests = [
-                _final_request(traces[i], budget, suffix, final_tokens, condition) for i in cut_off
-            ]
-            answers = generate(model, requests, batch_size=batch_size, progress=progress)
-            for i, request, answer in zip(cut_off, requests, answers, strict=True):
-                answer_ids = answer.token_ids[len(request.prefix) :]
-                texts[i] = final + model.tokenizer.decode(answer_ids, skip_special_tokens=True)
-        correct.append(tuple(grade(t, p).correct for t, p in zip(texts, problems, strict=True)))
-        tokens.append(tuple(min(budget, len(trace)) for trace in traces))
-    return BudgetCurve(ascending, tuple(correct), tuple(tokens))
+    cut_off = [
+        (budget, i)
+        for budget in ascending
+        for i, trace in enumerate(traces)
+        if len(trace) > budget or not _ended(trace, ends)
+    ]
+    cuts = [(traces[i], budget) for budget, i in cut_off]
+    if final is None:
+        texts = [
+            model.tokenizer.decode(trace.token_ids[:budget], skip_special_tokens=True)
+            for trace, budget in cuts
+        ]
+    else:
+        suffix = tuple(model.tokenizer.encode(final, add_special_tokens=False))
+        requests = [_final_request(*cut, suffix, final_tokens, condition) for cut in cuts]
+        answers = (
+            generate(model, requests, batch_size=batch_size, progress=progress) if requests else []
+        )
+        answer_ids = [
+            answer.token_ids[len(request.prefix) :]
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        texts = [
+            final + model.tokenizer.decode(ids, skip_special_tokens=True) for ids in answer_ids
+        ]
+    text_of = dict(zip(cut_off, texts, strict=True))
+    correct = tuple(
+        tuple(
+            grade(text_of.get((budget, i), trace.text), problem).correct
+            for i, (trace, problem) in enumerate(zip(traces, problems, strict=True))
+        )
+        for budget in ascending
+    )
+    tokens = tuple(tuple(min(budget, len(trace)) for trace in traces) for budget in ascending)
+    return BudgetCurve(ascending, correct, tokens)
 
 
 def continue_traces(

@@ -50,6 +50,8 @@ def test_a_final_answer_is_asked_of_what_was_cut(pocket):
         (asked,) = generate(model, [request], progress=False)
         assert curve.correct[0][i] == (boxed_answer(asked.text) == trace.problem.answer)
     assert curve.correct[1] == tuple(boxed_answer(t.text) == t.problem.answer for t in traces)
+    # Here nothing is cut, so nothing is asked.
+    assert budget_curve(model, traces, [400], final=CLOSE).correct == curve.correct[1:]
 
 
 def test_the_papers_own_final_answer_runs(pocket):

@@ -284,16 +284,16 @@ def _regression_path(
     momentum. Each penalty starts from the weights of the penalty before. Strong penalties converge.
     Weak penalties may not; then early stopping helps to keep the weights small.
     """
-    weights = ahead = features.new_zeros(*is_label.shape[:2], len(strength))
-    intercept = ahead_intercept = frequencies.log()
+    # The intercept is the weight of a constant feature, which has no penalty.
+    features = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+    penalised = torch.cat([torch.ones_like(strength), strength.new_zeros(1)])
+    strength = torch.cat([strength, strength.new_tensor([len(features)])])
+    weights = torch.nn.functional.pad(frequencies.log(), (len(strength) - 1, 0))
+    targets, transposed, ahead = is_label.float(), features.T.contiguous(), weights
     for i, penalty in enumerate(np.repeat(PENALTIES, ITERATIONS)):
-        surplus = (ahead @ features.T + ahead_intercept).softmax(0) - is_label.float()
-        slope = surplus @ features + penalty * ahead
-        before, before_intercept = weights, intercept
-        weights = ahead - slope / (strength / 2 + penalty)
-        intercept = ahead_intercept - 2 * surplus.mean(-1, keepdim=True)
-        momentum = i / (i + 3)
-        ahead = weights + momentum * (weights - before)
-        ahead_intercept = intercept + momentum * (intercept - before_intercept)
+        shrinkage = penalty * penalised
+        slope = ((ahead @ transposed).softmax(0) - targets) @ features + shrinkage * ahead
+        before, weights = weights, torch.addcdiv(ahead, slope, strength / 2 + shrinkage, value=-1)
+        ahead = torch.lerp(before, weights, 1 + i / (i + 3))
         if (i + 1) % ITERATIONS == 0:
-            yield weights, intercept
+            yield weights[..., :-1], weights[..., -1:]

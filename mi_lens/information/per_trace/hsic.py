@@ -77,9 +77,13 @@ def hsic_mi(
     answers = answer.reshape(-1, d)
     plan = _plan(rows, sigma, "states", states.shape[:-1])
     answer_plan = _plan(answers, sigma, "answer", answer.shape[:-1])
+    # Equal answers get equal values to the last bit: p-values count ties.
+    values, of_answer = answers.unique(dim=0, return_inverse=True)
+    distinct = of_answer.new_empty(len(values))
+    distinct[of_answer] = torch.arange(len(answers), device=answers.device)
 
-    result = torch.empty(len(rows), len(answers), dtype=torch.float64, device=states.device)
-    for block, columns, owner in _answer_columns(answers, answer_plan, ridge):
+    result = torch.empty(len(rows), len(distinct), dtype=torch.float64, device=states.device)
+    for block, columns, owner in _answer_columns(answers[distinct], answer_plan[distinct], ridge):
         for chunk in _chunks(plan, d, len(columns)):
             features = KernelFeatures.of(rows[chunk], plan[chunk])
             gram, products = features.gram_and_products(columns)
@@ -92,7 +96,7 @@ def hsic_mi(
             result[chunk[:, None], block] = by_answer
     if ridge is None:
         result /= (d - 1) ** 2
-    return result.reshape(states.shape[:-1] + answer.shape[:-1])
+    return result[:, of_answer].reshape(states.shape[:-1] + answer.shape[:-1])
 
 
 def mi_trajectories(
@@ -235,28 +239,35 @@ def _answer_columns(
         The indices of the block's answers; the columns Y = C_y A_y^(1/2) of these answers, as rows;
         and for each column the position of its answer in the block.
     """
-    indices = torch.arange(len(answers), device=answers.device)
-    most = max(1, 2**25 // answers.shape[-1])
+    d = answers.shape[-1]
+    most = max(1, 2**25 // d)
+    block: list[Tensor] = []
     columns: list[Tensor] = []
-    start = 0
-    for i in range(len(answers)):
-        columns.append(_whitened(answers[i : i + 1], plan[indices[i : i + 1]], ridge))
-        if i + 1 == len(answers) or sum(map(len, columns)) >= most:
-            sizes = torch.tensor([len(y) for y in columns], device=answers.device)
-            block = indices[start : i + 1]
-            yield block, torch.cat(columns), torch.repeat_interleave(block - start, sizes)
-            columns, start = [], i + 1
+    owners: list[Tensor] = []
+    chunks = list(_chunks(plan, d, d))
+    for i, chunk in enumerate(chunks, start=1):
+        whitened, owner = _whitened(answers[chunk], plan[chunk], ridge)
+        owners.append(owner + sum(map(len, block)))
+        columns.append(whitened)
+        block.append(chunk)
+        if i == len(chunks) or sum(map(len, columns)) >= most:
+            yield torch.cat(block), torch.cat(columns), torch.cat(owners)
+            block, columns, owners = [], [], []
 
 
 def _whitened(
-    answer: Float[Tensor, "1 d"], layout: Layout, ridge: float | None
-) -> Float[Tensor, "columns d"]:
-    """Y' such that Y Y' = H Ry H, or H Ky H without a ridge."""
-    phi = KernelFeatures.of(answer, layout).expand()[0]
-    centred = phi - phi.mean(0)
+    answers: Float[Tensor, "chunk d"], layout: Layout, ridge: float | None
+) -> tuple[Float[Tensor, "columns d"], Int[Tensor, "columns"]]:
+    """Y' such that Y Y' = H Ry H of each answer, or H Ky H without a ridge; and whose each row is.
+
+    All answers of the chunk have equal numbers of far coordinates.
+    """
+    phi = KernelFeatures.of(answers, layout).expand()
+    centred = phi - phi.mean(1, keepdim=True)
     strength, directions = torch.linalg.eigh(centred.mT @ centred)
     strength = strength.clamp(min=0)
     weight = torch.ones_like(strength) if ridge is None else 1 / (strength + ridge)
     carried = strength * weight
-    kept = carried > NEGLIGIBLE * carried.amax()
-    return (directions[:, kept] * weight[kept].sqrt()).mT @ centred.mT
+    kept = carried > NEGLIGIBLE * carried.amax(-1, keepdim=True)
+    whitened = (directions * weight.sqrt()[:, None]).mT @ centred.mT
+    return whitened[kept], kept.nonzero()[:, 0]
