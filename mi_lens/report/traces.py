@@ -114,7 +114,8 @@ def _specific(calibration: Calibration | None, rule: PeakRule) -> dict[str, Any]
         "values": rounded(calibration.specific),
         "edges": list(SPECIFIC_EDGES),
         "threshold": rounded([rule.threshold(calibration.specific)])[0],
-        "peaks": calibration.peaks(rule).tolist(),
+        # Null: there are too few other answers for any peak to be significant.
+        "peaks": calibration.peaks(rule).tolist() if calibration.decides() else None,
         "others": calibration.others,
         "mean": rounded(calibration.mean),
         "std": rounded(calibration.std),
