@@ -57,6 +57,7 @@ from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTok
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
 from .interventions.condition import Condition as Condition
 from .interventions.condition import parse_intervention as parse_intervention
+from .interventions.condition import register_intervention as register_intervention
 from .interventions.controls import matched_controls as matched_controls
 from .interventions.extend import Continue as Continue
 from .interventions.gguf import load_gguf as load_gguf
@@ -64,6 +65,7 @@ from .interventions.gguf import save_gguf as save_gguf
 from .interventions.protocol import Action as Action
 from .interventions.protocol import Intervention as Intervention
 from .interventions.protocol import Row as Row
+from .interventions.protocol import positions as positions
 from .interventions.recycle import Recycle as Recycle
 from .interventions.sampling import Sampling as Sampling
 from .interventions.steer import Steer as Steer
@@ -118,6 +120,7 @@ from .traces.trace import Trace as Trace
 from .traces.trace import load_traces as load_traces
 from .traces.trace import save_traces as save_traces
 from .traces.vocabulary import TokenSet as TokenSet
+from .traces.vocabulary import word_ids as word_ids
 
 __version__: str
 __all__: list[str]

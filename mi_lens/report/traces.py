@@ -133,7 +133,8 @@ def _events(trace: Trace, tokenizer: Any) -> list[list[Any]]:
             for key, value in event.items()
             if key not in ("step", "what")
         ]
-        events.append([event["step"], " ".join([str(event["what"]), *details])])
+        # `Steer` counts the positions of a prompt backwards from step 0.
+        events.append([max(event["step"], 0), " ".join([str(event["what"]), *details])])
     return events
 
 
