@@ -65,9 +65,7 @@ def main(config: Config) -> None:
             "specific part": block_means(
                 by_trace, lambda calibration: float(calibration.specific.mean())
             ),
-            "specific peaks": block_means(
-                by_trace, lambda calibration: float(len(calibration.peaks()))
-            ),
+            "specific peaks": block_means(by_trace, specific_peaks),
             "raw peaks": block_means(
                 by_trace, lambda calibration: float(len(raw_peaks(calibration.raw)))
             ),
@@ -128,11 +126,19 @@ def calibrations(
     return by_trace
 
 
+def specific_peaks(calibration: Calibration) -> float | None:
+    """Number of specific peaks; None if there are too few other answers to tell."""
+    return float(len(calibration.peaks())) if calibration.decides() else None
+
+
 def block_means(
-    by_trace: Sequence[Sequence[Calibration]], value: Callable[[Calibration], float]
+    by_trace: Sequence[Sequence[Calibration]], value: Callable[[Calibration], float | None]
 ) -> list[Estimate]:
-    """Means over traces (one per problem), block by block."""
-    return [estimate_mean(list(map(value, block))) for block in zip(*by_trace, strict=True)]
+    """Means over traces (one per problem), block by block; traces without a value do not count."""
+    return [
+        estimate_mean([number for number in map(value, block) if number is not None])
+        for block in zip(*by_trace, strict=True)
+    ]
 
 
 def last_block_overlap(

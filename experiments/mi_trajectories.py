@@ -87,7 +87,7 @@ def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> C
         peaks=analysis.peaks(trace, hook_name),
         labels=labels,
         mismatched=None if calibration is None else calibration.band(),
-        specific_peaks=analysis.specific_peaks(trace, hook_name) or (),
+        specific_peaks=analysis.specific_peaks(trace, hook_name),
     )
 
 
@@ -96,8 +96,10 @@ def count_peaks(analysis: mi_lens.Analysis, hook_name: str) -> dict[str, Estimat
     raw, specific, shares = [], [], []
     for trace in analysis.analysed:
         peaks = analysis.peaks(trace, hook_name)
-        specific_peaks = analysis.specific_peaks(trace, hook_name) or []
         raw.append(len(peaks) / len(trace))
+        specific_peaks = analysis.specific_peaks(trace, hook_name)
+        if specific_peaks is None:  # Too few other answers to tell.
+            continue
         specific.append(len(specific_peaks) / len(trace))
         if peaks:
             shares.append(len(set(peaks) & set(specific_peaks)) / len(peaks))

@@ -100,14 +100,15 @@ def measure(analysis: mi_lens.Analysis, hook_name: str, config: Config) -> dict[
         raw = analysis.peaks(trace, hook_name)
         peaks_by_kind = {
             "raw": raw,
-            "specific": analysis.specific_peaks(trace, hook_name) or [],
+            "specific": analysis.specific_peaks(trace, hook_name),
             "top 20": mi_lens.top_k_peaks(mi, 20),
         }
         placements = [rng.choice(len(mi), len(raw), replace=False) for _ in range(config.draws)]
         random = [mi_lens.peak_statistics(mi, peaks) for peaks in placements]
         for field in FIELDS:
             for kind, peaks in peaks_by_kind.items():
-                measured[kind][field].append(getattr(mi_lens.peak_statistics(mi, peaks), field))
+                known = None if peaks is None else mi_lens.peak_statistics(mi, peaks)
+                measured[kind][field].append(getattr(known, field, None))
             values = [getattr(statistics, field) for statistics in random]
             at_random = None if None in values else float(np.mean(values))
             measured["as many at random"][field].append(at_random)

@@ -151,9 +151,12 @@ def rise_left(measurement: Measurement, name: str) -> float | None:
     return float(heights[0] / heights[1])
 
 
-def number_of_peaks(measurement: Measurement, peaks: Callable[[Measurement], list[int]]) -> float:
-    """Number of peaks of a kind in a trace."""
-    return float(len(peaks(measurement)))
+def number_of_peaks(
+    measurement: Measurement, peaks: Callable[[Measurement], list[int] | None]
+) -> float | None:
+    """Number of peaks of a kind in a trace; None if it is unknown."""
+    steps = peaks(measurement)
+    return None if steps is None else float(len(steps))
 
 
 def raw_steps(measurement: Measurement) -> list[int]:
@@ -161,15 +164,20 @@ def raw_steps(measurement: Measurement) -> list[int]:
     return mi_lens.find_peaks(measurement.mi).tolist()
 
 
-def specific_steps(measurement: Measurement) -> list[int]:
-    """Peaks of the gold answer's MI above that of other answers, beyond chance."""
-    assert measurement.calibration is not None
-    return measurement.calibration.peaks().tolist()
+def specific_steps(measurement: Measurement) -> list[int] | None:
+    """Peaks of the gold answer's MI above that of other answers, beyond chance.
+
+    None if there are too few other answers to tell.
+    """
+    calibration = measurement.calibration
+    assert calibration is not None
+    return calibration.peaks().tolist() if calibration.decides() else None
 
 
-def common_steps(measurement: Measurement) -> list[int]:
-    """Steps that are raw and specific peaks."""
-    return sorted({*raw_steps(measurement)} & {*specific_steps(measurement)})
+def common_steps(measurement: Measurement) -> list[int] | None:
+    """Steps that are raw and specific peaks; None if the specific peaks are unknown."""
+    specific = specific_steps(measurement)
+    return None if specific is None else sorted({*raw_steps(measurement)} & {*specific})
 
 
 PEAKS = {"raw": raw_steps, "specific": specific_steps, "both": common_steps}

@@ -57,6 +57,7 @@ from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTok
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
 from .interventions.condition import Condition as Condition
 from .interventions.condition import parse_intervention as parse_intervention
+from .interventions.condition import register_intervention as register_intervention
 from .interventions.controls import matched_controls as matched_controls
 from .interventions.extend import Continue as Continue
 from .interventions.gguf import load_gguf as load_gguf
@@ -66,6 +67,7 @@ from .interventions.protocol import Intervention as Intervention
 from .interventions.recycle import Recycle as Recycle
 from .interventions.replay import with_condition as with_condition
 from .interventions.row import Row as Row
+from .interventions.row import positions as positions
 from .interventions.sampling import Sampling as Sampling
 from .interventions.steer import Steer as Steer
 from .interventions.suppress import LogitPenalty as LogitPenalty
@@ -119,6 +121,7 @@ from .traces.trace import Trace as Trace
 from .traces.trace import load_traces as load_traces
 from .traces.trace import save_traces as save_traces
 from .traces.vocabulary import TokenSet as TokenSet
+from .traces.vocabulary import word_ids as word_ids
 
 __version__: str
 __all__: list[str]

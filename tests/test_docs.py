@@ -22,7 +22,11 @@ import yaml
 
 import mi_lens
 from mi_lens.cli import COMMANDS
-from mi_lens.interventions.condition import parse_condition, parse_intervention
+from mi_lens.interventions.condition import (
+    parse_condition,
+    parse_intervention,
+    recorded_condition,
+)
 from mi_lens.interventions.vector import SteeringVector, save_vectors
 from mi_lens.runs.config import EvaluateConfig, GenerateConfig
 from mi_lens.runs.sweep_spec import Spec
@@ -119,11 +123,11 @@ def test_every_command_parses(page, vector_files):
         if isinstance(config, GenerateConfig):
             for text in config.intervene:
                 vector_files(text)
-                parse_intervention(text)
+                (recorded_condition if "my_module:" in text else parse_intervention)(text)
         if isinstance(config, EvaluateConfig):
             for text in config.conditions:
                 vector_files(text)
-                parse_condition(text)
+                (recorded_condition if "my_module:" in text else parse_condition)(text)
 
 
 def test_every_sweep_of_the_pages_is_one(vector_files):

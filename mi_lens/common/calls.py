@@ -4,9 +4,30 @@ The command line and files hold objects in this form.
 """
 
 import ast
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
+
+# A text in quotes, or the name of a class in a module, such as "my_module:ZeroHead(".
+QUOTED_OR_IN_MODULE = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?=\s*\()"""
+)
+
+
+def as_expression(text: str) -> str:
+    """The text as Python source: the call of a "module:Class" becomes that of module.Class."""
+    return QUOTED_OR_IN_MODULE.sub(
+        lambda match: f"{match[1]}.{match[2]}" if match[1] else match[0], text.strip()
+    )
+
+
+def _name_called(function: ast.expr) -> str | None:
+    """The name of a class, or "module:Class"; None for anything else."""
+    if isinstance(function, ast.Name):
+        return function.id
+    module, _, name = ast.unparse(function).rpartition(".")
+    return f"{module}:{name}" if re.fullmatch(r"\w+(\.\w+)*", module) else None
 
 
 def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: str) -> Any:
@@ -16,7 +37,8 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
 
     Args:
         text: The call as Python source: "Suppress(['Wait', 'Hmm'])".
-        kind_of: Returns the dataclass of that name; raises a ValueError if it knows none.
+        kind_of: Returns the dataclass of that name, which may be "module:Class"; raises a
+            ValueError if it knows none.
         what: What the call makes, for error messages.
         example: A valid call, for error messages.
 
@@ -24,8 +46,9 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
         ValueError: If the text is not such a call; the message says what is wrong.
     """
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        call = ast.parse(as_expression(text), mode="eval").body
+        name = _name_called(call.func) if isinstance(call, ast.Call) else None
+        if not isinstance(call, ast.Call) or name is None:
             raise ValueError
         arguments = [ast.literal_eval(argument) for argument in call.args]
         settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
@@ -33,7 +56,7 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
         raise ValueError(
             f'{what} {text!r}: expected a call with literal arguments, such as "{example}"'
         ) from None
-    kind = kind_of(call.func.id)
+    kind = kind_of(name)
     names = settings_of(kind)
     if len(arguments) > len(names):
         raise ValueError(f"{what} {text!r}: at most {len(names)} arguments: {names}")

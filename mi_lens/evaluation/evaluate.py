@@ -21,7 +21,7 @@ from mi_lens.evaluation.result import Result, result_from_table, whole_problems
 from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.interventions.condition import Condition, parse_condition
+from mi_lens.interventions.condition import Condition, recorded_condition
 from mi_lens.models.model import Model
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
@@ -73,10 +73,11 @@ class Evaluation:
             results = map(result_from_table, read_table(folder / "results.parquet"))
             return cls(tuple(results), written["setting"], written["conditions"])
         config = record["config"]
-        names = [parse_condition(text).name for text in config["conditions"]]
+        names = [recorded_condition(text).name for text in config["conditions"]]
         rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
         results = whole_problems(rows, len(names) * len(config["seeds"]))
-        results.sort(key=lambda result: names.index(result.condition))
+        order = {name: i for i, name in enumerate(names)}
+        results.sort(key=lambda result: order.get(result.condition, len(order)))
         return cls(tuple(results), {"max_new_tokens": config["max_new_tokens"]}, {})
 
     @property

@@ -10,6 +10,7 @@ from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row
 from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
@@ -161,7 +162,9 @@ class Plan:
 
     def _action(self, intervention: Intervention) -> Action:
         if id(intervention) not in self._actions:
-            self._actions[id(intervention)] = intervention, intervention.bind(self.model)
+            action = intervention.bind(self.model)
+            resolve_hook_names(self.model, action.hook_names)
+            self._actions[id(intervention)] = intervention, action
         return self._actions[id(intervention)][1]
 
     def describe(self, condition: Condition) -> dict[str, Any]:

@@ -1,17 +1,26 @@
-"""A condition: interventions and sampling settings under a name; converted to JSON and back."""
+"""A condition: interventions and sampling settings under a name; converted to JSON and back.
+
+Interventions are made by the name of their class: one of `KINDS`, one that `register_intervention`
+was given, or "module:Class". Only a text that the user types may import a module; what a file of
+results names is never imported.
+"""
 
 import ast
 import importlib
 import json
+import os
 import re
+import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from mi_lens.common.calls import build, from_call
+from mi_lens.common.calls import as_expression, build, from_call
 from mi_lens.common.provenance import content_hash
-from mi_lens.interventions.protocol import Intervention
+from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.model import Model
 
 KINDS = {
     "Continue": "mi_lens.interventions.extend",
@@ -22,6 +31,36 @@ KINDS = {
     "Steer": "mi_lens.interventions.steer",
     "Suppress": "mi_lens.interventions.suppress",
 }
+_of_users: dict[str, type[Intervention]] = {}  # By the name of the class.
+Kind = TypeVar("Kind", bound=type)
+
+
+def register_intervention(kind: Kind) -> Kind:
+    """Makes a class of interventions known by its name, like those of this package; a decorator.
+
+    Conditions on the command line, in YAML and in JSON may then name it without its module.
+
+    Args:
+        kind: A frozen dataclass that subclasses `Intervention`.
+
+    Raises:
+        ValueError: If it is no such class, or if another class has its name.
+    """
+    settings: Any = getattr(kind, "__dataclass_params__", None)
+    if settings is None or not settings.frozen or Intervention not in kind.__mro__:
+        raise ValueError(f"{kind!r}: expected a frozen dataclass that subclasses Intervention")
+    name = kind.__name__
+    if KINDS.get(name) == kind.__module__:
+        return kind
+    held = _of_users.get(name)
+    if name in KINDS or (held is not None and _place(held) != _place(kind)):
+        where = KINDS[name] if name in KINDS else _place(held)
+        raise ValueError(
+            f"{_place(kind)}: {where} has an intervention {name!r} already, and traces tell them "
+            "apart by this name; give the class another"
+        )
+    _of_users[name] = kind
+    return kind
 
 
 @dataclass(frozen=True)
@@ -73,8 +112,13 @@ class Condition:
         return settings
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Condition":
-        """A condition from what `to_json` returned.
+    def from_json(cls, value: dict[str, Any], *, import_modules: bool = False) -> "Condition":
+        """A condition from what `to_json` returned, or from JSON of your own.
+
+        Args:
+            value: The JSON object.
+            import_modules: Whether a kind "module:Class" may import its module. Leave it False for
+                a file that others wrote: a module that is imported runs its code.
 
         Raises:
             ValueError: If a key or a kind is unknown, or a setting is impossible.
@@ -85,7 +129,7 @@ class Condition:
                 f"condition: unknown {sorted(unknown)}; expected name, sampling, interventions"
             )
         return cls(
-            tuple(map(from_json, value.get("interventions", ()))),
+            tuple(from_json(each, import_modules) for each in value.get("interventions", ())),
             build(Sampling, value.get("sampling", {})),
             value.get("name", ""),
         )
@@ -97,38 +141,98 @@ def to_json(intervention: Intervention) -> dict[str, Any]:
     return {"kind": type(intervention).__name__, **settings}
 
 
-def from_json(value: dict[str, Any]) -> Intervention:
-    """An intervention from what `to_json` returned."""
+def from_json(value: dict[str, Any], import_modules: bool = False) -> Intervention:
+    """An intervention from what `to_json` returned; see `Condition.from_json`."""
     settings = dict(value)
-    return build(_kind(settings.pop("kind", None)), settings)
+    return build(_kind(settings.pop("kind", None), import_modules), settings)
 
 
-def parse_intervention(text: str) -> Intervention:
+def parse_intervention(text: str, *, import_modules: bool = False) -> Intervention:
     """An intervention from the text of a Python call, such as "Suppress(['Wait', 'Hmm'])".
 
-    Arguments must be literals; no code is run.
+    Arguments must be literals. The class is one of this package, a registered one
+    (`register_intervention`), or written "my_module:ZeroHead(layer=1, head=0)".
+
+    Args:
+        text: The call.
+        import_modules: Whether "my_module" may be imported, also from the working directory. If
+            not, it must be imported already, and no code in the text or by its name is run.
 
     Raises:
         ValueError: If the text is not such a call; the message says what is wrong.
     """
-    return from_call(text, _kind, what="intervention", example="Suppress(['Wait', 'Hmm'])")
+    kind_of = partial(_kind, import_modules=import_modules)
+    return from_call(text, kind_of, what="intervention", example="Suppress(['Wait', 'Hmm'])")
 
 
-def parse_condition(text: str) -> Condition:
+def parse_condition(text: str, *, import_modules: bool = False) -> Condition:
     """A condition from a text such as "name=Suppress(['Wait']) + Recycle(2, ['So'])".
 
     A name alone gives a condition without interventions. Interventions without a name give a
     condition that is named after them.
 
+    Args:
+        text: The condition.
+        import_modules: As in `parse_intervention`.
+
     Raises:
         ValueError: If the text is no condition; the message says what is wrong.
     """
+    name, calls = _name_and_calls(text)
+    parts = (parse_intervention(call, import_modules=import_modules) for call in calls)
+    return Condition(tuple(parts), name=name)
+
+
+def recorded_condition(text: str) -> Condition:
+    """The condition that a file of results names; nothing is imported.
+
+    An intervention whose class is not here stands as `Unloaded`: results can be read, but nothing
+    can be generated.
+
+    Raises:
+        ValueError: If the text is no condition.
+    """
+    name, calls = _name_and_calls(text)
+    return Condition(tuple(map(_recorded_intervention, calls)), name=name)
+
+
+@dataclass(frozen=True, repr=False)
+class Unloaded(Intervention):
+    """An intervention of a class that is not here, as its text.
+
+    Attributes:
+        text: The call that made it.
+    """
+
+    text: str
+
+    def __repr__(self) -> str:
+        return re.sub(r"^[\w.]+\.(?=\w+\()", "", self.text)
+
+    def bind(self, model: Model) -> Action:
+        """Raises a ValueError: the class is not here."""
+        raise ValueError(f"{self.text}: its class is not loaded; import its module and register it")
+
+    def to_json(self) -> dict[str, Any]:
+        """See `Intervention.to_json`."""
+        return asdict(self)
+
+
+def _recorded_intervention(call: str) -> Intervention:
+    function = call.partition("(")[0]
+    if function in KINDS or function in _of_users:
+        return parse_intervention(call)
+    return Unloaded(call)
+
+
+def _name_and_calls(text: str) -> tuple[str, list[str]]:
+    """The name in a condition's text, and the calls that make its interventions."""
     match = re.fullmatch(r"\s*([\w.\- ]+?)\s*(?:=(?!=)\s*(.+))?", text, re.DOTALL)
     name, interventions = match.groups() if match else ("", text)
     if interventions is None:
-        return Condition(name=name)
+        return name, []
     try:
-        tree = ast.parse(interventions.strip(), mode="eval").body
+        tree = ast.parse(as_expression(interventions), mode="eval").body
     except SyntaxError:
         raise ValueError(
             f"condition {text!r}: expected \"name=Suppress(['Wait']) + Recycle(2, ['So'])\""
@@ -137,8 +241,7 @@ def parse_condition(text: str) -> Condition:
     while isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Add):
         calls.append(tree.right)
         tree = tree.left
-    parts = [parse_intervention(ast.unparse(call)) for call in [tree, *reversed(calls)]]
-    return Condition(tuple(parts), name=name)
+    return name, [ast.unparse(call) for call in [tree, *reversed(calls)]]
 
 
 def _short(value: Any) -> Any:
@@ -147,7 +250,45 @@ def _short(value: Any) -> Any:
     return value
 
 
-def _kind(name: Any) -> Any:
-    if name not in KINDS:
-        raise ValueError(f"intervention {name!r}: expected one of {sorted(KINDS)}")
-    return getattr(importlib.import_module(KINDS[name]), name)
+def _kind(name: Any, import_modules: bool = False) -> Any:
+    """The class of a name, or of "module:Class"; the latter is known by its name from then on."""
+    if name in KINDS:
+        return getattr(importlib.import_module(KINDS[name]), name)
+    if name in _of_users:
+        return _of_users[name]
+    if not isinstance(name, str) or ":" not in name:
+        raise ValueError(
+            f"intervention {name!r}: expected one of {sorted([*KINDS, *_of_users])}, or a class of "
+            "your own as 'module:Class'"
+        )
+    module_name, _, class_name = name.partition(":")
+    kind = getattr(_module(module_name, import_modules), class_name, None)
+    if kind is None:
+        raise ValueError(f"intervention {name!r}: module {module_name} has no {class_name}")
+    return register_intervention(kind)
+
+
+def _module(name: str, import_modules: bool) -> Any:
+    """A module by its name, which is looked for in the working directory too."""
+    if name in sys.modules:
+        return sys.modules[name]
+    if not import_modules:
+        raise ValueError(
+            f"intervention of module {name!r}: the module is not imported; import it first if you "
+            "trust it, or name it on the command line or in the YAML file of a sweep"
+        )
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"intervention of module {name!r}: {error}; expected a module that Python finds, or "
+            f"one in {here}"
+        ) from None
+    finally:
+        sys.path.remove(here)
+
+
+def _place(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -161,7 +161,7 @@ def interventions_of(trace: Trace) -> Sequence[Intervention]:
         return trace.interventions
     interventions = []
     for settings in trace.condition.get("interventions", ()):
-        hashed = [key for key, value in settings.items() if isinstance(value, dict)]
+        hashed = [k for k, v in settings.items() if isinstance(v, dict) and "hash" in v]
         if hashed:
             raise ValueError(
                 f"trace {trace.id} was written under {settings['kind']}, and its file holds only a "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_lens.common.provenance import content_hash
@@ -174,8 +174,26 @@ class _Steer(Action):
         mask = positions(rows, states.shape[1], self.wanted)
         if not mask.any():
             return states
+        for row, steered in zip(rows, mask, strict=True):
+            _note(row, hook_name, steered[-row.reading :])
         if self.settings.variant == "project":
             change = -self.settings.alpha * (states @ self.unit)[..., None] * self.unit
         else:
             change = self.shift
         return torch.where(mask[..., None].to(states.device), states + change, states)
+
+
+def _note(row: Row, hook_name: str, steered: Bool[Tensor, " pos"]) -> None:
+    """Records where a row was steered, as a range of steps; neighbouring ranges become one.
+
+    The state at a position is that of the step whose token it emits. Positions of the prompt before
+    its last are steps below 0.
+    """
+    key, first = ("steer", hook_name), row.step + 1 - len(steered)
+    for step in (first + steered.nonzero()[:, 0]).tolist():
+        here = (e for e in reversed(row.events) if (e["what"], e.get("hook_name")) == key)
+        latest = next(here, None)
+        if latest is not None and latest["step"] <= step <= latest["last"] + 1:
+            latest["last"] = max(step, latest["last"])  # A hook may fire again for a position.
+        else:
+            row.events.append({"step": step, "what": "steer", "hook_name": hook_name, "last": step})

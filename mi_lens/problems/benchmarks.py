@@ -89,7 +89,8 @@ def local_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
             f"{sorted(BENCHMARKS)}"
         )
     elif path.suffix == ".csv":
-        with path.open(encoding="utf-8", newline="") as file:
+        # Spreadsheets begin a file with a byte-order mark, which is no part of a column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
                 yield {name: value or None for name, value in row.items() if name is not None}
     elif path.suffix == ".parquet":

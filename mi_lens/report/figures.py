@@ -115,7 +115,7 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
         peaks=analysis.peaks(trace, hook_name),
         labels=[_printable(string) for string in analysis.token_strings[index]],
         mismatched=None if calibration is None else calibration.band(),
-        specific_peaks=analysis.specific_peaks(trace, hook_name) or (),
+        specific_peaks=analysis.specific_peaks(trace, hook_name),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mi_lens.common.files import read_record, whole_rows
 from mi_lens.common.provenance import content_hash
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
-from mi_lens.interventions.condition import parse_condition
+from mi_lens.interventions.condition import recorded_condition
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.loading import load_problems
@@ -165,7 +165,7 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
 
 def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, EvaluateConfig, folder)
-    names = [parse_condition(text).name for text in config.conditions]
+    names = [recorded_condition(text).name for text in config.conditions]
     finished = (folder / LAST_WRITTEN).exists()
     evaluation = Evaluation.load(folder)
     traces = traces_so_far(folder / "traces.jsonl")

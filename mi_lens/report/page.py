@@ -14,6 +14,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from mi_lens.common.files import write_text
 from mi_lens.common.html import one_line
 from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.information.per_trace.control_summary import MismatchSummary
+from mi_lens.information.per_trace.controls import LEVEL, others_needed
 from mi_lens.report.figures import Image, comparison_image, run_images
 from mi_lens.report.loading import Run, read_runs
 from mi_lens.report.palette import SHADES, shades_css
@@ -189,10 +191,21 @@ def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
             f"The mean MI is {controls.mi:.4f} with a trace's own gold answer and "
             f"{mismatch.mi:.4f} with the answers of {mismatch.others} other problems. The specific "
             f"part is {specific.mean:.2f}{interval} standard deviations of the other answers. "
-            f"There are {controls.peaks:.1f} raw peaks and {mismatch.peaks:.2f} specific peaks per "
-            f"trace; {mismatch.shared:.2f} per trace are both."
+            f"There are {controls.peaks:.1f} raw peaks per trace. {_specific_peaks(mismatch)}"
         )
     return Panel(hook_name, text, [*tables, peaks_table(analysis, hook_name)])
+
+
+def _specific_peaks(mismatch: MismatchSummary) -> str:
+    if mismatch.peaks is None:
+        return (
+            f"How many specific peaks there are cannot be known from {mismatch.others} other "
+            f"answers: a peak beyond chance (p of at most {LEVEL:g}) takes {others_needed()}."
+        )
+    return (
+        f"There are {mismatch.peaks:.2f} specific peaks per trace, of which {mismatch.shared:.2f} "
+        "are also raw peaks."
+    )
 
 
 def _evaluation_panel(evaluation: Evaluation) -> Panel:

@@ -267,7 +267,7 @@
 
     function facts(step) {
       const own = hook()?.specific, kind = trace.blocks[blockOf(step)]?.[1];
-      const marks = [rawPeaks().includes(step) && "raw peak", ownPeaks().includes(step) && "specific peak"].filter(Boolean);
+      const marks = [rawPeaks().includes(step) && "raw peak", ownPeaks().includes(step) && "specific peak", own?.peaks === null && `specific peaks unknown (${own.others} other answers)`].filter(Boolean);
       const events = trace.events.filter(([when]) => when === step).map(([, what]) => what);
       const rows = [
         ["step", `${step} of ${trace.tokens.length}`],

@@ -68,6 +68,11 @@ def p_value(value: float) -> Cell:
     return Cell(f"{value:.2g}", float(f"{value:.4g}"))
 
 
+def unless_unknown(cell: Cell, reason: str) -> Cell:
+    """The cell, or the reason why its number is unknown; sorted last."""
+    return Cell(reason, empty=True) if reason else cell
+
+
 def estimate(value: Estimate, form: str = ".2f", *, scale: float = 1.0) -> Cell:
     """A mean with its interval, sorted by the mean."""
     if value.mean is None:
@@ -101,7 +106,7 @@ def findings_table(runs: Sequence[Run]) -> Table:
                     "mean MI": number(m["mi"], 4),
                     "other answers": number(m["mismatched"], 4),
                     "peaks": number(m["peaks"], 1),
-                    "specific": number(m["specific_peaks"]),
+                    "specific": unless_unknown(number(m["specific_peaks"]), m["unknown"]),
                     "peak ratio": number(m["ratio"], 4),
                     "interval": number(m["interval"], 1),
                     "AOM": number(m["aom"]),

@@ -114,7 +114,8 @@ def _specific(calibration: Calibration | None, rule: PeakRule) -> dict[str, Any]
         "values": rounded(calibration.specific),
         "edges": list(SPECIFIC_EDGES),
         "threshold": rounded([rule.threshold(calibration.specific)])[0],
-        "peaks": calibration.peaks(rule).tolist(),
+        # Null: there are too few other answers for any peak to be significant.
+        "peaks": calibration.peaks(rule).tolist() if calibration.decides() else None,
         "others": calibration.others,
         "mean": rounded(calibration.mean),
         "std": rounded(calibration.std),
@@ -132,7 +133,8 @@ def _events(trace: Trace, tokenizer: Any) -> list[list[Any]]:
             for key, value in event.items()
             if key not in ("step", "what")
         ]
-        events.append([event["step"], " ".join([str(event["what"]), *details])])
+        # `Steer` counts the positions of a prompt backwards from step 0.
+        events.append([max(event["step"], 0), " ".join([str(event["what"]), *details])])
     return events
 
 

@@ -121,9 +121,14 @@ class Analysis:
         return find_peaks(self.measurement(trace, hook_name).mi, self.peak_rule).tolist()
 
     def specific_peaks(self, trace: Trace, hook_name: str) -> list[int] | None:
-        """The significant peaks of the specific part; None if there is no calibration."""
+        """The significant peaks of the specific part.
+
+        None if there are too few other answers to tell (`Calibration.decides`).
+        """
         calibration = self.measurement(trace, hook_name).calibration
-        return None if calibration is None else calibration.peaks(self.peak_rule).tolist()
+        if calibration is None or not calibration.decides():
+            return None
+        return calibration.peaks(self.peak_rule).tolist()
 
     def controls(self, hook_name: str) -> ControlSummary:
         """The summary of the controls at a hook name, over traces."""

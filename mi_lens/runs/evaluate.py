@@ -57,10 +57,11 @@ def conditions_of(config: EvaluateConfig) -> list[Condition]:
     Raises:
         ValueError: If a text is no condition, or two conditions share a name.
     """
-    common = tuple(map(parse_intervention, config.intervene))
-    conditions = [
-        Condition((*common, *condition.interventions), config.sampling(), condition.name)
-        for condition in map(parse_condition, config.conditions)
-    ]
+    common = [parse_intervention(text, import_modules=True) for text in config.intervene]
+    conditions = []
+    for text in config.conditions:
+        condition = parse_condition(text, import_modules=True)
+        interventions = (*common, *condition.interventions)
+        conditions.append(Condition(interventions, config.sampling(), condition.name))
     require_names(conditions)
     return conditions

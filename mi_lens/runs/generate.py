@@ -26,7 +26,8 @@ def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem])
     Raises:
         ValueError: If a request does not fit the model.
     """
-    condition = Condition(tuple(map(parse_intervention, config.intervene)), config.sampling())
+    interventions = (parse_intervention(text, import_modules=True) for text in config.intervene)
+    condition = Condition(tuple(interventions), config.sampling())
     requests = [
         Request(problem, condition, config.style, config.seed, config.max_new_tokens, config.stop)
         for problem in problems

@@ -151,7 +151,9 @@ def quantities(measurement: Measurement, *, rule: PeakRule = PAPER_RULE) -> dict
     if calibration is not None:
         values["MI / other answers"] = _ratio(statistics.mean, float(calibration.mean.mean()))
         values["specific part"] = float(calibration.specific.mean())
-        values["specific peaks"] = float(len(calibration.peaks(rule)))
+        values["specific peaks"] = (
+            float(len(calibration.peaks(rule))) if calibration.decides() else None
+        )
     return values
 
 

@@ -20,7 +20,7 @@ from mi_lens.common.provenance import content_hash, versions
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
 from mi_lens.generation.request import Plan
-from mi_lens.runs.sweep_spec import Spec
+from mi_lens.runs.sweep_spec import RecordedSpec, Spec
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
                 rows += whole_problems([Result(**row) for row in rows_so_far], per_problem)
         if rows:
             order = {condition.name: i for i, condition in enumerate(conditions)}
-            rows.sort(key=lambda row: order[row.condition])
+            rows.sort(key=lambda row: order.get(row.condition, len(order)))
             evaluations[model] = Evaluation(tuple(rows), setting, settings_by_name)
     return evaluations
 
@@ -291,7 +291,7 @@ def read_spec(folder: Path) -> Spec:
     record = folder / "sweep.json"
     if not record.is_file():
         raise FileNotFoundError(f"{folder}: holds no sweep (no sweep.json)")
-    return Spec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
+    return RecordedSpec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
 
 
 def _read_done(unit: Unit) -> dict[str, Any]:

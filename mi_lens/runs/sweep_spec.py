@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mi_lens.interventions.condition import Condition, parse_condition
+from mi_lens.interventions.condition import Condition, parse_condition, recorded_condition
 from mi_lens.runs.config import RunSettings
 
 
@@ -64,9 +64,13 @@ class Spec(RunSettings):
                 expanded = text
                 for name, value in zip(names, values, strict=True):
                     expanded = expanded.replace(f"{{{name}}}", str(value))
-                condition = parse_condition(expanded)
+                condition = self.condition(expanded)
                 conditions.append(Condition(condition.interventions, sampling, condition.name))
         return conditions
+
+    def condition(self, text: str) -> Condition:
+        """The condition of a text that the user wrote, which may name a module to import."""
+        return parse_condition(text, import_modules=True)
 
     @classmethod
     def of(cls, settings: dict[str, Any]) -> "Spec":
@@ -111,6 +115,14 @@ class Spec(RunSettings):
             return cls.of(settings)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+
+class RecordedSpec(Spec):
+    """The spec in a sweep's folder: its conditions are named and counted; nothing is imported."""
+
+    def condition(self, text: str) -> Condition:
+        """See `recorded_condition`."""
+        return recorded_condition(text)
 
 
 def _frozen(key: str, value: Any) -> Any:

@@ -1,16 +1,36 @@
 import json
+import sys
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
 
-from mi_lens.interventions.condition import KINDS, Condition, from_json, parse_intervention, to_json
+from mi_lens.common.calls import as_expression
+from mi_lens.common.files import write_json
+from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.generation.generate import generate
+from mi_lens.interventions.condition import (
+    KINDS,
+    Condition,
+    from_json,
+    parse_condition,
+    parse_intervention,
+    recorded_condition,
+    register_intervention,
+    to_json,
+)
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.forbid import ForbidAt
+from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
+from mi_lens.runs.config import EvaluateConfig
+from mi_lens.runs.evaluate import conditions_of
+from mi_lens.runs.sweep import read_spec
+from mi_lens.runs.sweep_spec import Spec
 
 ALL = (
     Suppress(["Wait", 7]),
@@ -97,3 +117,144 @@ def test_unknown_keys_are_refused():
         Condition.from_json({"sampling": {"temprature": 1}})
     with pytest.raises(ValueError, match="intervention None"):
         from_json({"words": ["Wait"]})
+
+
+MODULE = """
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mi_lens import Action, Intervention
+
+Path("imported.txt").touch()
+
+
+@dataclass(frozen=True)
+class {name}(Intervention):
+    layer: int
+    factor: float = 0.5
+
+    def bind(self, model):
+        return _Scale(f"blocks.{{self.layer}}.hook_resid_post", self.factor)
+
+    def to_json(self):
+        return asdict(self)
+
+
+class _Scale(Action):
+    def __init__(self, hook_name, factor):
+        self.hook_names, self.factor = (hook_name,), factor
+
+    def edit(self, hook_name, states, rows):
+        return states * self.factor
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch, request):
+    """Stands in a folder with a module that holds one intervention; their names."""
+    name = f"own_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(MODULE.format(name=name.title().replace("_", "")))
+    monkeypatch.chdir(tmp_path)
+    yield name, name.title().replace("_", "")
+    sys.modules.pop(name, None)
+
+
+def test_a_class_in_a_module_is_imported_only_for_what_the_user_types(own_module, tmp_path):
+    module, name = own_module
+    text = f"{module}:{name}(layer=1, factor=0.25)"
+    for read in (parse_intervention, parse_condition):
+        with pytest.raises(ValueError, match=f"module '{module}': the module is not imported"):
+            read(text)
+    with pytest.raises(ValueError, match="is not imported"):
+        Condition.from_json({"interventions": [{"kind": f"{module}:{name}", "layer": 1}]})
+    assert module not in sys.modules
+    assert not (tmp_path / "imported.txt").exists()
+
+    spec = Spec.of({"conditions": ["baseline", f"small{{l}}={text}"], "grid": {"l": [1]}})
+    assert (tmp_path / "imported.txt").exists()
+    assert str(tmp_path) not in sys.path
+    (own,) = spec.expand()[1].interventions
+    assert repr(own) == f"{name}(layer=1, factor=0.25)"
+    assert own == parse_intervention(text)
+    assert own == parse_condition(f"a=Suppress(['x:y(']) + {text}").interventions[1]
+    settings = EvaluateConfig(out=tmp_path, intervene=(text,), conditions=(f"twice={text}",))
+    assert conditions_of(settings)[0].interventions == (own, own)
+    condition = Condition((own,), name="own")
+    assert Condition.from_json(json.loads(json.dumps(condition.to_json()))) == condition
+    typed = {"interventions": [{"kind": f"{module}:{name}", "layer": 1, "factor": 0.25}]}
+    assert Condition.from_json(typed, import_modules=True) == condition
+
+
+def test_files_of_results_import_nothing(tiny_model, own_module, tmp_path):
+    module, name = own_module
+    texts = ["baseline", f"own={module}:{name}(layer=1)", f"{module}:{name}(layer=1, factor=2.0)"]
+    write_json(tmp_path / "sweep.json", {"spec": {"conditions": texts}, "versions": {}})
+    names = ["baseline", "own", f"{name}(layer=1, factor=2.0)"]
+    assert [condition.name for condition in read_spec(tmp_path).expand()] == names
+    config = {"conditions": texts, "seeds": [0], "max_new_tokens": 4}
+    write_json(tmp_path / "run.json", {"command": "evaluate", "config": config})
+    (tmp_path / "results.jsonl").touch()
+    assert Evaluation.load(tmp_path).results == ()
+    assert module not in sys.modules
+    assert not (tmp_path / "imported.txt").exists()
+    with pytest.raises(ValueError, match="its class is not loaded"):
+        recorded_condition(texts[1]).interventions[0].bind(tiny_model)
+
+
+def test_an_intervention_of_ones_own_equals_a_hook(tiny_model, own_module):
+    module, name = own_module
+    own = parse_intervention(f"{module}:{name}(layer=1, factor=0.25)", import_modules=True)
+    (trace,) = generate(tiny_model, ["Hi"], own, max_new_tokens=6, progress=False)
+    scale = [("blocks.1.hook_resid_post", lambda states, hook: states * 0.25)]
+    ids = torch.tensor([[*trace.prompt_ids, *trace.token_ids]])
+    with torch.no_grad(), tiny_model.hooks(fwd_hooks=scale):
+        logits = tiny_model(ids)[0, len(trace.prompt_ids) - 1 : -1]
+    assert logits.argmax(-1).tolist() == list(trace.token_ids)
+    with pytest.raises(ValueError, match="the model has 3 layers"):
+        generate(
+            tiny_model,
+            ["Hi"],
+            parse_intervention(f"{module}:{name}(7)"),
+            max_new_tokens=2,
+            progress=False,
+        )
+
+
+def test_hook_names_of_an_action_are_checked_before_generation(tiny_model):
+    @dataclass(frozen=True)
+    class Misspelt(Intervention):
+        def bind(self, model):
+            action = Action()
+            action.hook_names = ("blocks.1.atn.hook_z",)
+            return action
+
+        def to_json(self):
+            return asdict(self)
+
+    with pytest.raises(ValueError, match=r"does not exist .*near: .*blocks\.1\.attn\.hook_z"):
+        generate(tiny_model, ["Hi"], Misspelt(), max_new_tokens=2, progress=False)
+
+
+def test_what_cannot_be_registered():
+    with pytest.raises(ValueError, match="expected a frozen dataclass that subclasses"):
+        register_intervention(int)
+
+    @dataclass(frozen=True)
+    class Suppress(Intervention):
+        def bind(self, model):
+            return Action()
+
+        def to_json(self):
+            return {}
+
+    with pytest.raises(ValueError, match="has an intervention 'Suppress' already"):
+        register_intervention(Suppress)
+    assert parse_intervention("mi_lens.interventions.forbid:ForbidAt(4, 7)") == ForbidAt(4, 7)
+
+
+def test_modules_in_texts():
+    assert as_expression("a.b:C(x='d:E(', y=1)") == "a.b.C(x='d:E(', y=1)"
+    assert as_expression("Suppress(['a:B('])") == "Suppress(['a:B('])"
+    for text in ("missing_module:A(1)", "json:Nothing(1)", "json:JSONDecoder()"):
+        with pytest.raises(ValueError, match=r"missing_module|json"):
+            parse_intervention(text, import_modules=True)

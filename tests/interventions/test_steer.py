@@ -47,7 +47,9 @@ def by_hand(model, trace, steer, wanted):
 @pytest.mark.parametrize("prompt", [False, True])
 def test_steering_equals_a_hook_on_the_whole_sequence(tiny_model, variant, prompt):
     words = tuple(range(0, 384, 4))
-    steer = Steer(VECTOR, HOOK, 2.0, at=words, prompt=prompt, variant=variant, seed=3)
+    steer = Steer(
+        VECTOR, HOOK, 2.0, words, inside_think=False, prompt=prompt, variant=variant, seed=3
+    )
     plain = generate(tiny_model, PROMPTS, max_new_tokens=16, progress=False)
     traces = generate(tiny_model, PROMPTS, steer, max_new_tokens=16, progress=False)
     assert [t.token_ids for t in traces] != [t.token_ids for t in plain]
@@ -56,7 +58,21 @@ def test_steering_equals_a_hook_on_the_whole_sequence(tiny_model, variant, promp
         def wanted(generated, token):
             return token in words and (generated > 0 or prompt)
 
+        # The last token is written and never read.
+        ids = [*trace.prompt_ids, *trace.token_ids[:-1]]
+        places = [(i - len(trace.prompt_ids) + 1, token) for i, token in enumerate(ids)]
+        noted = [s for e in trace.events for s in range(e["step"], e["last"] + 1)]
+        assert noted == [step for step, token in places if wanted(step, token)]
+        assert all(e["what"] == "steer" and e["hook_name"] == HOOK for e in trace.events)
+
         assert by_hand(tiny_model, trace, steer, wanted) == list(trace.token_ids)
+
+
+def test_neighbouring_steps_are_one_event(tiny_model):
+    steer = Steer(VECTOR, HOOK, at="all", inside_think=False)
+    (trace,) = generate(tiny_model, PROMPTS[:1], steer, max_new_tokens=6, progress=False)
+    event = {"step": 1, "what": "steer", "hook_name": HOOK, "last": len(trace) - 1}
+    assert trace.events == (event,)
 
 
 def test_boundaries_inside_the_think_block(model):

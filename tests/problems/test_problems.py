@@ -117,6 +117,13 @@ def test_files_of_every_kind_say_the_same(tmp_path):
     assert all(other == first for other in others)
 
 
+def test_a_csv_file_may_begin_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "set.csv"
+    path.write_bytes(b"\xef\xbb\xbfquestion,answer\n1 + 1?,2\n")
+    (problem,) = load_problems(path)
+    assert (problem.question, problem.answer) == ("1 + 1?", "2")
+
+
 class Hub:
     """What `datasets.load_dataset` would be asked, and rows of an answer."""
 

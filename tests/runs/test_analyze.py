@@ -19,6 +19,8 @@ from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load, load_tokenizer
+from mi_lens.report.findings import findings
+from mi_lens.report.page import write_report
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.analyze import analyze
 from mi_lens.runs.config import AnalyzeConfig, GenerateConfig
@@ -99,6 +101,22 @@ def test_what_is_on_disk_is_what_was_found(config, analysis):
     assert peaks["summaries"][0]["accuracy"] == 0
     words = json.loads((config.out / "thinking_tokens.json").read_text())
     assert words[HOOKS[1]]["peaks"] == sum(len(analysis.peaks(t, HOOKS[1])) for t in traces)
+
+
+def test_specific_peaks_are_unknown_with_four_other_answers(config, analysis):
+    assert {analysis.specific_peaks(t, n) for t in analysis.traces for n in HOOKS} == {None}
+    peaks = json.loads((config.out / "peaks.json").read_text())
+    assert {row["specific_peaks"] for row in peaks["peaks"]} == {None}
+    controls = json.loads((config.out / "controls.json").read_text())
+    assert controls[HOOKS[0]]["mismatch"]["peaks"] is None
+    shown = findings({"a": analysis, "b": replace(analysis, hook_names=HOOKS[::-1])})
+    assert "unknown: 4 other answers, and it takes 19" in shown
+    # The table is of the last block, in whichever order the hook names were given.
+    (line,) = (row for row in shown.splitlines() if row.startswith("hook name"))
+    assert line.split()[2:] == [HOOKS[1], HOOKS[1]]
+    page = write_report([config.out], config.out.parent / "page.html").read_text()
+    assert "cannot be known from 4 other answers" in page
+    assert "unknown: 4 other answers, and it takes 19" in page
 
 
 def test_a_notebook_shows_the_summaries(analysis):

@@ -9,7 +9,7 @@ import numpy as np
 
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
-from mi_lens.information.per_trace.controls import correlates
+from mi_lens.information.per_trace.controls import correlates, others_needed
 from mi_lens.information.per_trace.measurement import Measurement, Trajectory
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
@@ -23,17 +23,25 @@ class MismatchSummary:
         others: The number of other answers; the smallest if it differs between traces.
         mi: Mean MI with other problems' answers.
         specific: Mean specific part, in standard deviations over the other answers.
-        peaks: Number of significant peaks of the specific part per trace (family-wise, .05).
-        shared: Number of these peaks per trace that are also raw peaks.
+        peaks: Number of significant peaks of the specific part per trace (family-wise, .05). None
+            if a trace had too few other answers for any peak to be significant.
+        shared: Number of these peaks per trace that are also raw peaks, or None as above.
         correlates: Rank correlation of the specific part with each covariate.
     """
 
     others: int
     mi: float
     specific: Estimate
-    peaks: float
-    shared: float
+    peaks: float | None
+    shared: float | None
     correlates: dict[str, Estimate]
+
+    @property
+    def unknown(self) -> str:
+        """Why the number of specific peaks is unknown, and what it takes; empty if it is known."""
+        if self.peaks is not None:
+            return ""
+        return f"unknown: {self.others} other answers, and it takes {others_needed()}"
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class ControlSummary:
             return f"{treated}\n{table(goes_with)}"
         specific = {
             "specific part, standard deviations": self.mismatch.specific.text,
-            "specific peaks per trace": self.mismatch.peaks,
+            "specific peaks per trace": self.mismatch.unknown or self.mismatch.peaks,
             "of these also raw peaks": self.mismatch.shared,
         }
         return f"{treated}\n{table(specific | goes_with)}"
@@ -139,13 +147,14 @@ def _mismatch(measurements: Sequence[Measurement], rule: PeakRule) -> MismatchSu
     if len(calibrations) < len(measurements):
         return None
     raw = [set(find_peaks(c.raw, rule).tolist()) for c in calibrations]
-    specific = [set(c.peaks(rule).tolist()) for c in calibrations]
+    decided = all(c.decides() for c in calibrations)
+    specific = [set(c.peaks(rule).tolist()) for c in calibrations] if decided else []
     return MismatchSummary(
         others=min(c.others for c in calibrations),
         mi=_mean(c.mean.mean() for c in calibrations),
         specific=estimate_mean([float(c.specific.mean()) for c in calibrations]),
-        peaks=_mean(map(len, specific)),
-        shared=_mean(len(a & b) for a, b in zip(raw, specific, strict=True)),
+        peaks=_mean(map(len, specific)) if decided else None,
+        shared=_mean(len(a & b) for a, b in zip(raw, specific, strict=True)) if decided else None,
         correlates=correlates(
             [c.specific for c in calibrations],
             [measurement.covariates for measurement in measurements],

@@ -6,7 +6,7 @@ this similarity has to do with the answer. Each control here tests such a reason
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import ceil, isnan
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,13 @@ from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
+
+LEVEL = 0.05  # The level at which peaks of the specific part are significant.
+
+
+def others_needed(level: float = LEVEL) -> int:
+    """How many other answers it takes for a p-value to reach a level: 1 / (1 + n) <= level."""
+    return ceil(1 / level - 1e-9) - 1
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,14 @@ class Calibration:
         half = 1.96 * self.std
         return (self.mean - half).tolist(), (self.mean + half).tolist()
 
+    def decides(self, level: float = LEVEL) -> bool:
+        """Whether there are enough other answers for any peak to be significant at a level."""
+        return self.others >= others_needed(level)
+
     def peaks(
         self,
         rule: PeakRule = PAPER_RULE,
-        level: float = 0.05,
+        level: float = LEVEL,
         control: Literal["family", "fdr"] = "family",
     ) -> Int[np.ndarray, " peak"]:
         """Peaks of the specific part that are significant at a level.
@@ -74,10 +85,17 @@ class Calibration:
                 "fdr" uses q_values.
 
         Raises:
-            ValueError: If control is neither of these.
+            ValueError: If control is neither of these, or there are too few other answers for any
+                p-value to reach the level (`decides` tells).
         """
         if control not in ("family", "fdr"):
             raise ValueError(f"control={control!r}: expected 'family' or 'fdr'")
+        if not self.decides(level):
+            raise ValueError(
+                f"{self.others} other answers: no p-value is below {1 / (1 + self.others):.2g}, so "
+                f"no peak can be significant at level {level:g}; it takes {others_needed(level)} "
+                "other answers"
+            )
         p_values = self.family_p_values if control == "family" else self.q_values
         peaks = find_peaks(self.specific, rule)
         return peaks[p_values[peaks] <= level]

@@ -34,7 +34,7 @@ class Curve:
         labels: One text per step, which is written at the step if it is a peak.
         mismatched: Where MI with other problems' answers lies: its low and its high end, each with
             one value per step.
-        specific_peaks: The peaks of the specific part that exceed chance.
+        specific_peaks: The peaks of the specific part that exceed chance; None if they are unknown.
     """
 
     title: str
@@ -42,7 +42,7 @@ class Curve:
     peaks: Sequence[int]
     labels: Sequence[str]
     mismatched: tuple[Sequence[float], Sequence[float]] | None = None
-    specific_peaks: Sequence[int] = ()
+    specific_peaks: Sequence[int] | None = None
 
 
 def trajectories_figure(
@@ -86,7 +86,7 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
     axes.plot(mi, color=BLUE, linewidth=0.8, label="gold answer")
     axes.axhline(rule.threshold(mi), color=GREY, linewidth=0.7, linestyle="--", label=rule.label)
     axes.plot(peaks, mi[peaks], "o", color=ORANGE, markersize=3, label="raw peak")
-    if curve.mismatched is not None:
+    if curve.specific_peaks is not None:
         specific = np.asarray(curve.specific_peaks, dtype=int)
         axes.plot(
             specific,

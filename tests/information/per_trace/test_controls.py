@@ -10,6 +10,7 @@ from mi_lens.information.per_trace.controls import (
     covariates,
     massive_coordinates,
     mismatched_gold,
+    others_needed,
     permuted_coordinates,
     scale_sweep,
     sigma_sweep,
@@ -80,6 +81,21 @@ def test_a_shared_massive_coordinate_makes_raw_values_but_no_specific_ones():
     cleaned = without_massive(states, answer)
     keep = torch.arange(64) != 9
     np.testing.assert_allclose(cleaned, hsic_mi(states[:, keep], answer[keep]).numpy())
+
+
+@pytest.mark.parametrize(("level", "needed"), [(0.05, 19), (0.1, 9), (0.01, 99), (0.3, 3)])
+def test_significance_takes_enough_other_answers(level, needed):
+    assert others_needed(level) == needed
+    assert 1 / (1 + needed) <= level * (1 + 1e-12) < 1 / needed
+    states, answer = normal(8, 12), normal(12, seed=1)
+    enough = mismatched_gold(states, answer, normal(needed, 12, seed=2))
+    assert enough.decides(level)
+    enough.peaks(level=level)
+    if needed > 3:
+        few = mismatched_gold(states, answer, normal(needed - 1, 12, seed=2))
+        assert not few.decides(level)
+        with pytest.raises(ValueError, match=f"{needed - 1} other answers: .* takes {needed}"):
+            few.peaks(level=level)
 
 
 def test_p_values_are_uniform_under_exchangeability():

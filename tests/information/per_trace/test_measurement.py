@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -54,6 +55,8 @@ def test_summary_by_hand():
     assert summary.mismatch.others == 40
     assert summary.mismatch.mi < summary.mi
     # The two planted steps, in every trace.
+    assert summary.mismatch.peaks is not None
+    assert summary.mismatch.shared is not None
     assert summary.mismatch.peaks >= 2
     assert summary.mismatch.shared <= min(summary.mismatch.peaks, summary.peaks)
     assert summary.mismatch.specific.n == 3
@@ -61,6 +64,18 @@ def test_summary_by_hand():
     assert (same.mi, same.spearman, same.overlap) == (pytest.approx(summary.mi), 1, 1)
     assert set(summary.correlates) == {"entropy", "surprisal", "norm", "position"}
     assert summarize([*measurements, measure(*synthetic(3, others=1))]).mismatch is None
+
+
+def test_too_few_other_answers_leave_specific_peaks_unknown():
+    mismatch = summarize([measure(*synthetic(seed, others=3)) for seed in range(2)]).mismatch
+    assert mismatch is not None
+    assert (mismatch.peaks, mismatch.shared) == (None, None)
+    assert mismatch.unknown == "unknown: 3 other answers, and it takes 19"
+    assert json.loads(json.dumps(asdict(mismatch), allow_nan=False))["peaks"] is None
+    known = summarize([measure(*synthetic(0, others=19))]).mismatch
+    assert known is not None
+    assert known.peaks is not None
+    assert known.unknown == ""
 
 
 def test_nothing_to_summarize():
