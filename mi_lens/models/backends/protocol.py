@@ -1,5 +1,6 @@
 """The functions that every backend offers for its TransformerLens model class."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -28,6 +29,10 @@ class Backend(Protocol):
 
     def hook_names(self, model: Any) -> list[str]:
         """The names of the hooks that fire with the model's current settings."""
+        ...
+
+    def is_own_hook(self, module: Any, function: Callable[..., Any]) -> bool:
+        """Whether a forward hook's function is there by the class itself, or by `build`."""
         ...
 
     def forward(
