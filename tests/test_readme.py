@@ -1,9 +1,13 @@
 """The Python examples of the README and of the pages run as they stand, block after block."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+import mi_lens
+from mi_lens.models.backends.lookup import NAMES, available
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {  # page -> what it prints, among other things
@@ -32,8 +36,20 @@ def test_the_examples_of(page, capsys):
     assert re.search(PAGES[page], capsys.readouterr().out)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", NAMES)
+def test_the_guide_with_transformerlens_runs_on(backend, monkeypatch, capsys):
+    if backend not in available():
+        pytest.skip(f"this TransformerLens has no backend {backend!r}")
+    monkeypatch.setattr(mi_lens, "load", partial(mi_lens.load, backend=backend, device="cpu"))
+    run_examples(ROOT / "docs" / "with-transformerlens.md")
+    printed = capsys.readouterr().out
+    assert "hooks: 'zero head 0 of block 1, v1' against None" in printed
+    assert "blocks.1.attn.hook_result' does not exist on this model, or is switched off" in printed
+
+
 def test_no_page_with_examples_is_left_out():
     pages = [ROOT / "README.md", *ROOT.glob("docs/*.md")]
     with_examples = {p.relative_to(ROOT).as_posix() for p in pages if python_blocks(p)}
     # test_docs.py runs those of reproduce.md, with the pocket model in a large one's place.
-    assert with_examples - {"docs/reproduce.md"} == set(PAGES)
+    assert with_examples - {"docs/reproduce.md", "docs/with-transformerlens.md"} == set(PAGES)

@@ -3,7 +3,7 @@
     evaluation = evaluate(model, problems, conditions, seeds=[0, 1])
     print(evaluation.report())
 
-Every condition is tried on every problem, so comparisons are paired by problem (`comparison`).
+Every condition is tried on every problem: comparisons are paired by problem (`comparison`).
 """
 
 from collections import Counter
@@ -22,6 +22,7 @@ from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, recorded_condition
+from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
 from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
@@ -127,6 +128,8 @@ def evaluate(
     style: PromptStyle = "chat",
     max_new_tokens: int = 512,
     stop: Sequence[str | int] = (),
+    fwd_hooks: FwdHooks = (),
+    hooks_named: str = "",
     batch_size: int = 16,
     folder: Path | None = None,
     progress: bool = True,
@@ -141,16 +144,19 @@ def evaluate(
         style: See `mi_lens.problems.prompts.prompt_text`.
         max_new_tokens: Budget of each trace.
         stop: See `Request`.
+        fwd_hooks: See `generate`.
+        hooks_named: See `generate`. It is a setting of the evaluation, in which two may differ.
         batch_size: Rows decoded together; changes speed and memory, not tokens.
         folder: Where traces.jsonl and results.jsonl are written, each row as soon as it is
             finished. Rows of this evaluation that are already there are not computed again.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
-        ValueError: If conditions share a name; or for the reasons of `generate`.
+        ValueError: If conditions share a name; if there is a folder and hooks without a name; or
+            for the reasons of `generate`.
     """
     return evaluate_with(
-        Plan(model),
+        Plan(model, fwd_hooks, hooks_named),
         problems,
         conditions,
         seeds,
@@ -179,6 +185,7 @@ def evaluate_with(
     """Does what `evaluate` does, with a plan that the caller has already built."""
     model = plan.model
     require_names(conditions)
+    plan.hooks.check(folder)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
         for problem in problems
@@ -218,6 +225,7 @@ def evaluate_with(
         "style": style,
         "stop": list(stop),
         "versions": versions(),
+        **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }
     return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
 
@@ -255,7 +263,6 @@ def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result
 
 
 def _read_results(path: Path | None) -> dict[str, Result]:
-    """Trace id to result."""
     if path is None or not path.exists():
         return {}
     drop_torn_line(path)
@@ -275,16 +282,19 @@ def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]
     Raises:
         ValueError: If there are no traces, or they come from several engines, models or conditions.
     """
-    origins = {
-        (t.condition.get("name", "imported"), t.condition.get("engine", "imported"), t.model)
-        for t in traces
-    }
+
+    def origin(trace: Trace) -> tuple[str, ...]:
+        names = (trace.condition.get(key, "imported") for key in ("name", "engine"))
+        return *names, trace.model, trace.condition.get("hooks", "")
+
+    origins = set(map(origin, traces))
     if len(origins) != 1:
         raise ValueError(
-            f"traces of {sorted(origins)}: expected one condition of one engine and one model"
+            f"traces of {sorted(origins)}: expected one condition of one engine and one model, "
+            "under the same hooks"
         )
-    ((name, engine, model),) = origins
-    settings = traces[0].condition.items()
-    known = {key: value for key, value in settings if key in ("max_new_tokens", "style", "stop")}
+    ((name, engine, model, _),) = origins
+    shared = ("max_new_tokens", "style", "stop", "hooks")
+    known = {key: value for key, value in traces[0].condition.items() if key in shared}
     results = tuple(grade_trace(trace, tokenizer) for trace in traces)
     return Arm(name, results, {"engine": engine, "model": model, **known, **setting})

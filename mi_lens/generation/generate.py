@@ -10,6 +10,7 @@ from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
@@ -41,6 +42,8 @@ def generate(
     min_p: float = 0.0,
     seed: int = 0,
     stop: Sequence[str | int] = (),
+    fwd_hooks: FwdHooks = (),
+    hooks_named: str = "",
     batch_size: int = 16,
     progress: bool = True,
 ) -> list[Trace]:
@@ -60,13 +63,20 @@ def generate(
         min_p: See `Sampling`.
         seed: See `Request`.
         stop: See `Request`.
+        fwd_hooks: Your own hooks, as TransformerLens takes them: pairs of a hook name, or of a
+            function that picks names, and a hook. They fire in every step, before interventions
+            act, and are removed afterwards.
+        hooks_named: What you call your hooks, those on the model included, such as
+            "zero head 0, v1". It stands in each trace's id and condition. If it is empty,
+            "unnamed: " and the hooks stand there.
         batch_size: How many rows are decoded together; changes speed and memory, not tokens.
         progress: Shows a bar on a terminal's stderr.
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
             tokenizer, a prompt leaves no room in the model's context, or an intervention does not
-            fit the model or must not be tried on a problem.
+            fit the model or must not be tried on a problem; if a hook name does not exist; or if
+            `hooks_named` is given without any hook.
         GenerationInterrupted: On Ctrl-C, with the traces that had finished.
     """
     if not isinstance(condition, Condition):
@@ -83,7 +93,8 @@ def generate(
     ]
     traces: dict[int, Trace] = {}
     try:
-        for finished in stream(Plan(model), complete, batch_size=batch_size, progress=progress):
+        plan = Plan(model, fwd_hooks, hooks_named)
+        for finished in stream(plan, complete, batch_size=batch_size, progress=progress):
             traces[finished.index] = finished.trace
     except KeyboardInterrupt:
         raise GenerationInterrupted(traces, len(complete)) from None
@@ -115,13 +126,19 @@ def stream(
         requests: At least one.
         batch_size: See `generate`.
         progress: See `generate`.
+
+    Raises:
+        ValueError: For the reasons of `generate`, or if the hooks on the model are not those that
+            it had when the plan was made.
     """
+    plan.hooks.check()
     if not requests:
         raise ValueError("no problems to generate for; expected at least one")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
     jobs = [plan.job(index, request) for index, request in enumerate(requests)]
-    decoder = Decoder(plan.model, frozenset(end_of_text_ids(plan.model)), batch_size)
+    ends = frozenset(end_of_text_ids(plan.model))
+    decoder = Decoder(plan.model, ends, batch_size, plan.hooks.fwd_hooks)
     with tqdm(
         total=len(jobs), desc="generate", unit="trace", disable=None if progress else True
     ) as bar:

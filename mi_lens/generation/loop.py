@@ -20,6 +20,7 @@ from torch import Tensor
 from mi_lens.generation.batch import Batch, CurrentPass, Job, View
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
 from mi_lens.interventions.sampling import choose_token
+from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
@@ -27,18 +28,26 @@ from mi_lens.models.padding import left_pad
 
 
 class Decoder:
-    """Decodes jobs on a model, up to `batch_size` of them together."""
+    """Decodes jobs on a model, up to `batch_size` of them together, under the user's hooks."""
 
-    def __init__(self, model: Model, end_ids: frozenset[int], batch_size: int):
+    def __init__(
+        self,
+        model: Model,
+        end_ids: frozenset[int],
+        batch_size: int,
+        fwd_hooks: FwdHooks = (),
+    ):
         self.model, self.end_ids, self.batch_size = model, end_ids, batch_size
+        self.fwd_hooks = fwd_hooks
         self.backend = backend_of(model)
         self.device = model.cfg.device
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Yields jobs as they finish. No hook of ours is on the model between two of them."""
+        """Yields jobs as they finish. None of these hooks is on the model between two of them."""
         current = CurrentPass()
-        hooks = [(name, partial(_edit, current, name)) for name in _hook_names(jobs)]
+        ours = [(name, partial(_edit, current, name)) for name in _hook_names(jobs)]
+        hooks = [*self.fwd_hooks, *ours]
         waiting, batch = deque(_same_prompts_together(jobs)), None
         while waiting or batch:
             finished: list[Job] = []

@@ -9,6 +9,7 @@ from mi_lens.generation.batch import Job
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row
+from mi_lens.models.attached_hooks import FwdHooks, UserHooks
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
@@ -58,17 +59,26 @@ class Plan:
     A run makes one and hands it down: the fingerprint reads the whole model.
 
     Args:
-        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        model: A HookedTransformer or TransformerBridge with its tokenizer. Hooks on it fire; they
+            must stay as they are while the plan is used.
+        fwd_hooks: See `generate`.
+        hooks_named: See `generate`.
+
+    Attributes:
+        model: The model.
+        fingerprint: The model's fingerprint.
+        hooks: The user's hooks.
 
     Raises:
-        ValueError: If the model has no tokenizer.
+        ValueError: If the model has no tokenizer, or the hooks do not fit; see `UserHooks`.
     """
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, fwd_hooks: FwdHooks = (), hooks_named: str = ""):
         if model.tokenizer is None:
             raise ValueError("the model has no tokenizer; load it with mi_lens.load")
         self.model = model
         self.fingerprint = model_fingerprint(model)
+        self.hooks = UserHooks(model, fwd_hooks, hooks_named)
         self._actions: dict[int, tuple[Intervention, Action]] = {}
         self._described: dict[int, tuple[Condition, dict[str, Any]]] = {}
         self._problems: dict[int, tuple[Problem, str]] = {}
@@ -126,6 +136,8 @@ class Plan:
             request.stop,
             request.prefix,
         ]
+        if self.hooks.record:
+            what.append(self.hooks.record)
         return content_hash(what)
 
     def _problem(self, problem: Problem | str) -> str:
@@ -139,6 +151,15 @@ class Plan:
         """The trace of a job that has ended."""
         assert job.stop_reason is not None
         row = job.row
+        condition = ConditionRecord(
+            **self.describe(request.condition),
+            max_new_tokens=request.max_new_tokens,
+            style=request.style,
+            stop=list(request.stop),
+            prefix=len(request.prefix),
+        )
+        if self.hooks.record:
+            condition["hooks"] = self.hooks.record
         return Trace(
             id=self.trace_id(request),
             model=self.fingerprint,
@@ -148,13 +169,7 @@ class Plan:
             text=row.tokenizer.decode(row.token_ids, skip_special_tokens=True),
             stop_reason=job.stop_reason,
             seed=row.seed,
-            condition=ConditionRecord(
-                **self.describe(request.condition),
-                max_new_tokens=request.max_new_tokens,
-                style=request.style,
-                stop=list(request.stop),
-                prefix=len(request.prefix),
-            ),
+            condition=condition,
             problem=request.problem if isinstance(request.problem, Problem) else None,
             events=tuple(row.events),
             interventions=request.condition.interventions,

@@ -32,7 +32,12 @@ def generate_into(
 
     Returns:
         A trace for every request, in their order.
+
+    Raises:
+        ValueError: If there is a folder and the user's hooks have no name; or for the reasons of
+            `stream`.
     """
+    plan.hooks.check(folder)
     path = None if folder is None else folder / "traces.jsonl"
     done = {}
     if path is not None and path.exists():

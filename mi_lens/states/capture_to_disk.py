@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_lens.common.files import remove_abandoned
 from mi_lens.interventions.replay import ReadUnder
+from mi_lens.models.attached_hooks import require_hooks_of_traces
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
@@ -76,8 +77,10 @@ def capture_into(
         The paths of the shards, in the order of the traces. `load_activations` reads them.
 
     Raises:
-        ValueError: For the same reasons as `capture`; if a shard has another origin; or if a state
-            is not finite in the dtype. Shards of earlier batches stay on disk.
+        ValueError: For the same reasons as `capture`; if a shard has another origin; if a state is
+            not finite in the dtype; or if your own hooks are on the model and a trace was generated
+            without hooks or under hooks without a name, or the other way about. Shards of earlier
+            batches stay on disk.
         OSError: If the disk is full. Shards of earlier batches stay on disk.
     """
     store = StateStore(model, folder, dtype, condition=condition)
@@ -132,6 +135,7 @@ class StateStore:
         progress: bool = False,
     ) -> list[Path]:
         """Writes the shards that are missing or incomplete; see `capture_into`."""
+        require_hooks_of_traces(self.model, (t.condition.get("hooks", "") for t in traces))
         require_readable(self.model, traces, hook_names)
         names = resolve_hook_names(self.model, list(dict.fromkeys(hook_names)))
         missing = []

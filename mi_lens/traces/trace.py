@@ -30,6 +30,8 @@ class ConditionRecord(TypedDict, total=False):
         style: How the question became the prompt.
         stop: Texts and token ids that end the generation.
         prefix: How many of the first generated tokens were given and not sampled.
+        hooks: The user's own hooks under which the model generated: the name that the user gave
+            them, or "unnamed: " and the hooks. There is no such key if there were none.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ConditionRecord(TypedDict, total=False):
     style: PromptStyle
     stop: list[str | int]
     prefix: int
+    hooks: str
 
 
 @dataclass(frozen=True)

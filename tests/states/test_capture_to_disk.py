@@ -149,11 +149,12 @@ def test_a_state_that_a_dtype_cannot_hold_is_named(tiny_model, traces, tmp_path)
         states[:, -1, 3] = 1e6
         return states
 
+    hooked = [replace(traces[0], condition={"hooks": "grow, v1"})]
     with tiny_model.hooks(fwd_hooks=[(HOOKS[2], grow)]):
         with pytest.raises(ValueError, match=r"blocks\.2.* step 4 is not finite in torch\.float16"):
-            capture_into(tiny_model, traces[:1], HOOKS[2:], tmp_path, dtype=torch.float16)
+            capture_into(tiny_model, hooked, HOOKS[2:], tmp_path, dtype=torch.float16)
         assert not list(tmp_path.iterdir())
-        capture_into(tiny_model, traces[:1], HOOKS[2:], tmp_path, dtype=torch.bfloat16)
+        capture_into(tiny_model, hooked, HOOKS[2:], tmp_path, dtype=torch.bfloat16)
 
 
 def full_disk():

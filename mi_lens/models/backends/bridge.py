@@ -8,12 +8,14 @@ Norms, rotary angles and softmax always compute in float32, as in Hugging Face. 
 is therefore accurate to about 1e-6, and a HookedTransformer to 1e-13.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import DynamicCache
@@ -51,13 +53,18 @@ def _keep_scores_finite(model: TransformerBridge) -> None:
     to float32. All scores of a padding position are masked, so that its pattern would be NaN; and
     because 0 * NaN is NaN, so would be every later position.
     """
-    lowest = torch.finfo(torch.float32).min
     for layer in range(model.cfg.n_layers):
         model.add_hook(
             f"blocks.{layer}.attn.hook_attn_scores",
-            lambda scores, hook: scores.clamp(min=lowest),
+            _finite_scores,
             is_permanent=True,
         )
+
+
+def _finite_scores(
+    scores: Float[Tensor, "batch heads new total"], hook: Any
+) -> Float[Tensor, "batch heads new total"]:
+    return scores.clamp(min=torch.finfo(torch.float32).min)
 
 
 def hook_names(model: TransformerBridge) -> list[str]:
@@ -72,6 +79,13 @@ def _fires(model: TransformerBridge, name: str) -> bool:
 def tokens_hook(model: TransformerBridge) -> str | None:
     """See `Backend.tokens_hook`."""
     return "embed.hook_in"
+
+
+def is_own_hook(module: Any, function: Callable[..., Any]) -> bool:
+    """See `Backend.is_own_hook`. The bridge's hooks are on the Hugging Face modules."""
+    if isinstance(module, HookPoint):
+        return function is _finite_scores
+    return getattr(function, "__module__", "").startswith("transformer_lens.")
 
 
 def forward(

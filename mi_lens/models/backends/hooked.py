@@ -7,6 +7,7 @@ hooks are at the same places as in TransformerLens and see the same values.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -102,6 +103,11 @@ def _fires(model: HookedTransformer, name: str, point: Any) -> bool:
 def tokens_hook(model: HookedTransformer) -> str | None:
     """See `Backend.tokens_hook`."""
     return "hook_tokens" if model.cfg.use_hook_tokens else None
+
+
+def is_own_hook(module: Any, function: Callable[..., Any]) -> bool:
+    """See `Backend.is_own_hook`. The class has no hooks of its own."""
+    return False
 
 
 def forward(

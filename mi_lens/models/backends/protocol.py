@@ -1,5 +1,6 @@
 """The functions that every backend offers for its TransformerLens model class."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -32,6 +33,10 @@ class Backend(Protocol):
 
     def tokens_hook(self, model: Any) -> str | None:
         """The name of the hook that sees the token ids of each pass; None if there is none."""
+        ...
+
+    def is_own_hook(self, module: Any, function: Callable[..., Any]) -> bool:
+        """Whether a forward hook's function is there by the class itself, or by `build`."""
         ...
 
     def forward(
