@@ -1,7 +1,6 @@
-"""The figures of analyses, as images inside a page and as files."""
+"""The figures of analyses, drawn into a page and saved as files."""
 
 import re
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from mi_lens.common.html import one_line
 from mi_lens.report.loading import Run
+from mi_lens.report.page_svg import page_svg
 from mi_lens.report.plots.peaks import Curve, comparison_figure, trajectories_figure
 from mi_lens.report.plots.style import save_figure, style
 from mi_lens.report.plots.words import tokens_figure
@@ -25,9 +25,9 @@ COMPARED = 3  # Models that the comparison has colours for.
 
 @dataclass(frozen=True)
 class Image:
-    """A figure as a data URL, with its alternative text and its caption."""
+    """A figure as SVG in the page's colours, with its alternative text and its caption."""
 
-    source: str
+    svg: str
     alt: str
     caption: str
 
@@ -100,7 +100,7 @@ def _image(
         svg = drawn.getvalue()
     else:
         svg = save_figure(figure, folder / stem, numbers)[1].read_bytes()
-    return Image("data:image/svg+xml;base64," + b64encode(svg).decode(), alt, caption)
+    return Image(page_svg(svg, stem), alt, caption)
 
 
 def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:

@@ -16,25 +16,27 @@ from mi_lens.common.html import one_line
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.information.per_trace.control_summary import MismatchSummary
 from mi_lens.information.per_trace.controls import LEVEL, others_needed
+from mi_lens.report.conclusion import conclusions
 from mi_lens.report.figures import Image, comparison_image, run_images
 from mi_lens.report.loading import Run, read_runs
+from mi_lens.report.paired_tables import comparison_table, parts_table, problems_table
 from mi_lens.report.palette import SHADES, shades_css
 from mi_lens.report.tables import (
     Table,
-    comparison_table,
     correlates_table,
     findings_table,
-    parts_table,
     peaks_table,
-    problems_table,
     treatments_table,
     words_table,
 )
-from mi_lens.report.traces import shown_traces, thinking_words
+from mi_lens.report.traces import thinking_words, trace_data
+from mi_lens.report.unchanged import side_by_side, unchanged_problems
 from mi_lens.runs.analysis import Analysis
+from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import SCALING_WORDS
 
 WORDS = 15  # Rows of a table of words.
+SCRIPTS = ("report.js", "side_by_side.js")
 
 
 @dataclass(frozen=True)
@@ -101,20 +103,29 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
         lstrip_blocks=True,
     )
     style = f"\n{_asset('report.css')}\n{shades_css()}\n"
-    script = f"\n{_asset('report.js')}\n"
+    script = "\n".join(["", *map(_asset, SCRIPTS), ""])
     analysed = [run for run in runs if run.analysis is not None and run.analysis.analysed]
-    shown = [data for run in runs for data in shown_traces(run, traces)]
+    shown = [(run, trace) for run in runs for trace in run.traces[:traces]]
+    names = _names([trace.id for _, trace in shown])
+    links: dict[str, dict[str, str]] = {run.name: {} for run in runs}
+    for (run, trace), name in zip(shown, names, strict=True):
+        links[run.name][trace.id] = f"#trace={name}&step=0"
+    data = [_trace_data(run, trace) for run, trace in shown]
+    pairs = side_by_side([trace for _, trace in shown])
     return environment.get_template("report.html.j2").render(
         runs=runs,
+        conclusions=conclusions(runs),
         analysed=analysed,
         findings=findings_table(analysed) if analysed else None,
         comparison=comparison_image(runs, figures),
-        sections=[_section(run, figures) for run in runs],
-        traces=[embedded(data) for data in shown],
+        sections=[_section(run, figures, links[run.name]) for run in runs],
+        pairs=pairs,
+        traces=[embedded(of_trace) for of_trace in data],
         data=embedded(
             {
                 "runs": {run.name: _run_data(run) for run in runs},
-                "index": [_entry(data) for data in shown],
+                "index": [_entry(*named) for named in zip(names, data, strict=True)],
+                "pairs": pairs,
                 "words": list(SCALING_WORDS),
                 "shades": SHADES,
             }
@@ -144,6 +155,16 @@ def _hash(text: str) -> str:
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
+def _names(ids: Sequence[str]) -> list[str]:
+    """A name for every trace in a link: its id, which a second trace of that id follows by ".2"."""
+    counts: dict[str, int] = {}
+    names = []
+    for id_ in ids:
+        counts[id_] = counts.get(id_, 0) + 1
+        names.append(id_ if counts[id_] == 1 else f"{id_}.{counts[id_]}")
+    return names
+
+
 def _run_data(run: Run) -> dict[str, Any]:
     return {
         "words": thinking_words(run.analysis),
@@ -151,8 +172,13 @@ def _run_data(run: Run) -> dict[str, Any]:
     }
 
 
-def _entry(data: Mapping[str, Any]) -> dict[str, Any]:
+def _trace_data(run: Run, trace: Trace) -> dict[str, Any]:
+    return {"run": run.name, **trace_data(trace, run.tokenizer, run.analysis, run.verdicts)}
+
+
+def _entry(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "name": name,
         "run": data["run"],
         "question": one_line(data["question"], 60),
         "condition": data["condition"],
@@ -161,18 +187,18 @@ def _entry(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _section(run: Run, figures: Path | None) -> Section:
+def _section(run: Run, figures: Path | None, links: Mapping[str, str]) -> Section:
     if run.analysis is not None:
         if not run.analysis.analysed:
             return Section(run, [], [])
-        panels = [_layer_panel(run.analysis, name) for name in run.analysis.hook_names]
+        panels = [_layer_panel(run.analysis, name, links) for name in run.analysis.hook_names]
         return Section(run, run_images(run.name, run.analysis, figures), panels)
     if run.evaluation is not None:
-        return Section(run, [], [_evaluation_panel(run.evaluation)])
+        return Section(run, [], [_evaluation_panel(run, run.evaluation, links)])
     return Section(run, [], [])
 
 
-def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
+def _layer_panel(analysis: Analysis, hook_name: str, links: Mapping[str, str]) -> Panel:
     controls = analysis.controls(hook_name)
     tables = [treatments_table(controls), correlates_table(controls)]
     if hook_name in analysis.tokens:
@@ -193,7 +219,7 @@ def _layer_panel(analysis: Analysis, hook_name: str) -> Panel:
             f"part is {specific.mean:.2f}{interval} standard deviations of the other answers. "
             f"There are {controls.peaks:.1f} raw peaks per trace. {_specific_peaks(mismatch)}"
         )
-    return Panel(hook_name, text, [*tables, peaks_table(analysis, hook_name)])
+    return Panel(hook_name, text, [*tables, peaks_table(analysis, hook_name, links)])
 
 
 def _specific_peaks(mismatch: MismatchSummary) -> str:
@@ -208,11 +234,12 @@ def _specific_peaks(mismatch: MismatchSummary) -> str:
     )
 
 
-def _evaluation_panel(evaluation: Evaluation) -> Panel:
+def _evaluation_panel(run: Run, evaluation: Evaluation, links: Mapping[str, str]) -> Panel:
     comparisons = evaluation.comparisons()
-    tables = [comparison_table(evaluation, comparisons)]
+    same = unchanged_problems(evaluation, run.traces)
+    tables = [comparison_table(evaluation, comparisons, same)]
     if comparisons:
         tables.append(parts_table(comparisons))
     settings = sorted({name for comparison in comparisons for name in comparison.settings_differ})
     warning = f"Settings differ: {'; '.join(settings)}." if settings else ""
-    return Panel("", warning, [*tables, problems_table(evaluation)])
+    return Panel("", warning, [*tables, problems_table(evaluation, same, links)])

@@ -1,21 +1,24 @@
 "use strict";
+const $ = (id) => document.getElementById(id);
+const parse = (id) => JSON.parse($(id).textContent);
+const page = parse("data");
+
+/** An element with a class and text; text is never markup. */
+function make(tag, className = "", text = "") {
+  const element = document.createElement(tag);
+  if (className) element.className = className;
+  if (text) element.textContent = text;
+  return element;
+}
+
+/** A step's address on this page. */
+const address = (name, step) => `#trace=${name}&step=${step}`;
+
 (() => {
-  const $ = (id) => document.getElementById(id);
-  const parse = (id) => JSON.parse($(id).textContent);
-  const page = parse("data");
-
-  /** An element with a class and text; text is never markup. */
-  function make(tag, className = "", text = "") {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    if (text) element.textContent = text;
-    return element;
-  }
-
   // Light and dark.
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
-  const showTheme = () => $("theme").setAttribute("aria-pressed", String(isDark()));
+  const showTheme = () => { $("theme").textContent = `Switch to ${isDark() ? "light" : "dark"}`; };
   $("theme").addEventListener("click", () => {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
     showTheme();
@@ -39,8 +42,16 @@
     head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
     body.append(...rows);
   }
+  function sayWhatSortingDoes(head) {
+    const [first, last] = head.classList.contains("words") ? ["A to Z", "Z to A"] : ["lowest first", "highest first"];
+    head.firstChild.title = `Sort the rows, ${head.getAttribute("aria-sort") === "ascending" ? last : first}`;
+  }
   for (const button of document.querySelectorAll("th button")) {
-    button.addEventListener("click", () => sort(button.parentNode));
+    sayWhatSortingDoes(button.parentNode);
+    button.addEventListener("click", () => {
+      sort(button.parentNode);
+      for (const head of button.parentNode.parentNode.cells) sayWhatSortingDoes(head);
+    });
   }
 
   // Tables of one layer at a time.
@@ -56,6 +67,7 @@
   function viewer() {
     const LETTERS = { execution: "E", reflection: "R", transition: "T" };
     let trace, spans = [], classes = [], boxed = new Set(), at = 0, layer = 0, measure = "raw";
+    let shownIndex = 0, asked = false; // asked: whether anybody has chosen a trace or a step yet
     let cursor = null, toX = () => 0, toStep = () => 0;
 
     const hook = () => trace.hooks[layer];
@@ -84,7 +96,9 @@
     });
     $("words").value = page.words.join(" ");
 
-    function show(index) {
+    function show(index, step = 0) {
+      shownIndex = Number(index);
+      $("pick").value = index;
       trace = parse(`trace-${index}`);
       const names = trace.hooks.map(({ name }) => name);
       const before = $("layer").value;
@@ -96,8 +110,8 @@
       build();
       paint();
       draw();
-      go(0, false);
       $("text").scrollTop = 0;
+      go(step, step > 0);
     }
 
     function describe() {
@@ -286,7 +300,7 @@
     }
 
     function detail(step) {
-      $("details").firstElementChild.replaceChildren(...facts(step).map(([label, value, className = "", place = ""]) => {
+      $("details").querySelector("dl").replaceChildren(...facts(step).map(([label, value, className = "", place = ""]) => {
         const group = make("div", place);
         group.append(make("dt", "", label), make("dd", className, String(value ?? "–")));
         return group;
@@ -305,6 +319,37 @@
       $("plot").setAttribute("aria-valuetext", said);
       if (document.activeElement === $("text")) $("spoken").textContent = said;
       if (scroll) reveal(spans[at]);
+      remember();
+    }
+
+    /** Writes the step into the page's address, and the layer where it is not the first. */
+    function remember() {
+      const link = address(page.index[shownIndex].name, at) + (layer > 0 ? `&layer=${hook().name}` : "");
+      $("link").setAttribute("href", link);
+      if (asked) history.replaceState(null, "", link);
+      asked = true;
+    }
+
+    /** Shows the trace and the step that the page's address names; false if it names none. */
+    function follow() {
+      const wanted = new URLSearchParams(location.hash.slice(1));
+      if (!wanted.has("trace")) return false;
+      const index = page.index.findIndex(({ name }) => name === wanted.get("trace"));
+      const step = Number(wanted.get("step") ?? 0);
+      const known = index >= 0 && Number.isInteger(step) && step >= 0 && step < page.index[index].steps;
+      $("missing").hidden = known;
+      if (!known) {
+        $("missing").textContent = `The link asks for step ${wanted.get("step")} of trace ${wanted.get("trace")}, which is not on this page.`;
+        $("viewer").scrollIntoView();
+        return false;
+      }
+      asked = true;
+      if (index !== shownIndex || !trace) show(index, step);
+      const named = trace.hooks.findIndex(({ name }) => name === (wanted.get("layer") ?? trace.hooks[0]?.name));
+      if (named >= 0 && named !== layer) pickLayer(named);
+      $("text").scrollIntoView({ block: "center" });
+      go(step);
+      return true;
     }
 
     /** Scrolls the text, and not the page. */
@@ -331,6 +376,7 @@
       paint();
       draw();
       detail(at);
+      remember();
     }
 
     function pickMeasure(name) {
@@ -362,13 +408,14 @@
     });
     $("text").addEventListener("mouseleave", () => detail(at));
     $("plot").addEventListener("click", (event) => go(toStep(event.clientX - $("plot").getBoundingClientRect().left)));
-    $("pick").addEventListener("change", () => { at = 0; show($("pick").value); });
+    $("pick").addEventListener("change", () => show($("pick").value));
     $("layer").addEventListener("change", () => pickLayer($("layer").selectedIndex));
     $("measure").addEventListener("change", (event) => pickMeasure(event.target.value));
     const readWords = () => { boxed = new Set($("words").value.split(/[\s,;]+/).map(wordOf).filter(Boolean)); };
     $("words").addEventListener("input", () => { readWords(); paint(); });
     readWords();
-    show(0);
+    if (!follow()) show(0);
+    addEventListener("hashchange", follow);
     new ResizeObserver(draw).observe($("plot"));
   }
 })();

@@ -1,15 +1,10 @@
-"""The page's tables; each cell holds its text and the number that it is sorted by."""
+"""The page's tables of analyses; a cell holds its text and the number that it is sorted by."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mi_lens.common.html import DASH
 from mi_lens.common.statistics import Estimate
-from mi_lens.evaluation.comparison import Comparison
-from mi_lens.evaluation.evaluate import Evaluation
-from mi_lens.evaluation.table import COLUMNS, Column, Value
 from mi_lens.information.per_trace.control_summary import ControlSummary
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.report.findings import summary
@@ -19,11 +14,15 @@ from mi_lens.runs.analysis import Analysis
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell's text, and the number to sort it by; without a number, it is sorted by the text."""
+    """A cell's text, and the number to sort it by; without a number, it is sorted by the text.
+
+    A link is an address on the page, such as "#trace=0123456789abcdef&step=5".
+    """
 
     text: str
     key: float | None = None
     empty: bool = False
+    link: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Table:
         rows: One cell per column in each row.
         note: The note below it.
         tall: Whether it scrolls in a box of its own.
+        folded: Rows that changed nothing; one line stands for them until it is unfolded.
+        folded_as: What these rows are, after "Show": "3 problems with the same tokens".
     """
 
     caption: str
@@ -43,11 +44,14 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
     tall: bool = False
+    folded: list[list[Cell]] = field(default_factory=list)
+    folded_as: str = ""
 
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers."""
-        return [any(row[i].key is not None for row in self.rows) for i in range(len(self.columns))]
+        rows = [*self.rows, *self.folded]
+        return [any(row[i].key is not None for row in rows) for i in range(len(self.columns))]
 
 
 def text(value: str | None) -> Cell:
@@ -189,8 +193,8 @@ def correlates_table(controls: ControlSummary) -> Table:
     )
 
 
-def peaks_table(analysis: Analysis, hook_name: str) -> Table:
-    """Peak statistics by trace."""
+def peaks_table(analysis: Analysis, hook_name: str, links: Mapping[str, str]) -> Table:
+    """Peak statistics by trace; a trace that is on the page is linked, by its id."""
     rows = []
     places = {trace.id: i for i, trace in enumerate(analysis.traces)}
     for trace in analysis.analysed:
@@ -199,7 +203,7 @@ def peaks_table(analysis: Analysis, hook_name: str) -> Table:
         graded = analysis.grades[places[trace.id]]
         rows.append(
             {
-                "trace": number(places[trace.id] + 1, 0),
+                "trace": replace(number(places[trace.id] + 1, 0), link=links.get(trace.id, "")),
                 "problem": text(trace.problem.id if trace.problem else None),
                 "answer": text(None if graded is None else "right" if graded.correct else "wrong"),
                 "steps": number(s.steps, 0),
@@ -213,70 +217,3 @@ def peaks_table(analysis: Analysis, hook_name: str) -> Table:
             }
         )
     return _table("Peak statistics by trace", rows, tall=True)
-
-
-def comparison_table(evaluation: Evaluation, comparisons: Sequence[Comparison]) -> Table:
-    """Every condition compared with the first, paired by problem."""
-    base = evaluation.arm(evaluation.names[0])
-    arms = [(base, None), *((evaluation.arm(c.name), c) for c in comparisons)]
-    return Table(
-        f"Conditions against {base.name}, paired by problem",
-        tuple(column.heading for column in COLUMNS),
-        [[_cell(c, c.value(arm, comparison)) for c in COLUMNS] for arm, comparison in arms],
-        "Brackets hold 95 % intervals over problems. Mended: answers that only the condition has "
-        f"right. Broken: answers that only {base.name} has right. p: exact McNemar test, or with "
-        "several seeds a sign-flip test, with Holm's correction over the table. Power: the "
-        "probability that this many problems show a gain of five points. Problems needed: how many "
-        "problems show the observed difference with probability .8.",
-    )
-
-
-def _cell(column: Column, value: Value) -> Cell:
-    if value is None or isinstance(value, str):
-        return text(value)
-    if isinstance(value, Estimate):
-        return estimate(value, column.form, scale=column.scale)
-    if column.decimals is None:
-        return p_value(value)
-    return number(value, column.decimals, scale=column.scale)
-
-
-def parts_table(comparisons: Sequence[Comparison]) -> Table:
-    """The difference by part: capped problems, finished problems, levels, budgets."""
-    rows = []
-    for comparison in comparisons:
-        n = comparison.problems
-        parts = comparison.split | {
-            f"within {budget} tokens": Estimate(gain, None, None, n)
-            for budget, gain in comparison.within.items()
-        }
-        for name, part in parts.items():
-            difference = estimate(part, "+.1f", scale=100.0)
-            rows.append([text(comparison.name), text(name), number(part.n, 0), difference])
-    return Table(
-        "The difference by part",
-        ("condition", "part", "problems", "difference, points"),
-        rows,
-        "Capped before: problems whose trace under the first condition was cut off. Finished "
-        "before: problems whose trace there ended by itself. A gain among capped problems is "
-        "recovered truncation. Within a budget: both conditions are held to that many tokens.",
-    )
-
-
-def problems_table(evaluation: Evaluation) -> Table:
-    """Every problem under every condition."""
-    arms = [evaluation.arm(name).by_problem() for name in evaluation.names]
-    rows = []
-    for key in arms[0]:
-        first = arms[0][key][0]
-        row = [text(first.problem), text(first.level)]
-        for arm in arms:
-            results = arm[key]
-            right = float(np.mean([r.correct for r in results]))
-            words = {0.0: "wrong", 1.0: "right"}.get(right, f"{100 * right:.0f} %")
-            tokens = float(np.mean([r.tokens for r in results]))
-            capped = " capped" if any(r.capped for r in results) else ""
-            row += [Cell(f"{words}{capped}", right), number(tokens, 0)]
-        rows.append(row)
-    heads = [head for name in evaluation.names for head in (name, "tokens")]
-    return Table("Results by problem", ("problem", "level", *heads), rows, tall=True)

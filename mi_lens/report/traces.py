@@ -10,7 +10,7 @@ from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
-from mi_lens.report.loading import Run, Verdict
+from mi_lens.report.loading import Verdict
 from mi_lens.report.palette import SHADES
 from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.think_block import boundary_ids
@@ -26,14 +26,6 @@ TOKEN_FIELDS = ("wanted", "emitted", "consumed")  # Fields of an event that hold
 def rounded(values: ArrayLike) -> list[float]:
     """Numbers rounded to four significant digits."""
     return [float(f"{value:.4g}") for value in np.asarray(values, dtype=float).tolist()]
-
-
-def shown_traces(run: Run, traces: int) -> list[dict[str, Any]]:
-    """The first traces of a run, for the viewer."""
-    return [
-        {"run": run.name, **trace_data(trace, run.tokenizer, run.analysis, run.verdicts)}
-        for trace in run.traces[:traces]
-    ]
 
 
 def trace_data(

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +14,14 @@ from scipy.stats import false_discovery_control
 
 from mi_lens.common.files import write_json, write_jsonl
 from mi_lens.common.provenance import content_hash, versions
+from mi_lens.evaluation.evaluate import grade_trace
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement, measurement_to_row
 from mi_lens.information.per_trace.thinking_tokens import thinking_tokens
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.analyze import _write_findings
-from mi_lens.runs.config import AnalyzeConfig
+from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig
 from mi_lens.traces.trace import Trace, trace_to_row
 
 THOUGHTS = (
@@ -111,6 +112,42 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
         write_jsonl(folder / "readings.jsonl", rows)
         _write_findings(analysis, folder)
         return analysis
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build_evaluation(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """`build_evaluation(folder, {condition: texts})` writes what `evaluate` would have so far."""
+    checkpoint = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(checkpoint)
+
+    def make(folder: Path, texts: Mapping[str, Sequence[str]]) -> list[Trace]:
+        config = EvaluateConfig(
+            out=folder,
+            model=str(checkpoint),
+            problems="gsm8k",
+            limit=len(next(iter(texts.values()))),
+            conditions=tuple(texts),
+        )
+        traces = [
+            a_trace(
+                tokenizer,
+                text,
+                f"What is 12 * 7 - 5? ({i})",
+                id=content_hash([name, i]),
+                condition={"name": name},
+            )
+            for name, of_condition in texts.items()
+            for i, text in enumerate(of_condition)
+        ]
+        settings = {k: v for k, v in asdict(config).items() if k not in ("out", "batch_size")}
+        record = {"command": "evaluate", "config": settings, "model": "x", "versions": VERSIONS}
+        write_json(folder / "run.json", json.loads(json.dumps(record)))
+        write_jsonl(folder / "traces.jsonl", [trace_to_row(trace) for trace in traces])
+        rows = [asdict(grade_trace(trace, tokenizer)) for trace in traces]
+        write_jsonl(folder / "results.jsonl", rows)
+        return traces
 
     return make
 

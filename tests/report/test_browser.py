@@ -75,6 +75,7 @@ def test_ten_thousand_tokens_open_in_two_seconds(browser, build, tokenizer, tmp_
         page.context.close()
     print(f"\n10,000 tokens painted after {min(times):.0f} ms, {path.stat().st_size} bytes")
     assert min(times) < 2000
+    assert path.stat().st_size < 20e6
 
 
 @pytest.mark.parametrize("width", [400, 1200])
@@ -358,10 +359,169 @@ def test_light_and_dark(page):
     def ground():
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
-    light = ground()
+    def inks():
+        return page.eval_on_selector_all(
+            ".drawn svg, .drawn svg [fill^=var], .drawn svg [stroke^=var]",
+            "all => all.map(e => getComputedStyle(e).fill + getComputedStyle(e).stroke)",
+        )
+
+    light, drawn = ground(), inks()
+    assert page.inner_text("#theme") == "Switch to dark"
     page.click("#theme")
+    assert len(drawn) > 50
+    assert all(a != b for a, b in zip(drawn, inks(), strict=True))
     assert ground() != light
-    assert page.get_attribute("#theme", "aria-pressed") == "true"
+    assert page.inner_text("#theme") == "Switch to light"
     page.focus("#theme")
     page.keyboard.press("Enter")
     assert ground() == light
+    assert inks() == drawn
+    assert page.inner_text("#theme") == "Switch to dark"
+
+
+def now(page):
+    return page.evaluate("document.querySelector('#text .now').step")
+
+
+def test_a_link_opens_a_trace_at_a_step(browser, path, page):
+    data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+    name, steps = data["index"][2]["name"], data["index"][2]["steps"]
+    assert page.evaluate("location.hash") == ""  # nobody has chosen a step yet
+    step = steps - 40
+    link = f"{path.as_uri()}#trace={name}&step={step}&layer={HOOKS[2]}"
+    linked = browser.new_page(viewport={"width": 1000, "height": 900})
+    linked.goto(link)
+    assert linked.input_value("#pick") == "2"
+    assert linked.input_value("#layer") == HOOKS[2]
+    assert now(linked) == step
+    assert value(linked, "step") == f"{step} of {steps}"
+    assert linked.evaluate("""() => {
+        const box = document.getElementById("text").getBoundingClientRect();
+        const own = document.querySelector("#text .now").getBoundingClientRect();
+        return own.top >= box.top && own.bottom <= box.bottom && own.top >= 0
+            && own.bottom <= innerHeight;
+    }""")
+    # The other way: a step that is chosen is in the address, and in the link to copy.
+    linked.click("#text .t >> nth=4")
+    chosen = f"#trace={name}&step=4&layer={HOOKS[2]}"
+    assert linked.evaluate("location.hash") == linked.get_attribute("#link", "href") == chosen
+    linked.select_option("#layer", HOOKS[0])
+    assert linked.evaluate("location.hash") == f"#trace={name}&step=4"
+    linked.select_option("#pick", "1")
+    assert linked.evaluate("location.hash") == f"#trace={data['index'][1]['name']}&step=0"
+    linked.evaluate("hash => { location.hash = hash; }", f"#trace={name}&step=7")
+    linked.wait_for_function("document.querySelector('#text .now').step === 7")
+    assert linked.input_value("#pick") == "2"
+    # A table's row leads to its trace.
+    linked.click("#run-1 .panel:not([hidden]) td a >> nth=1")
+    linked.wait_for_function("document.querySelector('#pick').value === '1'")
+    linked.close()
+
+
+@pytest.mark.parametrize("wanted", ["trace=nothing&step=3", "trace={name}&step=9999"])
+def test_a_link_to_what_is_not_there_says_so(browser, path, page, wanted):
+    data = page.evaluate("JSON.parse(document.getElementById('data').textContent)")
+    linked = browser.new_page()
+    linked.goto(f"{path.as_uri()}#{wanted.format(name=data['index'][2]['name'])}")
+    assert "which is not on this page" in linked.inner_text("#missing")
+    assert linked.input_value("#pick") == "0"
+    linked.close()
+
+
+def test_sorting_says_what_it_will_do(page):
+    button = page.locator("#findings th button").nth(2)
+    assert button.get_attribute("title") == "Sort the rows, lowest first"
+    button.click()
+    assert button.get_attribute("title") == "Sort the rows, highest first"
+    button.click()
+    assert button.get_attribute("title") == "Sort the rows, lowest first"
+
+
+WRITTEN = {
+    "baseline": [THOUGHTS + "So it is 79.", THOUGHTS + "It is 78.", THOUGHTS],
+    "quiet": [THOUGHTS + "So it is 80.", THOUGHTS + "It is 78.", THOUGHTS + "It is 79."],
+    "idle": [THOUGHTS + "So it is 79.", THOUGHTS + "It is 78.", THOUGHTS],
+}
+
+
+@pytest.fixture(scope="module")
+def compared(build_evaluation, tmp_path_factory):
+    """Three problems under three conditions: one changes two traces, one changes none."""
+    folder = tmp_path_factory.mktemp("compared")
+    traces = build_evaluation(folder / "run", WRITTEN)
+    return traces, write_report([folder / "run"], folder / "page.html")
+
+
+def test_side_by_side(browser, compared):
+    traces, path = compared
+    page = opened(browser, path)
+    base, quiet = traces[0], traces[3]
+    ids = zip(base.token_ids, quiet.token_ids, strict=False)
+    step = next(i for i, (a, b) in enumerate(ids) if a != b)
+    assert f"At step {step}, baseline writes “" in page.inner_text("#parting")
+    titles = page.locator("#sides h3").all_inner_texts()
+    assert titles == ["baseline", "quiet"]
+    tokens = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent).tokens")
+    visible = "".join(tokens[step:]).replace("\n", "↵\n")
+    assert page.locator("#sides .prose").first.text_content().replace("↵", "") == visible.replace(
+        "↵", ""
+    )
+    assert page.locator("#sides mark").first.text_content() == tokens[step]
+    # What both begin with unfolds.
+    shared = page.locator("#shared .prose")
+    assert not shared.is_visible()
+    page.click("#shared summary")
+    assert shared.is_visible()
+    assert shared.text_content().replace("↵", "") == "".join(tokens[:step])
+    # The same tokens are said to be the same, and shown when asked for.
+    page.select_option("#right", label="idle")
+    assert page.inner_text("#parting") == f"baseline and idle wrote the same {len(base)} tokens."
+    assert page.locator("#sides article").count() == 0
+    groups = page.eval_on_selector_all("#pair optgroup", "all => all.map(group => group.label)")
+    assert groups == ["different tokens (2)", "the same tokens under every condition (1)"]
+    # A trace that goes on where the other ends; and the way into the text above.
+    page.select_option("#pair", index=1)
+    assert "baseline writes nothing more" in page.inner_text("#parting")
+    assert page.locator("#sides mark").first.inner_text() == "The trace ends here."
+    page.click("#sides article >> nth=1 >> a")
+    page.wait_for_function(f"document.querySelector('#text .now')?.step === {len(traces[2])}")
+    assert "Condition: quiet" in page.inner_text("#about")
+    assert page.problems == []
+    page.context.close()
+
+
+def test_rows_that_changed_nothing_unfold(browser, compared):
+    _, path = compared
+    page = opened(browser, path)
+    folded = {
+        "Conditions against baseline": "1 condition with the same tokens as baseline on every "
+        "problem",
+        "Results by problem": "1 problem with the same tokens under every condition",
+    }
+    for caption, line in folded.items():
+        table = page.locator(f"figure.table:has(figcaption:text('{caption}'))")
+        assert table.locator("tbody").nth(0).locator("tr").count() == 2
+        row = table.locator("details tbody tr")
+        assert row.count() == 1
+        assert not row.is_visible()
+        assert table.locator("summary").inner_text().endswith(line)
+        act, content = table.locator(".act"), "act => getComputedStyle(act, '::before').content"
+        assert act.evaluate(content) == '"Show"'
+        table.locator("summary").focus()
+        page.keyboard.press("Enter")
+        assert row.is_visible()
+        assert act.evaluate(content) == '"Hide"'
+    assert page.problems == []
+    page.context.close()
+
+
+def test_findings_come_before_traces_and_definitions(page, browser, compared):
+    def heights(page, *selectors):
+        return [page.locator(s).first.bounding_box()["y"] for s in selectors]
+
+    order = ("h1", ".conclusion", "#findings table", "#findings .plain", "#viewer", "#run-1")
+    assert heights(page, *order) == sorted(heights(page, *order))
+    other = opened(browser, compared[1])
+    order = ("h1", ".conclusion", "#run-1 table", "#pairs", "#viewer", "#made")
+    assert heights(other, *order) == sorted(heights(other, *order))
+    other.context.close()

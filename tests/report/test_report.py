@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from base64 import b64decode
 from dataclasses import replace
 
 import pytest
@@ -62,6 +61,17 @@ def cells_of(page, caption):
     return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
 
 
+def rows_of(page, caption):
+    """The rows of a table, the folded ones too."""
+    text = page.read_text(encoding="utf-8")
+    figure = text.split(f"<figcaption>{caption}")[1].split("</figure>")[0]
+    bodies = re.findall(r"<tbody>(.*?)</tbody>", figure, re.DOTALL)
+    rows = [row for body in bodies for row in body.split("</tr>")[:-1]]
+    return [
+        [re.sub(r"<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", row)] for row in rows
+    ]
+
+
 def test_the_page_holds_what_was_found(analysed, tmp_path):
     page = write_report([analysed.config.out], tmp_path / "page.html", traces=3)
     data, traces = data_of(page)
@@ -94,9 +104,7 @@ def test_the_page_holds_what_was_found(analysed, tmp_path):
 def test_figures_are_on_the_page_and_saved_where_asked(analysed, tmp_path):
     folder = analysed.config.out
     page = write_report([folder, folder], tmp_path / "page.html", tmp_path / "figures")
-    images = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page.read_text())
-    assert len(images) == 5
-    assert all(b"<svg" in b64decode(image)[:500] for image in images)
+    assert page.read_text().count("<svg") == 5
     first, second = (run.name for run in read_runs([folder, folder]))
     assert first != second
     stems = {path.name.split("_")[0] for path in (tmp_path / "figures").iterdir()}
@@ -121,6 +129,7 @@ def test_nothing_is_fetched_and_markup_is_text(build, tmp_path):
     assert "\u2028" not in text
     assert text.count("<script") == text.count("</script>") == 3
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
+    assert not re.search(r"<[^>]* style=", text)  # the policy would drop it
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)
     assert policy is not None
     assert policy[1].startswith("default-src 'none'; script-src 'sha256-")
@@ -214,7 +223,7 @@ def test_an_evaluation(settings, tmp_path):
     assert run.evaluation.comparisons() == evaluation.comparisons()
     page = write_report([tmp_path / "run"], tmp_path / "page.html")
     (comparison,) = evaluation.comparisons()
-    base, quiet = cells_of(page, "Conditions against baseline")
+    base, quiet = rows_of(page, "Conditions against baseline")
     assert (base[0], quiet[0]) == ("baseline", "quiet")
     assert quiet[4:8] == [
         str(comparison.mended),
@@ -222,8 +231,8 @@ def test_an_evaluation(settings, tmp_path):
         f"{comparison.p_value:.2g}",
         f"{comparison.adjusted:.2g}",
     ]
-    assert len(cells_of(page, "Results by problem")) == 3
-    assert len(cells_of(page, "The difference by part")) == len(comparison.split) + len(
+    assert len(rows_of(page, "Results by problem")) == 3
+    assert len(rows_of(page, "The difference by part")) == len(comparison.split) + len(
         comparison.within
     )
     shown = [(t["question"], t["condition"], t["seed"]) for t in data_of(page)[1]]
@@ -236,7 +245,7 @@ def test_an_evaluation(settings, tmp_path):
     results.write_bytes(results.read_bytes()[:-5])
     text = write_report([tmp_path / "run"], page).read_text()
     assert "12 of 12 traces. The comparison covers the problems that every condition" in text
-    assert len(cells_of(page, "Results by problem")) == 2
+    assert len(rows_of(page, "Results by problem")) == 2
 
 
 def test_a_sweep(settings, tmp_path):
@@ -250,8 +259,8 @@ def test_a_sweep(settings, tmp_path):
     )
     (evaluation,) = run_sweep(spec, tmp_path / "sweep").values()
     page = write_report([tmp_path / "sweep"], tmp_path / "page.html")
-    assert len(cells_of(page, "Results by problem")) == 3
-    assert cells_of(page, "Conditions against baseline")[1][0] == evaluation.names[1]
+    assert len(rows_of(page, "Results by problem")) == 3
+    assert rows_of(page, "Conditions against baseline")[1][0] == evaluation.names[1]
     assert len(data_of(page)[1]) == 6
     last = sorted((tmp_path / "sweep" / "units").iterdir())[-1]
     for path in last.iterdir():
@@ -259,7 +268,7 @@ def test_a_sweep(settings, tmp_path):
     text = write_report([tmp_path / "sweep"], page).read_text()
     assert "(sweep) is not finished." in text
     assert "1 of 2 units done" in text
-    assert len(cells_of(page, "Results by problem")) == 2
+    assert len(rows_of(page, "Results by problem")) == 2
 
 
 def test_command_line(analysed, tmp_path, capsys):
