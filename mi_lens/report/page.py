@@ -98,8 +98,8 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = f"\n{_asset('report.css')}\n{shades_css()}\n"
-    script = f"\n{_asset('report.js')}\n"
+    style = f"\n{_asset('report.css')}\n{_asset('map.css')}\n{shades_css()}\n"
+    script = f"\n{_asset('map.js')}\n{_asset('report.js')}\n"
     analysed = [run for run in runs if run.analysis is not None and run.analysis.analysed]
     shown = [data for run in runs for data in shown_traces(run, traces)]
     return environment.get_template("report.html.j2").render(

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
   const parse = (id) => JSON.parse($(id).textContent);
@@ -56,6 +55,7 @@
   function viewer() {
     const LETTERS = { execution: "E", reflection: "R", transition: "T" };
     let trace, spans = [], classes = [], boxed = new Set(), at = 0, layer = 0, measure = "raw";
+    const map = layerMap(pickCell, turnMeasure);
     let cursor = null, toX = () => 0, toStep = () => 0;
 
     const hook = () => trace.hooks[layer];
@@ -85,7 +85,7 @@
     $("words").value = page.words.join(" ");
 
     function show(index) {
-      trace = parse(`trace-${index}`);
+      trace = unpackedTrace(parse(`trace-${index}`));
       const names = trace.hooks.map(({ name }) => name);
       const before = $("layer").value;
       $("layer").replaceChildren(...names.map((name) => make("option", "", name)));
@@ -156,6 +156,7 @@
       radio.disabled = !hook()?.specific;
       $("measure").querySelector(`[value=${inSpecific() ? "specific" : "raw"}]`).checked = true;
       if (spans[at]) spans[at].classList.add("now");
+      map(trace, at, layer, inSpecific());
     }
 
     function legend() {
@@ -282,6 +283,7 @@
         ["marks", marks.join(", ") || "none"],
         ["interventions", events.join("; ") || "none", "", "full"],
       ];
+      for (const row of rows) row[1] = digits(row[1]);
       return trace.hooks.length ? rows : rows.filter(([label, value]) => value !== undefined && label !== "marks");
     }
 
@@ -300,6 +302,7 @@
       spans[at]?.classList.add("now");
       placeCursor();
       detail(at);
+      map(trace, at, layer, inSpecific());
       const said = facts(at).filter(([, value]) => value !== undefined && value !== "none").map(([label, value]) => `${label} ${value}`).join(", ");
       $("plot").setAttribute("aria-valuenow", String(at));
       $("plot").setAttribute("aria-valuetext", said);
@@ -339,6 +342,15 @@
       draw();
     }
 
+    function pickCell(step, index) {
+      if (index !== layer) pickLayer(index);
+      go(step);
+    }
+
+    function turnMeasure() {
+      pickMeasure(inSpecific() ? "raw" : "specific");
+    }
+
     const keys = {
       ArrowRight: () => go(at + 1), ArrowLeft: () => go(at - 1),
       ArrowDown: () => go(thoughtAfter(1)), ArrowUp: () => go(thoughtAfter(-1)),
@@ -346,7 +358,7 @@
       p: () => go(peakAfter(-1)), k: () => go(peakAfter(-1)),
       Home: () => go(0), End: () => go(trace.tokens.length - 1),
       "[": () => pickLayer(layer - 1), "]": () => pickLayer(layer + 1),
-      m: () => pickMeasure(inSpecific() ? "raw" : "specific"),
+      m: turnMeasure,
     };
     for (const id of ["text", "plot"]) {
       $(id).addEventListener("keydown", (event) => {
