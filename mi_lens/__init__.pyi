@@ -53,6 +53,7 @@ from .information.per_trace.peaks import PeakStatistics as PeakStatistics
 from .information.per_trace.peaks import find_peaks as find_peaks
 from .information.per_trace.peaks import peak_statistics as peak_statistics
 from .information.per_trace.peaks import top_k_peaks as top_k_peaks
+from .information.per_trace.readouts import answer_probability as answer_probability
 from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTokens
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
 from .interventions.condition import Condition as Condition
@@ -93,6 +94,7 @@ from .problems.problem import Problem as Problem
 from .problems.problem import overlap as overlap
 from .report.coloured_trace import show as show
 from .report.page import write_report as write_report
+from .report.plots.layer_map import plot_map as plot_map
 from .runs.analysis import Analysis as Analysis
 from .runs.analyze import analyze as analyze
 from .runs.config import AnalyzeConfig as AnalyzeConfig
@@ -102,6 +104,7 @@ from .runs.paired_analyses import compare_peaks as compare_peaks
 from .runs.sweep import run_sweep as run_sweep
 from .runs.sweep_spec import Spec as Spec
 from .states.answer_state import answer_state as answer_state
+from .states.attention_by_step import attention_by_step as attention_by_step
 from .states.attention_to_words import attention_to_words as attention_to_words
 from .states.capture import capture as capture
 from .states.capture_to_disk import capture_into as capture_into

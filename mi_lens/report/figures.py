@@ -14,7 +14,7 @@ from mi_lens.common.html import one_line
 from mi_lens.report.loading import Run
 from mi_lens.report.page_svg import page_svg
 from mi_lens.report.plots.peaks import Curve, comparison_figure, trajectories_figure
-from mi_lens.report.plots.style import save_figure, style
+from mi_lens.report.plots.style import printable, save_figure, style
 from mi_lens.report.plots.words import tokens_figure
 from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.trace import Trace
@@ -110,15 +110,10 @@ def _curve(analysis: Analysis, trace: Trace, hook_name: str) -> Curve:
     question = trace.problem.question if trace.problem else trace.prompt
     calibration = analysis.measurement(trace, hook_name).calibration
     return Curve(
-        title=_printable(f"{one_line(question, 70)}{verdict}"),
+        title=printable(f"{one_line(question, 70)}{verdict}"),
         mi=analysis.mi(trace, hook_name),
         peaks=analysis.peaks(trace, hook_name),
-        labels=[_printable(string) for string in analysis.token_strings[index]],
+        labels=[printable(string) for string in analysis.token_strings[index]],
         mismatched=None if calibration is None else calibration.band(),
         specific_peaks=analysis.specific_peaks(trace, hook_name),
     )
-
-
-def _printable(text: str) -> str:
-    """Replaces characters that no font draws by U+FFFD; newlines stay."""
-    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)

@@ -36,7 +36,7 @@ from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import SCALING_WORDS
 
 WORDS = 15  # Rows of a table of words.
-SCRIPTS = ("report.js", "side_by_side.js")
+SCRIPTS = ("map.js", "report.js", "side_by_side.js")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = f"\n{_asset('report.css')}\n{shades_css()}\n"
+    style = f"\n{_asset('report.css')}\n{_asset('map.css')}\n{shades_css()}\n"
     script = "\n".join(["", *map(_asset, SCRIPTS), ""])
     analysed = [run for run in runs if run.analysis is not None and run.analysis.analysed]
     shown = [(run, trace) for run in runs for trace in run.traces[:traces]]

@@ -68,6 +68,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
     const LETTERS = { execution: "E", reflection: "R", transition: "T" };
     let trace, spans = [], classes = [], boxed = new Set(), at = 0, layer = 0, measure = "raw";
     let shownIndex = 0, asked = false; // asked: whether anybody has chosen a trace or a step yet
+    const map = layerMap(pickCell, turnMeasure);
     let cursor = null, toX = () => 0, toStep = () => 0;
 
     const hook = () => trace.hooks[layer];
@@ -99,7 +100,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
     function show(index, step = 0) {
       shownIndex = Number(index);
       $("pick").value = index;
-      trace = parse(`trace-${index}`);
+      trace = unpackedTrace(parse(`trace-${index}`));
       const names = trace.hooks.map(({ name }) => name);
       const before = $("layer").value;
       $("layer").replaceChildren(...names.map((name) => make("option", "", name)));
@@ -170,6 +171,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       radio.disabled = !hook()?.specific;
       $("measure").querySelector(`[value=${inSpecific() ? "specific" : "raw"}]`).checked = true;
       if (spans[at]) spans[at].classList.add("now");
+      map(trace, at, layer, inSpecific());
     }
 
     function legend() {
@@ -296,6 +298,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
         ["marks", marks.join(", ") || "none"],
         ["interventions", events.join("; ") || "none", "", "full"],
       ];
+      for (const row of rows) row[1] = digits(row[1]);
       return trace.hooks.length ? rows : rows.filter(([label, value]) => value !== undefined && label !== "marks");
     }
 
@@ -314,6 +317,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       spans[at]?.classList.add("now");
       placeCursor();
       detail(at);
+      map(trace, at, layer, inSpecific());
       const said = facts(at).filter(([, value]) => value !== undefined && value !== "none").map(([label, value]) => `${label} ${value}`).join(", ");
       $("plot").setAttribute("aria-valuenow", String(at));
       $("plot").setAttribute("aria-valuetext", said);
@@ -385,6 +389,15 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       draw();
     }
 
+    function pickCell(step, index) {
+      if (index !== layer) pickLayer(index);
+      go(step);
+    }
+
+    function turnMeasure() {
+      pickMeasure(inSpecific() ? "raw" : "specific");
+    }
+
     const keys = {
       ArrowRight: () => go(at + 1), ArrowLeft: () => go(at - 1),
       ArrowDown: () => go(thoughtAfter(1)), ArrowUp: () => go(thoughtAfter(-1)),
@@ -392,7 +405,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       p: () => go(peakAfter(-1)), k: () => go(peakAfter(-1)),
       Home: () => go(0), End: () => go(trace.tokens.length - 1),
       "[": () => pickLayer(layer - 1), "]": () => pickLayer(layer + 1),
-      m: () => pickMeasure(inSpecific() ? "raw" : "specific"),
+      m: turnMeasure,
     };
     for (const id of ["text", "plot"]) {
       $(id).addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-"""Traces as the page's viewer reads them: as JSON, numbers rounded to four digits."""
+"""Traces as the page's viewer reads them: as JSON, with long rows of numbers packed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.report.loading import Verdict
+from mi_lens.report.packing import packed
 from mi_lens.report.palette import SHADES
 from mi_lens.runs.analysis import Analysis
 from mi_lens.traces.think_block import boundary_ids
@@ -55,8 +56,8 @@ def trace_data(
         "condition": trace.condition.get("name"),
         "tokens": trace.token_strings(tokenizer),
         "blocks": blocks(tokenizer, trace),
-        "entropy": rounded(covariates["entropy"]) if covariates else None,
-        "surprisal": rounded(covariates["surprisal"]) if covariates else None,
+        "entropy": packed(covariates["entropy"]) if covariates else None,
+        "surprisal": packed(covariates["surprisal"]) if covariates else None,
         "events": _events(trace, tokenizer),
         "hooks": [_layer(name, measurement, rule) for name, measurement in measurements.items()],
     }
@@ -91,7 +92,7 @@ def _layer(hook_name: str, measurement: Measurement, rule: PeakRule) -> dict[str
     edges = np.linspace(low, high, SHADES)[1:]
     return {
         "name": hook_name,
-        "mi": rounded(measurement.mi),
+        "mi": packed(measurement.mi),
         "edges": rounded(edges),
         "threshold": rounded([rule.threshold(measurement.mi)])[0],
         "peaks": find_peaks(measurement.mi, rule).tolist(),
@@ -103,16 +104,16 @@ def _specific(calibration: Calibration | None, rule: PeakRule) -> dict[str, Any]
     if calibration is None:
         return None
     return {
-        "values": rounded(calibration.specific),
+        "values": packed(calibration.specific),
         "edges": list(SPECIFIC_EDGES),
         "threshold": rounded([rule.threshold(calibration.specific)])[0],
         # Null: there are too few other answers for any peak to be significant.
         "peaks": calibration.peaks(rule).tolist() if calibration.decides() else None,
         "others": calibration.others,
-        "mean": rounded(calibration.mean),
-        "std": rounded(calibration.std),
-        "p": rounded(calibration.p_values),
-        "family": rounded(calibration.family_p_values),
+        "mean": packed(calibration.mean),
+        "std": packed(calibration.std),
+        "p": packed(calibration.p_values),
+        "family": packed(calibration.family_p_values),
     }
 
 

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from mi_lens.report.packing import unpacked
 from mi_lens.report.page import write_report
 from mi_lens.report.palette import contrast
+from mi_lens.report.traces import rounded
 from mi_lens.traces.vocabulary import SCALING_WORDS
 from tests.report.conftest import THOUGHTS
 
@@ -46,6 +48,21 @@ def page(browser, path):
     assert page.problems == []
 
 
+PACKED_MI = "JSON.parse(document.getElementById('trace-0').textContent).hooks[0].mi"
+
+
+def trace_of(page):
+    """The first trace of the page, its numbers with the four digits that the page shows."""
+    data = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent)")
+    rows = [(data, ("entropy", "surprisal"))]
+    for hook in data["hooks"]:
+        rows += [(hook, ("mi",)), (hook["specific"], ("values", "mean", "std", "p", "family"))]
+    for holder, names in rows:
+        for name in names:
+            holder[name] = rounded(unpacked(holder[name]))
+    return data
+
+
 def value(page, label):
     """What the details say of the step."""
     return page.evaluate(
@@ -62,7 +79,8 @@ def classes(page):
 @pytest.mark.slow
 def test_ten_thousand_tokens_open_in_two_seconds(browser, build, tokenizer, tmp_path):
     each = len(tokenizer.encode(THOUGHTS))
-    (trace,) = build(tmp_path / "run", [THOUGHTS * (10_000 // each + 1)], HOOKS).traces
+    hooks = [f"blocks.{layer}.hook_resid_post" for layer in range(30)]
+    (trace,) = build(tmp_path / "run", [THOUGHTS * (10_000 // each + 1)], hooks).traces
     assert len(trace) >= 10_000
     path = write_report([tmp_path / "run"], tmp_path / "page.html")
     painted = """new Promise(done => requestAnimationFrame(() =>
@@ -179,10 +197,11 @@ def test_layer_and_measure_change_colours(page):
 
 
 def test_shades_are_of_the_numbers(page, path):
-    data = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent)")
+    data = trace_of(page)
     hook = data["hooks"][0]
     shades = [int(name.split(" h")[1][0]) for name in classes(page)]
-    assert shades == [sum(mi >= edge for edge in hook["edges"]) for mi in hook["mi"]]
+    values = unpacked(page.evaluate(PACKED_MI))
+    assert shades == [sum(mi >= edge for edge in hook["edges"]) for mi in values]
     marked = [i for i, name in enumerate(classes(page)) if " peak" in name]
     assert marked == hook["peaks"]
     own = [i for i, name in enumerate(classes(page)) if " specific" in name]
@@ -192,7 +211,7 @@ def test_shades_are_of_the_numbers(page, path):
 
 
 def test_keyboard(page):
-    data = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent)")
+    data = trace_of(page)
     hook, blocks = data["hooks"][0], data["blocks"]
     peaks = sorted({*hook["peaks"], *hook["specific"]["peaks"]} - {0})
     page.hover("#text .t >> nth=30")  # a mouse at rest in the text does not disturb
@@ -244,14 +263,15 @@ def test_keyboard(page):
     # Every control can be reached by Tab.
     reached = set()
     page.focus("#pick")
-    for _ in range(6):
+    for _ in range(9):
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.name"))
         page.keyboard.press("Tab")
-    assert reached == {"pick", "layer", "measure", "words", "plot", "text"}
+    of_map = {"map-rows", "map-span", "map-cells"}
+    assert reached == {"pick", "layer", "measure", "words", "plot", "text"} | of_map
 
 
 def test_mouse(page):
-    data = page.evaluate("JSON.parse(document.getElementById('trace-0').textContent)")
+    data = trace_of(page)
     steps = len(data["tokens"])
     box = page.locator("#plot").bounding_box()
     page.locator("#plot").click(position={"x": box["width"] * 0.7, "y": 50})

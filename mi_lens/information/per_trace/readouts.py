@@ -1,7 +1,9 @@
 """What a step decodes to: the token it emits, the token it consumes, or its logit lens."""
 
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import vocabulary
 
 Readout = Literal["emitted", "consumed", "logit_lens"]
 
@@ -47,3 +50,68 @@ def decode_steps(
             for part in states.split(256)
             for token in backend.unembed(model, part).argmax(-1).tolist()
         ]
+
+
+@torch.inference_mode()
+def answer_probability(
+    model: Model,
+    trace: Trace,
+    states: Mapping[str, Float[Tensor, "step d"]],
+    *,
+    token_ids: Collection[int] | None = None,
+) -> dict[str, Float[np.ndarray, " step"]]:
+    """The probability that the logit lens gives to the beginning of the gold answer at every step.
+
+    The final norm and the unembedding read the states of a block as if it were the last. At the
+    last block's hook_resid_post, this is the model's own probability at temperature 1.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        trace: A trace of n steps, with its problem unless token ids are given.
+        states: The residual states of the trace at every hook name, each of shape (n, d), as
+            `capture` returns them.
+        token_ids: Tokens whose probabilities are added up. None takes the first token of the gold
+            answer that is not blank, written with and without a space before the answer. Of a
+            number whose digits are tokens, this is the first digit.
+
+    Returns:
+        A mapping from each hook name to one probability per step.
+
+    Raises:
+        ValueError: If there are no token ids and the trace has no problem with an answer, or the
+            number of states is not the number of steps.
+    """
+    chosen = _answer_beginnings(model, trace) if token_ids is None else sorted(token_ids)
+    if not chosen or min(chosen) < 0 or max(chosen) >= model.cfg.d_vocab:
+        raise ValueError(
+            f"token_ids={chosen}: expected at least one id from 0 to {model.cfg.d_vocab - 1}"
+        )
+    backend = backend_of(model)
+    probabilities = {}
+    for name, at_hook in states.items():
+        if len(at_hook) != len(trace):
+            raise ValueError(
+                f"trace {trace.id}: {len(at_hook)} states at {name} for {len(trace)} steps; pass "
+                "the states that capture() returns"
+            )
+        parts = [
+            backend.unembed(model, part).double().softmax(-1)[:, chosen].sum(-1).cpu()
+            for part in at_hook.split(256)
+        ]
+        probabilities[name] = torch.cat(parts).numpy()
+    return probabilities
+
+
+def _answer_beginnings(model: Model, trace: Trace) -> list[int]:
+    answer = trace.require_problem("whose answer the logit lens could give").answer
+    strings = vocabulary(model.tokenizer)
+    beginnings = set()
+    for text in (answer, f" {answer}"):
+        ids = model.tokenizer.encode(text, add_special_tokens=False)
+        beginnings |= set([token for token in ids if strings[token].strip()][:1])
+    if not beginnings:
+        raise ValueError(
+            f"trace {trace.id}: the gold answer {answer!r} has no token that is not blank; give "
+            "token_ids"
+        )
+    return sorted(beginnings)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -38,12 +38,33 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mi_lens",
 }
 MI_LABEL = r"MI$(h_t; h_y)$"
+Theme = Literal["light", "dark"]
+PAPERS, INKS = {"light": "#ffffff", "dark": "#14171a"}, {"light": "#000000", "dark": "#eef1f4"}
+
+
+def paper(theme: Theme) -> str:
+    """The colour behind a figure.
+
+    Raises:
+        ValueError: If the theme is neither light nor dark.
+    """
+    if theme not in get_args(Theme):
+        raise ValueError(f"theme={theme!r}: expected one of {get_args(Theme)}")
+    return PAPERS[theme]
+
+
+def _colours(theme: Theme) -> dict[Any, Any]:
+    drawn = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {
+        **dict.fromkeys(("figure.facecolor", "axes.facecolor"), paper(theme)),
+        **dict.fromkeys(drawn, INKS[theme]),
+    }
 
 
 @contextmanager
-def style() -> Iterator[None]:
+def style(theme: Theme = "light") -> Iterator[None]:
     """Applies the style of the figures here; use it for figures of your own too."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE | _colours(theme)):
         yield
         interactive = plt.isinteractive()
     # A notebook's backend becomes interactive with its first figure. The end of rc_context would
@@ -104,6 +125,11 @@ def curve(
     )
     axes.plot(x, mean, marker=marker, markersize=3, color=colour, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+
+
+def printable(text: str) -> str:
+    """Replaces characters that no font draws by U+FFFD; newlines stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
 
 
 def legend_above(figure: Figure, axes: Axes, columns: int | None = None) -> None:
