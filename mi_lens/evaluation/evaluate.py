@@ -7,7 +7,7 @@ Every condition is tried on every problem, so comparisons are paired by problem 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ def evaluate(
         batch_size: Rows decoded together; changes speed and memory, not tokens.
         folder: Where traces.jsonl and results.jsonl are written, each row as soon as it is
             finished. Rows of this evaluation that are already there are not computed again.
-        progress: Shows a bar on a terminal's stderr.
+        progress: See `generate`.
 
     Raises:
         ValueError: If conditions share a name; or for the reasons of `generate`.
@@ -174,8 +174,12 @@ def evaluate_with(
     batch_size: int,
     folder: Path | None,
     progress: bool = True,
+    on_result: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Does what `evaluate` does, with a plan that the caller has already built."""
+    """Does what `evaluate` does, with a plan that the caller has already built.
+
+    `on_result` is called after each new result.
+    """
     model = plan.model
     require_names(conditions)
     requests = [
@@ -191,6 +195,7 @@ def evaluate_with(
         results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
         if path is not None:
             append_jsonl(path, asdict(results[trace.id]))
+        on_result()
 
     traces = generate_into(
         folder,

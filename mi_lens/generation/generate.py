@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
+from mi_lens.common.progress import Progress
 from mi_lens.generation.loop import Decoder
 from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
@@ -61,7 +60,8 @@ def generate(
         seed: See `Request`.
         stop: See `Request`.
         batch_size: How many rows are decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on a terminal's stderr.
+        progress: Shows a bar on a terminal's stderr; where stderr is no terminal, writes a line
+            now and then.
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
@@ -122,9 +122,7 @@ def stream(
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
     jobs = [plan.job(index, request) for index, request in enumerate(requests)]
     decoder = Decoder(plan.model, frozenset(end_of_text_ids(plan.model)), batch_size)
-    with tqdm(
-        total=len(jobs), desc="generate", unit="trace", disable=None if progress else True
-    ) as bar:
+    with Progress(len(jobs), "generate", "trace", progress) as done:
         for job in decoder.run(jobs):
-            bar.update()
+            done.update()
             yield Finished(job.index, plan.trace(job, requests[job.index]), job.seconds)

@@ -27,7 +27,7 @@ def generate_into(
         plan: Of the model.
         requests: What to generate. Equal requests are generated once.
         batch_size: How many rows are decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on a terminal's stderr.
+        progress: See `generate`.
         on_finished: Called with each new trace once it is on disk.
 
     Returns:
