@@ -79,6 +79,11 @@ class Evaluation:
         results.sort(key=lambda result: names.index(result.condition))
         return cls(tuple(results), {"max_new_tokens": config["max_new_tokens"]}, {})
 
+    def __repr__(self) -> str:
+        arms = [repr(self.arm(name)) for name in self.names[:2]]
+        more = "" if len(self.names) < 3 else f", ... {len(self.names)} conditions"
+        return f"Evaluation({', '.join(arms)}{more})"
+
     @property
     def names(self) -> list[str]:
         """Names of the conditions, in order."""

@@ -12,7 +12,7 @@ from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace import Trace, Traces
 
 
 class GenerationInterrupted(KeyboardInterrupt):
@@ -87,7 +87,7 @@ def generate(
             traces[finished.index] = finished.trace
     except KeyboardInterrupt:
         raise GenerationInterrupted(traces, len(complete)) from None
-    return [traces[index] for index in range(len(complete))]
+    return Traces(traces[index] for index in range(len(complete)))
 
 
 @dataclass(frozen=True)

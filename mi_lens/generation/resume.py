@@ -6,7 +6,7 @@ from pathlib import Path
 from mi_lens.common.files import append_jsonl, drop_torn_line
 from mi_lens.generation.generate import Finished, stream
 from mi_lens.generation.request import Plan, Request
-from mi_lens.traces.trace import Trace, load_traces, trace_to_row
+from mi_lens.traces.trace import Trace, Traces, load_traces, trace_to_row
 
 
 def generate_into(
@@ -47,4 +47,4 @@ def generate_into(
                 append_jsonl(path, trace_to_row(finished.trace))
             done[finished.trace.id] = finished.trace
             on_finished(finished)
-    return [done[id_] for id_ in ids]
+    return Traces(done[id_] for id_ in ids)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mi_lens.common.calls import build, from_call
+from mi_lens.common.html import one_line, table
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
@@ -53,6 +54,16 @@ class Condition:
         if not self.name:
             names = " + ".join(map(repr, self.interventions))
             object.__setattr__(self, "name", names or "baseline")
+
+    def __repr__(self) -> str:
+        acts = one_line(" + ".join(map(repr, self.interventions)) or "no intervention", 140)
+        name = one_line(self.name, 60)
+        return f"Condition({name!r}: {acts}; temperature {self.sampling.temperature:g})"
+
+    def _repr_html_(self) -> str:
+        acts = [(i, repr(each)) for i, each in enumerate(self.interventions, start=1)]
+        sampling = [(name, value) for name, value in asdict(self.sampling).items()]
+        return table([*acts, *sampling], ("", ""), f"condition {self.name!r}")
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON-able values, which `from_json` reads."""

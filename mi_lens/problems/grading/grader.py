@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+from mi_lens.common.html import one_line, table, text_box
 from mi_lens.common.progress import tracked
 from mi_lens.problems.answers import boxed_answer, code_block, stated_answer
 from mi_lens.problems.grading.math_verify import Verifier
@@ -49,6 +50,20 @@ class Grade:
     extracted: str | None
     method: Method
     reason: str
+
+    def __repr__(self) -> str:
+        answer = None if self.extracted is None else one_line(self.extracted, 60)
+        right = "right" if self.correct else "wrong"
+        return f"Grade({right}: {answer!r}, by {self.method}: {one_line(self.reason, 100)})"
+
+    def _repr_html_(self) -> str:
+        about = {
+            "correct": "yes" if self.correct else "no",
+            "decided by": self.method,
+            "why": self.reason,
+        }
+        answer = "" if self.extracted is None else f"\n{text_box(self.extracted)}"
+        return f"{table(about)}{answer}"
 
 
 class Grader:
