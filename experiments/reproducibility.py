@@ -16,7 +16,7 @@ from experiments.study import Finding, Study, Verdict, save
 from experiments.summaries import with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
-from mi_lens.evaluation.evaluate import grade_trace
+from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.generation.engines.hugging_face import generate_with_transformers
 from mi_lens.models.backends.lookup import available
 from mi_lens.models.pocket import CHECKPOINTS

@@ -58,11 +58,11 @@ from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTok
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
 from .interventions.condition import Condition as Condition
 from .interventions.condition import parse_intervention as parse_intervention
-from .interventions.condition import register_intervention as register_intervention
 from .interventions.controls import matched_controls as matched_controls
 from .interventions.extend import Continue as Continue
 from .interventions.gguf import load_gguf as load_gguf
 from .interventions.gguf import save_gguf as save_gguf
+from .interventions.kinds import register_intervention as register_intervention
 from .interventions.protocol import Action as Action
 from .interventions.protocol import Intervention as Intervention
 from .interventions.recycle import Recycle as Recycle

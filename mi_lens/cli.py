@@ -57,7 +57,11 @@ def run(config: Config) -> None:
         from mi_lens.demo import run_demo
 
         print(run_demo(config))
-    elif isinstance(config, SweepConfig | StatusConfig | ResultsConfig):
+    elif isinstance(config, StatusConfig):
+        from mi_lens.runs.status import status
+
+        print(status(config.out))
+    elif isinstance(config, SweepConfig | ResultsConfig):
         _run_sweep_command(config)
     elif isinstance(config, AnalyzeConfig):
         from mi_lens.report.findings import findings
@@ -83,12 +87,9 @@ def run(config: Config) -> None:
         print(f"{len(traces)} traces in {config.out / 'traces.jsonl'}")
 
 
-def _run_sweep_command(config: SweepConfig | StatusConfig | ResultsConfig) -> None:
+def _run_sweep_command(config: SweepConfig | ResultsConfig) -> None:
     from mi_lens.runs import sweep
 
-    if isinstance(config, StatusConfig):
-        print(sweep.status(config.out))
-        return
     against = None
     if isinstance(config, ResultsConfig):
         evaluations, against = sweep.results(config.out), config.against

@@ -9,6 +9,7 @@ import pytest
 TUTORIAL = Path(__file__).resolve().parents[1] / "docs" / "tutorial.ipynb"
 ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
 CELL = re.compile(r"<td[^>]*>(.*?)</td>", re.DOTALL)
+PROGRESS = re.compile(r"[a-z ]+: \d+ of \d+ \w+ \(\d+ %\)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 A_PROBLEM = 2.5  # points; on another machine a tie between two tokens may fall the other way
 
@@ -83,4 +84,6 @@ def test_it_runs_and_says_the_same(tutorial, tmp_path, monkeypatch):
         now = accuracies(tagged(tutorial, "accuracy")[name])
         assert now == pytest.approx(accuracies(cell), abs=A_PROBLEM)
     outputs = [output for cell in code_cells(tutorial) for output in cell.outputs]
-    assert {output.get("name") for output in outputs} == {"stdout", None}  # nothing to stderr
+    warned = "".join(output.text for output in outputs if output.get("name") == "stderr")
+    # On a busy machine a cell may take long enough to tell its progress; nothing else is written.
+    assert [line for line in warned.splitlines() if not PROGRESS.match(line)] == []

@@ -182,6 +182,15 @@ def whole_rows(path: str | Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines() if line]
 
 
+def whole_lines(path: str | Path) -> int:
+    """The number of rows that `whole_rows` reads; a file that does not exist yet has none."""
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        return sum(line.endswith(b"\n") and bool(line.strip()) for line in file)
+
+
 def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
     """Reads the record of what produced a folder: its run.json, or the file called `name`.
 

@@ -7,7 +7,7 @@ light and dark pages both show it well. Dollar signs in a text are not read as f
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 DASH = "–"  # stands for None
 LONGEST = 6000  # characters of a text that are shown
@@ -44,6 +44,39 @@ def one_line(text: str, longest: int) -> str:
     """The text on one line, cut at the end to at most `longest` characters."""
     line = " ".join(text.split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+Item = TypeVar("Item")
+
+
+class ShownList(list[Item]):
+    """A list that a notebook shows as a table, one row per item; a slice of it is one too.
+
+    Subclasses say the columns, and what stands there for an item. In every other way it is the
+    list: it equals a list of the same items, and JSON and pickle know it as one.
+    """
+
+    columns: ClassVar[tuple[str, ...]]
+    most_rows: ClassVar[int] = 20
+
+    def cells(self, item: Item) -> tuple[Any, ...]:
+        """The cells of an item's row."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: Any) -> Any:
+        """An item; for a slice, a list of this class."""
+        found = super().__getitem__(index)
+        return type(self)(found) if isinstance(index, slice) else found
+
+    def __repr__(self) -> str:
+        more = f", ... {len(self):,} in all" if len(self) > 1 else ""
+        return f"[{self[0]!r}{more}]" if self else "[]"
+
+    def _repr_html_(self) -> str:
+        rows = [(i, *self.cells(item)) for i, item in enumerate(self[: self.most_rows])]
+        hidden = len(self) - len(rows)
+        caption = f"{len(self):,} in all" + (f", the first {len(rows)} shown" if hidden else "")
+        return table(rows, ("", *self.columns), caption)
 
 
 def table(

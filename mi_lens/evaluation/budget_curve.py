@@ -42,6 +42,12 @@ class BudgetCurve:
     correct: tuple[tuple[bool, ...], ...]
     tokens: tuple[tuple[int, ...], ...]
 
+    def __repr__(self) -> str:
+        right = [f"{sum(c)} at {b:,}" for b, c in zip(self.budgets, self.correct, strict=True)]
+        ends = right if len(right) < 4 else [right[0], "...", right[-1]]
+        problems = len(self.correct[0]) if self.correct else 0
+        return f"BudgetCurve({problems:,} problems; right within tokens: {', '.join(ends)})"
+
     def accuracy(self, *, seed: int = 0) -> list[Estimate]:
         """Accuracy at every budget with its bootstrap interval over problems."""
         return [estimate_mean(list(map(float, correct)), seed=seed) for correct in self.correct]

@@ -39,6 +39,10 @@ class Arm:
     results: tuple[Result, ...]
     setting: dict[str, Any]
 
+    def __repr__(self) -> str:
+        right = sum(result.correct for result in self.results)
+        return f"Arm({self.name[:80]!r}: {right:,} of {len(self.results):,} right)"
+
     def by_problem(self) -> dict[tuple[str, str], list[Result]]:
         """The results of each problem, in the order of seeds; keys are (source, problem id)."""
         results: dict[tuple[str, str], list[Result]] = {}
@@ -105,6 +109,14 @@ class Comparison:
     power: float
     needed: int | None
     settings_differ: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"Comparison({self.name[:50]!r} against {self.against[:50]!r}: {self.problems} "
+            f"problems, accuracy {100 * self.accuracy:.1f} %, "
+            f"{self.difference.in_form('+.1f', 100.0)} points, {self.mended} mended, "
+            f"{self.broken} broken, adjusted p {self.adjusted:.2g})"
+        )
 
     def _repr_html_(self) -> str:
         about: dict[str, Any] = {

@@ -6,8 +6,7 @@
 Every condition is tried on every problem: comparisons are paired by problem (`comparison`).
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mi_lens.common.html import table
 from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import versions
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
+from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.evaluation.result import Result, result_from_table, whole_problems
 from mi_lens.evaluation.table import report, report_table
 from mi_lens.generation.request import Plan, Request
@@ -24,10 +24,8 @@ from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, recorded_condition
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
-from mi_lens.problems.grading.grader import grade
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
 
 LAST_WRITTEN = "evaluation.json"  # A run is finished once its folder has this file.
@@ -80,6 +78,11 @@ class Evaluation:
         order = {name: i for i, name in enumerate(names)}
         results.sort(key=lambda result: order.get(result.condition, len(order)))
         return cls(tuple(results), {"max_new_tokens": config["max_new_tokens"]}, {})
+
+    def __repr__(self) -> str:
+        arms = [repr(self.arm(name)) for name in self.names[:2]]
+        more = "" if len(self.names) < 3 else f", ... {len(self.names)} conditions"
+        return f"Evaluation({', '.join(arms)}{more})"
 
     @property
     def names(self) -> list[str]:
@@ -149,7 +152,7 @@ def evaluate(
         batch_size: Rows decoded together; changes speed and memory, not tokens.
         folder: Where traces.jsonl and results.jsonl are written, each row as soon as it is
             finished. Rows of this evaluation that are already there are not computed again.
-        progress: Shows a bar on a terminal's stderr.
+        progress: See `generate`.
 
     Raises:
         ValueError: If conditions share a name; if there is a folder and hooks without a name; or
@@ -181,8 +184,12 @@ def evaluate_with(
     batch_size: int,
     folder: Path | None,
     progress: bool = True,
+    on_result: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Does what `evaluate` does, with a plan that the caller has already built."""
+    """Does what `evaluate` does, with a plan that the caller has already built.
+
+    `on_result` is called after each new result.
+    """
     model = plan.model
     require_names(conditions)
     plan.hooks.check(folder)
@@ -199,6 +206,7 @@ def evaluate_with(
         results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
         if path is not None:
             append_jsonl(path, asdict(results[trace.id]))
+        on_result()
 
     traces = generate_into(
         folder,
@@ -236,65 +244,8 @@ def require_names(conditions: Sequence[Condition]) -> None:
         raise ValueError(f"conditions {names}: expected at least one, each with a name of its own")
 
 
-def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
-    """Grades a trace that has a problem; any engine may have generated it."""
-    problem = trace.require_problem("to grade it by")
-    graded = grade(trace.text, problem)
-    try:
-        counts = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
-        thoughts = {name: counts[name] for name in THOUGHT_CLASSES}
-    except ValueError:  # a tokenizer without a token for a blank line has no thoughts to count
-        thoughts = None
-    return Result(
-        problem=problem.id,
-        source=problem.source,
-        level=problem.level,
-        condition=trace.condition.get("name", "imported"),
-        seed=trace.seed,
-        trace=trace.id,
-        answer=graded.extracted,
-        correct=graded.correct,
-        graded_by=graded.method,
-        tokens=len(trace),
-        thoughts=thoughts,
-        stop_reason=trace.stop_reason,
-        seconds=seconds,
-    )
-
-
 def _read_results(path: Path | None) -> dict[str, Result]:
     if path is None or not path.exists():
         return {}
     drop_torn_line(path)
     return {row["trace"]: Result(**row) for row in read_jsonl(path)}
-
-
-def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]) -> Arm:
-    """Grades traces that were generated elsewhere, to compare them with those of an evaluation.
-
-    Args:
-        traces: Traces with problems, one per problem and seed. They are imported or come from
-            another engine (`mi_lens.generation.engines.unhooked`), whose name is added to the
-            setting.
-        tokenizer: The tokenizer of the traces' token ids.
-        setting: Other settings that may change a result, such as dtype and device; see `Arm`.
-
-    Raises:
-        ValueError: If there are no traces, or they come from several engines, models or conditions.
-    """
-
-    def origin(trace: Trace) -> tuple[str, ...]:
-        names = (trace.condition.get(key, "imported") for key in ("name", "engine"))
-        return *names, trace.model, trace.condition.get("hooks", "")
-
-    origins = set(map(origin, traces))
-    if len(origins) != 1:
-        raise ValueError(
-            f"traces of {sorted(origins)}: expected one condition of one engine and one model, "
-            "under the same hooks"
-        )
-    ((name, engine, model, _),) = origins
-    shared = ("max_new_tokens", "style", "stop", "hooks")
-    known = {key: value for key, value in traces[0].condition.items() if key in shared}
-    results = tuple(grade_trace(trace, tokenizer) for trace in traces)
-    return Arm(name, results, {"engine": engine, "model": model, **known, **setting})

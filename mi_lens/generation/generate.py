@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
+from mi_lens.common.progress import Progress
 from mi_lens.generation.loop import Decoder
 from mi_lens.generation.request import Plan, Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
@@ -14,7 +13,7 @@ from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace import Trace, Traces
 
 
 class GenerationInterrupted(KeyboardInterrupt):
@@ -70,7 +69,8 @@ def generate(
             "zero head 0, v1". It stands in each trace's id and condition. If it is empty,
             "unnamed: " and the hooks stand there.
         batch_size: How many rows are decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on a terminal's stderr.
+        progress: Shows a bar on a terminal's stderr; where stderr is no terminal, writes a line
+            now and then.
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
@@ -98,7 +98,7 @@ def generate(
             traces[finished.index] = finished.trace
     except KeyboardInterrupt:
         raise GenerationInterrupted(traces, len(complete)) from None
-    return [traces[index] for index in range(len(complete))]
+    return Traces(traces[index] for index in range(len(complete)))
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,7 @@ def stream(
     jobs = [plan.job(index, request) for index, request in enumerate(requests)]
     ends = frozenset(end_of_text_ids(plan.model))
     decoder = Decoder(plan.model, ends, batch_size, plan.hooks.fwd_hooks)
-    with tqdm(
-        total=len(jobs), desc="generate", unit="trace", disable=None if progress else True
-    ) as bar:
+    with Progress(len(jobs), "generate", "trace", progress) as done:
         for job in decoder.run(jobs):
-            bar.update()
+            done.update()
             yield Finished(job.index, plan.trace(job, requests[job.index]), job.seconds)

@@ -6,7 +6,7 @@ from pathlib import Path
 from mi_lens.common.files import append_jsonl, drop_torn_line
 from mi_lens.generation.generate import Finished, stream
 from mi_lens.generation.request import Plan, Request
-from mi_lens.traces.trace import Trace, load_traces, trace_to_row
+from mi_lens.traces.trace import Trace, Traces, load_traces, trace_to_row
 
 
 def generate_into(
@@ -27,7 +27,7 @@ def generate_into(
         plan: Of the model.
         requests: What to generate. Equal requests are generated once.
         batch_size: How many rows are decoded together; changes speed and memory, not tokens.
-        progress: Shows a bar on a terminal's stderr.
+        progress: See `generate`.
         on_finished: Called with each new trace once it is on disk.
 
     Returns:
@@ -52,7 +52,7 @@ def generate_into(
                 append_jsonl(path, trace_to_row(finished.trace))
             done[finished.trace.id] = finished.trace
             on_finished(finished)
-    return [
+    return Traces(
         done[id_].under(request.condition.interventions)
         for id_, request in zip(ids, requests, strict=True)
-    ]
+    )

@@ -6,61 +6,20 @@ results names is never imported.
 """
 
 import ast
-import importlib
 import json
-import os
 import re
-import sys
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from mi_lens.common.calls import as_expression, build, from_call
+from mi_lens.common.html import one_line, table
 from mi_lens.common.provenance import content_hash
+from mi_lens.interventions.kinds import is_known, kind_of
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.model import Model
-
-KINDS = {
-    "Continue": "mi_lens.interventions.extend",
-    "ForbidAt": "mi_lens.interventions.forbid",
-    "LogitPenalty": "mi_lens.interventions.suppress",
-    "RaiseTemperature": "mi_lens.interventions.temperature",
-    "Recycle": "mi_lens.interventions.recycle",
-    "Steer": "mi_lens.interventions.steer",
-    "Suppress": "mi_lens.interventions.suppress",
-}
-_of_users: dict[str, type[Intervention]] = {}  # By the name of the class.
-Kind = TypeVar("Kind", bound=type)
-
-
-def register_intervention(kind: Kind) -> Kind:
-    """Makes a class of interventions known by its name, like those of this package; a decorator.
-
-    Conditions on the command line, in YAML and in JSON may then name it without its module.
-
-    Args:
-        kind: A frozen dataclass that subclasses `Intervention`.
-
-    Raises:
-        ValueError: If it is no such class, or if another class has its name.
-    """
-    settings: Any = getattr(kind, "__dataclass_params__", None)
-    if settings is None or not settings.frozen or Intervention not in kind.__mro__:
-        raise ValueError(f"{kind!r}: expected a frozen dataclass that subclasses Intervention")
-    name = kind.__name__
-    if KINDS.get(name) == kind.__module__:
-        return kind
-    held = _of_users.get(name)
-    if name in KINDS or (held is not None and _place(held) != _place(kind)):
-        where = KINDS[name] if name in KINDS else _place(held)
-        raise ValueError(
-            f"{_place(kind)}: {where} has an intervention {name!r} already, and traces tell them "
-            "apart by this name; give the class another"
-        )
-    _of_users[name] = kind
-    return kind
 
 
 @dataclass(frozen=True)
@@ -93,6 +52,16 @@ class Condition:
         if not self.name:
             names = " + ".join(map(repr, self.interventions))
             object.__setattr__(self, "name", names or "baseline")
+
+    def __repr__(self) -> str:
+        acts = one_line(" + ".join(map(repr, self.interventions)) or "no intervention", 140)
+        name = one_line(self.name, 60)
+        return f"Condition({name!r}: {acts}; temperature {self.sampling.temperature:g})"
+
+    def _repr_html_(self) -> str:
+        acts = [(i, repr(each)) for i, each in enumerate(self.interventions, start=1)]
+        sampling = [(name, value) for name, value in asdict(self.sampling).items()]
+        return table([*acts, *sampling], ("", ""), f"condition {self.name!r}")
 
     def to_json(self) -> dict[str, Any]:
         """All settings as JSON-able values, which `from_json` reads."""
@@ -144,7 +113,7 @@ def to_json(intervention: Intervention) -> dict[str, Any]:
 def from_json(value: dict[str, Any], import_modules: bool = False) -> Intervention:
     """An intervention from what `to_json` returned; see `Condition.from_json`."""
     settings = dict(value)
-    return build(_kind(settings.pop("kind", None), import_modules), settings)
+    return build(kind_of(settings.pop("kind", None), import_modules), settings)
 
 
 def parse_intervention(text: str, *, import_modules: bool = False) -> Intervention:
@@ -161,8 +130,8 @@ def parse_intervention(text: str, *, import_modules: bool = False) -> Interventi
     Raises:
         ValueError: If the text is not such a call; the message says what is wrong.
     """
-    kind_of = partial(_kind, import_modules=import_modules)
-    return from_call(text, kind_of, what="intervention", example="Suppress(['Wait', 'Hmm'])")
+    kind = partial(kind_of, import_modules=import_modules)
+    return from_call(text, kind, what="intervention", example="Suppress(['Wait', 'Hmm'])")
 
 
 def parse_condition(text: str, *, import_modules: bool = False) -> Condition:
@@ -220,7 +189,7 @@ class Unloaded(Intervention):
 
 def _recorded_intervention(call: str) -> Intervention:
     function = call.partition("(")[0]
-    if function in KINDS or function in _of_users:
+    if is_known(function):
         return parse_intervention(call)
     return Unloaded(call)
 
@@ -248,47 +217,3 @@ def _short(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) > 64:
         return {"length": len(value), "hash": content_hash(list(value))}
     return value
-
-
-def _kind(name: Any, import_modules: bool = False) -> Any:
-    """The class of a name, or of "module:Class"; the latter is known by its name from then on."""
-    if name in KINDS:
-        return getattr(importlib.import_module(KINDS[name]), name)
-    if name in _of_users:
-        return _of_users[name]
-    if not isinstance(name, str) or ":" not in name:
-        raise ValueError(
-            f"intervention {name!r}: expected one of {sorted([*KINDS, *_of_users])}, or a class of "
-            "your own as 'module:Class'"
-        )
-    module_name, _, class_name = name.partition(":")
-    kind = getattr(_module(module_name, import_modules), class_name, None)
-    if kind is None:
-        raise ValueError(f"intervention {name!r}: module {module_name} has no {class_name}")
-    return register_intervention(kind)
-
-
-def _module(name: str, import_modules: bool) -> Any:
-    """A module by its name, which is looked for in the working directory too."""
-    if name in sys.modules:
-        return sys.modules[name]
-    if not import_modules:
-        raise ValueError(
-            f"intervention of module {name!r}: the module is not imported; import it first if you "
-            "trust it, or name it on the command line or in the YAML file of a sweep"
-        )
-    here = os.getcwd()
-    sys.path.append(here)
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"intervention of module {name!r}: {error}; expected a module that Python finds, or "
-            f"one in {here}"
-        ) from None
-    finally:
-        sys.path.remove(here)
-
-
-def _place(kind: Any) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

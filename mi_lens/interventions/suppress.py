@@ -9,12 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.html import table
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.words import Worded
 from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, Words, as_words, word_ids, word_of
+
+SHOWN = 15  # Number of tokens in a notebook's table.
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,23 @@ class Evasion:
     prevented: int
     instead: dict[str, int]
     respelled: dict[str, int]
+
+    def __repr__(self) -> str:
+        most = ", ".join(f"{word[:20]!r} {count}" for word, count in list(self.instead.items())[:5])
+        return (
+            f"Evasion({self.prevented:,} words prevented; instead {most or 'nothing'}; respelled "
+            f"{sum(self.respelled.values()):,} times)"
+        )
+
+    def _repr_html_(self) -> str:
+        shown = list(self.instead.items())[:SHOWN]
+        caption = (
+            f"{self.prevented:,} suppressed words prevented; {len(shown)} of {len(self.instead)} "
+            "tokens written instead"
+        )
+        respelled = table(list(self.respelled.items()), ("respelled", "times"))
+        written = table(shown, ("written instead", "times"), caption)
+        return f"{written}\n{respelled}" if self.respelled else written
 
 
 def evasion(tokenizer, traces: Iterable[Trace], words: Words) -> Evasion:

@@ -109,6 +109,20 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         FileNotFoundError: If the config or a file of weights is missing.
         ValueError: If the architecture is not supported, or the weights are quantized.
     """
+    config = check_config(folder)
+    for file in weight_files(folder):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; weights are read from safetensors only")
+    return config
+
+
+def check_config(folder: Path) -> dict[str, Any]:
+    """Reads a checkpoint's config and checks that it is of a model that can be loaded.
+
+    Raises:
+        FileNotFoundError: If the config is missing.
+        ValueError: If the architecture is not supported, or the weights are quantized.
+    """
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(
@@ -125,9 +139,6 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{config_file}: the weights are quantized; use the unquantized checkpoint"
         )
-    for file in weight_files(folder):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; weights are read from safetensors only")
     return config
 
 

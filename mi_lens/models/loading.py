@@ -10,6 +10,7 @@ from mi_lens.models.checkpoint import (
     TEXT_FILES,
     TOKENIZER_FILES,
     check_checkpoint,
+    check_config,
     find_folder,
     stored_dtype,
 )
@@ -73,6 +74,39 @@ def load(
     model = chosen_backend.build(hf_model, tokenizer)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     return model
+
+
+def load_outline(name: str | Path, backend: str = "auto") -> Any:
+    """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
+
+    It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
+    shapes and no values.
+
+    Args:
+        name: As in `load`; for a Hugging Face id only the small files are downloaded.
+        backend: As in `load`.
+
+    Raises:
+        ValueError: If the name, backend or architecture is not supported.
+        FileNotFoundError: If the folder or its config is missing.
+        OSError: If the Hugging Face hub cannot be reached, or does not give the files.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
+    folder = find_folder(name, TEXT_FILES)
+    check_config(folder)
+    config, tokenizer = AutoConfig.from_pretrained(folder), _load_tokenizer(folder)
+
+    def build(device: str) -> Any:
+        with torch.device(device):
+            hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            return chosen_backend.build(hf_model, tokenizer)
+
+    try:
+        return build("meta")
+    except NotImplementedError:  # the bridge splits GPT-2's fused projections, which needs values
+        return build("cpu")
 
 
 def load_tokenizer(name: str | Path) -> Any:

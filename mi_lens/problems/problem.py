@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mi_lens.common.html import one_line, table, text_box
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.code_tests import CodeTests
 
@@ -40,6 +41,26 @@ class Problem:
     def __post_init__(self):
         if isinstance(self.tests, dict):  # read from a file of traces
             object.__setattr__(self, "tests", CodeTests.from_json(self.tests))
+
+    def __repr__(self) -> str:
+        decided = f"answer {one_line(self.answer, 40)!r}"
+        if self.tests is not None:
+            decided = "decided by tests"
+        source = f" of {one_line(self.source, 40)}" if self.source else ""
+        question = one_line(self.question, 100)
+        return f"Problem({one_line(self.id, 30)!r}{source}: {question!r}, {decided})"
+
+    def _repr_html_(self) -> str:
+        about = {
+            "id": self.id,
+            "gold answer": self.answer or None,
+            "tests": None if self.tests is None else "yes",
+            "source": self.source or None,
+            "split": self.split,
+            "level": self.level,
+        }
+        parts = [table(about), text_box(self.question)]
+        return "\n".join(parts if self.solution is None else [*parts, text_box(self.solution)])
 
     @property
     def key(self) -> str:

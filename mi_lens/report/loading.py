@@ -11,11 +11,12 @@ from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
 from mi_lens.interventions.condition import recorded_condition
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
-from mi_lens.problems.loading import load_problems
 from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of, traces_so_far
+from mi_lens.runs.status import expected_problems
+from mi_lens.runs.sweep_folder import sweep_progress
 from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]
@@ -129,7 +130,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     unfinished = None
     if not analysis.finished:
         unfinished = (
-            f"{_count(len(analysis.traces), _expected(analysis.config))}, "
+            f"{_count(len(analysis.traces), expected_problems(analysis.config))}, "
             f"{len(analysis.measurements)} of them measured; words at peaks come last. {AGAIN}"
         )
     graded = zip(analysis.traces, analysis.grades, strict=True)
@@ -149,7 +150,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
 def _generation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, GenerateConfig, folder)
     traces = tuple(traces_so_far(folder / "traces.jsonl"))
-    expected = _expected(config)
+    expected = expected_problems(config)
     missing = expected is None or len({trace.id for trace in traces}) < expected
     unfinished = f"{_count(len(traces), expected)}. {AGAIN}" if missing else None
     verdicts = {}
@@ -171,7 +172,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     traces = traces_so_far(folder / "traces.jsonl")
     unfinished = None
     if not finished:
-        problems = _expected(config)
+        problems = expected_problems(config)
         expected = None if problems is None else problems * len(names) * len(config.seeds)
         unfinished = f"{_count(len(traces), expected)}. {COMPARED} {AGAIN}"
     return _run(
@@ -189,10 +190,10 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
 def _sweep(folder: Path) -> Iterator[Run]:
     record = read_record(folder, "sweep.json")
     evaluations = sweep.results(folder)
-    state = sweep.status(folder)
+    state = sweep_progress(folder)
     unfinished = None
     if state.done < state.units:
-        unfinished = f"{state}. {COMPARED} {AGAIN}"
+        unfinished = f"{state.counts()}. {COMPARED} {AGAIN}"
     for model in record["spec"]["models"]:
         units = sorted((folder / "units").glob(f"{content_hash(model)[:8]}-*"))
         traces = [trace for unit in units for trace in traces_so_far(unit / "traces.jsonl")]
@@ -239,13 +240,6 @@ def _run(
 
 def _count(traces: int, expected: int | None) -> str:
     return f"{traces} traces so far" if expected is None else f"{traces} of {expected} traces"
-
-
-def _expected(config: GenerateConfig) -> int | None:
-    """How many problems a run has; None where only a download would tell."""
-    if config.problems == "pocket" or Path(config.problems).is_file():
-        return len(load_problems(config.problems, limit=config.limit, split=config.split))
-    return config.limit
 
 
 def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:

@@ -10,6 +10,7 @@ from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
+from mi_lens.report.coloured_trace import colour_range
 from mi_lens.report.loading import Verdict
 from mi_lens.report.packing import packed
 from mi_lens.report.palette import SHADES
@@ -18,7 +19,6 @@ from mi_lens.traces.think_block import boundary_ids
 from mi_lens.traces.thoughts import split_thoughts
 from mi_lens.traces.trace import Trace
 
-HIGHEST = 0.98  # The darkest shade begins at this quantile of a trace's values.
 # Where the shades of the specific part meet, in standard deviations of the other answers.
 SPECIFIC_EDGES = (-2.0, -1.0, 1.0, 2.0, 4.0, 8.0)
 TOKEN_FIELDS = ("wanted", "emitted", "consumed")  # Fields of an event that hold a token id.
@@ -88,7 +88,7 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
 
 
 def _layer(hook_name: str, measurement: Measurement, rule: PeakRule) -> dict[str, Any]:
-    low, high = float(measurement.mi.min()), float(np.quantile(measurement.mi, HIGHEST))
+    low, high = colour_range(measurement.mi)
     edges = np.linspace(low, high, SHADES)[1:]
     return {
         "name": hook_name,

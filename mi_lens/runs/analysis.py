@@ -88,6 +88,15 @@ class Analysis:
             tokens={name: _table_from_row(row) for name, row in tables.items()},
         )
 
+    def __repr__(self) -> str:
+        hooks = ", ".join(self.hook_names[:2]) + (", ..." if len(self.hook_names) > 2 else "")
+        state = "finished" if self.finished else "unfinished"
+        return (
+            f"Analysis({str(self.config.model)[-40:]} on {self.config.problems[-40:]}: "
+            f"{len(self.traces):,} traces, {len(self.measurements):,} measured at "
+            f"{len(self.hook_names)} hook names ({hooks}); {state})"
+        )
+
     @property
     def peak_rule(self) -> PeakRule:
         """The rule that selects peaks."""

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mi_lens.common.files import write_json
+from mi_lens.common.writing import writing
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.information.per_trace.peaks import (
@@ -24,12 +25,16 @@ from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 
 
-def analyze(config: AnalyzeConfig) -> Analysis:
+def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     """Generates traces, reads their states, and finds peaks and the words they decode to.
 
     Writes run.json, traces.jsonl, activations/ (one safetensors file per trace), readings.jsonl,
     peaks.json, controls.json and thinking_tokens.json to `config.out`. Each result is written
     before the next begins; a run that was killed continues where it stopped.
+
+    Args:
+        config: The settings of the run.
+        progress: See `generate`.
 
     Raises:
         ValueError: If there are no problems, a problem lacks what `config.site` reads, a hook name
@@ -44,26 +49,29 @@ def analyze(config: AnalyzeConfig) -> Analysis:
     requests = requests_of(config, plan, problems)
     # All checks come before this line, so that a refused run leaves no folder.
     folder = open_run(config, plan.fingerprint)
-    traces = generate_into(folder, plan, requests, batch_size=config.batch_size)
-    measurements = measure_into(folder, config, plan, traces, hook_names)
-    if not measurements:
-        raise ValueError(
-            f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
-            "max_new_tokens, or look at traces.jsonl for why the model stops at once"
+    with writing(folder / "run.json"):
+        traces = generate_into(
+            folder, plan, requests, batch_size=config.batch_size, progress=progress
         )
-    analysed = [trace for trace in traces if trace.id in measurements]
-    analysis = Analysis(
-        config=config,
-        traces=tuple(traces),
-        token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
-        hook_names=hook_names,
-        measurements=measurements,
-        tokens={
-            name: _tokens(config, model, analysed, measurements, name, folder)
-            for name in hook_names
-        },
-    )
-    _write_findings(analysis, folder)
+        measurements = measure_into(folder, config, plan, traces, hook_names, progress=progress)
+        if not measurements:
+            raise ValueError(
+                f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
+                "max_new_tokens, or look at traces.jsonl for why the model stops at once"
+            )
+        analysed = [trace for trace in traces if trace.id in measurements]
+        analysis = Analysis(
+            config=config,
+            traces=tuple(traces),
+            token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
+            hook_names=hook_names,
+            measurements=measurements,
+            tokens={
+                name: _tokens(config, model, analysed, measurements, name, folder)
+                for name in hook_names
+            },
+        )
+        _write_findings(analysis, folder)
     return analysis
 
 

@@ -160,10 +160,10 @@ class SweepConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig:
-    """Show the progress of a sweep, and which units failed and why.
+    """Show what a run or a sweep is, how far it is, what failed, and whether it is still written.
 
     Attributes:
-        out: The sweep's folder.
+        out: The folder that generate, analyze, evaluate or sweep writes to.
     """
 
     out: Annotated[Path, tyro.conf.Positional]

@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from mi_lens.common.files import write_json
 from mi_lens.common.parquet import write_table
+from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation, evaluate_with, require_names
 from mi_lens.generation.request import Plan
 from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
@@ -25,29 +26,30 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
         for intervention in condition.interventions:
             intervention.bind(plan.model)  # fails, if it must, before the folder is created
     folder = open_run(config, plan.fingerprint)
-    evaluation = evaluate_with(
-        plan,
-        problems,
-        conditions,
-        config.seeds,
-        style=config.style,
-        max_new_tokens=config.max_new_tokens,
-        stop=config.stop,
-        batch_size=config.batch_size,
-        folder=folder,
-    )
-    write_table(map(asdict, evaluation.results), folder / "results.parquet")
-    write_json(
-        folder / LAST_WRITTEN,
-        {
-            "setting": evaluation.setting,
-            "conditions": evaluation.conditions,
-            "accuracy": {
-                name: asdict(evaluation.arm(name).accuracy()) for name in evaluation.names
+    with writing(folder / "run.json"):
+        evaluation = evaluate_with(
+            plan,
+            problems,
+            conditions,
+            config.seeds,
+            style=config.style,
+            max_new_tokens=config.max_new_tokens,
+            stop=config.stop,
+            batch_size=config.batch_size,
+            folder=folder,
+        )
+        write_table(map(asdict, evaluation.results), folder / "results.parquet")
+        write_json(
+            folder / LAST_WRITTEN,
+            {
+                "setting": evaluation.setting,
+                "conditions": evaluation.conditions,
+                "accuracy": {
+                    name: asdict(evaluation.arm(name).accuracy()) for name in evaluation.names
+                },
+                "comparisons": [asdict(comparison) for comparison in evaluation.comparisons()],
             },
-            "comparisons": [asdict(comparison) for comparison in evaluation.comparisons()],
-        },
-    )
+        )
     return evaluation
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mi_lens.common.writing import writing
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, parse_intervention
@@ -17,7 +18,8 @@ def run_generate(config: GenerateConfig) -> list[Trace]:
     plan = Plan(config.load_model(config.model))
     requests = requests_of(config, plan, problems)
     folder = open_run(config, plan.fingerprint)
-    return generate_into(folder, plan, requests, batch_size=config.batch_size)
+    with writing(folder / "run.json"):
+        return generate_into(folder, plan, requests, batch_size=config.batch_size)
 
 
 def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem]) -> list[Request]:

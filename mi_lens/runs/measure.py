@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
+from mi_lens.common.progress import tracked
 from mi_lens.generation.request import Plan
 from mi_lens.information.per_trace.measurement import (
     Measurement,
@@ -43,6 +43,8 @@ def measure_into(
     plan: Plan,
     traces: Sequence[Trace],
     hook_names: Sequence[str],
+    *,
+    progress: bool = True,
 ) -> dict[str, Measurements]:
     """Measures traces; writes to a folder's activations/ and readings.jsonl, and keeps their rows.
 
@@ -68,8 +70,8 @@ def measure_into(
     last = last_block_output(model)
     names = list(dict.fromkeys([*hook_names, last]))
     waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(store.held(t))]
-    answers = _answers(config, model, traces, hook_names) if waiting else {}
-    for trace in tqdm(waiting, desc="read", unit="trace", disable=None):
+    answers = _answers(config, model, traces, hook_names, progress) if waiting else {}
+    for trace in tracked(waiting, "read and measure", "trace", progress):
         (shard,) = store.capture([trace], names)
         if trace.id in done:  # Only the states of the trace were missing.
             continue
@@ -123,17 +125,20 @@ class _Answers:
 
 
 def _answers(
-    config: AnalyzeConfig, model: Model, traces: Sequence[Trace], hook_names: Sequence[str]
+    config: AnalyzeConfig,
+    model: Model,
+    traces: Sequence[Trace],
+    hook_names: Sequence[str],
+    progress: bool,
 ) -> dict[str, _Answers]:
     """Trace id to the trace's gold answer state, and states of other problems' other answers."""
     problems = {trace.id: trace.problem for trace in traces if trace.problem is not None}
+    different = list(dict.fromkeys(problems.values()))
     states = {
         problem: answer_state(
             model, problem, hook_names, site=config.site, template=config.template
         )
-        for problem in tqdm(
-            dict.fromkeys(problems.values()), desc="answers", unit="problem", disable=None
-        )
+        for problem in tracked(different, "read answers of", "problem", progress)
     }
     answers = {}
     for trace_id, own in problems.items():

@@ -9,78 +9,29 @@ on disk are not computed again. The results of a sweep can be read from the fold
 import json
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mi_lens.common.files import whole_rows, write_json
 from mi_lens.common.parquet import write_table
-from mi_lens.common.provenance import content_hash, versions
+from mi_lens.common.progress import Progress
+from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
 from mi_lens.generation.request import Plan
-from mi_lens.runs.sweep_spec import RecordedSpec, Spec
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A few problems under all conditions with one model.
-
-    Attributes:
-        folder: The unit's own folder.
-        model: Checkpoint.
-        first: Index of the first problem.
-        last: Index after the last problem.
-    """
-
-    folder: Path
-    model: str
-    first: int
-    last: int
-
-
-def open_sweep(spec: Spec, folder: Path) -> Path:
-    """Creates a sweep's folder, or opens the one that the same sweep began.
-
-    Raises:
-        FileExistsError: If the folder holds something else, or a sweep that gives other results.
-    """
-    settings = json.loads(json.dumps(asdict(spec)))
-    record = folder / "sweep.json"
-    if record.exists():
-        old = json.loads(record.read_text(encoding="utf-8"))
-        immaterial = {"batch_size", "device"}
-        changed = sorted(
-            key for key in settings.keys() - immaterial if old["spec"].get(key) != settings[key]
-        )
-        changed += [] if old["versions"] == versions() else ["versions"]
-        if changed:
-            raise FileExistsError(
-                f"{folder}: holds another sweep (other {', '.join(changed)}); give another --out, "
-                "or remove that folder"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder}: exists, is not empty and holds no sweep; give another --out"
-        )
-    else:
-        write_json(record, {"spec": settings, "versions": versions()})
-    return folder
-
-
-def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
-    """The units of a sweep, ordered by model."""
-    return [
-        Unit(
-            folder=folder / "units" / f"{content_hash(model)[:8]}-{first:06d}",
-            model=model,
-            first=first,
-            last=min(first + spec.unit, problems),
-        )
-        for model in spec.models
-        for first in range(0, problems, spec.unit)
-    ]
+from mi_lens.models.loading import load_outline
+from mi_lens.runs.sweep_folder import (
+    Unit,
+    open_sweep,
+    read_done,
+    read_spec,
+    sweep_progress,
+    units,
+    waiting,
+)
+from mi_lens.runs.sweep_spec import Spec
 
 
 class Worker:
@@ -92,8 +43,13 @@ class Worker:
         self.conditions = spec.expand()
         self._prepared: tuple[str, Plan] | None = None
 
-    def run(self, unit: Unit) -> None:
-        """Runs the unfinished part of a unit; writes an error to its folder, and raises it."""
+    def run(self, unit: Unit, on_result: Callable[[], object] = lambda: None) -> None:
+        """Runs the unfinished part of a unit; writes an error to its folder, and raises it.
+
+        Args:
+            unit: The unit.
+            on_result: Called after each new result.
+        """
         unit.folder.mkdir(parents=True, exist_ok=True)
         started = time.time()
         try:
@@ -110,6 +66,7 @@ class Worker:
                 batch_size=self.spec.batch_size,
                 folder=unit.folder,
                 progress=False,
+                on_result=on_result,
             )
         except Exception:
             write_json(unit.folder / "failed.json", {"error": traceback.format_exc()})
@@ -144,32 +101,57 @@ def _require_same_model(unit: Unit, fingerprint: str) -> None:
             )
 
 
-def run_sweep(spec: Spec, folder: Path) -> dict[str, Evaluation]:
+def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, Evaluation]:
     """Runs a sweep in this process; if a unit fails, the others still run.
+
+    Args:
+        spec: The sweep to run.
+        folder: The sweep's folder.
+        progress: See `generate`.
 
     Returns:
         The same as `results`.
 
     Raises:
+        ValueError: Before anything runs, if a condition does not fit a model.
         RuntimeError: At the end, if units failed. Their results so far are kept, and they are tried
             again when the sweep is run again.
     """
     worker = Worker(spec)
+    todo = waiting(spec, folder, len(worker.problems))
+    require_fitting(spec, todo)
     open_sweep(spec, folder)
     failed = []
-    for unit in waiting(spec, folder, len(worker.problems)):
-        try:
-            worker.run(unit)
-        except Exception as error:
-            failed.append(f"{unit.folder.name}: {error}")
+    so_far = sweep_progress(folder)
+    with (
+        writing(folder / "sweep.json"),
+        Progress(so_far.expected, "sweep", "trace", progress, so_far.graded) as bar,
+    ):
+        for unit in todo:
+            try:
+                worker.run(unit, bar.update)
+            except Exception as error:
+                failed.append(f"{unit.folder.name}: {error}")
     raise_failed(failed)
     return results(folder)
 
 
-def waiting(spec: Spec, folder: Path, problems: int) -> list[Unit]:
-    """Units that are not done."""
-    all_units = units(spec, folder, problems)
-    return [unit for unit in all_units if not (unit.folder / "done.json").exists()]
+def require_fitting(spec: Spec, todo: Sequence[Unit]) -> None:
+    """Refuses a condition that does not fit a model of these units, before weights are read.
+
+    Raises:
+        ValueError: If a layer, hook name, word or width does not fit; the message names near ones.
+    """
+    for model in dict.fromkeys(unit.model for unit in todo):
+        outline = load_outline(model, spec.backend)
+        for condition in spec.expand():
+            for intervention in condition.interventions:
+                try:
+                    intervention.bind(outline)
+                except ValueError as error:
+                    raise ValueError(f"{model}, condition {condition.name!r}: {error}") from None
+                except RuntimeError:  # it reads weights: the unit itself will bind it
+                    continue
 
 
 def raise_failed(failed: Sequence[str]) -> None:
@@ -179,62 +161,6 @@ def raise_failed(failed: Sequence[str]) -> None:
             f"{len(failed)} units failed, first {failed[0]}; each of their folders holds a "
             "failed.json; run the sweep again to try them again"
         )
-
-
-@dataclass(frozen=True)
-class Status:
-    """The progress of a sweep.
-
-    Attributes:
-        units: Number of units.
-        done: Number of finished units.
-        traces: Number of finished traces, including those of unfinished units.
-        expected: Number of traces of the whole sweep.
-        failed: Unit to the last line of its error.
-        seconds_left: Time left for a single process, estimated from the mean time of the finished
-            units; None before the first is finished.
-    """
-
-    units: int
-    done: int
-    traces: int
-    expected: int
-    failed: dict[str, str]
-    seconds_left: float | None
-
-    def __str__(self) -> str:
-        left = "unknown" if self.seconds_left is None else f"{self.seconds_left / 60:.1f} min"
-        lines = [
-            f"{self.done} of {self.units} units done, {self.traces} of {self.expected} traces; "
-            f"left for one process: {left}"
-        ]
-        lines += [f"  failed: {unit}: {error}" for unit, error in self.failed.items()]
-        return "\n".join(lines)
-
-
-def status(folder: Path) -> Status:
-    """The progress of the sweep in a folder.
-
-    Raises:
-        FileNotFoundError: If the folder holds no sweep.
-    """
-    spec = read_spec(folder)
-    problems = len(spec.load_problems())
-    all_units = units(spec, folder, problems)
-    done = [_read_done(unit) for unit in all_units if (unit.folder / "done.json").exists()]
-    failed, traces = {}, 0
-    for unit in all_units:
-        if (unit.folder / "failed.json").exists():
-            error = json.loads((unit.folder / "failed.json").read_text(encoding="utf-8"))["error"]
-            failed[unit.folder.name] = error.strip().splitlines()[-1]
-        path = unit.folder / "traces.jsonl"
-        if path.exists():
-            with path.open("rb") as file:
-                traces += sum(1 for _ in file)
-    per_problem = len(spec.expand()) * len(spec.seeds) * len(spec.models)
-    mean = sum(record["seconds"] for record in done) / len(done) if done else None
-    left = None if mean is None else mean * (len(all_units) - len(done))
-    return Status(len(all_units), len(done), traces, problems * per_problem, failed, left)
 
 
 def results(folder: Path) -> dict[str, Evaluation]:
@@ -257,7 +183,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
             if unit.model != model:
                 continue
             if (unit.folder / "done.json").exists():
-                done = _read_done(unit)
+                done = read_done(unit)
                 if setting and {**setting, "device": ""} != {**done["setting"], "device": ""}:
                     raise ValueError(
                         f"{unit.folder}: run with {done['setting']}, other units with {setting}; "
@@ -280,19 +206,3 @@ def write_results(evaluations: Mapping[str, Evaluation], path: Path) -> None:
     """Writes all results to one Parquet table, with a column for the model."""
     rows = ((model, row) for model, each in evaluations.items() for row in each.results)
     write_table(({"model": model, **asdict(row)} for model, row in rows), path)
-
-
-def read_spec(folder: Path) -> Spec:
-    """The spec of the sweep in a folder.
-
-    Raises:
-        FileNotFoundError: If the folder holds no sweep.
-    """
-    record = folder / "sweep.json"
-    if not record.is_file():
-        raise FileNotFoundError(f"{folder}: holds no sweep (no sweep.json)")
-    return RecordedSpec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
-
-
-def _read_done(unit: Unit) -> dict[str, Any]:
-    return json.loads((unit.folder / "done.json").read_text(encoding="utf-8"))

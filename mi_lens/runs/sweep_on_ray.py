@@ -10,10 +10,11 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
+from mi_lens.common.progress import Progress
+from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation
-from mi_lens.runs.sweep import Unit, Worker, open_sweep, raise_failed, results, waiting
+from mi_lens.runs.sweep import Worker, raise_failed, require_fitting, results
+from mi_lens.runs.sweep_folder import Unit, open_sweep, waiting
 from mi_lens.runs.sweep_spec import Spec
 
 ATTEMPTS = 3  # Number of times that a unit is tried if its workers are lost.
@@ -38,6 +39,7 @@ def run_sweep_on_ray(
 
     Raises:
         ImportError: If Ray is not installed.
+        ValueError: Before anything runs, if a condition does not fit a model.
         RuntimeError: At the end, if units failed, or lost their workers `ATTEMPTS` times.
     """
     try:
@@ -49,6 +51,7 @@ def run_sweep_on_ray(
     except ImportError:
         raise ImportError("Ray is not installed; pip install 'mi-lens[ray]'") from None
     problems = len(Worker(spec).problems)
+    require_fitting(spec, waiting(spec, folder, problems))
     open_sweep(spec, folder)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
@@ -66,7 +69,7 @@ def run_sweep_on_ray(
         attempts[unit] += 1
         running[actor.run.remote(unit)] = actor, unit
 
-    with tqdm(total=len(todo), desc="units", unit="unit", disable=None) as bar:
+    with writing(folder / "sweep.json"), Progress(len(todo), "sweep", "unit") as bar:
         for _ in range(min(count, len(todo))):
             give(remote.remote(spec))
         while running:

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
+from mi_lens.common.progress import Progress
 from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.hook_names import resolve_hook_names
@@ -108,7 +108,7 @@ def attention_to_words(
         reach: Largest distance, in tokens, between a word and its controls.
         batch_size: Number of traces that the model reads together.
         seed: Seed of the bootstrap and of the sign-flip test.
-        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        progress: Whether to show the progress on stderr (`mi_lens.generate`).
 
     Raises:
         ValueError: If a trace has no problem, if controls and words overlap, or if fewer than two
@@ -123,9 +123,7 @@ def attention_to_words(
     useful = [pair for pair in zip(traces, matched, strict=True) if pair[1]]
     occurrences = sum(token in chosen for trace in traces for token in trace.token_ids)
     by_problem: dict[str, list[np.ndarray]] = defaultdict(list)
-    with tqdm(
-        total=len(useful), desc="attention", unit="trace", disable=None if progress else True
-    ) as bar:
+    with Progress(len(useful), "attention", "trace", progress) as bar:
         for places in batches([trace for trace, _ in useful], batch_size, "as generated"):
             batch = [useful[place] for place in places]
             for (trace, _), paid in zip(batch, attention_paid(model, batch), strict=True):

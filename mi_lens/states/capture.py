@@ -45,7 +45,7 @@ def capture(
         batch_size: Number of traces that the model reads together; a trace with interventions is
             read by itself. It changes speed and memory, not
             the states.
-        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        progress: Whether to show the progress on stderr (`mi_lens.generate`).
 
     Returns:
         For every trace, a mapping from hook name to states of shape (step, d), on the CPU in the

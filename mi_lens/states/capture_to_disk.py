@@ -71,7 +71,7 @@ def capture_into(
         dtype: float64, float32, bfloat16 or float16. None means the model's dtype.
         condition: See `capture`. It is part of the origin.
         batch_size: Number of traces that the model reads together.
-        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        progress: Whether to show the progress on stderr (`mi_lens.generate`).
 
     Returns:
         The paths of the shards, in the order of the traces. `load_activations` reads them.

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
+from mi_lens.common.progress import Progress
 from mi_lens.interventions.replay import ReadUnder, Replay, changes_states, replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
@@ -276,6 +276,6 @@ def positions_of(trace: Trace, steps: Sequence[int]) -> Sequence[int]:
     return [first + step for step in steps]
 
 
-def capture_bar(traces: int, progress: bool) -> tqdm:
-    """A progress bar on stderr, which shows only on a terminal and only if `progress` is true."""
-    return tqdm(total=traces, desc="capture", unit="trace", disable=None if progress else True)
+def capture_bar(traces: int, progress: bool) -> Progress:
+    """The progress of reading traces, shown only if `progress` is true."""
+    return Progress(traces, "capture", "trace", progress)

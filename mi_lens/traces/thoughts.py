@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from mi_lens.common.html import ShownList, one_line
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.trace import Trace
 
@@ -124,6 +125,20 @@ class Thought:
         """
         return self.start
 
+    def __repr__(self) -> str:
+        text = one_line(self.text, 100)
+        return f"Thought({self.thought_class}, steps {self.start} to {self.stop - 1}: {text!r})"
+
+
+class Thoughts(ShownList[Thought]):
+    """Thoughts; a notebook shows them as a table."""
+
+    columns = ("class", "first step", "steps", "text")
+
+    def cells(self, item: Thought) -> tuple[str, int, int, str]:
+        """See `ShownList.cells`."""
+        return item.thought_class, item.start, item.stop - item.start, one_line(item.text, 200)
+
 
 def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Thought]:
     r"""The thoughts of a trace, in order.
@@ -137,7 +152,7 @@ def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Th
     the end. (A literal keyword rule would call this blank space execution. Where models write
     "\n\n</think>", that would add one thought per trace, with the state that emits "</think>".)
     """
-    thoughts = []
+    thoughts = Thoughts()
     spans = _spans(trace.token_ids, boundary_ids(tokenizer), think_ids(tokenizer))
     for start, stop in spans:
         text = tokenizer.decode(trace.token_ids[start:stop], skip_special_tokens=True).strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
 from mi_lens.common.files import read_jsonl, write_jsonl
-from mi_lens.common.html import table, text_box
+from mi_lens.common.html import ShownList, one_line, table, text_box
 from mi_lens.common.parquet import read_table, write_table
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.code_tests import CodeTests
@@ -123,6 +123,14 @@ class Trace:
         """For every step, the id of the token at the position that emits the step's token."""
         return (*self.prompt_ids, *self.token_ids)[len(self.prompt_ids) - 1 : -1]
 
+    def __repr__(self) -> str:
+        asked = self.prompt if self.problem is None else self.problem.question
+        condition = one_line(self.condition.get("name", "imported"), 40)
+        return (
+            f"Trace({one_line(asked, 60)!r}: {len(self):,} tokens, {condition}, seed {self.seed}, "
+            f"ended by {self.stop_reason}, id {self.id})"
+        )
+
     def _repr_html_(self) -> str:
         problem = self.problem
         about = {
@@ -175,6 +183,25 @@ class Trace:
             text=text,
             stop_reason="imported",
             problem=problem,
+        )
+
+
+class Traces(ShownList[Trace]):
+    """Traces; a notebook shows them as a table."""
+
+    columns = ("question", "gold answer", "tokens", "ended by", "seed", "condition", "end of text")
+
+    def cells(self, item: Trace) -> tuple[Any, ...]:
+        """See `ShownList.cells`."""
+        problem = item.problem
+        return (
+            one_line(item.prompt if problem is None else problem.question, 80),
+            None if problem is None else one_line(problem.answer, 40),
+            len(item),
+            item.stop_reason,
+            item.seed,
+            one_line(item.condition.get("name", "imported"), 40),
+            " ".join(item.text.split())[-60:],
         )
 
 
@@ -235,7 +262,7 @@ def load_traces(path: str | Path) -> list[Trace]:
         rows = [{**row, **{k: json.loads(row[k]) for k in NESTED}} for row in read_table(path)]
     else:
         rows = read_jsonl(path)
-    traces = []
+    traces = Traces()
     for number, row in enumerate(rows, start=1):
         try:
             traces.append(trace_from_row(row))

@@ -46,6 +46,11 @@ class TokenSet:
 
     words: dict[str, tuple[int, ...]]
 
+    def __repr__(self) -> str:
+        some = ", ".join(repr(word[:20]) for word in list(self.words)[:5])
+        more = ", ..." if len(self.words) > 5 else ""
+        return f"TokenSet({some}{more}: {len(self.words):,} words, {len(self.ids):,} token ids)"
+
     @classmethod
     def of(cls, tokenizer, words: Iterable[str]) -> "TokenSet":
         """The set of all tokens in a tokenizer's vocabulary that write one of the words.

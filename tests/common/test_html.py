@@ -1,7 +1,10 @@
+import json
+import pickle
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,16 +21,30 @@ from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.evaluation.result import Result
 from mi_lens.evaluation.table import report_table
 from mi_lens.information.per_trace.control_summary import ControlSummary, MismatchSummary, Variant
+from mi_lens.information.per_trace.controls import Calibration
+from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import IQR
 from mi_lens.information.per_trace.peaks import find_peaks, peak_statistics
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
+from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.suppress import Evasion, Suppress
 from mi_lens.interventions.vector import SteeringVector
+from mi_lens.problems.grading.grader import Grade
 from mi_lens.problems.problem import Problem
-from mi_lens.report.coloured_trace import BLUE, DEEPEST, ORANGE, show
+from mi_lens.report.coloured_trace import (
+    BLUE,
+    DEEPEST,
+    ORANGE,
+    ColouredTrace,
+    colour_range,
+    show,
+)
+from mi_lens.runs.analysis import Analysis
+from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.steering.separability import Separability
 from mi_lens.traces.thought_statistics import thought_statistics
-from mi_lens.traces.thoughts import ThoughtClass
-from mi_lens.traces.trace import Trace
+from mi_lens.traces.thoughts import Thought, ThoughtClass, split_thoughts
+from mi_lens.traces.trace import Trace, Traces, trace_to_row
 from mi_lens.traces.vocabulary import TokenSet
 
 MARKUP = "</pre></table><script>alert('1')</script><img src=x onerror=\"alert(2)\"> &lt; $x$ <!--"
@@ -136,9 +153,42 @@ def test_a_coloured_trace(trace, tokenizer):
     outlined = [step for step, span in enumerate(tokens) if ORANGE in span["style"]]
     assert outlined == peaks.tolist()
     heat = [float(re.findall(r"[\d.]+\)", span["style"])[0][:-1]) for span in tokens]
-    np.testing.assert_allclose(heat, DEEPEST * (mi - mi.min()) / np.ptp(mi), atol=0.0051)
+    deepest = np.quantile(mi, 0.98)  # as on the report's page
+    expected = np.minimum((mi - mi.min()) / (deepest - mi.min()), 1.0)
+    np.testing.assert_allclose(heat, DEEPEST * expected, atol=0.0051)
     assert tokens[3]["title"] == f"step 3: {mi[3]:.4g}" + ", peak" * (3 in peaks)
     assert MARKUP in page.text
+
+
+def test_one_high_value_does_not_leave_the_others_pale(trace, tokenizer):
+    mi = np.linspace(0.0, 1.0, len(trace))
+    mi[3] = 1000.0
+    low, high = colour_range(np.r_[mi, np.linspace(0.0, 1.0, 200)])
+    assert (low, round(high)) == (0.0, 1)
+    assert "and more" in shown(show(trace, mi, tokenizer=tokenizer)).text
+
+
+def test_two_traces_side_by_side_from_their_first_different_token(tokenizer):
+    problem = Problem("p", f"2 + 2? {MARKUP}", "4")
+    one, other, short = (
+        Trace.from_text(tokenizer, problem, text)
+        for text in ("So the answer is 4.", f"So the answer was {MARKUP}", "So the answer")
+    )
+    same = len(short)
+    assert one.token_ids[:same] == other.token_ids[:same] == short.token_ids
+    mi = np.arange(len(one), dtype=float)
+    page = shown(show(one, mi, tokenizer=tokenizer, compare=other))
+    assert f"The first {same} tokens are the same in both" in page.text
+    tokens = [span for span in page.spans if span.get("title", "").startswith("step ")]
+    strings = [*one.token_strings(tokenizer)[same:], *other.token_strings(tokenizer)[same:]]
+    assert [span["text"] for span in tokens] == strings
+    assert tokens[0]["title"] == f"step {same}: {same}"
+    assert tokens[len(one) - same]["title"] == f"step {same}"
+    assert "(ended)" in shown(show(one, mi, tokenizer=tokenizer, compare=short)).text
+    assert f"All {len(one)} tokens" in shown(show(one, mi, tokenizer=tokenizer, compare=one)).text
+    stranger = Trace.from_text(tokenizer, "3 + 3?", "So 6")
+    with pytest.raises(ValueError, match="have different prompts"):
+        show(one, mi, tokenizer=tokenizer, compare=stranger)
 
 
 def test_values_that_do_not_vary_have_no_colour(trace, tokenizer):
@@ -179,6 +229,90 @@ def test_coloured_text_can_be_read_on_light_and_dark_pages():
 def test_colours_are_those_of_the_figures():
     assert "#{:02X}{:02X}{:02X}".format(*BLUE) == mi_lens.report.plots.style.BLUE
     assert ORANGE == mi_lens.report.plots.style.ORANGE
+
+
+def test_lists_of_traces_and_of_thoughts_are_lists(trace, tokenizer):
+    thoughts = split_thoughts(tokenizer, trace)
+    traces = Traces([trace] * 30)
+    for items in (thoughts, traces):
+        assert items == list(items)
+        assert items[0] is next(iter(items))
+        assert items[1:] == list(items)[1:]
+        assert type(items[1:]) is type(items)
+        assert pickle.loads(pickle.dumps(items)) == items
+        assert len(repr(items)) < 300
+    assert json.dumps(traces[:1], default=trace_to_row) == json.dumps([trace_to_row(trace)])
+    page = shown(traces)
+    assert page.cells[0] == "30 in all, the first 20 shown"
+    assert len(page.cells) == 1 + 21 * 8
+    assert shown(thoughts).cells[:6] == ["2 in all", "", "class", "first step", "steps", "text"]
+    assert shown(thoughts).cells[-1] == "Yes"
+    assert shown(thoughts[:0]).cells[0] == "0 in all"
+
+
+def test_problems_conditions_grades_and_evasion():
+    problem = Problem("p", MARKUP, f"4{MARKUP}", f"so {MARKUP}")
+    assert shown(problem).cells[:4] == ["id", "p", "gold answer", f"4{MARKUP}"]
+    assert shown(problem).text.count(MARKUP) == 3
+    condition = Condition((Suppress([MARKUP]), Suppress(["b"])), name=MARKUP)
+    page = shown(condition)
+    assert page.cells[0] == f"condition {MARKUP!r}"
+    assert repr(Suppress(["b"])) in page.cells
+    assert "temperature" in page.cells
+    wrong = Grade(False, MARKUP, "exact", "not the gold answer's own text")
+    assert shown(wrong).cells[:4] == ["correct", "no", "decided by", "exact"]
+    assert shown(wrong).text.endswith(MARKUP)
+    shown(Grade(False, None, "no answer", "no boxed answer"))
+    evaded = Evasion(40, {f"{MARKUP}{i}": 2 for i in range(20)}, {"wait": 3})
+    page = shown(evaded)
+    assert page.cells[0] == "40 suppressed words prevented; 15 of 20 tokens written instead"
+    assert page.cells[-2:] == ["wait", "3"]
+
+
+def test_large_results_have_short_texts(trace, tokenizer):
+    long = "word " * 10_000
+    steps = np.linspace(0.0, 1.0, 9999)
+    calibration = Calibration(64, *[steps] * 7)
+    measurement = Measurement(steps, calibration, {"entropy": steps}, {"x": steps}, 3)
+    problem = Problem(long, long, long, long, long)
+    words = tuple(
+        TokenRow(f"{i}{long}", {long: 3}, (7,), 3, 10, 0.3, 0.1, 3.0, 1.25, 5.0) for i in range(99)
+    )
+    tokens = ThinkingTokens("emitted", words, 1959, 1891, 19_000, 100, 0.95)
+    hooks = [f"blocks.{i}.hook_resid_post" for i in range(32)]
+    large = Trace("id", "m", long, (1,), (2,) * 9999, long, "eos", problem=problem)
+    analysis = Analysis(
+        AnalyzeConfig(out=Path(), problems=long, model=long),
+        (large,) * 9,
+        (["a"] * 9999,) * 9,
+        tuple(hooks),
+        {"id": dict.fromkeys(hooks, measurement)},
+        dict.fromkeys(hooks, tokens),
+    )
+    arms = [Arm(f"{i}{long}", results(f"{i}{long}", [True] * 40), {}) for i in range(4)]
+    evaluation = Evaluation(tuple(r for arm in arms for r in arm.results), {})
+    large_things = {
+        "9 traces, 1 measured at 32 hook names": analysis,
+        "9,999 tokens": large,
+        "9,999 steps, MI 0 to 1, 64 other answers": measurement,
+        "64 other answers, highest specific part 1": calibration,
+        "1,959 peaks of 19,000 steps": tokens,
+        "40 of 40 right": evaluation,
+        "0 mended, 0 broken": compare(arms[0], arms[1]),
+        "Problem('word": problem,
+        "Thought(execution, steps 3 to 8": Thought("execution", long, 3, 9),
+        "temperature 0": Condition((Suppress([f"w{i}" for i in range(999)]),)),
+        "40 words prevented": Evasion(40, {f"{i}{long}": 2 for i in range(20)}, {}),
+        "wrong: 'word": Grade(False, long, "exact", long),
+        "2 problems; right within tokens: 0 at 8": BudgetCurve(
+            tuple(range(8, 99)), ((False,) * 2,) * 91, ((8,) * 2,) * 91
+        ),
+        "2,000 words, 2,000 token ids": TokenSet({f"{i}{long}": (i,) for i in range(2000)}),
+        "9,999 tokens)": ColouredTrace(long, ("a",) * 9999, (0.0,) * 9999, frozenset()),
+    }
+    for fact, thing in large_things.items():
+        assert fact in repr(thing)
+        assert len(repr(thing)) < 320
 
 
 def test_numbers_of_peaks():

@@ -2,7 +2,7 @@ from mi_lens.evaluation.comparison import Arm
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.evaluation.result import Result
 from mi_lens.evaluation.table import COLUMNS, report, report_table
-from mi_lens.report.tables import comparison_table
+from mi_lens.report.paired_tables import comparison_table
 
 
 def arm(name, correct, tokens):
@@ -35,7 +35,7 @@ def test_every_table_has_the_same_columns():
     text = report([OTHER], BASE)
     html = report_table([OTHER], BASE)
     evaluation = Evaluation((*BASE.results, *OTHER.results), BASE.setting)
-    page = comparison_table(evaluation, evaluation.comparisons())
+    page = comparison_table(evaluation, evaluation.comparisons(), {OTHER.name: set()})
     assert page.columns == tuple(column.heading for column in COLUMNS)
     for column in COLUMNS:
         brief = column.brief != "nothing"

@@ -10,17 +10,16 @@ from mi_lens.common.files import write_json
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.generation.generate import generate
 from mi_lens.interventions.condition import (
-    KINDS,
     Condition,
     from_json,
     parse_condition,
     parse_intervention,
     recorded_condition,
-    register_intervention,
     to_json,
 )
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.forbid import ForbidAt
+from mi_lens.interventions.kinds import KINDS, register_intervention
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mi_lens.evaluation.comparison import compare
-from mi_lens.evaluation.evaluate import arm_of_traces, evaluate
+from mi_lens.evaluation.evaluate import evaluate
+from mi_lens.evaluation.graded_traces import arm_of_traces
 from mi_lens.generation.generate import generate, stream
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into

@@ -14,7 +14,7 @@ from experiments.timings.loading import growth_mb, make_checkpoint, size_mb
 from mi_lens.models import loading as models
 from mi_lens.models.architectures import ARCHITECTURES
 from mi_lens.models.backends.lookup import NAMES, available, backend_of, get_backend
-from mi_lens.models.loading import load
+from mi_lens.models.loading import load, load_outline
 from mi_lens.models.processed_weights import require_unprocessed
 from tests.processes import result_of
 
@@ -377,3 +377,20 @@ def test_a_checkpoint_stands_in_memory_once(tmp_path: Path) -> None:
         for dtype in ("float32", "bfloat16"):
             peak = result_of(growth_mb, tmp_path, backend, dtype)
             assert size / 3 < peak < 1.15 * size + 40, (backend, dtype)
+
+
+def test_an_outline_has_the_hooks_of_the_model(
+    checkpoint: Callable[[str], Path], architecture: str, backend: str
+) -> None:
+    folder = checkpoint(architecture)
+    outline, model = load_outline(folder, backend), load(folder, backend=backend, device="cpu")
+    names = get_backend(backend).hook_names
+    assert names(outline) == names(model)
+    assert outline.cfg.d_model == model.cfg.d_model
+    assert outline.tokenizer(TEXT)["input_ids"] == model.tokenizer(TEXT)["input_ids"]
+
+
+def test_an_outline_needs_no_weights(new_checkpoint: NewCheckpoint, backend: str) -> None:
+    folder = new_checkpoint("llama")
+    (folder / "model.safetensors").unlink()
+    assert load_outline(folder, backend).cfg.n_layers == 3

@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control
 
 from mi_lens.common.files import write_json, write_jsonl
 from mi_lens.common.provenance import content_hash, versions
-from mi_lens.evaluation.evaluate import grade_trace
+from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement, measurement_to_row
 from mi_lens.information.per_trace.thinking_tokens import thinking_tokens

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
 from mi_lens.evaluation.evaluate import evaluate
+from mi_lens.interventions.vector import SteeringVector, save_vectors
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
-from mi_lens.runs.sweep import open_sweep, results, run_sweep, status, units, waiting
+from mi_lens.runs.sweep import results, run_sweep
+from mi_lens.runs.sweep_folder import open_sweep, sweep_progress, units, waiting
 from mi_lens.runs.sweep_spec import Spec
 
 YAML = """
@@ -76,7 +79,7 @@ def test_a_sweep_is_what_its_evaluations_are(folder):
         assert rows({model: evaluation})[model] == [replace(r, seconds=None) for r in expected]
         assert evaluation.setting == alone.setting
     assert len(list((folder / "out" / "units").iterdir())) == 6
-    done = status(folder / "out")
+    done = sweep_progress(folder / "out")
     assert (done.units, done.done, done.traces, done.expected) == (6, 6, 60, 60)
     assert done.seconds_left == 0
 
@@ -102,13 +105,13 @@ def test_a_failed_unit_is_named_and_tried_again(folder, monkeypatch):
         patch.setattr("mi_lens.models.loading.load", breaking)
         with pytest.raises(RuntimeError, match=r"1 units failed.*the disk is gone"):
             run_sweep(spec, folder / "out")
-    half = status(folder / "out")
+    half = sweep_progress(folder / "out")
     assert (half.done, half.traces) == (1, 30)
     assert list(half.failed.values()) == ["OSError: the disk is gone"]
     assert "failed" in str(half)
     assert list(results(folder / "out")) == [spec.models[0]]
     assert list(run_sweep(spec, folder / "out")) == list(spec.models)
-    assert not status(folder / "out").failed
+    assert not sweep_progress(folder / "out").failed
 
 
 def test_a_changed_checkpoint_is_named(folder, new_checkpoint):
@@ -137,6 +140,54 @@ def test_results_of_a_unit_under_way_count_by_whole_problems(folder):
     assert rows(run_sweep(spec, folder / "out")) == rows(whole)
 
 
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (
+            "rr{layer}=Recycle({layer}, ['is'])",
+            "'rr7': layer='blocks.7.hook_resid_post': the model has 3",
+        ),
+        (
+            "s=Steer('v.safetensors', 'blocks.1.hook_resid_pots')",
+            "'s': hook 'blocks.1.hook_resid_pots' does not exist .* near: blocks.1.hook_resid_post",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_model_is_refused_before_anything_runs(
+    folder, condition, message, monkeypatch
+):
+    monkeypatch.chdir(folder)
+    hook = "blocks.1.hook_resid_pots"
+    vector = SteeringVector(hook, torch.ones(32), "m", "E-RT", "seal", {}, {}, None)
+    save_vectors([vector], "v.safetensors")
+    spec = Spec.read(folder / "spec.yaml")
+    conditions = ("baseline", condition)
+    monkeypatch.setattr("mi_lens.models.loading.load", None)  # no weights are read
+    with pytest.raises(ValueError, match=message):
+        run_sweep(replace(spec, conditions=conditions, grid={"layer": (1, 7)}), folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_a_sweep_tells_its_progress_in_traces(folder, monkeypatch, capsys):
+    monkeypatch.setattr("mi_lens.common.progress.INTERVAL", 0.0)
+    monkeypatch.setattr("mi_lens.common.progress.SHORT", 0.0)
+    spec = Spec.read(folder / "spec.yaml")
+    spec = replace(spec, models=spec.models[:1], conditions=("baseline",))
+
+    def told(**settings):
+        run_sweep(spec, folder / "out", **settings)
+        lines = capsys.readouterr().err.splitlines()
+        return [line.split(" traces")[0] for line in lines if line.startswith("sweep: ")]
+
+    assert told() == [f"sweep: {i} of 5" for i in range(1, 6)]
+    (first, *_) = units(spec, folder / "out", 5)
+    (first.folder / "done.json").unlink()
+    kept = (first.folder / "results.jsonl").read_bytes().splitlines(keepends=True)[:-1]
+    (first.folder / "results.jsonl").write_bytes(b"".join(kept))
+    assert told() == ["sweep: 5 of 5"]  # four were there
+    assert told(progress=False) == []
+
+
 def test_another_sweep_is_refused(folder):
     spec = Spec.read(folder / "spec.yaml")
     open_sweep(spec, folder / "out")
@@ -146,7 +197,7 @@ def test_another_sweep_is_refused(folder):
     with pytest.raises(FileExistsError, match="holds no sweep"):
         open_sweep(spec, folder)
     with pytest.raises(FileNotFoundError, match="holds no sweep"):
-        status(folder)
+        sweep_progress(folder)
 
 
 def test_the_commands(folder, capsys):
@@ -164,7 +215,7 @@ def test_the_commands(folder, capsys):
     assert table["thoughts.execution"].dtype.kind == "i"
     with pytest.raises(SystemExit):
         main(["status", str(folder / "nowhere")])
-    assert "holds no sweep" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err
 
 
 @pytest.mark.slow

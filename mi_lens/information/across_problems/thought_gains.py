@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
+from mi_lens.common.progress import tracked
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.interventions.replay import replay_of
 from mi_lens.models.backends.lookup import backend_of
@@ -88,14 +88,14 @@ def thought_gains(
             should be left.
         closing: The text that ends the answer.
         rule: The rule that tells the classes of thoughts apart.
-        progress: Whether to show a progress bar on stderr, if that is a terminal.
+        progress: Whether to show the progress on stderr (`mi_lens.generate`).
 
     Raises:
         ValueError: If a trace has no gold answer, or if the trace and the question do not fit the
             model's context.
     """
     gains = []
-    for trace in tqdm(traces, desc="ask", unit="trace", disable=None if progress else True):
+    for trace in tracked(traces, "ask", "trace", progress):
         if trace.problem is None or not trace.problem.answer:
             raise ValueError(f"trace {trace.id} has no gold answer to ask for; leave the trace out")
         thoughts = split(model.tokenizer, trace, rule)

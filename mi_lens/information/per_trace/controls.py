@@ -61,6 +61,13 @@ class Calibration:
     q_values: Float[np.ndarray, " step"]
     family_p_values: Float[np.ndarray, " step"]
 
+    def __repr__(self) -> str:
+        highest = f"{self.specific.max():.3g}" if len(self.specific) else "none"
+        return (
+            f"Calibration({len(self.specific):,} steps, {self.others} other answers, highest "
+            f"specific part {highest})"
+        )
+
     def band(self) -> tuple[list[float], list[float]]:
         """The range of 95 % of the other answers, for plots: mean -+ 1.96 std, low and high."""
         half = 1.96 * self.std

@@ -45,6 +45,14 @@ class Measurement:
     variants: dict[str, Trajectory]
     massive: int
 
+    def __repr__(self) -> str:
+        low, high = (self.mi.min(), self.mi.max()) if len(self.mi) else (0.0, 0.0)
+        others = 0 if self.calibration is None else self.calibration.others
+        return (
+            f"Measurement({len(self.mi):,} steps, MI {low:.3g} to {high:.3g}, "
+            f"{others} other answers, {self.massive} massive coordinates)"
+        )
+
 
 def measure(
     states: Float[Tensor, "step d"],

@@ -77,6 +77,13 @@ class ThinkingTokens:
     traces: int
     confidence: float
 
+    def __repr__(self) -> str:
+        most = ", ".join(f"{row.word[:20]!r} {row.peak_count}" for row in self.rows[:5])
+        return (
+            f"ThinkingTokens({self.readout}: {self.peaks:,} peaks of {self.steps:,} steps in "
+            f"{self.traces:,} traces, {len(self.rows):,} words: {most})"
+        )
+
     def token_set(self, tokenizer, top: int = 10) -> TokenSet:
         """The `top` most frequent words with every surface variant in the vocabulary."""
         return TokenSet.of(tokenizer, [row.word for row in self.rows[:top]])

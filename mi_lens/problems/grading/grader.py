@@ -23,6 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+from mi_lens.common.html import one_line, table, text_box
+from mi_lens.common.progress import tracked
 from mi_lens.problems.answers import boxed_answer, code_block, stated_answer
 from mi_lens.problems.grading.math_verify import Verifier
 from mi_lens.problems.grading.programs import run_tests
@@ -48,6 +50,20 @@ class Grade:
     extracted: str | None
     method: Method
     reason: str
+
+    def __repr__(self) -> str:
+        answer = None if self.extracted is None else one_line(self.extracted, 60)
+        right = "right" if self.correct else "wrong"
+        return f"Grade({right}: {answer!r}, by {self.method}: {one_line(self.reason, 100)})"
+
+    def _repr_html_(self) -> str:
+        about = {
+            "correct": "yes" if self.correct else "no",
+            "decided by": self.method,
+            "why": self.reason,
+        }
+        answer = "" if self.extracted is None else f"\n{text_box(self.extracted)}"
+        return f"{table(about)}{answer}"
 
 
 class Grader:
@@ -130,14 +146,23 @@ class Grader:
             self._free.put(verifier)
         return Grade(verdict.correct, extracted, "math-verify", verdict.reason)
 
-    def grade_all(self, texts: Sequence[str], problems: Sequence[Problem]) -> list[Grade]:
-        """Grades each text for its problem, with all workers; grades keep the order of texts."""
+    def grade_all(
+        self, texts: Sequence[str], problems: Sequence[Problem], *, progress: bool = False
+    ) -> list[Grade]:
+        """Grades each text for its problem, with all workers; grades keep the order of texts.
+
+        Args:
+            texts: The generated texts.
+            problems: One per text.
+            progress: Whether to show the progress on stderr (`mi_lens.generate`).
+        """
         if len(texts) != len(problems):
             raise ValueError(
                 f"{len(texts)} texts and {len(problems)} problems: expected one problem per text"
             )
         with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(self.grade, texts, problems))
+            waiting = [pool.submit(self.grade, *pair) for pair in zip(texts, problems, strict=True)]
+            return [each.result() for each in tracked(waiting, "grade", "text", progress)]
 
     def _grade_code(self, text: str, problem: Problem) -> Grade:
         assert problem.tests is not None
@@ -158,11 +183,15 @@ def grade(text: str, problem: Problem) -> Grade:
 
 
 def grade_all(
-    texts: Sequence[str], problems: Sequence[Problem], *, workers: int = 2
+    texts: Sequence[str],
+    problems: Sequence[Problem],
+    *,
+    workers: int = 2,
+    progress: bool = False,
 ) -> list[Grade]:
     """Grades each text for its problem, with `workers` child processes; see `Grader.grade`."""
     with Grader(workers) as grader:
-        return grader.grade_all(texts, problems)
+        return grader.grade_all(texts, problems, progress=progress)
 
 
 @functools.cache

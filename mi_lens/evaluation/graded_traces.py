@@ -1,0 +1,68 @@
+"""Traces graded, whatever engine generated them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mi_lens.evaluation.comparison import Arm
+from mi_lens.evaluation.result import Result
+from mi_lens.problems.grading.grader import grade
+from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
+from mi_lens.traces.trace import Trace
+
+
+def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result:
+    """Grades a trace that has a problem; any engine may have generated it."""
+    problem = trace.require_problem("to grade it by")
+    graded = grade(trace.text, problem)
+    try:
+        counts = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
+        thoughts = {name: counts[name] for name in THOUGHT_CLASSES}
+    except ValueError:  # a tokenizer without a token for a blank line has no thoughts to count
+        thoughts = None
+    return Result(
+        problem=problem.id,
+        source=problem.source,
+        level=problem.level,
+        condition=trace.condition.get("name", "imported"),
+        seed=trace.seed,
+        trace=trace.id,
+        answer=graded.extracted,
+        correct=graded.correct,
+        graded_by=graded.method,
+        tokens=len(trace),
+        thoughts=thoughts,
+        stop_reason=trace.stop_reason,
+        seconds=seconds,
+    )
+
+
+def arm_of_traces(traces: Sequence[Trace], tokenizer, setting: Mapping[str, Any]) -> Arm:
+    """Grades traces that were generated elsewhere, to compare them with those of an evaluation.
+
+    Args:
+        traces: Traces with problems, one per problem and seed. They are imported or come from
+            another engine (`mi_lens.generation.engines.unhooked`), whose name is added to the
+            setting.
+        tokenizer: The tokenizer of the traces' token ids.
+        setting: Other settings that may change a result, such as dtype and device; see `Arm`.
+
+    Raises:
+        ValueError: If there are no traces, or they come from several engines, models or conditions.
+    """
+
+    def origin(trace: Trace) -> tuple[str, ...]:
+        names = (trace.condition.get(key, "imported") for key in ("name", "engine"))
+        return *names, trace.model, trace.condition.get("hooks", "")
+
+    origins = set(map(origin, traces))
+    if len(origins) != 1:
+        raise ValueError(
+            f"traces of {sorted(origins)}: expected one condition of one engine and one model, "
+            "under the same hooks"
+        )
+    ((name, engine, model, _),) = origins
+    shared = ("max_new_tokens", "style", "stop", "hooks")
+    known = {key: value for key, value in traces[0].condition.items() if key in shared}
+    results = tuple(grade_trace(trace, tokenizer) for trace in traces)
+    return Arm(name, results, {"engine": engine, "model": model, **known, **setting})

@@ -1,0 +1,128 @@
+"""mi-lens status: what a run is, how far it is, and whether a process still writes there."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mi_lens.common.files import read_record, whole_lines, whole_rows
+from mi_lens.common.progress import duration
+from mi_lens.common.writing import is_written
+from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
+from mi_lens.interventions.condition import parse_condition
+from mi_lens.problems.loading import load_problems
+from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
+from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
+from mi_lens.runs.folder import config_of
+from mi_lens.runs.sweep_folder import SweepProgress, sweep_progress
+
+CONFIGS = {"generate": GenerateConfig, "analyze": AnalyzeConfig, "evaluate": EvaluateConfig}
+WRITTEN = {
+    True: "a process writes to it now",
+    False: "no process on this machine writes to it",
+    None: "whether a process writes to it cannot be known here",
+}
+
+
+@dataclass(frozen=True)
+class RunProgress:
+    """How far a run of mi-lens generate, analyze or evaluate is.
+
+    Attributes:
+        command: The command.
+        model: The model's name.
+        problems: Where the problems come from.
+        traces: Number of finished traces.
+        asked: Number of traces that the run will have; None if only a download would tell.
+        counts: What else there is so far, by name: graded traces, states, measurements.
+        finished: Whether the run is finished; None if `asked` is needed to tell and is None.
+    """
+
+    command: str
+    model: str
+    problems: str
+    traces: int
+    asked: int | None
+    counts: dict[str, int]
+    finished: bool | None
+
+    def __str__(self) -> str:
+        of = "" if self.asked is None else f" of {self.asked:,}"
+        counts = "".join(f", {count:,} {name}" for name, count in self.counts.items())
+        finished = {True: "yes", False: "no", None: "not known, as the benchmark's size is not"}
+        return (
+            f"mi-lens {self.command}: {self.model} on {self.problems}\n"
+            f"{self.traces:,}{of} traces{counts}\n"
+            f"finished: {finished[self.finished]}"
+        )
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a folder that a command of mi-lens writes.
+
+    Attributes:
+        progress: What is done.
+        written: Whether a process writes there (`is_written`).
+        last_write: When a file there was last written, in seconds since 1970.
+    """
+
+    progress: RunProgress | SweepProgress
+    written: bool | None
+    last_write: float
+
+    def __str__(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.last_write))
+        ago = duration(max(0.0, time.time() - self.last_write))
+        return f"{self.progress}\n{WRITTEN[self.written]}; last write {when}, {ago} ago"
+
+
+def status(folder: str | Path) -> Status:
+    """The state of the run or the sweep in a folder; nothing in it is changed.
+
+    Raises:
+        FileNotFoundError: If the folder holds no run of mi-lens and no sweep.
+        ValueError: If its record is of another version of mi-lens.
+    """
+    folder = Path(folder)
+    record = folder / "sweep.json"
+    if record.exists():
+        progress = sweep_progress(folder)
+    else:
+        progress = _run_progress(folder)
+        record = folder / "run.json"
+    return Status(progress, is_written(record), _last_write(folder))
+
+
+def expected_problems(config: GenerateConfig) -> int | None:
+    """How many problems a run has; None where only a download would tell."""
+    if config.problems == "pocket" or Path(config.problems).is_file():
+        return len(load_problems(config.problems, limit=config.limit, split=config.split))
+    return config.limit
+
+
+def _run_progress(folder: Path) -> RunProgress:
+    record = read_record(folder)
+    command = record.get("command")
+    if command not in CONFIGS:
+        raise ValueError(f"{folder}: a run of {command!r}; expected one of {sorted(CONFIGS)}")
+    config = config_of(record, CONFIGS[command], folder)
+    traces, asked = whole_lines(folder / "traces.jsonl"), expected_problems(config)
+    finished = None if asked is None else traces >= asked
+    counts: dict[str, int] = {}
+    if isinstance(config, EvaluateConfig):
+        conditions = {parse_condition(text).name for text in config.conditions}
+        asked = None if asked is None else asked * len(conditions) * len(config.seeds)
+        counts["graded"] = whole_lines(folder / "results.jsonl")
+        finished = (folder / LAST_OF_EVALUATE).exists()
+    if isinstance(config, AnalyzeConfig):
+        readings = whole_rows(folder / "readings.jsonl")
+        counts["with states"] = sum(1 for _ in (folder / "activations").glob("*.safetensors"))
+        counts["measured"] = len(readings)
+        counts["measurements"] = sum(len(row["readings"]) for row in readings)
+        finished = (folder / LAST_OF_ANALYZE).exists()
+    problems = f"{config.problems} ({config.split})"
+    return RunProgress(command, config.model, problems, traces, asked, counts, finished)
+
+
+def _last_write(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")] if path.exists())

@@ -1,0 +1,178 @@
+"""The folder of a sweep: its record, its units, and how far they are."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mi_lens.common.files import whole_lines, write_json
+from mi_lens.common.progress import duration
+from mi_lens.common.provenance import content_hash, versions
+from mi_lens.runs.sweep_spec import RecordedSpec, Spec
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A few problems under all conditions with one model.
+
+    Attributes:
+        folder: The unit's own folder.
+        model: Checkpoint.
+        first: Index of the first problem.
+        last: Index after the last problem.
+    """
+
+    folder: Path
+    model: str
+    first: int
+    last: int
+
+
+def open_sweep(spec: Spec, folder: Path) -> Path:
+    """Creates a sweep's folder, or opens the one that the same sweep began.
+
+    Raises:
+        FileExistsError: If the folder holds something else, or a sweep that gives other results.
+    """
+    settings = json.loads(json.dumps(asdict(spec)))
+    record = folder / "sweep.json"
+    if record.exists():
+        old = json.loads(record.read_text(encoding="utf-8"))
+        immaterial = {"batch_size", "device"}
+        changed = sorted(
+            key for key in settings.keys() - immaterial if old["spec"].get(key) != settings[key]
+        )
+        changed += [] if old["versions"] == versions() else ["versions"]
+        if changed:
+            raise FileExistsError(
+                f"{folder}: holds another sweep (other {', '.join(changed)}); give another --out, "
+                "or remove that folder"
+            )
+    elif folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder}: exists, is not empty and holds no sweep; give another --out"
+        )
+    else:
+        write_json(record, {"spec": settings, "versions": versions()})
+    return folder
+
+
+def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
+    """The units of a sweep, ordered by model."""
+    return [
+        Unit(
+            folder=folder / "units" / f"{content_hash(model)[:8]}-{first:06d}",
+            model=model,
+            first=first,
+            last=min(first + spec.unit, problems),
+        )
+        for model in spec.models
+        for first in range(0, problems, spec.unit)
+    ]
+
+
+def read_spec(folder: Path) -> Spec:
+    """The spec of the sweep in a folder.
+
+    Raises:
+        FileNotFoundError: If the folder holds no sweep.
+    """
+    record = folder / "sweep.json"
+    if not record.is_file():
+        raise FileNotFoundError(f"{folder}: holds no sweep (no sweep.json)")
+    return RecordedSpec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
+
+
+def waiting(spec: Spec, folder: Path, problems: int) -> list[Unit]:
+    """Units that are not done."""
+    all_units = units(spec, folder, problems)
+    return [unit for unit in all_units if not (unit.folder / "done.json").exists()]
+
+
+def read_done(unit: Unit) -> dict[str, Any]:
+    """What a finished unit wrote last: its results and their settings."""
+    return json.loads((unit.folder / "done.json").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class SweepProgress:
+    """How far a sweep is.
+
+    Attributes:
+        models: The sweep's models.
+        problems: Where the problems come from.
+        units: Number of units.
+        done: Number of finished units.
+        traces: Number of finished traces, including those of unfinished units.
+        graded: Number of these that are graded.
+        expected: Number of traces of the whole sweep.
+        failed: Unit to the last line of its error.
+        seconds_left: Time left for a single process, estimated from the mean time of the finished
+            units; None before the first is finished.
+    """
+
+    models: tuple[str, ...]
+    problems: str
+    units: int
+    done: int
+    traces: int
+    graded: int
+    expected: int
+    failed: dict[str, str]
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        left = "unknown" if self.seconds_left is None else duration(self.seconds_left)
+        finished = "yes" if self.done == self.units else f"no; left for one process: {left}"
+        lines = [
+            f"mi-lens sweep: {', '.join(self.models)} on {self.problems}",
+            self.counts(),
+            *(f"  failed: {unit}: {error}" for unit, error in self.failed.items()),
+            f"finished: {finished}",
+        ]
+        return "\n".join(lines)
+
+    def counts(self) -> str:
+        """How many units and traces are done, on one line."""
+        return (
+            f"{self.done} of {self.units} units done, {self.traces:,} of {self.expected:,} traces, "
+            f"{self.graded:,} graded"
+        )
+
+
+def sweep_progress(folder: Path) -> SweepProgress:
+    """How far the sweep in a folder is.
+
+    Raises:
+        FileNotFoundError: If the folder holds no sweep.
+    """
+    spec = read_spec(folder)
+    problems = len(spec.load_problems())
+    all_units = units(spec, folder, problems)
+    done = [read_done(unit) for unit in all_units if (unit.folder / "done.json").exists()]
+    failed = {}
+    for unit in all_units:
+        if (unit.folder / "failed.json").exists():
+            error = json.loads((unit.folder / "failed.json").read_text(encoding="utf-8"))["error"]
+            failed[unit.folder.name] = error.strip().splitlines()[-1]
+    traces, graded = (
+        sum(whole_lines(unit.folder / name) for unit in all_units)
+        for name in ("traces.jsonl", "results.jsonl")
+    )
+    mean = sum(record["seconds"] for record in done) / len(done) if done else None
+    return SweepProgress(
+        models=spec.models,
+        problems=spec.problems,
+        units=len(all_units),
+        done=len(done),
+        traces=traces,
+        graded=graded,
+        expected=sum(unit.last - unit.first for unit in all_units) * _per_problem(spec),
+        failed=failed,
+        seconds_left=None if mean is None else mean * (len(all_units) - len(done)),
+    )
+
+
+def _per_problem(spec: Spec) -> int:
+    """Number of traces that a problem gives with one model."""
+    return len(spec.expand()) * len(spec.seeds)
