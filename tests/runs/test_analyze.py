@@ -128,7 +128,7 @@ def test_a_notebook_shows_the_summaries(analysis):
 def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.generation.resume.stream", None)
-    monkeypatch.setattr("mi_lens.states.capture_to_disk._capture_batch", None)
+    monkeypatch.setattr("mi_lens.states.capture_to_disk.StateStore._capture_batch", None)
     again = analyze(config)
     assert again.tokens == analysis.tokens
     assert contents(config.out) == before
