@@ -29,6 +29,16 @@ class Order:
     recycling: Recycling
     places: list[int]
 
+    def run(
+        self,
+        batch: Batch,
+        states: Float[Tensor, "rows 1 d"],
+        strands: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows 1 d"]:
+        """The outputs of the block at the last position of strands, run again on its outputs."""
+        mask = batch.mask[strands]
+        return self.recycling.run(batch.model, self.layer, states, mask, batch.cache, strands)
+
 
 def recycle_consumed(
     batch: Batch, layer: int, states: Float[Tensor, "strands pos d"]
@@ -42,7 +52,7 @@ def recycle_consumed(
         return states
     for order in _orders(view, layer, "consumed"):
         strands = torch.tensor(order.places, device=states.device)
-        states = states.index_copy(0, strands, _run_again(batch, order, states[strands], strands))
+        states = states.index_copy(0, strands, order.run(batch, states[strands], strands))
         for place in order.places:
             row = view.rows[place]
             row.note("recycle", layer=layer, consumed=row.consumed)
@@ -90,7 +100,7 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
         )
         view = View([batch.jobs[place] for place in order.places])
         candidates = [row.candidate for row in view.rows]
-        states = _run_again(batch, order, outputs, strands)
+        states = order.run(batch, outputs, strands)
         current.start(batch, view)
         logits = batch.backend.onward(
             batch.model, order.layer + 1, states, batch.mask[strands], batch.cache, strands
@@ -99,21 +109,6 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
         for row, candidate in zip(view.rows, candidates, strict=True):
             row.note("recycle", layer=order.layer, wanted=candidate, emitted=row.candidate)
     return batch
-
-
-def _run_again(
-    batch: Batch,
-    order: Order,
-    states: Float[Tensor, "rows 1 d"],
-    strands: Int[Tensor, " rows"],
-) -> Float[Tensor, "rows 1 d"]:
-    """The outputs of the order's block at the last position, run again on its own outputs."""
-    mask, keep_kv = batch.mask[strands], order.recycling.keep_kv
-    for _ in range(order.recycling.passes):
-        states = batch.backend.again(
-            batch.model, order.layer, states, mask, batch.cache, strands, keep_kv=keep_kv
-        )
-    return states
 
 
 def _orders(view: View, layer: int, trigger: Trigger) -> list[Order]:

@@ -38,9 +38,7 @@ def rows_of(tokenizer: Any, what: Any) -> list[Rewound]:
     rows = []
     for item in what if isinstance(what, Sequence) and not isinstance(what, str) else ():
         if isinstance(item, Trace):
-            row = Row(tokenizer, item.prompt_ids, item.seed, len(item), list(item.token_ids))
-            first = len(item.prompt_ids) + item.condition.get("prefix", 0)
-            rows.append(Rewound(row, first, item.events))
+            rows.append(Rewound.of(tokenizer, item))
         elif isinstance(item, Row):
             rows.append(Rewound(item, len(item.prompt_ids)))
         elif isinstance(item, Sequence) and item and all(isinstance(i, int) for i in item):

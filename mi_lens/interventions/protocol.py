@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.interventions.plain_hooks import PlainPasses, by_rows, rows_of
@@ -44,6 +44,48 @@ class Recycling:
 
     passes: int
     keep_kv: bool
+
+    def run(
+        self,
+        model: Model,
+        layer: int,
+        states: Float[Tensor, "rows 1 d"],
+        mask: Int[Tensor, "rows total"],
+        cache: Any,
+        rows: Int[Tensor, " rows"],
+    ) -> Float[Tensor, "rows 1 d"]:
+        """A block's outputs at the last position in its cache, run again on its own outputs.
+
+        Args:
+            model: A HookedTransformer or TransformerBridge.
+            layer: Number of the block.
+            states: The block's outputs at that position.
+            mask: The mask of these rows, over the positions in the block's cache.
+            cache: The backend's cache.
+            rows: Indices of the rows in the cache.
+        """
+        for _ in range(self.passes):
+            states = backend_of(model).again(
+                model, layer, states, mask, cache, rows, keep_kv=self.keep_kv
+            )
+        return states
+
+    def run_last(
+        self, model: Model, layer: int, states: Float[Tensor, "1 pos d"], read: int, cache: Any
+    ) -> Float[Tensor, "1 pos d"]:
+        """A block's outputs for a row alone, of which the last is run again.
+
+        Args:
+            model: See `run`.
+            layer: See `run`.
+            states: The block's outputs at the last positions in its cache.
+            read: How many positions are in the block's cache.
+            cache: See `run`.
+        """
+        row = torch.zeros(1, dtype=torch.long, device=states.device)
+        mask = torch.ones(1, read, dtype=torch.long, device=states.device)
+        last = self.run(model, layer, states[:, -1:], mask, cache, row)
+        return torch.cat([states[:, :-1], last], dim=1)
 
 
 class Action:
@@ -111,16 +153,7 @@ class Action:
     ) -> list[tuple[str, Callable[..., Any]]]:
         """See `Intervention.fwd_hooks`; `name` is the intervention's, for errors."""
         passes = PlainPasses(rows, name if self.needs_tokens else None)
-        hooks: list[tuple[str, Callable[..., Any]]] = []
-        for hook_name in self.hook_names:
-            hooks.append((hook_name, partial(self._edit_plainly, passes, hook_name)))
-        if self.changes_logits:
-            if (model.cfg.output_logits_soft_cap or 0) > 0:
-                raise ValueError(
-                    f"{name} changes logits, and this model caps them behind its last hook; use "
-                    "mi_lens.generate"
-                )
-            hooks.append(("unembed.hook_out", partial(self._change_plainly, passes)))
+        hooks = self.plain_hooks(model, passes, name)
         if not hooks:
             raise ValueError(
                 f"{name} changes how a token is chosen, which no hook can; use mi_lens.generate. A "
@@ -128,6 +161,23 @@ class Action:
             )
         tokens_hook = backend_of(model).tokens_hook(model)
         return [(tokens_hook, passes.see), *hooks] if tokens_hook else hooks
+
+    def plain_hooks(
+        self, model: Model, passes: PlainPasses, name: str
+    ) -> list[tuple[str, Callable[..., Any]]]:
+        """The hooks of `fwd_hooks` that change something."""
+        hooks: list[tuple[str, Callable[..., Any]]] = [
+            (hook_name, partial(self._edit_plainly, passes, hook_name))
+            for hook_name in self.hook_names
+        ]
+        if self.changes_logits:
+            if (model.cfg.output_logits_soft_cap or 0) > 0:
+                raise ValueError(
+                    f"{name} changes logits, and this model caps them behind its last hook; use "
+                    "mi_lens.generate"
+                )
+            hooks.append(("unembed.hook_out", partial(self._change_plainly, passes)))
+        return hooks
 
     def _edit_plainly(
         self, passes: PlainPasses, hook_name: str, states: Tensor, hook: Any
@@ -159,6 +209,17 @@ class Action:
     def recycling(self, row: Row) -> Recycling | None:
         """How the block of `recycled_layer` runs again for the row now; None if it does not."""
         return None
+
+    def recycled_again(self, rewound: Rewound) -> dict[int, Recycling]:
+        """How the block ran again while a row was generated, by position, as its events say."""
+        recycled = {}
+        for event in rewound.events:
+            if event["what"] == "recycle" and event["layer"] == self.recycled_layer:
+                read = len(rewound.row.prompt_ids) + event["step"]
+                row = rewound.at(read)
+                row.candidate = event.get("wanted")
+                recycled[read - 1] = self.recycling(row)
+        return recycled
 
     def replace(self, row: Row, candidate: int, end_ids: frozenset[int]) -> int:
         """The token to accept; may add to `row.forced`. The tokens `end_ids` end a generation."""

@@ -13,7 +13,7 @@ The state h' is the block's output after other hooks. No hook fires in the furth
 block. With "candidate", hooks of the layers above fire again for the position.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -91,14 +91,15 @@ class Recycle(Worded, Intervention):
 
 class _Recycle(Action):
     def __init__(self, settings: Recycle, layer: int, ids: Set[int]):
-        self.recycled_layer, self.recycled_when = layer, settings.trigger
+        self.layer = self.recycled_layer = layer
+        self.recycled_when = settings.trigger
         self.order = Recycling(settings.passes, settings.kv == "keep")
         self.probability, self.ids = settings.probability, ids
 
-    def fwd_hooks(
-        self, model: Model, rows: Sequence[Rewound], name: str
+    def plain_hooks(
+        self, model: Model, passes: PlainPasses, name: str
     ) -> list[tuple[str, Callable[..., Any]]]:
-        """See `Intervention.fwd_hooks`.
+        """See `Action.plain_hooks`.
 
         The block runs by itself, behind a cache of its own. From a row's first recycled position on
         its output is that one: other hooks act on the block's input, but not inside it.
@@ -106,13 +107,13 @@ class _Recycle(Action):
         With "candidate", a hook cannot know what the logits will propose. It recycles what the
         events of a trace say, or one step: the last position of a `Row` whose candidate is set.
         """
-        told = all(row.events or row.candidate is not None for row in rows)
+        told = all(row.events or row.candidate is not None for row in passes.rows)
         if self.recycled_when == "candidate" and not told:
             raise ValueError(
                 f"{name}: a hook cannot know the candidate, which comes after it; give a trace "
                 "that was generated under it, a Row with its candidate, or use trigger='consumed'"
             )
-        return _PlainRecycling(self, model, PlainPasses(rows, name)).hooks()
+        return _PlainRecycling(self, model, passes).hooks()
 
     def will_edit(self, row: Row) -> bool:
         """See `Action.will_edit`."""
@@ -133,21 +134,19 @@ class _Recycle(Action):
 
 
 class _PlainRecycling:
-    """The hooks of `_Recycle.fwd_hooks`: one keeps the block's input, one gives its output."""
+    """The hooks of `_Recycle.plain_hooks`: one keeps the block's input, one gives its output."""
 
     def __init__(self, action: _Recycle, model: Model, passes: PlainPasses):
         self.action, self.model, self.passes = action, model, passes
-        self.backend = backend_of(model)
+        self.backend, self.layer = backend_of(model), action.layer
+        self.told = [action.recycled_again(row) for row in passes.rows]
         self.caches: list[Any] = []
         self.recycled: list[bool] = []
         self.inputs: Tensor | None = None
 
     def hooks(self) -> list[tuple[str, Callable[..., Any]]]:
-        layer = self.action.recycled_layer
-        assert layer is not None
-        hooks = [(f"blocks.{layer}.hook_resid_pre", self.keep), (block_output(layer), self.act)]
-        tokens_hook = self.backend.tokens_hook(self.model)
-        return [(tokens_hook, self.passes.see), *hooks] if tokens_hook else hooks
+        layer = self.layer
+        return [(f"blocks.{layer}.hook_resid_pre", self.keep), (block_output(layer), self.act)]
 
     def keep(self, states: Float[Tensor, "batch pos d"], hook: Any) -> None:
         self.inputs = states
@@ -173,55 +172,32 @@ class _PlainRecycling:
         start: int,
     ) -> Float[Tensor, "1 pos d"]:
         """A row's outputs of the block, which runs from one recycled position to the next."""
-        layer, stop = self.action.recycled_layer, start + states.shape[1]
-        assert layer is not None
-        positions = {at: self.recycling(row, at) for at in range(start, stop)}
+        stop = start + states.shape[1]
+        positions = {at: self.recycling(i, row, at) for at in range(start, stop)}
         ends = [at + 1 for at, recycling in positions.items() if recycling is not None]
         outputs, first = [], start
         for end in dict.fromkeys([*ends, stop]):
             output = self.backend.block(
-                self.model, layer, inputs[:, first - start : end - start], self.caches[i]
+                self.model, self.layer, inputs[:, first - start : end - start], self.caches[i]
             )
             if not self.recycled[i]:  # other hooks may have acted on these
                 output = states[:, first - start : end - start]
             recycling = positions[end - 1]
             if recycling is not None:
-                output = torch.cat(
-                    [output[:, :-1], self.again(i, output[:, -1:], recycling, end)], dim=1
-                )
+                output = recycling.run_last(self.model, self.layer, output, end, self.caches[i])
                 self.recycled[i] = True
             outputs.append(output)
             first = end
         return torch.cat(outputs, dim=1)
 
-    def recycling(self, row: Rewound, position: int) -> Recycling | None:
-        """How the block runs again at a position."""
+    def recycling(self, i: int, row: Rewound, position: int) -> Recycling | None:
+        """How the block runs again for a row at a position."""
         read = position + 1
         if row.events:
-            here = [
-                event
-                for event in row.events
-                if event["what"] == "recycle"
-                and event["layer"] == self.action.recycled_layer
-                and event["step"] == read - len(row.row.prompt_ids)
-            ]
-            return self.action.order if here else None
+            return self.told[i].get(position)
         if row.candidate is not None:
             row.at(read).candidate = row.candidate if read == row.length else None
             return self.action.recycling(row.row)
         if read <= row.first:  # tokens of prompts and prefixes do not trigger
             return None
         return self.action.recycling(row.at(read))
-
-    def again(
-        self, i: int, states: Float[Tensor, "1 1 d"], recycling: Recycling, stop: int
-    ) -> Float[Tensor, "1 1 d"]:
-        layer = self.action.recycled_layer
-        assert layer is not None
-        row = torch.zeros(1, dtype=torch.long, device=states.device)
-        mask = torch.ones(1, stop, dtype=torch.long, device=states.device)
-        for _ in range(recycling.passes):
-            states = self.backend.again(
-                self.model, layer, states, mask, self.caches[i], row, keep_kv=recycling.keep_kv
-            )
-        return states

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from mi_lens.interventions.condition import Condition, from_json
 from mi_lens.interventions.protocol import Action, Intervention, Recycling
-from mi_lens.interventions.row import Rewound, Row
-from mi_lens.models.backends.lookup import backend_of
+from mi_lens.interventions.row import Rewound
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
@@ -44,24 +43,17 @@ class Replay:
     @cached_property
     def rewound(self) -> Rewound:
         """The trace as the row that it was."""
-        trace = self.trace
-        row = Row(
-            self.model.tokenizer, trace.prompt_ids, trace.seed, len(trace), list(trace.token_ids)
-        )
-        return Rewound(row, len(trace.prompt_ids) + trace.condition.get("prefix", 0))
+        return Rewound.of(self.model.tokenizer, self.trace)
 
     @cached_property
     def recycled(self) -> dict[tuple[int, int], Recycling]:
         """How a block ran again, by its layer and the position."""
-        recycled = {}
-        actions = {action.recycled_layer: action for action in self.actions}
-        for event in self.trace.events:
-            if event["what"] == "recycle":
-                read = len(self.trace.prompt_ids) + event["step"]
-                row = self.rewound.at(read)
-                row.candidate = event.get("wanted")
-                recycled[event["layer"], read - 1] = actions[event["layer"]].recycling(row)
-        return recycled
+        return {
+            (action.recycled_layer, position): recycling
+            for action in self.actions
+            if action.recycled_layer is not None
+            for position, recycling in action.recycled_again(self.rewound).items()
+        }
 
     def segments(self, width: int, length: int) -> list[tuple[int, int]]:
         """Parts of `width` positions to read one after another, each of about `length` at most.
@@ -106,15 +98,7 @@ class Replay:
         layer = layer_of_output(name)
         if layer is None or (layer, stop - 1) not in self.recycled:
             return states
-        recycling = self.recycled[layer, stop - 1]
-        row = torch.zeros(1, dtype=torch.long, device=states.device)
-        mask = torch.ones(1, stop, dtype=torch.long, device=states.device)
-        last = states[:, -1:]
-        for _ in range(recycling.passes):
-            last = backend_of(self.model).again(
-                self.model, layer, last, mask, cache, row, keep_kv=recycling.keep_kv
-            )
-        return torch.cat([states[:, :-1], last], dim=1)
+        return self.recycled[layer, stop - 1].run_last(self.model, layer, states, stop, cache)
 
     def logits(self, logits: Float[Tensor, "step d_vocab"], start: int) -> Tensor:
         """Logits of steps from `start` on, as the actions changed them."""

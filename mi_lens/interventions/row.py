@@ -12,6 +12,7 @@ from torch import Tensor
 from mi_lens.interventions.sampling import uniform
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import ThoughtClass, classify
+from mi_lens.traces.trace import Trace
 
 
 @dataclass
@@ -103,6 +104,12 @@ class Rewound:
         self.row, self.first, self.events = row, first, events
         self.candidate = row.candidate
         self._tokens = list(row.token_ids)
+
+    @classmethod
+    def of(cls, tokenizer: Any, trace: Trace) -> "Rewound":
+        """The row that a trace was."""
+        row = Row(tokenizer, trace.prompt_ids, trace.seed, len(trace), list(trace.token_ids))
+        return cls(row, len(trace.prompt_ids) + trace.condition.get("prefix", 0), trace.events)
 
     @property
     def ids(self) -> list[int]:
