@@ -29,7 +29,6 @@ const digits = (value) => (typeof value === "number" && !Number.isInteger(value)
  * @returns A function that shows a trace, a step, a layer, and raw MI or the specific part.
  */
 function layerMap(pick, turn) {
-  const $ = (id) => document.getElementById(id);
   const HIGHEST = 0.98, TOKENS = 72, TOP = 20, RIGHT = 8, DOT = 7; // Pixels, except for the first.
   let trace = null, step = 0, layer = 0, specific = false, first = 0, drawn = "";
   let geometry = null, colours = null, root = null;
@@ -197,7 +196,7 @@ function layerMap(pick, turn) {
     const hook = trace.hooks[layer], numbers = [["raw MI", hook.mi[step]]];
     if (hook.specific) numbers.push(["specific part", hook.specific.values[step]], ["p, whole trace", hook.specific.family[step]]);
     if (trace.entropy) numbers.push(["entropy, bits", trace.entropy[step]], ["surprisal, bits", trace.surprisal[step]]);
-    const peaks = [hook.peaks.includes(step) && "raw peak", hook.specific?.peaks.includes(step) && "specific peak"].filter(Boolean);
+    const peaks = [hook.peaks.includes(step) && "raw peak", hook.specific?.peaks?.includes(step) && "specific peak"].filter(Boolean);
     const token = document.createElement("b");
     token.textContent = readable(trace.tokens[step]);
     const said = [`, ${hook.name}`, ...numbers.map(([name, value]) => `${name} ${digits(value)}`), ...peaks].join(" · ");

@@ -50,7 +50,7 @@ def a_trace(tokenizer: Any, text: str, question: str, **fields: Any) -> Trace:
     )
 
 
-def a_measurement(steps: int, seed: int) -> Measurement:
+def a_measurement(steps: int, seed: int, others: int = 64) -> Measurement:
     """Heavy tails, as MI has, and a calibration that goes with them."""
     rng = np.random.default_rng(seed)
     raw = rng.gamma(0.5, 0.02, steps)
@@ -58,7 +58,14 @@ def a_measurement(steps: int, seed: int) -> Measurement:
     p_values = rng.integers(1, 65, steps) / 65
     family = np.where(rng.uniform(size=steps) < 0.3, 1 / 65, 0.5)
     calibration = Calibration(
-        64, raw, mean, std, (raw - mean) / std, p_values, false_discovery_control(p_values), family
+        others,
+        raw,
+        mean,
+        std,
+        (raw - mean) / std,
+        p_values,
+        false_discovery_control(p_values),
+        family,
     )
     covariates = {
         "entropy": rng.gamma(1, 0.5, steps),
@@ -81,6 +88,7 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
         hook_names: Sequence[str],
         questions: Sequence[str] | None = None,
         events: tuple[dict[str, Any], ...] = (),
+        others: int = 64,
     ) -> Analysis:
         config = AnalyzeConfig(out=folder, model=str(checkpoint), hook_names=tuple(hook_names))
         named = questions or [f"What is 12 * 7 - 5? ({i})" for i in range(len(texts))]
@@ -90,7 +98,8 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
         )
         measurements = {
             trace.id: {
-                name: a_measurement(len(trace), 10 * i + j) for j, name in enumerate(hook_names)
+                name: a_measurement(len(trace), 10 * i + j, others)
+                for j, name in enumerate(hook_names)
             }
             for i, trace in enumerate(traces)
         }

@@ -123,3 +123,15 @@ def test_the_theme_changes_the_cells(page):
     assert page.evaluate(MIDDLES, count) != before
     # The browser advises against reading the picture twice, which only this test does.
     page.problems[:] = [text for text in page.problems if "getImageData" not in text]
+
+
+def test_a_cell_where_specific_peaks_cannot_be_known(browser, build, tmp_path):
+    build(tmp_path / "few", [THOUGHTS], HOOKS, others=4)
+    page = opened(browser, write_report([tmp_path / "few"], tmp_path / "few.html"))
+    page.focus("#map-cells")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#map-cell").startswith("Step 1:")
+    page.keyboard.press("m")
+    assert "specific part" in page.inner_text("#map-title")
+    page.context.close()
+    assert page.problems == []
