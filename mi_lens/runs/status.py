@@ -8,7 +8,7 @@ from mi_lens.common.files import read_record, whole_lines, whole_rows
 from mi_lens.common.progress import duration
 from mi_lens.common.writing import is_written
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
-from mi_lens.interventions.condition import parse_condition
+from mi_lens.interventions.condition import recorded_condition
 from mi_lens.problems.loading import load_problems
 from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
@@ -110,7 +110,7 @@ def _run_progress(folder: Path) -> RunProgress:
     finished = None if asked is None else traces >= asked
     counts: dict[str, int] = {}
     if isinstance(config, EvaluateConfig):
-        conditions = {parse_condition(text).name for text in config.conditions}
+        conditions = {recorded_condition(text).name for text in config.conditions}
         asked = None if asked is None else asked * len(conditions) * len(config.seeds)
         counts["graded"] = whole_lines(folder / "results.jsonl")
         finished = (folder / LAST_OF_EVALUATE).exists()

@@ -28,6 +28,7 @@ from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
 from mi_lens.runs.config import EvaluateConfig
 from mi_lens.runs.evaluate import conditions_of
+from mi_lens.runs.status import status
 from mi_lens.runs.sweep import read_spec
 from mi_lens.runs.sweep_spec import Spec
 
@@ -190,10 +191,12 @@ def test_files_of_results_import_nothing(tiny_model, own_module, tmp_path):
     write_json(tmp_path / "sweep.json", {"spec": {"conditions": texts}, "versions": {}})
     names = ["baseline", "own", f"{name}(layer=1, factor=2.0)"]
     assert [condition.name for condition in read_spec(tmp_path).expand()] == names
-    config = {"conditions": texts, "seeds": [0], "max_new_tokens": 4}
-    write_json(tmp_path / "run.json", {"command": "evaluate", "config": config})
-    (tmp_path / "results.jsonl").touch()
-    assert Evaluation.load(tmp_path).results == ()
+    folder = tmp_path / "run"
+    config = {"conditions": texts, "seeds": [0], "max_new_tokens": 4, "limit": 3}
+    write_json(folder / "run.json", {"command": "evaluate", "config": config})
+    (folder / "results.jsonl").touch()
+    assert Evaluation.load(folder).results == ()
+    assert "0 of 9 traces" in str(status(folder))
     assert module not in sys.modules
     assert not (tmp_path / "imported.txt").exists()
     with pytest.raises(ValueError, match="its class is not loaded"):
