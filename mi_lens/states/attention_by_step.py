@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_lens.interventions.replay import replay_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
+from mi_lens.states.attention_to_words import READERS
 from mi_lens.states.segments import read_ids, read_in_segments, require_readable
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, word_ids
-
-READERS = 128  # Positions per segment: memory holds one layer's pattern with this many rows.
 
 
 @torch.inference_mode()
@@ -58,7 +58,8 @@ def attention_by_step(
         add = partial(_add, shares=shares, wanted=wanted, start=start)
         return [(name, partial(add, layer=layer)) for layer, name in enumerate(names)]
 
-    read_in_segments(model, [ids], hooks, length=READERS)
+    replay = replay_of(model, trace)
+    read_in_segments(model, [ids], hooks, length=READERS, replay=replay)
     return dict(zip(names, shares[:, first - 1 :].numpy(), strict=True))
 
 

@@ -1,10 +1,14 @@
 """Attention that each step pays to words, against whole patterns of TransformerLens's own cache."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import mi_lens.states.attention_by_step
+from mi_lens.generation.generate import generate
+from mi_lens.interventions.steer import Steer
 from mi_lens.states.attention_by_step import attention_by_step
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import word_ids
@@ -41,3 +45,21 @@ def test_words_that_are_not_there(tiny_model, tokenizer):
     trace = Trace.from_text(tokenizer, "What?", "the box is this")
     with pytest.raises(ValueError, match="none of the words"):
         attention_by_step(tiny_model, trace, ["so"])
+
+
+def test_a_steered_trace_is_read_as_it_was_written(tiny_model):
+    vector = torch.linspace(-1, 2, 32, dtype=torch.float64)
+    steer = Steer(vector, "blocks.0.hook_resid_post", 3.0, at="all", inside_think=False)
+    (trace,) = generate(tiny_model, ["What is that?"], steer, max_new_tokens=20, progress=False)
+    words = [trace.token_ids[3]]
+    shares = attention_by_step(tiny_model, trace, words)
+    plain = attention_by_step(tiny_model, replace(trace.under(()), condition={}), words)
+    tokens = torch.tensor([[*trace.prompt_ids, *trace.token_ids]])
+    with torch.no_grad(), tiny_model.hooks(fwd_hooks=steer.fwd_hooks(tiny_model, trace)):
+        _, cache = tiny_model.run_with_cache(tokens)
+    first = len(trace.prompt_ids)
+    places = [first + t for t, token in enumerate(trace.token_ids[:-1]) if token in words]
+    for layer, (name, share) in enumerate(shares.items()):
+        pattern = cache[name][0, :, first - 1 : -1][:, :, places].sum(-1).mean(0)
+        np.testing.assert_allclose(share, pattern, rtol=1e-9, atol=1e-12)
+        assert np.allclose(share, plain[name]) == (layer == 0)
