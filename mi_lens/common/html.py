@@ -65,8 +65,8 @@ class ShownList(list[Item]):
 
     def __getitem__(self, index: Any) -> Any:
         """An item; for a slice, a list of this class."""
-        found = super().__getitem__(index)
-        return type(self)(found) if isinstance(index, slice) else found
+        chosen = super().__getitem__(index)
+        return type(self)(chosen) if isinstance(index, slice) else chosen
 
     def __repr__(self) -> str:
         more = f", ... {len(self):,} in all" if len(self) > 1 else ""

@@ -8,11 +8,11 @@ from scipy.stats import binom
 from mi_lens.common.statistics import estimate_mean, holm
 from mi_lens.evaluation.comparison import Comparison
 from mi_lens.evaluation.result import CAPPED
+from mi_lens.information.per_trace.controls import LEVEL, others_needed
 from mi_lens.report.loading import Run
 from mi_lens.report.unchanged import unchanged_problems
 from mi_lens.runs.analysis import Analysis
 
-LEVEL = 0.05  # of every test on the page
 ENOUGH_POWER = 0.8
 NAMED = 3  # A sentence names at most this many conditions.
 UNKNOWN = "it cannot be known"
@@ -42,12 +42,12 @@ def conclusions(runs: Sequence[Run]) -> list[Conclusion]:
         "sweep": ("What did the conditions change?", _what_changed),
         "generate": ("What did the model write?", _what_was_written),
     }
-    found: dict[str, list[tuple[str, str, str]]] = {}
+    answers: dict[str, list[tuple[str, str, str]]] = {}
     for kind, (question, answer) in questions.items():
         parts = [(run.name, *answer(run)) for run in runs if run.kind == kind]
         if parts:
-            found.setdefault(question, []).extend(parts)
-    return [Conclusion(question, parts) for question, parts in found.items()]
+            answers.setdefault(question, []).extend(parts)
+    return [Conclusion(question, parts) for question, parts in answers.items()]
 
 
 def _where(run: Run) -> Finding:
@@ -58,7 +58,7 @@ def _where(run: Run) -> Finding:
     traces = len(analysis.analysed)
     mismatches = [analysis.controls(name).mismatch for name in analysis.hook_names]
     others = min(0 if mismatch is None else mismatch.others for mismatch in mismatches)
-    needed = round(1 / LEVEL) - 1  # The smallest p-value with n other answers is 1 / (n + 1).
+    needed = others_needed()
     if others < needed:
         return UNKNOWN, (
             "chance is ruled out by the answers of other problems, which takes at least "
