@@ -164,9 +164,15 @@ def positions(
             tokens up to and including that token. The number is 0 for the last token of the prompt,
             and negative for the tokens before it.
     """
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        tokens = row.read()
-        for k, token in enumerate(tokens, start=1 - len(tokens)):
-            mask[i, width - 1 + k] = wanted(row, token, len(row.token_ids) + k)
-    return mask
+    read = [wanted_of(row, wanted) for row in rows]
+    padded = [[False] * (width - len(of_row)) + of_row for of_row in read]
+    return torch.tensor(padded, dtype=torch.bool).reshape(len(rows), width)
+
+
+def wanted_of(row: Row, wanted: Callable[[Row, int, int], bool]) -> list[bool]:
+    """For every token that a row reads now, whether it is wanted; `wanted` as in `positions`."""
+    tokens = row.read()
+    return [
+        wanted(row, token, len(row.token_ids) + k)
+        for k, token in enumerate(tokens, start=1 - len(tokens))
+    ]

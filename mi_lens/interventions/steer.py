@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention
-from mi_lens.interventions.row import Row, positions
+from mi_lens.interventions.row import Row, positions, wanted_of
 from mi_lens.interventions.vector import SteeringVector, is_among, load_vectors
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
@@ -165,7 +165,7 @@ class _Steer(Action):
 
     def will_edit(self, row: Row) -> bool:
         """See `Action.will_edit`."""
-        return bool(positions([row], row.reading, self.wanted).any())
+        return any(wanted_of(row, self.wanted))
 
     def edit(
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
@@ -174,8 +174,8 @@ class _Steer(Action):
         mask = positions(rows, states.shape[1], self.wanted)
         if not mask.any():
             return states
-        for row, steered in zip(rows, mask, strict=True):
-            _note(row, hook_name, steered[-row.reading :])
+        for i in mask.any(1).nonzero()[:, 0].tolist():
+            _note(rows[i], hook_name, mask[i, -rows[i].reading :])
         if self.settings.variant == "project":
             change = -self.settings.alpha * (states @ self.unit)[..., None] * self.unit
         else:
