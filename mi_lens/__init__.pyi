@@ -44,7 +44,6 @@ from .information.per_trace.controls import scale_sweep as scale_sweep
 from .information.per_trace.controls import sigma_sweep as sigma_sweep
 from .information.per_trace.controls import without_massive as without_massive
 from .information.per_trace.hsic import hsic_mi as hsic_mi
-from .information.per_trace.hsic import mi_trajectories as mi_trajectories
 from .information.per_trace.peak_rules import IQR as IQR
 from .information.per_trace.peak_rules import MAD as MAD
 from .information.per_trace.peak_rules import PeakRule as PeakRule
@@ -56,6 +55,7 @@ from .information.per_trace.peaks import top_k_peaks as top_k_peaks
 from .information.per_trace.readouts import answer_probability as answer_probability
 from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTokens
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
+from .information.per_trace.trajectories import mi_trajectories as mi_trajectories
 from .interventions.condition import Condition as Condition
 from .interventions.condition import parse_intervention as parse_intervention
 from .interventions.controls import matched_controls as matched_controls
@@ -103,6 +103,7 @@ from .runs.config import GenerateConfig as GenerateConfig
 from .runs.paired_analyses import compare_peaks as compare_peaks
 from .runs.sweep import run_sweep as run_sweep
 from .runs.sweep_spec import Spec as Spec
+from .states.activation_cache import states_of as states_of
 from .states.answer_state import answer_state as answer_state
 from .states.attention_by_step import attention_by_step as attention_by_step
 from .states.attention_to_words import attention_to_words as attention_to_words

@@ -17,7 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_lens.information.per_trace.hsic import hsic_mi, mi_trajectories
+from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.trajectories import mi_trajectories
 
 SIGMA, EPS = 50.0, 1e-5
 

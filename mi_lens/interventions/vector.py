@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,14 +122,21 @@ def is_among(problem: Problem, keys: Collection[str]) -> bool:
     return problem.key in keys or older_key in keys
 
 
-def save_vectors(vectors: Iterable[SteeringVector], path: str | Path) -> None:
+def save_vectors(
+    vectors: Mapping[str, SteeringVector] | Iterable[SteeringVector], path: str | Path
+) -> None:
     """Writes vectors of different hook names into one safetensors file, with metadata as JSON.
+
+    Args:
+        vectors: The vectors; or a mapping whose values they are, such as
+            `extract_steering_vectors` returns.
+        path: The file.
 
     Raises:
         ValueError: If there are no vectors, or two at the same hook name.
     """
     tensors, metadata = {}, {}
-    for vector in vectors:
+    for vector in vectors.values() if isinstance(vectors, Mapping) else vectors:
         if vector.hook_name in tensors:
             raise ValueError(
                 f"two vectors at {vector.hook_name!r}; expected one per hook name in a file"

@@ -126,7 +126,8 @@ def require_hooks_of_traces(model: Model, records: Iterable[str]) -> None:
             without a name, or the other way about.
     """
     on_the_model = unnamed(attached_hooks(model)).removeprefix(UNNAMED)
-    for record in set(records):
+    records = set(records)
+    for record in records:
         if on_the_model and (not record or record.startswith(UNNAMED)):
             raise ValueError(
                 f"hooks of yours are on the model: {on_the_model}. The folder would take the "
@@ -137,7 +138,30 @@ def require_hooks_of_traces(model: Model, records: Iterable[str]) -> None:
         if record and not on_the_model:
             raise ValueError(
                 f"traces were generated under hooks, {record!r}, that are not on the model now; "
-                "attach these with model.hooks, or keep the states in memory, with capture"
+                "attach these with model.hooks"
+            )
+
+
+def require_hooks_still_on(model: Model, records: Iterable[str]) -> None:
+    """Refuse to read traces that were generated under named hooks while the model has none.
+
+    Hooks without a name are mostly those that watch.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        records: For each trace, `UserHooks.record` when it was generated.
+
+    Raises:
+        ValueError: If a trace was generated under named hooks and none are on the model.
+    """
+    if attached_hooks(model):
+        return
+    for record in records:
+        if record and not record.startswith(UNNAMED):
+            raise ValueError(
+                f"a trace was generated under hooks, {record!r}, that are not on the model now, so "
+                "its states would be others than those that wrote it; attach the hooks with "
+                "model.hooks, or read the trace with capture(..., condition=None)"
             )
 
 

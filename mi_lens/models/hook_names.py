@@ -3,11 +3,12 @@
 import difflib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 
+HookNames = str | Sequence[str] | Callable[[str], bool]  # Names, patterns, or a filter.
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 
 
@@ -56,32 +57,62 @@ def resolve_hook_names(model: Model, names: str | Sequence[str]) -> list[str]:
     return names
 
 
-def match_hook_names(model: Model, patterns: str | Sequence[str]) -> list[str]:
+def match_hook_names(model: Model, patterns: HookNames) -> list[str]:
     """The names of the hooks that fire and match a pattern, such as "blocks.*.hook_resid_post".
 
     Args:
         model: The model.
         patterns: One pattern or several. In a pattern, * stands for any text. A hook name is a
-            pattern that matches itself.
+            pattern that matches itself. Or a function that says of each name whether it is wanted,
+            as TransformerLens's `names_filter`.
 
     Returns:
         Each matching name once, in the order of the patterns, and per pattern in the order of the
         blocks.
 
     Raises:
-        ValueError: If no hook matches a pattern, with the message of `resolve_hook_names`.
+        ValueError: If no hook matches a pattern, with the message of `resolve_hook_names`; or if
+            the function wants none.
     """
     known = backend_of(model).hook_names(model)
+    names, unmatched = chosen_names(known, patterns)
+    if unmatched:
+        resolve_hook_names(model, unmatched[0])
+    return names
+
+
+def chosen_names(known: Sequence[str], patterns: HookNames) -> tuple[list[str], list[str]]:
+    """The known names that patterns or a filter choose, and the patterns that choose none.
+
+    Raises:
+        ValueError: If a filter chooses none.
+    """
+    if callable(patterns):
+        if not (wanted := [name for name in known if patterns(name)]):
+            raise ValueError(
+                f"the filter takes none of {len(known)} hooks, such as {', '.join(known[:3])}; "
+                "expected at least one"
+            )
+        return wanted, []
     names: list[str] = []
+    unmatched = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        names += fnmatch.filter(known, pattern) or resolve_hook_names(model, pattern)
-    return list(dict.fromkeys(names))
+        found = fnmatch.filter(known, pattern)
+        names += found
+        if not found:
+            unmatched.append(pattern)
+    return list(dict.fromkeys(names)), unmatched
 
 
 def _unknown_hook(name: str, known: list[str], n_layers: int) -> str:
     block = re.match(r"blocks\.(\d+)\.", name)
     if block and int(block.group(1)) >= n_layers:
         return f"hook {name!r}: the model has {n_layers} layers, blocks.0 to blocks.{n_layers - 1}"
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"; near: {', '.join(near)}" if near else f"; for example {block_output(0)}"
+    hint = near(name, known) or f"; for example {block_output(0)}"
     return f"hook {name!r} does not exist on this model, or is switched off in its config{hint}"
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The known names that look like this one, as the end of a message; empty if none does."""
+    alike = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; near: {', '.join(alike)}" if alike else ""

@@ -18,6 +18,7 @@ from mi_lens.information.per_trace.peaks import (
     peak_statistics,
 )
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
+from mi_lens.models.hook_names import near
 from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.runs.config import AnalyzeConfig
@@ -118,8 +119,24 @@ class Analysis:
         return tuple(trace for trace in self.traces if trace.id in self.measurements)
 
     def measurement(self, trace: Trace, hook_name: str) -> Measurement:
-        """The measurement of a trace at a hook name."""
-        return self.measurements[trace.id][hook_name]
+        """The measurement of a trace at a hook name.
+
+        Raises:
+            ValueError: If the trace was not measured, or not at this hook name.
+        """
+        if trace.id not in self.measurements:
+            raise ValueError(
+                f"trace {trace.id} has no measurements: it is too short for peaks, belongs to "
+                f"another run, or the run is unfinished; expected one of the "
+                f"{len(self.analysed)} traces in `analysed`"
+            )
+        measurements = self.measurements[trace.id]
+        if hook_name not in measurements:
+            raise ValueError(
+                f"hook {hook_name!r} was not measured; expected one of {list(measurements)}"
+                f"{near(hook_name, measurements)}"
+            )
+        return measurements[hook_name]
 
     def mi(self, trace: Trace, hook_name: str) -> list[float]:
         """The trajectory of a trace at a hook name."""

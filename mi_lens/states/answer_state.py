@@ -1,11 +1,12 @@
 """The state of a gold answer, h_y, with which every state of a trace is compared."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, encode_prompt
@@ -14,20 +15,42 @@ from mi_lens.states.segments import last_states
 AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
 
 
+@overload
 def answer_state(
     model: Model,
     problem: Problem,
-    hook_names: Sequence[str],
+    hook_names: HookNames,
     *,
     site: AnswerSite = "solution_last",
     template: bool = False,
-) -> dict[str, Float[Tensor, "d"]]:
+) -> dict[str, Float[Tensor, "d"]]: ...
+
+
+@overload
+def answer_state(
+    model: Model,
+    problem: Sequence[Problem],
+    hook_names: HookNames,
+    *,
+    site: AnswerSite = "solution_last",
+    template: bool = False,
+) -> list[dict[str, Float[Tensor, "d"]]]: ...
+
+
+def answer_state(
+    model: Model,
+    problem: Problem | Sequence[Problem],
+    hook_names: HookNames,
+    *,
+    site: AnswerSite = "solution_last",
+    template: bool = False,
+) -> dict[str, Float[Tensor, "_"]] | list[dict[str, Float[Tensor, "_"]]]:
     """The state of a problem's gold answer, h_y, at every hook name.
 
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
-        problem: The problem. The model reads its `solution` or its `answer`.
-        hook_names: As for `capture`.
+        problem: The problem, or a list of problems. The model reads its `solution` or its `answer`.
+        hook_names: Hook names, patterns or a filter, as for `capture`.
         site: Where the state is taken: "solution_last", the last token of the worked solution
             (paper 1's code); "answer_last", the last token of the answer; "answer_mean", the mean
             over the answer's tokens.
@@ -36,12 +59,16 @@ def answer_state(
             puts before plain text (paper 1's code).
 
     Returns:
-        A mapping from each hook name to the state, shape (d,).
+        A mapping from each hook name to the state, shape (d,); for a list of problems, a list of
+        these.
 
     Raises:
         ValueError: If the site is unknown, or the problem lacks the solution or answer that the
             site needs.
     """
+    names = match_hook_names(model, hook_names)
+    if isinstance(problem, Sequence):
+        return [answer_state(model, p, names, site=site, template=template) for p in problem]
     if site not in get_args(AnswerSite):
         raise ValueError(f"site={site!r}: expected one of {get_args(AnswerSite)}")
     text = problem.solution if site == "solution_last" else problem.answer
@@ -59,7 +86,7 @@ def answer_state(
     else:
         ids = encode(tokenizer, text, templated=False)
         length = len(tokenizer.encode(text, add_special_tokens=False))
-    (states,) = last_states(model, [ids], hook_names, [length])
+    (states,) = last_states(model, [ids], names, [length])
     if site == "answer_mean":
         return {name: state.double().mean(0).to(state.dtype) for name, state in states.items()}
     return {name: state[-1].clone() for name, state in states.items()}

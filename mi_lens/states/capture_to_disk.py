@@ -16,7 +16,7 @@ from mi_lens.common.files import remove_abandoned
 from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.attached_hooks import require_hooks_of_traces
 from mi_lens.models.fingerprint import model_fingerprint
-from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
 from mi_lens.states.segments import (
     batches,
@@ -35,7 +35,7 @@ from mi_lens.traces.trace import Trace
 def capture_into(
     model: Model,
     traces: Sequence[Trace],
-    hook_names: Sequence[str],
+    hook_names: HookNames,
     folder: str | Path,
     *,
     dtype: torch.dtype | None = None,
@@ -65,7 +65,7 @@ def capture_into(
     Args:
         model: A HookedTransformer or TransformerBridge.
         traces: Finished traces, generated or imported.
-        hook_names: Hook names such as "blocks.20.hook_resid_post", with activations of shape
+        hook_names: Hook names, patterns or a filter, as in `capture`, of activations of shape
             (batch, pos, d).
         folder: The folder of the shards. Other files in it are not touched.
         dtype: float64, float32, bfloat16 or float16. None means the model's dtype.
@@ -129,15 +129,15 @@ class StateStore:
     def capture(
         self,
         traces: Sequence[Trace],
-        hook_names: Sequence[str],
+        hook_names: HookNames,
         *,
         batch_size: int = 1,
         progress: bool = False,
     ) -> list[Path]:
         """Writes the shards that are missing or incomplete; see `capture_into`."""
         require_hooks_of_traces(self.model, (t.condition.get("hooks", "") for t in traces))
-        require_readable(self.model, traces, hook_names)
-        names = resolve_hook_names(self.model, list(dict.fromkeys(hook_names)))
+        names = match_hook_names(self.model, hook_names)
+        require_readable(self.model, traces, names)
         missing = []
         for trace in {trace.id: trace for trace in traces}.values():
             held = self.held(trace)

@@ -20,9 +20,9 @@ from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.models.padding import left_pad
 from mi_lens.models.processed_weights import require_unprocessed
+from mi_lens.states.shard import States
 from mi_lens.traces.trace import Trace
 
-States = dict[str, Float[Tensor, "step d"]]
 SEGMENT = 512  # Positions per segment. This limits the memory of the attention scores.
 
 # Receives (row, hook name, states of the row's next wanted positions, in order).

@@ -19,7 +19,7 @@ from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ from torch import Tensor
 from mi_lens.common.files import naming_full_disk, replacing
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.replay import ReadUnder
+from mi_lens.models.hook_names import near
 from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
@@ -214,30 +215,37 @@ def save_activations(states: States, path: str | Path, **metadata: str) -> None:
 
 def load_activations(
     path: str | Path, hook_names: Sequence[str] | None = None, origin: Origin | None = None
-) -> States:
+) -> dict[str, Any]:
     """Reads the states in a shard, or in a file that `save_activations` wrote.
 
     Args:
-        path: The file.
+        path: The file; or a folder of shards, such as `capture_into` writes.
         hook_names: The hook names to read. None means all of them.
         origin: The origin that the shard must have. None accepts every origin.
 
     Returns:
-        A mapping from each hook name to states of shape (step, d).
+        A mapping from each hook name to states of shape (step, d). Of a folder, a mapping from the
+        id of each trace to such a mapping; all of these states are then in memory.
 
     Raises:
-        FileNotFoundError: If the file does not exist.
+        FileNotFoundError: If the file does not exist, or the folder has no shards.
         ValueError: If the file is not a complete safetensors file, lacks a hook name, or has
             another origin.
     """
     path = Path(path)
+    if path.is_dir():
+        shards = sorted(path.glob("*.safetensors"))
+        if not shards:
+            raise FileNotFoundError(f"{path}: no shards (*.safetensors); give a folder of states")
+        return {shard.stem: load_activations(shard, hook_names, origin) for shard in shards}
     with _opened(path) as file:
         if origin is not None:
             _require_origin(path, file, origin)
         held = list(file.keys())
         lacking = [name for name in hook_names or () if name not in held]
         if lacking:
-            raise ValueError(f"{path}: holds {held} and lacks {lacking}; capture these too")
+            hints = "".join(near(name, held) for name in lacking[:1])
+            raise ValueError(f"{path}: holds {held} and lacks {lacking}; capture these too{hints}")
         return {name: file.get_tensor(name) for name in (hook_names or held)}
 
 

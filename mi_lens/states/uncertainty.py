@@ -10,6 +10,7 @@ from torch import Tensor
 from mi_lens.interventions.replay import ReadUnder, replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
+from mi_lens.states.activation_cache import require_states
 from mi_lens.traces.trace import Trace
 
 
@@ -37,8 +38,7 @@ def next_token_uncertainty(
     Raises:
         ValueError: If the number of states is not the number of steps.
     """
-    if len(last_states) != len(trace):
-        raise ValueError(f"trace {trace.id}: {len(last_states)} states for {len(trace)} steps")
+    require_states(last_states, f"trace {trace.id}: last_states", len(trace))
     backend = backend_of(model)
     entropy, surprisal = [], []
     emitted = torch.tensor(trace.token_ids)

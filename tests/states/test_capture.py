@@ -207,7 +207,7 @@ def test_uncertainty(tiny_model, traces):
     surprisal = -log_p[range(len(traces[2])), list(traces[2].token_ids)]
     np.testing.assert_allclose(uncertainty["entropy"], entropy.numpy(), rtol=1e-9)
     np.testing.assert_allclose(uncertainty["surprisal"], surprisal.numpy(), rtol=1e-9)
-    with pytest.raises(ValueError, match=r"1 states for \d+ steps"):
+    with pytest.raises(ValueError, match=r"for a trace of \d+ steps"):
         next_token_uncertainty(tiny_model, traces[2], states[last][:1])
 
 

@@ -19,6 +19,7 @@ from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
+from mi_lens.states.activation_cache import require_pair, require_states
 
 LEVEL = 0.05  # The level at which peaks of the specific part are significant.
 
@@ -128,14 +129,14 @@ def mismatched_gold(
     Raises:
         ValueError: If there are fewer than two other answers, or for the same reasons as `hsic_mi`.
     """
+    require_pair(states, answer)
     n = len(others)
     if n < 2:
         raise ValueError(
             f"{n} other answers: a spread takes at least 2, and small p-values take many more "
             "(with 64 the smallest is 0.015)"
         )
-    everything = torch.cat([answer[None], others])
-    mi = hsic_mi(states, everything, sigma=sigma, eps=eps).cpu().numpy()
+    mi = hsic_mi(states, torch.cat([answer[None], others]), sigma=sigma, eps=eps).cpu().numpy()
     specific = _each_against_the_others(mi)
     p_values = (1 + (mi[:, 1:] >= mi[:, :1]).sum(1)) / (1 + n)
     highest = specific[:, 1:].max(0)
@@ -175,9 +176,9 @@ def permuted_coordinates(
 ) -> Float[np.ndarray, "permutation step"]:
     """MI of the states and the answer after the answer's coordinates are permuted.
 
-    The remaining MI does not depend on which coordinate has which value. It is the estimator's
-    floor for these values.
+    The MI that remains is the floor of the estimator: it ignores which coordinate has which value.
     """
+    require_pair(states, answer)
     generator = torch.Generator().manual_seed(seed)
     d = answer.shape[-1]
     orders = torch.stack([torch.randperm(d, generator=generator) for _ in range(permutations)])
@@ -194,6 +195,7 @@ def massive_coordinates(
     vector, in the answer state or in at least half of the steps. If two vectors share a single
     massive coordinate and are independent otherwise, their MI is already 0.6 to 1.
     """
+    require_pair(states, answer)
 
     def far(vectors: Tensor) -> Tensor:
         magnitude = vectors.abs().double()
@@ -223,6 +225,7 @@ def sigma_sweep(
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "sigma step"]:
     """The trajectory for each kernel width."""
+    require_pair(states, answer)
     return np.stack([hsic_mi(states, answer, sigma=s, eps=eps).cpu().numpy() for s in sigmas])
 
 
@@ -234,10 +237,9 @@ def scale_sweep(
     sigma: float = 50.0,
     eps: float = 1e-5,
 ) -> Float[np.ndarray, "scale step"]:
-    """The trajectory after all activations are multiplied by each factor.
+    """The trajectory after all activations are multiplied by each factor c.
 
-    The kernel depends only on coordinates over sigma. So multiplying the coordinates by c is the
-    same as dividing sigma by c.
+    The kernel depends only on coordinates over sigma, so this is the same as sigma / c.
     """
     return sigma_sweep(states, answer, [sigma / scale for scale in scales], eps=eps)
 
@@ -254,6 +256,7 @@ def covariates(
     Returns:
         "entropy", "surprisal", "norm" and "position", each with one value per step.
     """
+    require_states(states)
     return {
         **uncertainty,
         "norm": torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy(),

@@ -99,46 +99,6 @@ def hsic_mi(
     return result[:, of_answer].reshape(states.shape[:-1] + answer.shape[:-1])
 
 
-def mi_trajectories(
-    activations: dict[str, Float[Tensor, "step d"]],
-    answer_state: dict[str, Float[Tensor, "d"]],
-    *,
-    sigma: float | Literal["median"] = 50.0,
-    eps: float = 1e-5,
-    estimator: Estimator = "normalized",
-) -> Float[Tensor, "hook step"]:
-    """MI trajectories of one trace at every hook name, in the order of `activations`.
-
-    Args:
-        activations: The trace's states at every hook name, each of shape (step, d). Every hook name
-            has the same number of steps.
-        answer_state: The answer state at each of the same hook names, shape (d,).
-        sigma: As in `hsic_mi`.
-        eps: As in `hsic_mi`.
-        estimator: As in `hsic_mi`.
-
-    Raises:
-        ValueError: If the hook names or the numbers of steps differ, or for the same reasons as
-            `hsic_mi`.
-    """
-    if not activations:
-        raise ValueError("activations is empty; expected the states of at least one hook name")
-    if activations.keys() != answer_state.keys():
-        alone = sorted(activations.keys() ^ answer_state.keys())
-        raise ValueError(
-            f"activations and answer_state must have the same hook names; not in both: {alone}"
-        )
-    steps = {hook: len(states) for hook, states in activations.items()}
-    if len(set(steps.values())) > 1:
-        raise ValueError(f"every hook name needs the same number of steps, got {steps}")
-    return torch.stack(
-        [
-            hsic_mi(states, answer_state[hook], sigma=sigma, eps=eps, estimator=estimator)
-            for hook, states in activations.items()
-        ]
-    )
-
-
 def _check(states, answer, sigma, eps, estimator) -> None:
     for name, x in (("states", states), ("answer", answer)):
         if not x.is_floating_point():

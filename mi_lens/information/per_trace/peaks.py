@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from mi_lens.common.html import table
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule, TopK
@@ -13,7 +15,14 @@ from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule, TopK
 MINIMUM_STEPS = 4  # Quartiles cannot divide fewer values into four parts.
 
 
-def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
+def _trajectory(mi: ArrayLike | Tensor) -> Float[np.ndarray, "step"]:
+    if isinstance(mi, Tensor):
+        mi = mi.detach().to("cpu", torch.float64).numpy()
+    if hasattr(mi, "keys"):
+        raise ValueError(
+            f"an object of type {type(mi).__name__}; expected a trajectory, one value per step, "
+            "such as a row of mi_trajectories(states_of(cache, trace), answer)"
+        )
     values = np.asarray(mi, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(
@@ -31,7 +40,7 @@ def _trajectory(mi: ArrayLike) -> Float[np.ndarray, "step"]:
     return values
 
 
-def find_peaks(mi: ArrayLike, rule: PeakRule = PAPER_RULE) -> Int[np.ndarray, "peak"]:
+def find_peaks(mi: ArrayLike | Tensor, rule: PeakRule = PAPER_RULE) -> Int[np.ndarray, "peak"]:
     """The steps of a trajectory that are peaks according to a rule, in order.
 
     Args:
@@ -44,7 +53,7 @@ def find_peaks(mi: ArrayLike, rule: PeakRule = PAPER_RULE) -> Int[np.ndarray, "p
     return rule.steps(_trajectory(mi))
 
 
-def top_k_peaks(mi: ArrayLike, k: int = TopK.k) -> Int[np.ndarray, "peak"]:
+def top_k_peaks(mi: ArrayLike | Tensor, k: int = TopK.k) -> Int[np.ndarray, "peak"]:
     """The k steps of highest value (paper 1's notebook): `find_peaks` with `TopK(k)`."""
     return find_peaks(mi, TopK(k))
 
@@ -82,7 +91,7 @@ class PeakStatistics:
 
 
 def peak_statistics(
-    mi: ArrayLike, peaks: Sequence[int] | Int[np.ndarray, "peak"]
+    mi: ArrayLike | Tensor, peaks: Sequence[int] | Int[np.ndarray, "peak"]
 ) -> PeakStatistics:
     """Statistics of a trajectory and its peaks.
 

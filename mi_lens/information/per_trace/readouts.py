@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
+from mi_lens.states.activation_cache import require_states
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary
 
@@ -37,12 +38,12 @@ def decode_steps(
         return list(trace.token_ids)
     if readout == "consumed":
         return list(trace.consumed_ids)
-    if states is None or len(states) != len(trace):
+    if states is None:
         raise ValueError(
             f"trace {trace.id}: the logit lens needs the states of its {len(trace)} steps, got "
-            f"{'none' if states is None else len(states)}; pass the states that capture() returns "
-            "at a hook name"
+            "none; pass the states that capture() returns at a hook name"
         )
+    require_states(states, f"trace {trace.id}: states for the logit lens", len(trace))
     backend = backend_of(model)
     with torch.inference_mode():
         return [
@@ -89,11 +90,7 @@ def answer_probability(
     backend = backend_of(model)
     probabilities = {}
     for name, at_hook in states.items():
-        if len(at_hook) != len(trace):
-            raise ValueError(
-                f"trace {trace.id}: {len(at_hook)} states at {name} for {len(trace)} steps; pass "
-                "the states that capture() returns"
-            )
+        require_states(at_hook, f"trace {trace.id}: states at {name}", len(trace))
         parts = [
             backend.unembed(model, part).double().softmax(-1)[:, chosen].sum(-1).cpu()
             for part in at_hook.split(256)

@@ -82,10 +82,10 @@ def tokens_hook(model: TransformerBridge) -> str | None:
 
 
 def is_own_hook(module: Any, function: Callable[..., Any]) -> bool:
-    """See `Backend.is_own_hook`. The bridge's hooks are on the Hugging Face modules."""
+    """See `Backend.is_own_hook`. The bridge's and Hugging Face's are on Hugging Face's modules."""
     if isinstance(module, HookPoint):
         return function is _finite_scores
-    return getattr(function, "__module__", "").startswith("transformer_lens.")
+    return getattr(function, "__module__", "").startswith(("transformer_lens.", "transformers."))
 
 
 def forward(

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_lens.information.per_trace.hsic import _check, hsic_mi, median_distance, mi_trajectories
+from mi_lens.information.per_trace.hsic import _check, hsic_mi, median_distance
 from mi_lens.information.per_trace.kernel_features import KernelFeatures, lay_out, order_for
+from mi_lens.information.per_trace.trajectories import mi_trajectories
 
 EPS = 1e-5
 

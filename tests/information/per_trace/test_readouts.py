@@ -39,7 +39,7 @@ def test_chosen_tokens_add_up(tiny_model, trace):
 
 def test_what_does_not_fit_is_refused(tiny_model, tokenizer, trace):
     states = capture(tiny_model, [trace], HOOKS[:1])[0]
-    with pytest.raises(ValueError, match="steps; pass the states"):
+    with pytest.raises(ValueError, match="for a trace of 8 steps"):
         answer_probability(tiny_model, trace, {HOOKS[0]: states[HOOKS[0]][1:]})
     with pytest.raises(ValueError, match="expected at least one id from 0 to 389"):
         answer_probability(tiny_model, trace, states, token_ids=[390])

@@ -164,7 +164,7 @@ def test_bad_input(tiny_model, traces):
     with pytest.raises(ValueError, match=r"a peak at -1"):
         thinking_tokens(tiny_model, traces, [[0], [-1], []])
     short = [torch.zeros(2, 32)] * 3
-    with pytest.raises(ValueError, match=r"needs the states of its \d+ steps, got 2"):
+    with pytest.raises(ValueError, match=r"\(2, 32\) for a trace of \d+ steps"):
         thinking_tokens(tiny_model, traces, [[0], [0], [0]], readout="logit_lens", states=short)
     with pytest.raises(ValueError, match="got none"):
         thinking_tokens(tiny_model, traces, [[0], [0], [0]], readout="logit_lens")
