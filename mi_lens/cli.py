@@ -89,6 +89,7 @@ def run(config: Config) -> None:
 
 def _run_sweep_command(config: SweepConfig | ResultsConfig) -> None:
     from mi_lens.runs import sweep
+    from mi_lens.runs.sweep_folder import read_spec
 
     against = None
     if isinstance(config, ResultsConfig):
@@ -106,10 +107,16 @@ def _run_sweep_command(config: SweepConfig | ResultsConfig) -> None:
         print("no problem is finished yet")
         return
     table = config.out / "results.parquet"
-    sweep.write_results(evaluations, table)
+    points = read_spec(config.out).points()
+    sweep.write_results(evaluations, points, table)
     for model, evaluation in evaluations.items():
         print(f"{model}\n{evaluation.report(against)}\n")
     print(f"Results: {table}")
+    if isinstance(config, ResultsConfig) and config.plot is not None:
+        from mi_lens.report.figures import save_sweep_curves
+
+        for path in save_sweep_curves(evaluations, points, config.plot, against):
+            print(f"Curves: {path}")
 
 
 if __name__ == "__main__":

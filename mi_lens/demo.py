@@ -1,18 +1,21 @@
-"""The demo: analyzes both pocket models on the same problems and writes a report."""
+"""The demo: both pocket models on the same problems, read at every block, and one intervention."""
 
 from mi_lens.report.findings import findings
 from mi_lens.report.page import write_report
 from mi_lens.runs.analyze import analyze
-from mi_lens.runs.config import AnalyzeConfig, DemoConfig
+from mi_lens.runs.config import AnalyzeConfig, DemoConfig, EvaluateConfig
+from mi_lens.runs.evaluate import run_evaluate
 
 MODELS = ("pocket-reasoner", "pocket-base")
+INTERVENTION = "quiet=Suppress(['Wait', 'Hmm', 'Hold', 'Actually'])"
 
 
 def run_demo(config: DemoConfig) -> str:
-    """Analyzes both pocket models and writes `config.out`/report.html.
+    """Analyzes both pocket models, tries one intervention, and writes `config.out`/report.html.
 
     Returns:
-        The main findings as a text table, and the path of the report.
+        The main findings as a text table, what the intervention changed, and the path of the
+        report.
     """
     analyses = {
         model: analyze(
@@ -21,12 +24,23 @@ def run_demo(config: DemoConfig) -> str:
                 limit=config.limit,
                 seed=config.seed,
                 out=config.out / model,
+                hook_names=("blocks.*.hook_resid_post",),
                 batch_size=50,
             )
         )
         for model in MODELS
     }
-    page = write_report(
-        [config.out / model for model in MODELS], config.out / "report.html", config.out / "figures"
+    tried = config.out / "intervention"
+    evaluation = run_evaluate(
+        EvaluateConfig(
+            model=MODELS[0],
+            limit=config.limit,
+            seed=config.seed,
+            out=tried,
+            conditions=("baseline", INTERVENTION),
+            batch_size=100,
+        )
     )
-    return f"{findings(analyses)}\n\nReport: {page}"
+    folders = [*(config.out / model for model in MODELS), tried]
+    page = write_report(folders, config.out / "report.html", config.out / "figures")
+    return f"{findings(analyses)}\n\n{evaluation.report()}\n\nReport: {page}"

@@ -50,7 +50,8 @@ def load_problems(
         columns: A field of `Problem` -> the column that holds it.
 
     Raises:
-        ValueError: If there are no problems, or a row lacks a question or an answer.
+        ValueError: If there are no problems, a row lacks a question or an answer, or there are
+            columns for the pocket task.
         FileNotFoundError: If the source is neither a known name nor an existing file or folder.
         ImportError: If the source needs `datasets` and it is not installed.
     """
@@ -59,6 +60,10 @@ def load_problems(
     if unknown := set(columns or ()) - set(COLUMNS):
         raise ValueError(f"columns for {sorted(unknown)}: expected fields among {sorted(COLUMNS)}")
     name = str(source)
+    if name == "pocket" and columns:
+        raise ValueError(
+            f"columns {dict(columns)}: the pocket task has none; they are for files and benchmarks"
+        )
     if name == "pocket":
         return pocket_problems(100 if limit is None else limit, split=split, seed=seed)
     if name in BENCHMARKS:
@@ -94,7 +99,8 @@ def _problem(
     if question is None or not question.strip():
         raise ValueError(
             f"{where}: no question; expected a column {' or '.join(columns['question'])}, "
-            f"found {sorted(row)}"
+            f"found {sorted(row)}. Name yours with columns={{'question': ...}}, or with "
+            "--question-column"
         )
     tests = None
     if row.get("public_test_cases"):
@@ -110,7 +116,8 @@ def _problem(
     if tests is None and (answer is None or not answer.strip()):
         raise ValueError(
             f"{where}: no gold answer; expected a column {' or '.join(columns['answer'])}, or a "
-            f"solution that ends in \\boxed{{...}}, found {sorted(row)}"
+            f"solution that ends in \\boxed{{...}}, found {sorted(row)}. Name yours with "
+            "columns={'answer': ...}, or with --answer-column"
         )
     return Problem(
         id=values["id"] or where.rsplit(" ", 1)[-1],

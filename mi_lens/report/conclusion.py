@@ -140,8 +140,9 @@ def _named(comparisons: Sequence[Comparison]) -> str:
 
 def _numbers(comparison: Comparison) -> str:
     return (
-        f"{comparison.name} gains {comparison.difference.in_form('+.1f', 100.0)} points "
-        f"(p = {comparison.adjusted:.2g}) and {comparison.tokens.in_form('+.0f')} tokens per trace"
+        f"{comparison.name} changes this by {comparison.difference.in_form('+.1f', 100.0)} points "
+        f"(p = {comparison.adjusted:.2g}) and the trace by {comparison.tokens.in_form('+.0f')} "
+        "tokens"
     )
 
 

@@ -1,7 +1,7 @@
 """The figures of analyses, drawn into a page and saved as files."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,12 +11,16 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from mi_lens.common.html import one_line
+from mi_lens.evaluation.evaluate import Evaluation
+from mi_lens.report.findings import last_hook_name
 from mi_lens.report.loading import Run
 from mi_lens.report.page_svg import page_svg
 from mi_lens.report.plots.peaks import Curve, comparison_figure, trajectories_figure
 from mi_lens.report.plots.style import printable, save_figure, style
+from mi_lens.report.plots.sweeps import curves_figure, sweep_curves
 from mi_lens.report.plots.words import tokens_figure
 from mi_lens.runs.analysis import Analysis
+from mi_lens.runs.sweep_spec import Point
 from mi_lens.traces.trace import Trace
 
 CURVES = 3  # Trajectories drawn per analysis.
@@ -33,14 +37,14 @@ class Image:
 
 
 def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
-    """Models side by side, each at its first hook name; None for fewer than two analyses."""
+    """Models side by side, each at its last hook name; None for fewer than two analyses."""
     drawable = {run.name: run.analysis for run in runs if run.analysis and run.analysis.analysed}
     analyses = dict(list(drawable.items())[:COMPARED])
     if len(analyses) < 2:
         return None
     trajectories, aoms = {}, {}
     for name, analysis in analyses.items():
-        hook_name = analysis.hook_names[0]
+        hook_name = last_hook_name(analysis)
         trajectories[name] = [analysis.mi(trace, hook_name) for trace in analysis.analysed]
         statistics = [analysis.statistics(trace, hook_name) for trace in analysis.analysed]
         aoms[name] = [row.aom for row in statistics if row.aom is not None]
@@ -57,10 +61,10 @@ def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
 
 
 def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image]:
-    """Trajectories and words of one analysis at its first hook name."""
-    hook_name = analysis.hook_names[0]
+    """Trajectories and words of one analysis at its last hook name."""
+    hook_name = last_hook_name(analysis)
     curves = [_curve(analysis, trace, hook_name) for trace in analysis.analysed[:CURVES]]
-    stem = re.sub(r"[^\w.-]+", "-", Path(name).name)
+    stem = _stem(name)
     images = [
         _image(
             trajectories_figure(curves, analysis.peak_rule),
@@ -86,6 +90,64 @@ def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image
             )
         )
     return images
+
+
+def sweep_images(
+    name: str, evaluation: Evaluation, points: Sequence[Point], folder: Path | None
+) -> list[Image]:
+    """The curves of a sweep, of one model: one image per family of conditions on the grid."""
+    return [
+        _image(
+            curves_figure(curves),
+            folder,
+            f"{_stem(name)}_{_stem(curves.family)}",
+            asdict(curves),
+            f"Accuracy of {name} along the grid of {curves.family}",
+            f"Accuracy under {curves.family} by {' and by '.join(curves.names)}, with 95 % "
+            f"intervals over problems; grey: {curves.against}.",
+        )
+        for curves in sweep_curves(evaluation, points)
+    ]
+
+
+def save_sweep_curves(
+    evaluations: Mapping[str, Evaluation],
+    points: Sequence[Point],
+    folder: Path,
+    against: str | None = None,
+) -> list[Path]:
+    """Saves the curves of a sweep as PNG, SVG and JSON, for every model and family of conditions.
+
+    Args:
+        evaluations: Model to its results.
+        points: The conditions of the sweep and their places on its grid.
+        folder: Where to.
+        against: The condition drawn as the baseline; None takes the first.
+
+    Returns:
+        The paths.
+
+    Raises:
+        ValueError: If no condition varies along the grid.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for model, evaluation in evaluations.items():
+        for curves in sweep_curves(evaluation, points, against):
+            stem = folder / f"{_stem(model)}_{_stem(curves.family)}"
+            paths += save_figure(curves_figure(curves), stem, asdict(curves))
+    if not paths:
+        raise ValueError(
+            "nothing to draw: no condition varies along the sweep's grid; expected a grid, such as "
+            "'layer: [0, 1]', and a condition that names it in braces, such as "
+            "\"rr{layer}=Recycle({layer}, ['Wait'])\""
+        )
+    return paths
+
+
+def _stem(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-")
 
 
 def _image(

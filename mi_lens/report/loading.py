@@ -16,7 +16,8 @@ from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.runs.status import expected_problems
-from mi_lens.runs.sweep_folder import sweep_progress
+from mi_lens.runs.sweep_folder import read_spec, sweep_progress
+from mi_lens.runs.sweep_spec import Point
 from mi_lens.traces.trace import Trace
 
 Kind = Literal["analyze", "generate", "evaluate", "sweep"]
@@ -38,7 +39,8 @@ class Run:
     """The traces of one model in a run folder, and the results computed from them.
 
     Attributes:
-        name: The model's name; the folder's name follows where several runs share a model.
+        name: The model's name. The command follows where there is an analysis of the same model;
+            the folder's name follows where this does not tell runs apart.
         kind: The command that wrote the folder.
         folder: The run folder.
         model: The checkpoint, as the command named it.
@@ -51,6 +53,7 @@ class Run:
         analysis: The result of `analyze`.
         evaluation: The result of `evaluate` or of a sweep, over the problems that every condition
             has answered; None as long as there is no such problem.
+        points: The conditions of a sweep and their places on its grid.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Run:
     versions: dict[str, str]
     analysis: Analysis | None = None
     evaluation: Evaluation | None = None
+    points: tuple[Point, ...] = ()
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -80,6 +84,13 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     if not folders:
         raise ValueError("no folders to report on; give at least one that mi-lens wrote")
     runs = [run for folder in folders for run in _read(Path(folder))]
+    analysed = [run.name for run in runs if run.kind == "analyze"]
+    runs = [
+        replace(run, name=f"{run.name} ({run.kind})")
+        if run.kind != "analyze" and run.name in analysed
+        else run
+        for run in runs
+    ]
     names = [run.name for run in runs]
     runs = [
         replace(run, name=f"{run.name} ({run.folder.name})") if names.count(run.name) > 1 else run
@@ -190,7 +201,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
 def _sweep(folder: Path) -> Iterator[Run]:
     record = read_record(folder, "sweep.json")
     evaluations = sweep.results(folder)
-    state = sweep_progress(folder)
+    state, points = sweep_progress(folder), tuple(read_spec(folder).points())
     unfinished = None
     if state.done < state.units:
         unfinished = f"{state.counts()}. {COMPARED} {AGAIN}"
@@ -209,6 +220,7 @@ def _sweep(folder: Path) -> Iterator[Run]:
             _verdicts(rows),
             unfinished,
             evaluation=evaluation,
+            points=points,
         )
 
 

@@ -17,7 +17,7 @@ from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.information.per_trace.control_summary import MismatchSummary
 from mi_lens.information.per_trace.controls import LEVEL, others_needed
 from mi_lens.report.conclusion import conclusions
-from mi_lens.report.figures import Image, comparison_image, run_images
+from mi_lens.report.figures import Image, comparison_image, run_images, sweep_images
 from mi_lens.report.loading import Run, read_runs
 from mi_lens.report.paired_tables import comparison_table, parts_table, problems_table
 from mi_lens.report.palette import SHADES, shades_css
@@ -194,7 +194,8 @@ def _section(run: Run, figures: Path | None, links: Mapping[str, str]) -> Sectio
         panels = [_layer_panel(run.analysis, name, links) for name in run.analysis.hook_names]
         return Section(run, run_images(run.name, run.analysis, figures), panels)
     if run.evaluation is not None:
-        return Section(run, [], [_evaluation_panel(run, run.evaluation, links)])
+        images = sweep_images(run.name, run.evaluation, run.points, figures)
+        return Section(run, images, [_evaluation_panel(run, run.evaluation, links)])
     return Section(run, [], [])
 
 

@@ -21,6 +21,8 @@ class RunSettings:
             livecodebench, livecodebench-v5); or a file of problems (JSON lines, CSV or Parquet).
         limit: Number of problems; None takes all problems of a file, or 100 pocket problems.
         split: Split of the pocket task or the benchmark (math-train has only train).
+        question_column: Column of the questions; None tries the names that benchmarks use.
+        answer_column: Column of the gold answers; None tries the names that benchmarks use.
         style: Prompt style: the chat template, the raw question (paper 1), or SEAL's instruction.
         max_new_tokens: Maximum number of generated tokens per trace.
         temperature: Sampling temperature; 0 is greedy.
@@ -37,6 +39,8 @@ class RunSettings:
     problems: str = "pocket"
     limit: int | None = None
     split: Literal["train", "validation", "test"] = "test"
+    question_column: str | None = None
+    answer_column: str | None = None
     style: Literal["chat", "raw", "seal"] = "chat"
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -58,7 +62,11 @@ class RunSettings:
         """Loads the problems; `seed` is used by the pocket task only."""
         from mi_lens.problems.loading import load_problems
 
-        return load_problems(self.problems, limit=self.limit, split=self.split, seed=seed)
+        given = {"question": self.question_column, "answer": self.answer_column}
+        columns = {field: column for field, column in given.items() if column is not None}
+        return load_problems(
+            self.problems, limit=self.limit, split=self.split, seed=seed, columns=columns
+        )
 
     def load_model(self, name: str) -> Any:
         """Loads a model by name, as `mi_lens.load` does."""
@@ -176,10 +184,13 @@ class ResultsConfig:
     Attributes:
         out: The sweep's folder.
         against: The condition that the others are compared with; None takes the first.
+        plot: Folder to save the curves of accuracy along the grid in, as PNG and SVG with their
+            numbers as JSON; None draws none.
     """
 
     out: Annotated[Path, tyro.conf.Positional]
     against: str | None = None
+    plot: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

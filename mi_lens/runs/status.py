@@ -9,7 +9,6 @@ from mi_lens.common.progress import duration
 from mi_lens.common.writing import is_written
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
 from mi_lens.interventions.condition import recorded_condition
-from mi_lens.problems.loading import load_problems
 from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of
@@ -96,7 +95,7 @@ def status(folder: str | Path) -> Status:
 def expected_problems(config: GenerateConfig) -> int | None:
     """How many problems a run has; None where only a download would tell."""
     if config.problems == "pocket" or Path(config.problems).is_file():
-        return len(load_problems(config.problems, limit=config.limit, split=config.split))
+        return len(config.load_problems())
     return config.limit
 
 

@@ -31,7 +31,7 @@ from mi_lens.runs.sweep_folder import (
     units,
     waiting,
 )
-from mi_lens.runs.sweep_spec import Spec
+from mi_lens.runs.sweep_spec import Point, Spec
 
 
 class Worker:
@@ -202,7 +202,35 @@ def results(folder: Path) -> dict[str, Evaluation]:
     return evaluations
 
 
-def write_results(evaluations: Mapping[str, Evaluation], path: Path) -> None:
-    """Writes all results to one Parquet table, with a column for the model."""
+def write_results(
+    evaluations: Mapping[str, Evaluation], points: Sequence[Point], path: Path
+) -> None:
+    """Writes all results to one Parquet table, with columns for the model and the grid's values.
+
+    Args:
+        evaluations: What `results` returns.
+        points: What `Spec.points` returns. A condition that does not use a name of the grid has no
+            value in its column. A column whose values are not all numbers or all texts holds texts.
+        path: The file.
+    """
+    values = {point.condition.name: point.values for point in points}
+    texts = [name for name, kinds in _kinds(points).items() if len(kinds) > 1]
+
+    def of_grid(condition: str) -> dict[str, Any]:
+        at = values.get(condition, {})
+        return {name: str(value) if name in texts else value for name, value in at.items()}
+
     rows = ((model, row) for model, each in evaluations.items() for row in each.results)
-    write_table(({"model": model, **asdict(row)} for model, row in rows), path)
+    write_table(
+        ({"model": model, **asdict(row), **of_grid(row.condition)} for model, row in rows), path
+    )
+
+
+def _kinds(points: Sequence[Point]) -> dict[str, set[type]]:
+    """Name in the grid to the types of its values; whole numbers count as numbers."""
+    kinds: dict[str, set[type]] = {}
+    for point in points:
+        for name, value in point.values.items():
+            kind = float if type(value) in (int, float) else type(value)
+            kinds.setdefault(name, set()).add(kind if kind in (float, bool) else str)
+    return kinds

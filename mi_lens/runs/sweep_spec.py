@@ -6,8 +6,26 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from mi_lens.evaluation.result import Result
 from mi_lens.interventions.condition import Condition, parse_condition, recorded_condition
 from mi_lens.runs.config import RunSettings
+
+COLUMNS = {"model", *(field.name for field in fields(Result))}  # Of the table of results.
+
+
+@dataclass(frozen=True)
+class Point:
+    """A condition of a sweep, and its place on the grid.
+
+    Attributes:
+        condition: The condition.
+        family: Its name before the values of the grid were put in, such as "rr{layer}".
+        values: Name in the grid to the condition's value.
+    """
+
+    condition: Condition
+    family: str
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,15 +62,23 @@ class Spec(RunSettings):
                 f"several conditions are named {repeated}; put the names of the grid, in braces, "
                 "into the condition's name"
             )
+        if taken := sorted(self.grid.keys() & COLUMNS):
+            raise ValueError(
+                f"grid: {taken} are columns of the table of results already; choose other names"
+            )
 
     def expand(self) -> list[Condition]:
-        """The conditions; one with names in braces is repeated for every value of the grid.
+        """The conditions; one with names in braces is repeated for every value of the grid."""
+        return [point.condition for point in self.points()]
+
+    def points(self) -> list[Point]:
+        """The conditions with their places on the grid, in order.
 
         Raises:
             ValueError: If a text is no condition, or braces hold a name that the grid lacks.
         """
         sampling = self.sampling()
-        conditions = []
+        points = []
         for text in self.conditions:
             names = list(dict.fromkeys(re.findall(r"{(\w+)}", text)))
             unknown = [name for name in names if name not in self.grid]
@@ -65,8 +91,10 @@ class Spec(RunSettings):
                 for name, value in zip(names, values, strict=True):
                     expanded = expanded.replace(f"{{{name}}}", str(value))
                 condition = self.condition(expanded)
-                conditions.append(Condition(condition.interventions, sampling, condition.name))
-        return conditions
+                condition = Condition(condition.interventions, sampling, condition.name)
+                family = text.partition("=")[0].strip() if names else condition.name
+                points.append(Point(condition, family, dict(zip(names, values, strict=True))))
+        return points
 
     def condition(self, text: str) -> Condition:
         """The condition of a text that the user wrote, which may name a module to import."""

@@ -11,6 +11,8 @@ from mi_lens.problems.answers import is_correct
 from mi_lens.problems.code_tests import CodeTest, CodeTests
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, normalised, overlap
+from mi_lens.runs.config import GenerateConfig
+from mi_lens.runs.status import expected_problems
 from mi_lens.traces.trace import Trace, trace_from_row, trace_to_row
 
 
@@ -231,3 +233,20 @@ def test_real_sets_do_not_overlap(shared_data):
     shared = overlap(asked, sets["aime25_test"])
     assert all(a.answer == b.answer for a, b in shared)
     assert len(shared) == 5  # of 13: the others are worded otherwise, or draw a figure
+
+
+def test_columns_of_the_command_line(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("prompt,gold truth\n1 + 1?,2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"no question; .*--question-column"):
+        GenerateConfig(out=tmp_path, problems=str(path)).load_problems()
+    named = GenerateConfig(
+        out=tmp_path, problems=str(path), question_column="prompt", answer_column="gold truth"
+    )
+    (problem,) = named.load_problems()
+    assert (problem.question, problem.answer) == ("1 + 1?", "2")
+    assert expected_problems(named) == 1
+    with pytest.raises(ValueError, match=r"no gold answer; .*--answer-column"):
+        GenerateConfig(out=tmp_path, problems=str(path), question_column="prompt").load_problems()
+    with pytest.raises(ValueError, match="the pocket task has none"):
+        GenerateConfig(out=tmp_path, question_column="prompt").load_problems()

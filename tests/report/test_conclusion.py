@@ -99,7 +99,7 @@ def test_what_conditions_changed(build_evaluation, tmp_path):
     )
     assert verdict == "better changed the accuracy"
     assert numbers.startswith("on 40 problems, of which base has 50 (")
-    assert "better gains +50.0 (" in numbers
+    assert "better changes this by +50.0 (" in numbers
     assert "(p = 3.8e-06)" in numbers  # 2 ** -19, doubled: the smaller of two
     assert numbers.endswith("idle wrote the same tokens as base everywhere")
     _, verdict, numbers = changed(build_evaluation, tmp_path / "b", {"base": base, "idle": base})

@@ -113,7 +113,7 @@ def test_figures_are_on_the_page_and_saved_where_asked(analysed, tmp_path):
         *(name.replace(" (", "-").replace(") ", "-") for name in (first, second)),
     }
     numbers = json.loads(next((tmp_path / "figures").glob("*-1_trajectories.json")).read_text())
-    assert numbers["curves"][0]["mi"] == analysed.mi(analysed.traces[0], HOOKS[0])
+    assert numbers["curves"][0]["mi"] == analysed.mi(analysed.traces[0], HOOKS[-1])
     assert write_report([folder], tmp_path / "alone" / "page.html").parent.name == "alone"
     assert [path.name for path in (tmp_path / "alone").iterdir()] == ["page.html"]
 
@@ -269,6 +269,21 @@ def test_a_sweep(settings, tmp_path):
     assert "(sweep) is not finished." in text
     assert "1 of 2 units done" in text
     assert len(rows_of(page, "Results by problem")) == 2
+
+
+def test_a_sweep_over_layers_shows_its_curves(settings, tmp_path):
+    spec = Spec(
+        conditions=("baseline", "rr{layer}=Recycle({layer}, ['is'])"),
+        grid={"layer": (0, 1, 2)},
+        models=(settings["model"],),
+        problems=settings["problems"],
+        max_new_tokens=6,
+        device="cpu",
+    )
+    run_sweep(spec, tmp_path / "sweep")
+    text = write_report([tmp_path / "sweep"], tmp_path / "page.html").read_text()
+    assert "Accuracy under rr{layer} by layer, with 95 % intervals over problems" in text
+    assert text.count("<figcaption>Accuracy under") == 1
 
 
 def test_command_line(analysed, tmp_path, capsys):

@@ -213,6 +213,28 @@ def test_the_commands(folder, capsys):
     assert len(table) == 60
     assert set(table["condition"]) == {"baseline", "quiet", "rr0x1", "rr0x2", "rr2x1", "rr2x2"}
     assert table["thoughts.execution"].dtype.kind == "i"
+    recycled = table[table["condition"].str.startswith("rr")]
+    assert (
+        recycled["condition"]
+        == recycled.apply(lambda row: f"rr{row['layer']:.0f}x{row['passes']:.0f}", axis=1)
+    ).all()
+    quiet = table[table["condition"] == "quiet"]
+    assert all(quiet[name].isna().all() for name in ("layer", "passes"))
+    main(["results", out, "--plot", str(folder / "curves")])
+    assert capsys.readouterr().out.count("Curves: ") == 6
+    for model in Spec.read(folder / "spec.yaml").models:
+        path = folder / "curves" / f"{Path(model).name}_rr-layer-x-passes.json"
+        curves = json.loads(path.read_text())
+        assert curves["names"] == ["layer", "passes"]
+        for at, accuracy in zip(curves["values"], curves["accuracy"], strict=True):
+            of_point = table[
+                (table["model"] == model)
+                & (table["layer"] == at["layer"])
+                & (table["passes"] == at["passes"])
+            ]
+            assert accuracy["mean"] == of_point["correct"].mean()
+            assert accuracy["n"] == 5
+        assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
         main(["status", str(folder / "nowhere")])
     assert "no such folder" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from mi_lens.information.per_trace.controls import others_needed
 from mi_lens.information.per_trace.peak_rules import PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.report.plots.style import MI_LABEL
@@ -87,6 +88,7 @@ def map_of_analysis(
         )
     measurements = analysis.measurements[trace.id]
     names = _known(hook_names or analysis.hook_names, measurements)
+    unmarked = ""
     if measure in ("entropy", "surprisal"):
         rows = {measure: measurements[names[0]].covariates[measure]}
     elif measure == "mi":
@@ -101,12 +103,19 @@ def map_of_analysis(
                 "specific part; show measure='mi', or analyze more problems"
             )
         if peaks is None:
-            peaks = {name: analysis.specific_peaks(trace, name) or [] for name in names}
+            significant = {name: analysis.specific_peaks(trace, name) for name in names}
+            peaks = {name: steps for name, steps in significant.items() if steps is not None}
+            if len(peaks) < len(names):
+                others = min(c.others for c in calibrations.values() if c is not None)
+                unmarked = (
+                    f"; no peaks: {others} other answers are too few, it takes {others_needed()}"
+                )
     if tokens is None:
         places = {each.id: i for i, each in enumerate(analysis.traces)}
         tokens = analysis.token_strings[places[trace.id]]
     signed = measure == "specific"
-    return layer_map(rows, peaks, tokens, label or LABELS[measure], signed=signed)
+    label = f"{label or LABELS[measure]}{unmarked}"
+    return layer_map(rows, peaks, tokens, label, signed=signed)
 
 
 def rows_of(

@@ -1,5 +1,7 @@
 """The map of layers and steps: what is drawn is what was measured."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -133,3 +135,16 @@ def test_an_analysis_says_what_it_lacks(analysis):
         plot_map(analysis)
     with pytest.raises(ValueError, match="a trace goes with an analysis"):
         plot_map({"a": [1.0, 2.0]}, trace)
+
+
+def test_a_map_without_specific_peaks_says_why(analysis):
+    trace = analysis.analysed[0]
+    few = {
+        name: replace(m, calibration=replace(m.calibration, others=5))
+        for name, m in analysis.measurements[trace.id].items()
+    }
+    short = replace(analysis, measurements={trace.id: few})
+    _, marks, axes = drawn(plot_map(short, trace, measure="specific"))
+    assert marks == [[]] * 4
+    title = " ".join(axes.get_title(loc="left").split())
+    assert "no peaks: 5 other answers are too few, it takes 19" in title
