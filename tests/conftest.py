@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
+from tests.type_checks import check
+
+jaxtyping.jaxtyped = check  # before mi_lens is imported
 os.environ.setdefault(
     "HF_HUB_OFFLINE", "1"
 )  # before transformers is imported: tests use no network
