@@ -229,9 +229,15 @@ def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
     if not isinstance(model.blocks[0], FastBlock):
         architecture = model.cfg.original_architecture
         if architecture not in ARCHITECTURES:
+            remedy = (
+                "load the checkpoint with mi_lens.load"
+                if architecture
+                else "a model built from a config has none; say in model.cfg.original_architecture "
+                "which of these it is"
+            )
             raise ValueError(
                 f"architecture {architecture!r}: backend 'hooked' supports only "
-                f"{list(ARCHITECTURES)}; load the checkpoint with mi_lens.load"
+                f"{list(ARCHITECTURES)}; {remedy}"
             )
         _speed_up(model)
     return [LayerCache() for _ in model.blocks]

@@ -139,3 +139,15 @@ def test_key_heads_may_be_repeated_for_every_query_head(checkpoint: Callable[[st
         logits = model(tokens, attention_mask=mask)
     assert shapes == [(1, 4, 4, 8)]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TransformerLens
+def test_a_model_built_from_a_config_is_told_what_it_lacks():
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=1, d_model=8, n_ctx=16, d_head=4, act_fn="gelu", d_vocab=390, device="cpu"
+    )
+    model = HookedTransformer(config)
+    with pytest.raises(ValueError, match=r"None: .*say in model.cfg.original_architecture which"):
+        get_backend("hooked").new_cache(model, 1)
