@@ -3,12 +3,13 @@
 The units of all of them are problems or traces, never steps, which are not independent.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import binom, binomtest, rankdata
+from scipy.stats import binom, binomtest, norm, rankdata
 
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.resampling import resample
@@ -98,8 +99,14 @@ def sign_flip(differences: Sequence[float], *, draws: int = 9999, seed: int = 0)
     """Two-sided p-value of a sign-flip test: are paired differences symmetric about zero?
 
     Use it for outcomes that are averaged over several seeds, which McNemar's test cannot count.
+
+    Raises:
+        ValueError: If a difference is not finite.
     """
     values = np.asarray(differences, dtype=float)
+    if not np.isfinite(values).all():
+        place = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"difference {place} is {values[place]}; expected finite numbers")
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(values)))
     reached = np.abs(signs @ values) >= abs(values.sum()) - 1e-12
     return float((1 + reached.sum()) / (1 + draws))
@@ -123,17 +130,18 @@ def paired_power(problems: int, gain: float, changed: float, *, level: float = 0
         problems: Number of problems that are tried under both conditions.
         gain: Difference of the two accuracies, such as 0.05.
         changed: Share of problems whose outcome differs between the conditions, at least |gain|.
-        level: Significance level of the two-sided test.
+        level: Significance level of the two-sided test, between 0 and 1.
 
     Raises:
-        ValueError: If `changed` is not in (0, 1], or |gain| is larger than `changed`.
+        ValueError: If `changed` is not in (0, 1], |gain| is larger than `changed`, or a number is
+            out of its range.
     """
-    if not 0 < changed <= 1 or abs(gain) > changed:
-        raise ValueError(
-            f"gain={gain} with changed={changed}: expected a share of changed problems above 0, "
-            "at most 1, and at least as large as the gain"
-        )
-    pairs = np.arange(problems + 1)
+    _require_pairs(gain, changed, level)
+    if problems < 0:
+        raise ValueError(f"problems={problems}: expected 0 or more")
+    # Only numbers of changed pairs within twelve standard deviations have a chance to occur.
+    middle, reach = problems * changed, 12 * math.sqrt(problems * changed * (1 - changed)) + 12
+    pairs = np.arange(max(0, int(middle - reach)), min(problems, int(middle + reach)) + 1)
     likely = binom.pmf(pairs, problems, changed)
     # The largest count in the lower rejection region; the upper region is its mirror image.
     low = binom.ppf(level / 2, pairs, 0.5) - 1
@@ -143,30 +151,61 @@ def paired_power(problems: int, gain: float, changed: float, *, level: float = 0
     return float(likely @ np.where(low < 0, 0.0, rejected))
 
 
+def _require_pairs(gain: float, changed: float, level: float) -> None:
+    if not 0 < changed <= 1 or not abs(gain) <= changed:
+        raise ValueError(
+            f"gain={gain} with changed={changed}: expected a share of changed problems above 0, "
+            "at most 1, and at least as large as the gain"
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}: expected a significance level between 0 and 1")
+
+
+EXACT_PAIRS = 100  # Beyond, the closed form of `problems_needed` is within 2 %.
+
+
 def problems_needed(gain: float, changed: float, *, power: float = 0.8, level: float = 0.05) -> int:
     """The number of problems that McNemar's exact test needs to detect a gain.
 
-    See `paired_power` for the arguments.
+    Where the outcomes of up to a hundred problems change, this is the number at which
+    `paired_power` reaches the power. Beyond, it is the normal approximation (Connor 1987) with
+    c = `changed` and a continuity correction (Fleiss 1981):
+
+        m = (z_level sqrt(c) + z_power sqrt(c - gain^2))^2 / gain^2
+        n = m / 4 (1 + sqrt(1 + 4 / (m |gain|)))^2
 
     Args:
         gain: Difference of the two accuracies; not zero.
         changed: Share of problems whose outcome differs between the conditions.
-        power: The chance of detection that is wanted.
-        level: Significance level of the two-sided test.
+        power: The chance of detection that is wanted; larger than the level, smaller than 1.
+        level: Significance level of the two-sided test, between 0 and 1.
 
     Raises:
-        ValueError: As in `paired_power`, or if the gain is zero.
+        ValueError: As in `paired_power`, if the gain is zero, or if the power is out of its range.
     """
+    _require_pairs(gain, changed, level)
     if gain == 0:
         raise ValueError("gain=0: no number of problems can reveal a difference of zero")
-    enough = 8
-    while paired_power(enough, gain, changed, level=level) < power:
-        enough *= 2
-    low = enough // 2
+    if not level < power < 1:
+        raise ValueError(
+            f"power={power}: expected a chance of detection above the level, {level}, and below 1"
+        )
+    spread = math.sqrt(changed - gain**2)
+    reached = norm.isf(level / 2) * math.sqrt(changed) + norm.ppf(power) * spread
+    plain = (float(reached) / gain) ** 2
+    enough = math.ceil(plain / 4 * (1 + math.sqrt(1 + 4 / (plain * abs(gain)))) ** 2)
+    if enough * changed > EXACT_PAIRS:
+        return enough
+
+    def suffices(problems: int) -> bool:
+        return paired_power(problems, gain, changed, level=level) >= power
+
+    while not suffices(enough):
+        enough += 1 + enough // 8
+    low = 2 * enough // 3
+    while low > 0 and suffices(low):
+        enough, low = low, 2 * low // 3
     while enough - low > 1:
         middle = (low + enough) // 2
-        if paired_power(middle, gain, changed, level=level) < power:
-            low = middle
-        else:
-            enough = middle
+        low, enough = (low, middle) if suffices(middle) else (middle, enough)
     return enough

@@ -1,8 +1,19 @@
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import floats
 from scipy.stats import spearmanr
 
-from mi_lens.common.statistics import estimate_mean, mean_interval, spearman
+from mi_lens.common.statistics import (
+    estimate_mean,
+    mean_interval,
+    paired_power,
+    problems_needed,
+    sign_flip,
+    spearman,
+)
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say():
@@ -43,3 +54,53 @@ def test_few_units():
     estimate = estimate_mean([3.0])
     assert (estimate.mean, estimate.low, estimate.high, estimate.n) == (3.0, None, None, 1)
     assert estimate_mean([2.0, 2.0]).low == pytest.approx(2.0)
+
+
+@given(changed=floats(0.002, 1.0), share=floats(0.02, 1.0), power=floats(0.1, 0.99))
+@settings(deadline=None, max_examples=40)
+def test_the_problems_needed_have_the_power_asked_for(changed, share, power):
+    gain = changed * share
+    needed = problems_needed(gain, changed, power=power)
+    if needed * changed < 5000:  # beyond, the exact power takes long
+        assert paired_power(math.ceil(1.02 * needed), gain, changed) >= power - 0.005
+        assert paired_power(math.floor(0.96 * needed) - 1, gain, changed) < power + 0.005
+
+
+@pytest.mark.parametrize(
+    ("mended", "broken", "problems"),
+    [(61, 60, 500), (132, 131, 1319), (5001, 4999, 10_000), (1, 0, 10_000), (800, 600, 10_000)],
+)
+def test_the_problems_needed_take_few_evaluations(mended, broken, problems, monkeypatch):
+    asked = []
+
+    def counted(n, gain, changed, **settings):
+        asked.append(n * changed)
+        return paired_power(n, gain, changed, **settings)
+
+    monkeypatch.setattr("mi_lens.common.statistics.paired_power", counted)
+    problems_needed((mended - broken) / problems, (mended + broken) / problems)
+    assert len(asked) < 30
+    assert max(asked, default=0) < 200  # pairs: the size of one evaluation
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"power": 1.0}, "power=1.0"),
+        ({"power": 0.0}, "power=0.0"),
+        ({"power": math.nan}, "power=nan"),
+        ({"level": 0.0}, "level=0.0"),
+        ({"level": 1.0}, "level=1.0"),
+        ({"gain": math.nan}, "gain=nan"),
+        ({"changed": math.nan}, "changed=nan"),
+        ({"gain": 0.0}, "gain=0"),
+    ],
+)
+def test_what_no_number_of_problems_can_show_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        problems_needed(**({"gain": 0.1, "changed": 0.2} | wrong))
+
+
+def test_undefined_differences_have_no_p_value():
+    with pytest.raises(ValueError, match="difference 0 is nan"):
+        sign_flip([math.nan, 1.0])
