@@ -7,6 +7,7 @@ from mi_lens.runs.config import AnalyzeConfig, DemoConfig, EvaluateConfig
 from mi_lens.runs.evaluate import run_evaluate
 
 MODELS = ("pocket-reasoner", "pocket-base")
+OWN = {*MODELS, "intervention", "figures", "report.html"}  # What the demo writes.
 INTERVENTION = "quiet=Suppress(['Wait', 'Hmm', 'Hold', 'Actually'])"
 
 
@@ -16,7 +17,16 @@ def run_demo(config: DemoConfig) -> str:
     Returns:
         The main findings as a text table, what the intervention changed, and the path of the
         report.
+
+    Raises:
+        FileExistsError: If the folder holds anything other than this demo.
     """
+    foreign = [path.name for path in config.out.glob("*") if path.name not in OWN]
+    begun = (config.out / MODELS[0] / "run.json").exists()
+    if config.out.is_file() or foreign or (any(config.out.glob("*")) and not begun):
+        raise FileExistsError(
+            f"{config.out}: holds something else than a demo; give a new --out folder"
+        )
     analyses = {
         model: analyze(
             AnalyzeConfig(

@@ -6,6 +6,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mi_lens.models.backends.lookup import available
+
 TUTORIAL = Path(__file__).resolve().parents[1] / "docs" / "tutorial.ipynb"
 ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
 CELL = re.compile(r"<td[^>]*>(.*?)</td>", re.DOTALL)
@@ -62,6 +64,7 @@ def test_numbers_are_found(tutorial):
     assert len(swept) == 13
 
 
+@pytest.mark.skipif("hooked" not in available(), reason="it was written with HookedTransformer")
 @pytest.mark.slow
 def test_it_runs_and_says_the_same(tutorial, tmp_path, monkeypatch):
     from nbclient import NotebookClient

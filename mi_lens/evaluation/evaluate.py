@@ -7,14 +7,17 @@ Every condition is tried on every problem: comparisons are paired by problem (`c
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mi_lens.common.checked_types import require_distinct
 from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, read_record, whole_rows
 from mi_lens.common.html import table
 from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import versions
+from mi_lens.common.writing import only_writer
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
 from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.evaluation.result import Result, result_from_table, whole_problems
@@ -192,6 +195,8 @@ def evaluate_with(
     """
     model = plan.model
     require_names(conditions)
+    require_distinct("seeds", seeds)
+    require_distinct("problems", [(problem.source, problem.id) for problem in problems])
     plan.hooks.check(folder)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
@@ -199,26 +204,27 @@ def evaluate_with(
         for condition in conditions
         for seed in seeds
     ]
-    path = None if folder is None else folder / "results.jsonl"
-    results = _read_results(path)
+    with nullcontext() if folder is None else only_writer(folder):
+        path = None if folder is None else folder / "results.jsonl"
+        results = _read_results(path)
 
-    def grade_into(trace: Trace, seconds: float | None) -> None:
-        results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
-        if path is not None:
-            append_jsonl(path, asdict(results[trace.id]))
-        on_result()
+        def grade_into(trace: Trace, seconds: float | None) -> None:
+            results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
+            if path is not None:
+                append_jsonl(path, asdict(results[trace.id]))
+            on_result()
 
-    traces = generate_into(
-        folder,
-        plan,
-        requests,
-        batch_size=batch_size,
-        progress=progress,
-        on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
-    )
-    for trace in traces:
-        if trace.id not in results:  # killed between a trace and its result
-            grade_into(trace, None)
+        traces = generate_into(
+            folder,
+            plan,
+            requests,
+            batch_size=batch_size,
+            progress=progress,
+            on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
+        )
+        for trace in traces:
+            if trace.id not in results:  # killed between a trace and its result
+                grade_into(trace, None)
     # A condition may have had another name when its traces were generated.
     named = [
         replace(results[trace.id], condition=request.condition.name)

@@ -85,6 +85,12 @@ def generate(
         condition = Condition(tuple(interventions), sampling)
     elif (temperature, top_p, top_k, min_p) != (0.0, 1.0, None, 0.0):
         raise ValueError("sampling settings are given twice: put them into the condition")
+    if isinstance(requests, str | Problem | Request):
+        raise ValueError(
+            f"requests={requests!r:.80}: a single one; expected a list, such as [{requests!r:.40}]"
+        )
+    if isinstance(stop, str):
+        raise ValueError(f"stop={stop!r}: a text; expected a list of texts, such as [{stop!r}]")
     complete = [
         item
         if isinstance(item, Request)

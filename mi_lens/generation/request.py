@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mi_lens import __version__
+from mi_lens.common.checked_types import require_at_least, require_types
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.batch import Job
 from mi_lens.interventions.condition import Condition
@@ -42,8 +43,8 @@ class Request:
     prefix: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}: expected at least 1")
+        require_types(self, ("style", "seed", "max_new_tokens", "stop", "prefix"))
+        require_at_least(self, max_new_tokens=1)
         if len(self.prefix) >= self.max_new_tokens:
             raise ValueError(
                 f"a prefix of {len(self.prefix)} tokens leaves none of max_new_tokens="

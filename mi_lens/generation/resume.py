@@ -1,9 +1,11 @@
 """Generation into a file: after an interruption, only the missing traces are generated."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from mi_lens.common.files import append_jsonl, drop_torn_line
+from mi_lens.common.writing import only_writer
 from mi_lens.generation.generate import Finished, stream
 from mi_lens.generation.request import Plan, Request
 from mi_lens.traces.trace import Trace, Traces, load_traces, trace_to_row
@@ -36,22 +38,23 @@ def generate_into(
     Raises:
         ValueError: If there is a folder and the user's hooks have no name; or for the reasons of
             `stream`.
+        FileExistsError: If another process or thread writes to the folder.
     """
     plan.hooks.check(folder)
-    path = None if folder is None else folder / "traces.jsonl"
-    done = {}
-    if path is not None and path.exists():
-        drop_torn_line(path)
-        done = {trace.id: trace for trace in load_traces(path)}
-    ids = list(map(plan.trace_id, requests))
-    waiting = {id_: request for id_, request in zip(ids, requests, strict=True) if id_ not in done}
-    if waiting:
-        todo = list(waiting.values())
-        for finished in stream(plan, todo, batch_size=batch_size, progress=progress):
-            if path is not None:
-                append_jsonl(path, trace_to_row(finished.trace))
-            done[finished.trace.id] = finished.trace
-            on_finished(finished)
+    with nullcontext() if folder is None else only_writer(folder):
+        path = None if folder is None else folder / "traces.jsonl"
+        done = {}
+        if path is not None and path.exists():
+            drop_torn_line(path)
+            done = {trace.id: trace for trace in load_traces(path)}
+        ids = list(map(plan.trace_id, requests))
+        asked = dict(zip(ids, requests, strict=True))
+        if todo := [request for id_, request in asked.items() if id_ not in done]:
+            for finished in stream(plan, todo, batch_size=batch_size, progress=progress):
+                if path is not None:
+                    append_jsonl(path, trace_to_row(finished.trace))
+                done[finished.trace.id] = finished.trace
+                on_finished(finished)
     return Traces(
         done[id_].under(request.condition.interventions)
         for id_, request in zip(ids, requests, strict=True)

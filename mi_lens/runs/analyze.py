@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mi_lens.common.files import write_json
-from mi_lens.common.writing import writing
+from mi_lens.common.writing import only_writer, writing
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.information.per_trace.peaks import (
@@ -21,6 +21,7 @@ from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import open_run
 from mi_lens.runs.generate import requests_of
 from mi_lens.runs.measure import Measurements, activations_path, measure_into
+from mi_lens.states.segments import require_states_at
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 
@@ -46,10 +47,11 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     plan = Plan(config.load_model(config.model))
     model = plan.model
     hook_names = tuple(match_hook_names(model, config.hook_names or last_block_output(model)))
+    require_states_at(model, hook_names)
     requests = requests_of(config, plan, problems)
     # All checks come before this line, so that a refused run leaves no folder.
     folder = open_run(config, plan.fingerprint)
-    with writing(folder / "run.json"):
+    with only_writer(folder), writing(folder / "run.json"):
         traces = generate_into(
             folder, plan, requests, batch_size=config.batch_size, progress=progress
         )

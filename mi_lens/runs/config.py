@@ -1,10 +1,13 @@
 """Configurations of runs: the same frozen dataclasses in Python and on the command line."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from mi_lens.common.checked_types import require_at_least, require_distinct, require_types
 
 if TYPE_CHECKING:  # torch is loaded when a run begins, not for --help
     from mi_lens.information.per_trace.peak_rules import PeakRule
@@ -52,6 +55,10 @@ class RunSettings:
     dtype: str | None = None
     device: str | None = None
 
+    def __post_init__(self):
+        require_types(self)
+        require_at_least(self, limit=1, max_new_tokens=1, top_k=1)
+
     def sampling(self) -> "Sampling":
         """How tokens are drawn."""
         from mi_lens.interventions.sampling import Sampling
@@ -95,6 +102,10 @@ class GenerateConfig(RunSettings):
     seed: int = 0
     batch_size: int = 16
 
+    def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, seed=0, batch_size=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeConfig(GenerateConfig):
@@ -122,6 +133,10 @@ class AnalyzeConfig(GenerateConfig):
     readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
 
     def __post_init__(self):
+        super().__post_init__()
+        require_at_least(self, mismatched=0)
+        if not 0 < self.sigma < math.inf:
+            raise ValueError(f"sigma={self.sigma}: expected a positive width of the kernel")
         # Written in full, so that equal rules give the same run, however they are written.
         object.__setattr__(self, "peaks", repr(self.peak_rule()))
 
@@ -145,6 +160,10 @@ class EvaluateConfig(GenerateConfig):
 
     conditions: tuple[str, ...] = ("baseline", "quiet=Suppress(['Wait', 'Hmm'])")
     seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_distinct("seeds", self.seeds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,3 +241,7 @@ class DemoConfig:
     out: Path = Path("demo")
     limit: int = 100
     seed: int = 0
+
+    def __post_init__(self):
+        require_types(self)
+        require_at_least(self, limit=1, seed=0)

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from mi_lens.common.files import write_json
 from mi_lens.common.parquet import write_table
-from mi_lens.common.writing import writing
+from mi_lens.common.writing import only_writer, writing
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation, evaluate_with, require_names
 from mi_lens.generation.request import Plan
 from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
@@ -26,7 +26,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
         for intervention in condition.interventions:
             intervention.bind(plan.model)  # fails, if it must, before the folder is created
     folder = open_run(config, plan.fingerprint)
-    with writing(folder / "run.json"):
+    with only_writer(folder), writing(folder / "run.json"):
         evaluation = evaluate_with(
             plan,
             problems,

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from mi_lens.common.writing import writing
+from mi_lens.common.checked_types import require_distinct
+from mi_lens.common.writing import only_writer, writing
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, parse_intervention
@@ -18,7 +19,7 @@ def run_generate(config: GenerateConfig) -> list[Trace]:
     plan = Plan(config.load_model(config.model))
     requests = requests_of(config, plan, problems)
     folder = open_run(config, plan.fingerprint)
-    with writing(folder / "run.json"):
+    with only_writer(folder), writing(folder / "run.json"):
         return generate_into(folder, plan, requests, batch_size=config.batch_size)
 
 
@@ -26,8 +27,9 @@ def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem])
     """The requests of a run, one per problem.
 
     Raises:
-        ValueError: If a request does not fit the model.
+        ValueError: If a request does not fit the model, or two problems have the same id.
     """
+    require_distinct("problems", [problem.id for problem in problems])
     interventions = (parse_intervention(text, import_modules=True) for text in config.intervene)
     condition = Condition(tuple(interventions), config.sampling())
     requests = [

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from mi_lens.common.checked_types import require_at_least, require_distinct
 from mi_lens.evaluation.result import Result
 from mi_lens.interventions.condition import Condition, parse_condition, recorded_condition
 from mi_lens.runs.config import RunSettings
@@ -51,10 +52,10 @@ class Spec(RunSettings):
     batch_size: int = 64
 
     def __post_init__(self):
-        if not self.conditions or not self.models or not self.seeds:
-            raise ValueError("a sweep needs at least one of each: conditions, models, seeds")
-        if self.unit < 1 or self.batch_size < 1:
-            raise ValueError(f"unit={self.unit}, batch_size={self.batch_size}: expected 1 or more")
+        super().__post_init__()
+        require_at_least(self, unit=1, batch_size=1)
+        for name in ("conditions", "models", "seeds"):
+            require_distinct(name, getattr(self, name))
         names = [condition.name for condition in self.expand()]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
@@ -114,9 +115,12 @@ class Spec(RunSettings):
         if "conditions" not in settings:
             raise ValueError("sweep: no conditions; expected a list of at least one")
         fields_by_name = {key: _frozen(key, value) for key, value in settings.items()}
+        grid = settings.get("grid") or {}
+        if not isinstance(grid, dict):
+            raise ValueError(f"grid={grid!r}: expected names with lists of values, 'layer: [0, 1]'")
         fields_by_name["grid"] = {
             name: tuple(values) if isinstance(values, list) else (values,)
-            for name, values in (settings.get("grid") or {}).items()
+            for name, values in grid.items()
         }
         return cls(**fields_by_name)
 

@@ -219,6 +219,18 @@ def states_at(
     return states
 
 
+def require_states_at(model: Model, hook_names: Sequence[str]) -> None:
+    """Raises a ValueError unless hooks hold states of shape (batch, pos, d), with d above 1."""
+    require_unprocessed(model)
+    (states,) = last_states(model, [[0]], hook_names, [1])
+    for name, state in states.items():
+        if state.shape[1] < 2:
+            raise ValueError(
+                f"hook name {name!r} holds {state.shape[1]} number per position; expected a state, "
+                "such as a block's hook_resid_post"
+            )
+
+
 def require_readable(model: Model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
     """Raises a ValueError if the model cannot read the traces. The message says why."""
     require_unprocessed(model)

@@ -7,6 +7,7 @@ from hypothesis.strategies import floats
 from scipy.stats import spearmanr
 
 from mi_lens.common.statistics import (
+    EXACT_PAIRS,
     estimate_mean,
     mean_interval,
     paired_power,
@@ -61,9 +62,11 @@ def test_few_units():
 def test_the_problems_needed_have_the_power_asked_for(changed, share, power):
     gain = changed * share
     needed = problems_needed(gain, changed, power=power)
-    if needed * changed < 5000:  # beyond, the exact power takes long
-        assert paired_power(math.ceil(1.02 * needed), gain, changed) >= power - 0.005
-        assert paired_power(math.floor(0.96 * needed) - 1, gain, changed) < power + 0.005
+    if needed * changed <= EXACT_PAIRS:  # where the power is first reached, on its way up
+        assert paired_power(needed, gain, changed) >= power
+        assert paired_power(needed - 1, gain, changed) < power
+    elif needed * changed < 5000:  # beyond, the exact power takes long
+        assert paired_power(needed, gain, changed) == pytest.approx(power, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from experiments.timings.memory import growth_mb
 from mi_lens.common import files
 from mi_lens.generation.generate import generate
+from mi_lens.models.backends.lookup import available
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.states import capture_to_disk as stores
 from mi_lens.states import segments as streaming
@@ -261,6 +262,7 @@ def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, 
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a peak")
+@pytest.mark.skipif("hooked" not in available(), reason="measured on HookedTransformer")
 @pytest.mark.slow
 def test_peak_memory_does_not_grow_with_hook_names():
     """Of 24 layers, 5,000 x 256 float32 each, which are 123 MB together."""
