@@ -5,7 +5,7 @@ from typing import Any
 
 from mi_lens import __version__
 from mi_lens.common.checked_types import require_at_least, require_types
-from mi_lens.common.provenance import content_hash
+from mi_lens.common.provenance import DECODING, code_hash, content_hash
 from mi_lens.generation.batch import Job
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Action, Intervention
@@ -128,6 +128,7 @@ class Plan:
         described = self.describe(request.condition)
         what = [
             __version__,
+            code_hash(*DECODING),
             self.fingerprint,
             self.prompt(request)[1],
             self._problem(request.problem),

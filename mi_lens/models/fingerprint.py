@@ -1,32 +1,141 @@
-"""A hash of a model's weights, so that a result is never reused for another model."""
+"""A model named by its content, so that a result is never reused for another model."""
 
+import json
+from collections.abc import Iterator
 from hashlib import blake2b
+from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mi_lens.models.model import Model
 
-SAMPLED_VALUES = 64  # per parameter; reading every value of a 70B model would take minutes
+CHUNK = 2**22  # Words of eight bytes summed at a time, which takes some 100 MB.
+# What of a config says where a model runs, what it is called, or what is watched.
+NO_CONTENT = {
+    "attn_implementation",
+    "chunk_size_feed_forward",
+    "default_padding_side",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+    "ungroup_grouped_query_attention",
+    "use_cache",
+    "device",
+    "n_devices",
+    "model_name",
+    "tokenizer_name",
+    "tokenizer_prepends_bos",
+    "seed",
+    "init_mode",
+    "init_weights",
+    "initializer_range",
+    "checkpoint_index",
+    "checkpoint_label_type",
+    "checkpoint_value",
+    "from_checkpoint",
+    "trust_remote_code",
+    "use_attn_in",
+    "use_attn_result",
+    "use_hook_mlp_in",
+    "use_hook_tokens",
+    "use_split_qkv_input",
+    "_name_or_path",
+    "name_or_path",
+    "torch_dtype",
+    "transformers_version",
+}
 
 
 def model_fingerprint(model: Model) -> str:
-    """A hash of every parameter's name, shape, dtype and some of its values.
+    """A hash of everything that decides what a model computes and how it is asked.
 
-    The values are spread evenly over the parameter. Training, editing or folding weights changes
-    the hash; a change of single values outside the sample does not.
+    It covers every byte of every parameter and buffer, the config, the tokens that end a
+    generation, the tokenizer and its chat template. Where the checkpoint lies and on which device
+    the model runs do not matter. The bytes are summed on the model's own device, at the speed of
+    its memory.
 
     Returns:
         16 hexadecimal digits.
     """
     digest = blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
-    for name, parameter in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
-        count = parameter.numel()
-        if count:
-            spread = torch.linspace(0, count - 1, min(SAMPLED_VALUES, count), dtype=torch.float64)
-            index = spread.round().long().to(parameter.device)
-            # unravel_index, because flattening a transposed parameter would copy all of it.
-            values = parameter[torch.unravel_index(index, parameter.shape)].detach()
-            digest.update(values.cpu().double().contiguous().numpy().tobytes())
+    tensors = sorted(model.state_dict().items())
+    for name, tensor in tensors:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    sums = [_checksum(tensor.detach()) for _, tensor in tensors]
+    for value in torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else ():
+        digest.update(value.to_bytes(8, "little", signed=True))
+    settings = {
+        "config": _config(model),
+        "ends": sorted(getattr(model, "eos_token_ids", None) or ()),
+        "tokenizer": _tokenizer(model.tokenizer),
+    }
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def _checksum(tensor: Tensor) -> Int[Tensor, ""]:
+    """A sum over a tensor's bytes, in words, each times an odd number that its place decides.
+
+    Arithmetic is modulo 2^64, where an odd factor loses nothing: no single change goes unseen.
+    """
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    first = 0
+    for words in _words(tensor):
+        places = torch.arange(first, first + len(words), device=tensor.device)
+        factors = places * 0x61C8864680B583EB  # Any odd number with bits all over.
+        factors = (factors ^ (factors >> 29)) * 0x3C79AC492BA7B653
+        total = total + (words * (factors | 1)).sum()
+        first += len(words)
+    return total
+
+
+def _words(tensor: Tensor) -> Iterator[Int[Tensor, " word"]]:
+    """A tensor's values as whole numbers, in logical order and in pieces."""
+    if tensor.ndim == 0:
+        tensor = tensor[None]
+    rows = max(1, CHUNK // max(1, tensor[0].numel())) if len(tensor) else 1
+    for part in tensor.split(rows):
+        if not part.numel():
+            continue
+        flat = part.contiguous().reshape(-1)  # Copies a piece of a transposed parameter, not all.
+        data = flat.view(torch.uint8) if flat.dtype != torch.bool else flat.to(torch.uint8)
+        if data.storage_offset() % 8:  # A view as words must begin at a whole word.
+            data = data.clone()
+        whole = len(data) - len(data) % 8
+        yield from data[:whole].view(torch.int64).split(CHUNK)
+        if whole < len(data):
+            yield data[whole:].long()
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """The settings of a model that decide what it computes."""
+    configs = [model.cfg]
+    original = getattr(getattr(model, "original_model", None), "config", None)
+    if original is not None:  # A bridge runs the Hugging Face model, whose config decides.
+        configs.append(original)
+    plain: dict[str, Any] = {}
+    for number, config in enumerate(configs):
+        settings = config.to_dict() if hasattr(config, "to_dict") else vars(config)
+        for name, value in settings.items():
+            if name not in NO_CONTENT and isinstance(value, PLAIN):
+                plain[f"{number}.{name}"] = value
+    return plain
+
+
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    """What decides how text becomes tokens: the tokenizer's own file, its template, its ids."""
+    if tokenizer is None:
+        return None
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    words = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab())
+    ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [type(tokenizer).__name__, words, tokenizer.chat_template, ends]

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
-from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_lens.common.files import naming_full_disk, replacing
-from mi_lens.common.provenance import content_hash
+from mi_lens.common.provenance import code_hash, content_hash
 from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.hook_names import near
 from mi_lens.traces.trace import Trace
@@ -91,17 +90,9 @@ class Origin:
 @cache
 def capture_code() -> str:
     """The versions of the packages that determine a state, and a hash of the code for it here."""
-    package = Path(__file__).parents[1]
-    digest = blake2b(digest_size=4)
-    for file in [
-        package / "states" / "segments.py",
-        package / "models" / "padding.py",
-        *sorted((package / "models" / "backends").glob("*.py")),
-        *sorted((package / "interventions").glob("*.py")),
-    ]:
-        digest.update(file.read_bytes())
     packages = ("mi-lens", "torch", "transformer-lens", "transformers")
-    return ", ".join(f"{name} {version(name)}" for name in packages) + f", {digest.hexdigest()}"
+    code = code_hash("states/segments.py", "models/padding.py", "models/backends", "interventions")
+    return ", ".join(f"{name} {version(name)}" for name in packages) + f", {code}"
 
 
 class Shard:
