@@ -190,7 +190,10 @@ class Unloaded(Intervention):
 def _recorded_intervention(call: str) -> Intervention:
     function = call.partition("(")[0]
     if is_known(function):
-        return parse_intervention(call)
+        try:
+            return parse_intervention(call)
+        except (OSError, ValueError):  # its file of a vector is gone, or is another now
+            return Unloaded(call)
     return Unloaded(call)
 
 

@@ -141,7 +141,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     unfinished = None
     if not analysis.finished:
         unfinished = (
-            f"{_count(len(analysis.traces), expected_problems(analysis.config))}, "
+            f"{_count(len(analysis.traces), expected_problems(analysis.config, record))}, "
             f"{len(analysis.measurements)} of them measured; words at peaks come last. {AGAIN}"
         )
     graded = zip(analysis.traces, analysis.grades, strict=True)
@@ -161,7 +161,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
 def _generation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, GenerateConfig, folder)
     traces = tuple(traces_so_far(folder / "traces.jsonl"))
-    expected = expected_problems(config)
+    expected = expected_problems(config, record)
     missing = expected is None or len({trace.id for trace in traces}) < expected
     unfinished = f"{_count(len(traces), expected)}. {AGAIN}" if missing else None
     verdicts = {}
@@ -183,7 +183,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     traces = traces_so_far(folder / "traces.jsonl")
     unfinished = None
     if not finished:
-        problems = expected_problems(config)
+        problems = expected_problems(config, record)
         expected = None if problems is None else problems * len(names) * len(config.seeds)
         unfinished = f"{_count(len(traces), expected)}. {COMPARED} {AGAIN}"
     return _run(

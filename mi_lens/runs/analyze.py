@@ -50,7 +50,7 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     require_states_at(model, hook_names)
     requests = requests_of(config, plan, problems)
     # All checks come before this line, so that a refused run leaves no folder.
-    folder = open_run(config, plan.fingerprint)
+    folder = open_run(config, plan.fingerprint, problems)
     with only_writer(folder), writing(folder / "run.json"):
         traces = generate_into(
             folder, plan, requests, batch_size=config.batch_size, progress=progress

@@ -25,7 +25,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     for condition in conditions:
         for intervention in condition.interventions:
             intervention.bind(plan.model)  # fails, if it must, before the folder is created
-    folder = open_run(config, plan.fingerprint)
+    folder = open_run(config, plan.fingerprint, problems)
     with only_writer(folder), writing(folder / "run.json"):
         evaluation = evaluate_with(
             plan,

@@ -4,14 +4,15 @@ A folder can be read while another process is still writing to it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mi_lens.common.files import remove_abandoned, whole_rows, write_json
-from mi_lens.common.provenance import differences, versions
+from mi_lens.common.provenance import content_hash, differences, versions
 from mi_lens.information.per_trace.peak_rules import IQR
+from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.traces.trace import Trace, trace_from_row
 
@@ -19,12 +20,18 @@ from mi_lens.traces.trace import Trace, trace_from_row
 IMMATERIAL = ("out", "batch_size")
 
 
-def open_run(config: GenerateConfig, model_name: str) -> Path:
+def problems_record(problems: Sequence[Problem]) -> dict[str, Any]:
+    """What stands for problems in a record: how many they are, and a hash of their content."""
+    return {"count": len(problems), "content": content_hash(list(map(asdict, problems)))}
+
+
+def open_run(config: GenerateConfig, model_name: str, problems: Sequence[Problem]) -> Path:
     """Creates a run folder, or opens the one that the same run began.
 
     Args:
         config: The configuration of the run; `config.out` is the folder.
         model_name: The model's fingerprint.
+        problems: The problems of the run.
 
     Raises:
         FileExistsError: If the folder holds anything other than this run. Nothing in it is touched,
@@ -37,6 +44,7 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
         "config": {k: v for k, v in settings.items() if k not in IMMATERIAL},
         "model": model_name,
         "versions": versions(),
+        "problems": problems_record(problems),
     }
     run = json.loads(json.dumps(run))
     record = folder / "run.json"
@@ -47,6 +55,7 @@ def open_run(config: GenerateConfig, model_name: str) -> Path:
     if record.exists():
         begun = json.loads(record.read_text(encoding="utf-8"))
         begun["config"] = as_written_now(begun["config"])
+        begun.setdefault("problems", run["problems"])  # older runs do not say
         changed = differences(begun, run)
         if changed:
             changes = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items())

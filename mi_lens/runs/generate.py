@@ -18,7 +18,7 @@ def run_generate(config: GenerateConfig) -> list[Trace]:
     problems = config.load_problems(config.seed)
     plan = Plan(config.load_model(config.model))
     requests = requests_of(config, plan, problems)
-    folder = open_run(config, plan.fingerprint)
+    folder = open_run(config, plan.fingerprint, problems)
     with only_writer(folder), writing(folder / "run.json"):
         return generate_into(folder, plan, requests, batch_size=config.batch_size)
 

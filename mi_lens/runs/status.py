@@ -1,8 +1,10 @@
 """mi-lens status: what a run is, how far it is, and whether a process still writes there."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mi_lens.common.files import read_record, whole_lines, whole_rows
 from mi_lens.common.progress import duration
@@ -92,8 +94,10 @@ def status(folder: str | Path) -> Status:
     return Status(progress, is_written(record), _last_write(folder))
 
 
-def expected_problems(config: GenerateConfig) -> int | None:
-    """How many problems a run has; None where only a download would tell."""
+def expected_problems(config: GenerateConfig, record: Mapping[str, Any]) -> int | None:
+    """How many problems a run has, by its run.json; None where only a download would tell."""
+    if "problems" in record:
+        return record["problems"]["count"]
     if config.problems == "pocket" or Path(config.problems).is_file():
         return len(config.load_problems())
     return config.limit
@@ -105,7 +109,7 @@ def _run_progress(folder: Path) -> RunProgress:
     if command not in CONFIGS:
         raise ValueError(f"{folder}: a run of {command!r}; expected one of {sorted(CONFIGS)}")
     config = config_of(record, CONFIGS[command], folder)
-    traces, asked = whole_lines(folder / "traces.jsonl"), expected_problems(config)
+    traces, asked = whole_lines(folder / "traces.jsonl"), expected_problems(config, record)
     finished = None if asked is None else traces >= asked
     counts: dict[str, int] = {}
     if isinstance(config, EvaluateConfig):

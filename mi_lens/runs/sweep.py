@@ -17,6 +17,7 @@ from typing import Any
 from mi_lens.common.files import whole_rows, write_json
 from mi_lens.common.parquet import write_table
 from mi_lens.common.progress import Progress
+from mi_lens.common.provenance import differences
 from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
@@ -24,9 +25,12 @@ from mi_lens.generation.request import Plan
 from mi_lens.models.loading import load_outline
 from mi_lens.runs.sweep_folder import (
     Unit,
+    inputs_of,
     open_sweep,
+    problem_count,
     read_done,
     read_spec,
+    recorded_inputs,
     sweep_progress,
     units,
     waiting,
@@ -41,6 +45,7 @@ class Worker:
         self.spec = spec
         self.problems = spec.load_problems()
         self.conditions = spec.expand()
+        self.inputs = inputs_of(self.problems, self.conditions)
         self._prepared: tuple[str, Plan] | None = None
 
     def run(self, unit: Unit, on_result: Callable[[], object] = lambda: None) -> None:
@@ -53,6 +58,7 @@ class Worker:
         unit.folder.mkdir(parents=True, exist_ok=True)
         started = time.time()
         try:
+            _require_same_inputs(unit, self.inputs)
             plan = self._plan(unit.model)
             _require_same_model(unit, plan.fingerprint)
             evaluation = evaluate_with(
@@ -89,6 +95,16 @@ class Worker:
         return self._prepared[1]
 
 
+def _require_same_inputs(unit: Unit, inputs: dict[str, Any]) -> None:
+    """A worker that starts late may find other files than the sweep began with."""
+    began = recorded_inputs(unit.folder.parent.parent)
+    if began is not None and (changed := differences(began, inputs)):
+        raise ValueError(
+            f"{unit.folder.name}: the content of {', '.join(changed)} is not what the sweep began "
+            "with; put the files back, or give another --out"
+        )
+
+
 def _require_same_model(unit: Unit, fingerprint: str) -> None:
     key = unit.folder.name.split("-")[0]
     for path in unit.folder.parent.glob(f"{key}-*/done.json"):
@@ -120,7 +136,7 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
     worker = Worker(spec)
     todo = waiting(spec, folder, len(worker.problems))
     require_fitting(spec, todo)
-    open_sweep(spec, folder)
+    open_sweep(spec, folder, worker.inputs)
     failed = []
     so_far = sweep_progress(folder)
     with (
@@ -179,7 +195,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
         setting: dict[str, Any] = {}
         settings_by_name: dict[str, Any] = {}
         rows: list[Result] = []
-        for unit in units(spec, folder, len(spec.load_problems())):
+        for unit in units(spec, folder, problem_count(spec, folder)):
             if unit.model != model:
                 continue
             if (unit.folder / "done.json").exists():

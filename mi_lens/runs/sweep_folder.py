@@ -1,13 +1,17 @@
 """The folder of a sweep: its record, its units, and how far they are."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mi_lens.common.files import whole_lines, write_json
 from mi_lens.common.progress import duration
-from mi_lens.common.provenance import content_hash, versions
+from mi_lens.common.provenance import content_hash, differences, versions
+from mi_lens.interventions.condition import Condition
+from mi_lens.problems.problem import Problem
+from mi_lens.runs.folder import problems_record
 from mi_lens.runs.sweep_spec import RecordedSpec, Spec
 
 
@@ -28,11 +32,26 @@ class Unit:
     last: int
 
 
-def open_sweep(spec: Spec, folder: Path) -> Path:
+def inputs_of(problems: Sequence[Problem], conditions: Sequence[Condition]) -> dict[str, Any]:
+    """The content of the files that a spec names: its problems, and its steering vectors."""
+    inputs = {
+        "problems": problems_record(problems),
+        "conditions": {condition.name: condition.describe() for condition in conditions},
+    }
+    return json.loads(json.dumps(inputs))
+
+
+def open_sweep(spec: Spec, folder: Path, inputs: dict[str, Any]) -> Path:
     """Creates a sweep's folder, or opens the one that the same sweep began.
 
+    Args:
+        spec: The sweep.
+        folder: Its folder.
+        inputs: What `inputs_of` returns.
+
     Raises:
-        FileExistsError: If the folder holds something else, or a sweep that gives other results.
+        FileExistsError: If the folder holds something else, or a sweep that gives other results,
+            because of its settings, versions, problems or vectors.
     """
     settings = json.loads(json.dumps(asdict(spec)))
     record = folder / "sweep.json"
@@ -43,6 +62,8 @@ def open_sweep(spec: Spec, folder: Path) -> Path:
             key for key in settings.keys() - immaterial if old["spec"].get(key) != settings[key]
         )
         changed += [] if old["versions"] == versions() else ["versions"]
+        if "inputs" in old:  # older sweeps have none
+            changed += [f"content of {name}" for name in differences(old["inputs"], inputs)]
         if changed:
             raise FileExistsError(
                 f"{folder}: holds another sweep (other {', '.join(changed)}); give another --out, "
@@ -53,8 +74,19 @@ def open_sweep(spec: Spec, folder: Path) -> Path:
             f"{folder}: exists, is not empty and holds no sweep; give another --out"
         )
     else:
-        write_json(record, {"spec": settings, "versions": versions()})
+        write_json(record, {"spec": settings, "versions": versions(), "inputs": inputs})
     return folder
+
+
+def recorded_inputs(folder: Path) -> dict[str, Any] | None:
+    """The inputs of the sweep in a folder; None for an older sweep."""
+    return json.loads((folder / "sweep.json").read_text(encoding="utf-8")).get("inputs")
+
+
+def problem_count(spec: Spec, folder: Path) -> int:
+    """The number of a sweep's problems; their file need not exist any more."""
+    inputs = recorded_inputs(folder)
+    return inputs["problems"]["count"] if inputs else len(spec.load_problems())
 
 
 def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
@@ -147,7 +179,7 @@ def sweep_progress(folder: Path) -> SweepProgress:
         FileNotFoundError: If the folder holds no sweep.
     """
     spec = read_spec(folder)
-    problems = len(spec.load_problems())
+    problems = problem_count(spec, folder)
     all_units = units(spec, folder, problems)
     done = [read_done(unit) for unit in all_units if (unit.folder / "done.json").exists()]
     failed = {}

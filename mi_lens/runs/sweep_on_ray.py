@@ -50,9 +50,10 @@ def run_sweep_on_ray(
         )
     except ImportError:
         raise ImportError("Ray is not installed; pip install 'mi-lens[ray]'") from None
-    problems = len(Worker(spec).problems)
+    first = Worker(spec)
+    problems = len(first.problems)
     require_fitting(spec, waiting(spec, folder, problems))
-    open_sweep(spec, folder)
+    open_sweep(spec, folder, first.inputs)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)
     resources = ray.cluster_resources()

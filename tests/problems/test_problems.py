@@ -245,7 +245,7 @@ def test_columns_of_the_command_line(tmp_path):
     )
     (problem,) = named.load_problems()
     assert (problem.question, problem.answer) == ("1 + 1?", "2")
-    assert expected_problems(named) == 1
+    assert expected_problems(named, {}) == 1
     with pytest.raises(ValueError, match=r"no gold answer; .*--answer-column"):
         GenerateConfig(out=tmp_path, problems=str(path), question_column="prompt").load_problems()
     with pytest.raises(ValueError, match="the pocket task has none"):

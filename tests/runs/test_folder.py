@@ -61,9 +61,9 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     config = GenerateConfig(out=tmp_path / "run")
     abandon(config.out / "run.json")
     assert len(list(config.out.iterdir())) == 1
-    open_run(config, "m")  # killed before run.json stood: the folder is still to begin
+    open_run(config, "m", [])  # killed before run.json stood: the folder is still to begin
     assert [path.name for path in config.out.iterdir()] == ["run.json"]
     abandon(config.out / "report.html", config.out / "figures" / "words.svg")
     with replacing(config.out / "peaks.json") as ours:  # of a process that lives
-        open_run(config, "m")
+        open_run(config, "m", [])
         assert set(config.out.rglob(".*")) == {ours}

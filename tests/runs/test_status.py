@@ -129,10 +129,10 @@ def test_a_run_is_written_while_it_runs(settings, monkeypatch):
 
 def test_what_is_not_known_is_said(settings, tmp_path):
     config = GenerateConfig(**settings)
-    assert expected_problems(config) == 3
-    assert expected_problems(replace(config, limit=2)) == 2
-    assert expected_problems(replace(config, problems="math500")) is None
-    assert expected_problems(replace(config, problems="math500", limit=7)) == 7
+    assert expected_problems(config, {}) == 3
+    assert expected_problems(replace(config, limit=2), {}) == 2
+    assert expected_problems(replace(config, problems="math500"), {}) is None
+    assert expected_problems(replace(config, problems="math500", limit=7), {}) == 7
     with pytest.raises(FileNotFoundError, match="holds no run of mi-lens"):
         status(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):

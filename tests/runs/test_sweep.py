@@ -16,7 +16,7 @@ from mi_lens.evaluation.evaluate import evaluate
 from mi_lens.interventions.vector import SteeringVector, save_vectors
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
-from mi_lens.runs.sweep import results, run_sweep
+from mi_lens.runs.sweep import Worker, results, run_sweep
 from mi_lens.runs.sweep_folder import open_sweep, sweep_progress, units, waiting
 from mi_lens.runs.sweep_spec import Spec
 
@@ -190,12 +190,13 @@ def test_a_sweep_tells_its_progress_in_traces(folder, monkeypatch, capsys):
 
 def test_another_sweep_is_refused(folder):
     spec = Spec.read(folder / "spec.yaml")
-    open_sweep(spec, folder / "out")
-    open_sweep(replace(spec, batch_size=3), folder / "out")
+    inputs = Worker(spec).inputs
+    open_sweep(spec, folder / "out", inputs)
+    open_sweep(replace(spec, batch_size=3), folder / "out", inputs)
     with pytest.raises(FileExistsError, match="other max_new_tokens"):
         run_sweep(replace(spec, max_new_tokens=9), folder / "out")
     with pytest.raises(FileExistsError, match="holds no sweep"):
-        open_sweep(spec, folder)
+        open_sweep(spec, folder, inputs)
     with pytest.raises(FileNotFoundError, match="holds no sweep"):
         sweep_progress(folder)
 
@@ -274,3 +275,39 @@ def test_a_ray_cluster_of_which_a_worker_is_lost(folder):
     done = sorted((folder / "ray" / "units").glob("*/done.json"))
     assert len(done) == 10
     assert len({json.loads(path.read_text())["fingerprint"] for path in done}) == 2
+
+
+def test_changed_inputs_are_refused_and_lost_ones_are_not_needed(folder, capsys):
+    d = load(Spec.read(folder / "spec.yaml").models[0], device="cpu").cfg.d_model
+    vector = SteeringVector(
+        "blocks.1.hook_resid_post", torch.ones(d), "m", "r", "seal", {}, {}, None
+    )
+    vectors, problems = folder / "v.safetensors", folder / "problems.jsonl"
+    save_vectors([vector], vectors)
+    text = (folder / "spec.yaml").read_text()
+    steer = f"steered=Steer('{vectors}', 'blocks.1.hook_resid_post')"
+    text = text.replace("  - baseline\n", f"  - baseline\n  - {steer}\n")
+    (folder / "spec.yaml").write_text(text)
+    spec, out = Spec.read(folder / "spec.yaml"), folder / "out"
+    before = run_sweep(spec, out)
+    (folder / "kept").mkdir()
+    for path in (vectors, problems):
+        path.rename(folder / "kept" / path.name)
+    assert rows(results(out)) == rows(before)  # neither file is needed to read a sweep
+    main(["status", str(out)])
+    assert "70 of 70 traces" in capsys.readouterr().out
+    main(["results", str(out)])
+    assert "steered" in capsys.readouterr().out
+    for path in (vectors, problems):
+        (folder / "kept" / path.name).rename(path)
+    save_vectors([replace(vector, vector=2 * vector.vector)], vectors)
+    with pytest.raises(FileExistsError, match=r"other content of conditions\.steered"):
+        run_sweep(Spec.read(folder / "spec.yaml"), out)
+    save_vectors([vector], vectors)
+    problems.write_text(problems.read_text().replace('"answer": "12"', '"answer": "13"'))
+    with pytest.raises(FileExistsError, match=r"other content of problems\.content"):
+        run_sweep(spec, out)
+    worker = Worker(spec)
+    (unit, *_) = units(spec, out, 5)
+    with pytest.raises(ValueError, match="not what the sweep began with"):
+        worker.run(unit)
