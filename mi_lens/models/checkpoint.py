@@ -1,24 +1,14 @@
 """Finds a checkpoint's folder and checks that it can be loaded, before its weights are read."""
 
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-
 from mi_lens.models.architectures import ARCHITECTURES
+from mi_lens.models.checkpoint_files import read_json, require_weights
 
-# safetensors' names of dtypes.
-STORED = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 # The models of the two papers; a mistyped name is compared with these.
 HUB_IDS = (
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
@@ -107,12 +97,11 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the config or a file of weights is missing.
-        ValueError: If the architecture is not supported, or the weights are quantized.
+        ValueError: If the architecture is not supported, the weights are quantized, or a file is
+            not whole.
     """
     config = check_config(folder)
-    for file in weight_files(folder):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; weights are read from safetensors only")
+    require_weights(folder)
     return config
 
 
@@ -128,8 +117,9 @@ def check_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{config_file} is missing: {folder} is not a Hugging Face checkpoint"
         )
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    architecture = (config.get("architectures") or [None])[0]
+    config = read_json(config_file)
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
     if architecture not in ARCHITECTURES:
         raise ValueError(
             f"{config_file}: architecture {architecture!r} is not supported; supported are "
@@ -140,19 +130,3 @@ def check_config(folder: Path) -> dict[str, Any]:
             f"{config_file}: the weights are quantized; use the unquantized checkpoint"
         )
     return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that a checkpoint should have: those of its index, or a single one."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return [folder / shard for shard in sorted(set(shards))]
-
-
-def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The dtype of the checkpoint's first weight; None if it is not in `STORED`."""
-    with safe_open(weight_files(folder)[0], "pt") as file:
-        name = next(iter(file.keys()))
-        return STORED.get(file.get_slice(name).get_dtype())

@@ -12,6 +12,10 @@ from mi_lens.models.checkpoint import (
     check_checkpoint,
     check_config,
     find_folder,
+)
+from mi_lens.models.checkpoint_files import (
+    require_same_weights,
+    require_tokenizer_fits,
     stored_dtype,
 )
 
@@ -67,7 +71,9 @@ def load(
     given_dtype = None if dtype is None else _parse_dtype(dtype)
     folder = find_folder(name)
     torch_dtype = given_dtype or _default_dtype(check_checkpoint(folder), torch_device)
+    vocabulary = _load_config(folder).get_text_config().vocab_size
     tokenizer = _load_tokenizer(folder)
+    require_tokenizer_fits(folder, tokenizer, vocabulary)
     hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
@@ -91,12 +97,12 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
         FileNotFoundError: If the folder or its config is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
     folder = find_folder(name, TEXT_FILES)
     check_config(folder)
-    config, tokenizer = AutoConfig.from_pretrained(folder), _load_tokenizer(folder)
+    config, tokenizer = _load_config(folder), _load_tokenizer(folder)
 
     def build(device: str) -> Any:
         with torch.device(device):
@@ -169,6 +175,20 @@ def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
 
 
+def _load_config(folder: Path) -> Any:
+    """Hugging Face's config of a checkpoint.
+
+    Raises:
+        ValueError: If the config is impossible, or asks for code of the checkpoint's own.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # Errors of many kinds, without the file's name.
+        raise ValueError(f"{folder / 'config.json'}: {type(error).__name__}: {error}") from error
+
+
 def _load_tokenizer(folder: Path) -> Any:
     """The tokenizer, read from `tokenizer.json` if there is one; None without tokenizer files.
 
@@ -181,7 +201,12 @@ def _load_tokenizer(folder: Path) -> Any:
         return None
     exact = (folder / "tokenizer.json").is_file()
     kind = PreTrainedTokenizerFast if exact else AutoTokenizer
-    tokenizer = kind.from_pretrained(folder, padding_side="left")
+    try:
+        tokenizer = kind.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    except Exception as error:  # Its parts raise errors of many kinds, without the file's name.
+        raise ValueError(
+            f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})"
+        ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # any token would do, because padding is masked
     return tokenizer
@@ -203,13 +228,12 @@ def _load_weights(
         folder,
         dtype=stored_dtype(folder) or dtype,
         use_safetensors=True,
+        trust_remote_code=False,
         attn_implementation="eager",
         output_loading_info=True,
         **device_settings,
     )
-    absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-    if absent:  # Hugging Face would leave them at random values
-        raise ValueError(f"{folder}: weights are missing or misshapen: {', '.join(absent)}")
+    require_same_weights(folder, report)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
     model.config.dtype = dtype

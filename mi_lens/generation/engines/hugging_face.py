@@ -34,8 +34,10 @@ def generate_with_transformers(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     refuse(requests, greedy_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, **load).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        checkpoint, trust_remote_code=False, **load
+    ).eval()
     if model.dtype == torch.float64 and batch_size > 1:
         raise ValueError(
             "in float64 Hugging Face's masks overflow at padding; use batch_size=1, or float32"
