@@ -83,7 +83,15 @@ def load_gguf(path: str | Path) -> dict[int, Float[Tensor, "d"]]:
                 f"{path}: tensor {name!r} of shape {values.shape} and type {values.dtype}; "
                 "expected direction.N with d values in float16 or float32"
             )
-        directions[int(match[1])] = torch.from_numpy(values.astype(np.float32))
+        block, width = int(match[1]), len(next(iter(directions.values()), values))
+        if not np.isfinite(values).all():
+            raise ValueError(f"{path}: tensor {name!r} holds NaN or infinity; export it again")
+        if block in directions or len(values) != width:
+            raise ValueError(
+                f"{path}: tensor {name!r} of {len(values)} values; expected one direction for each "
+                f"block, all of {width} values"
+            )
+        directions[block] = torch.from_numpy(values.astype(np.float32))
     return dict(sorted(directions.items()))
 
 

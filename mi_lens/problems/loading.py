@@ -1,6 +1,5 @@
 """Loads problems from the built-in task, a benchmark or a file."""
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,7 +21,7 @@ COLUMNS = {
     "level": ("level", "difficulty"),
     "split": ("split",),
 }
-GSM8K_ANSWER = re.compile(r"\n####\s*(.+?)\s*\Z")
+GSM8K_MARK = "\n####"  # The gold answer follows, on the last line.
 
 
 def load_problems(
@@ -109,8 +108,10 @@ def _problem(
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         question, answer = code_question(question, tests.starter_code), answer or ""
-    if answer is not None and (ending := GSM8K_ANSWER.search(answer)):
-        solution, answer = answer, ending.group(1)
+    if answer is not None and GSM8K_MARK in answer:
+        ending = answer.rpartition(GSM8K_MARK)[2].strip()
+        if ending and "\n" not in ending:
+            solution, answer = answer, ending
     if answer is None and solution is not None:
         answer = boxed_answer(solution)
     if tests is None and (answer is None or not answer.strip()):

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import struct
 
@@ -317,3 +318,29 @@ def test_the_published_files_come_back(real, tmp_path):
     save_gguf(real[0], tmp_path / "v.gguf")
     read = load_gguf(tmp_path / "v.gguf")
     assert all(read[n].equal(direction) for n, direction in real[0].items())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"direction.1": [1.0, math.nan]}, r"'direction.1' holds NaN"),
+        ({"direction.1": [1.0, 2.0], "direction.01": [3.0, 4.0]}, r"one direction for each block"),
+        (
+            {"direction.1": [1.0, 2.0], "direction.2": [3.0]},
+            r"'direction.2' of 1 values; .* all of 2",
+        ),
+    ],
+)
+def test_impossible_directions_are_refused(tensors, message, tmp_path):
+    from gguf.gguf_writer import GGUFWriter
+
+    path = tmp_path / "v.gguf"
+    writer = GGUFWriter(path, "controlvector")
+    for name, values in tensors.items():
+        writer.add_tensor(name, np.array(values, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=message):
+        load_gguf(path)

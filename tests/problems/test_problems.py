@@ -250,3 +250,15 @@ def test_columns_of_the_command_line(tmp_path):
         GenerateConfig(out=tmp_path, problems=str(path), question_column="prompt").load_problems()
     with pytest.raises(ValueError, match="the pocket task has none"):
         GenerateConfig(out=tmp_path, question_column="prompt").load_problems()
+
+
+def test_long_answers_of_gsm8k_take_no_time(tmp_path):
+    """Their ends were looked for in quadratic time: 200 kB of spaces took minutes."""
+    hostile = "1 + 1 = 2\n####" + " x" + " " * 200_000 + "y"
+    path = write(
+        tmp_path / "gsm8k.jsonl",
+        {"question": "q0", "answer": "so\n#### 7\nno, it is\n#### 1,234  \n"},
+        {"question": "q1", "answer": hostile},
+        {"question": "q2", "answer": "a\n#### 3\nwhich ends it"},
+    )
+    assert [len(p.answer) for p in load_problems(path)] == [5, 200_002, 22]

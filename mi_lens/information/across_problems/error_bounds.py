@@ -109,12 +109,19 @@ def binary_entropy(p: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"
     return np.asarray(-p * np.log2(p) - q * np.log2(q))
 
 
-def entropy_bits(labels: Sequence[Hashable]) -> float:
+def entropy_bits(labels: Sequence[Hashable] | np.ndarray | Tensor) -> float:
     """The entropy of the labels' frequencies, in bits. With few labels it is too small.
 
+    Args:
+        labels: A list of labels, or an array or tensor of shape (labels,).
+
     Raises:
-        ValueError: If there are no labels.
+        ValueError: If there are no labels, or an array has another shape.
     """
+    if isinstance(labels, Tensor | np.ndarray):  # Its elements would all count as different.
+        if labels.ndim != 1:
+            raise ValueError(f"labels of shape {tuple(labels.shape)}; expected (labels,)")
+        labels = labels.tolist()
     if not len(labels):
         raise ValueError("no labels; expected at least one")
     share = np.array(list(Counter(labels).values())) / len(labels)

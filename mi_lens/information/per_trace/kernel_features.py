@@ -122,7 +122,9 @@ class KernelFeatures:
             far = (x - layout.centre[:, None]).abs_().topk(n_far, dim=-1).indices
         values = x.gather(-1, far).double()
         beyond = (values - layout.centre[:, None]) / layout.sigma[:, None]
-        factor = node_factor(order, layout.width, beyond, values / layout.sigma[:, None])
+        # Subtracted before they are divided: far from zero, only the difference itself is exact.
+        apart = (values[:, :, None] - values[:, None]) / layout.sigma[:, None, None]
+        factor = node_factor(order, layout.width, beyond, apart)
         return cls(x, layout, order, far, factor)
 
     def gram_and_products(
@@ -210,18 +212,24 @@ def node_factor(
     order: int,
     width: Float[Tensor, "rows"],
     far: Float[Tensor, "rows far"],
-    far_values: Float[Tensor, "rows far"],
+    apart: Float[Tensor, "rows far far"],
 ) -> Float[Tensor, "rows rank rank"]:
     """The factor L, where L L' is the kernel between nodes.
 
     The rows of the bulk are then transformed from nodes to Chebyshev polynomials.
+
+    Args:
+        order: Number of nodes of the bulk.
+        width: Half the width of each row's bulk, in sigmas.
+        far: The far coordinates' distances from the centre, in sigmas.
+        apart: Their differences from each other, in sigmas.
     """
     degree = torch.arange(order, dtype=far.dtype, device=far.device)
     angle = (degree + 0.5) * (math.pi / max(order, 1))
     nodes = torch.cat([width[:, None] * angle.cos(), far], dim=-1)
     gaps = nodes[:, :, None] - nodes[:, None]
-    # Far values may be large and close together. Only their own differences are exact.
-    gaps[:, order:, order:] = far_values[:, :, None] - far_values[:, None]
+    # Far coordinates may lie close together. Only their own differences are exact.
+    gaps[:, order:, order:] = apart
     # k(a, b) - k(a, 0) - k(0, b) + 1 = (1 - k_a)(1 - k_b) + k_a k_b (exp(ab) - 1).
     lost = torch.expm1(-nodes.square() / 2)
     kept = 1 + lost

@@ -136,3 +136,11 @@ def test_steps_that_do_not_go_together_are_refused():
         accumulated_information([], [1, 2])
     with pytest.raises(ValueError, match=r"steps have \[4, 5\] rows"):
         accumulated_information([torch.zeros(4, 2), torch.zeros(5, 2)], [1, 2, 1, 2])
+
+
+def test_labels_may_be_a_tensor():
+    labels = [0, 1, 1, 2, 2, 2, 2, 0]
+    expected = entropy_bits(labels)
+    assert entropy_bits(torch.tensor(labels)) == expected == entropy_bits(np.array(labels))
+    with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
+        entropy_bits(torch.tensor(labels).reshape(2, 4))

@@ -349,3 +349,18 @@ def test_trajectories_refuse_what_does_not_match(vectors):
         )
     with pytest.raises(ValueError, match="empty"):
         mi_trajectories({}, {})
+
+
+@pytest.mark.parametrize("offset", [0.0, -300.0, 1e4, 5e6])
+@pytest.mark.parametrize("sigma", ["median", 50.0, 0.01])
+def test_where_a_vector_lies_does_not_matter(offset, sigma):
+    """Only differences count, and those of float64 numbers close together are exact."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(30, 257, generator=generator, dtype=torch.float64).mul(2**20).round()
+    noise[:10, ::7] *= 40  # far coordinates
+    noise *= 2.0**-30  # so that adding the offset loses nothing
+    states, answer = noise[:-1] + offset, noise[-1] + offset
+    expected = hsic_mi(noise[:-1], noise[-1], sigma=sigma)
+    torch.testing.assert_close(
+        hsic_mi(states, answer, sigma=sigma), expected, rtol=1e-7, atol=1e-12
+    )
