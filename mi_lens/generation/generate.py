@@ -11,6 +11,7 @@ from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
+from mi_lens.models.one_thread import only_thread
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.trace import Trace, Traces
@@ -78,6 +79,7 @@ def generate(
             fit the model or must not be tried on a problem; if a hook name does not exist; or if
             `hooks_named` is given without any hook.
         GenerationInterrupted: On Ctrl-C, with the traces that had finished.
+        RuntimeError: If another thread runs the model.
     """
     if not isinstance(condition, Condition):
         interventions = condition if isinstance(condition, Sequence) else (condition,)
@@ -99,9 +101,10 @@ def generate(
     ]
     traces: dict[int, Trace] = {}
     try:
-        plan = Plan(model, fwd_hooks, hooks_named)
-        for finished in stream(plan, complete, batch_size=batch_size, progress=progress):
-            traces[finished.index] = finished.trace
+        with only_thread(model):
+            plan = Plan(model, fwd_hooks, hooks_named)
+            for finished in stream(plan, complete, batch_size=batch_size, progress=progress):
+                traces[finished.index] = finished.trace
     except KeyboardInterrupt:
         raise GenerationInterrupted(traces, len(complete)) from None
     return Traces(traces[index] for index in range(len(complete)))
@@ -136,6 +139,7 @@ def stream(
     Raises:
         ValueError: For the reasons of `generate`, or if the hooks on the model are not those that
             it had when the plan was made.
+        RuntimeError: If another thread runs the model.
     """
     plan.hooks.check()
     if not requests:
@@ -145,7 +149,7 @@ def stream(
     jobs = [plan.job(index, request) for index, request in enumerate(requests)]
     ends = frozenset(end_of_text_ids(plan.model))
     decoder = Decoder(plan.model, ends, batch_size, plan.hooks.fwd_hooks)
-    with Progress(len(jobs), "generate", "trace", progress) as done:
+    with only_thread(plan.model), Progress(len(jobs), "generate", "trace", progress) as done:
         for job in decoder.run(jobs):
             done.update()
             yield Finished(job.index, plan.trace(job, requests[job.index]), job.seconds)

@@ -18,6 +18,7 @@ from mi_lens.interventions.replay import ReadUnder, Replay, changes_states, repl
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
+from mi_lens.models.one_thread import only_thread
 from mi_lens.models.padding import left_pad
 from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.states.shard import States
@@ -62,10 +63,11 @@ def read_in_segments(
     width, length = tokens.shape[1], length or SEGMENT
     cache = backend.new_cache(model, len(sequences))
     segments = [(start, min(start + length, width)) for start in range(0, width, length)]
-    for start, stop in replay.segments(width, length) if replay else segments:
-        acting = replay.hooks(start, stop, cache) if replay else []
-        with model.hooks(fwd_hooks=[*acting, *hooks(start, stop)]):
-            backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
+    with only_thread(model):
+        for start, stop in replay.segments(width, length) if replay else segments:
+            acting = replay.hooks(start, stop, cache) if replay else []
+            with model.hooks(fwd_hooks=[*acting, *hooks(start, stop)]):
+                backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
     return cache
 
 
