@@ -140,6 +140,20 @@ def drop_torn_line(path: str | Path) -> None:
             file.truncate(whole)
 
 
+def read_utf8(path: Path, encoding: str = "utf-8") -> str:
+    """A file's text as it stands, its line ends included.
+
+    Raises:
+        ValueError: If the file is not in UTF-8; the message names it.
+    """
+    try:
+        return path.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+
+
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Reads a JSON-lines file of objects; blank lines are skipped.
 
@@ -151,7 +165,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a JSON-lines file")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -92,7 +92,12 @@ class Plan:
             ValueError: See `generate`.
         """
         prompt_ids = self.prompt(request)[1]
-        context = self.model.cfg.n_ctx
+        context, d_vocab = self.model.cfg.n_ctx, self.model.cfg.d_vocab
+        if strange := [token for token in request.prefix if not 0 <= token < d_vocab]:
+            raise ValueError(
+                f"request {index}: its prefix holds token id {strange[0]}; this model has ids from "
+                f"0 to {d_vocab - 1}"
+            )
         if len(prompt_ids) + len(request.prefix) >= context:
             raise ValueError(
                 f"request {index} ({_question(request)[:40]!r}...): its prompt has "

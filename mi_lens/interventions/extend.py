@@ -37,9 +37,9 @@ class Continue(Worded, Intervention):
 
     def __post_init__(self):
         super().__post_init__()
-        if any(not isinstance(word, str) for word in as_words(self.words)):
+        if any(not isinstance(word, str) or not word for word in as_words(self.words)):
             raise ValueError(
-                f"words={self.words!r}: expected texts to continue from, not token ids"
+                f"words={self.words!r}: expected texts to continue from, not token ids and not ''"
             )
         if self.times is not None and self.times < 1:
             raise ValueError(f"times={self.times}: expected at least 1, or None for no limit")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.checked_types import require_at_least, require_types
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row
 from mi_lens.models.model import Model
@@ -23,6 +24,10 @@ class ForbidAt(Intervention):
 
     step: int
     token: int
+
+    def __post_init__(self):
+        require_types(self)
+        require_at_least(self, step=0, token=0)
 
     def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""

@@ -1,12 +1,14 @@
 """Benchmarks by name, and the rows of problems in a benchmark, a file or a folder."""
 
 import csv
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import read_jsonl
+from mi_lens.common.files import read_jsonl, read_utf8
+from mi_lens.common.parquet import read_table
 
 MATH_SUBJECTS = (
     "algebra",
@@ -80,6 +82,7 @@ def local_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
     Raises:
         FileNotFoundError: If there is no such file or folder.
         ImportError: If a folder is given and `datasets` is not installed.
+        ValueError: If the file is not what its name says, or not in UTF-8.
     """
     if path.is_dir():
         yield from _datasets().load_dataset(str(path), split=split)
@@ -90,13 +93,12 @@ def local_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
         )
     elif path.suffix == ".csv":
         # Spreadsheets begin a file with a byte-order mark, which is no part of a column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                yield {name: value or None for name, value in row.items() if name is not None}
+        text = read_utf8(path, "utf-8-sig")
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # solutions may be long
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            yield {name: value or None for name, value in row.items() if name is not None}
     elif path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        yield from parquet.read_table(path).to_pylist()
+        yield from read_table(path)
     else:
         yield from read_jsonl(path)
 

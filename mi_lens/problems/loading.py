@@ -1,5 +1,6 @@
 """Loads problems from the built-in task, a benchmark or a file."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -79,10 +80,18 @@ def load_problems(
     return problems
 
 
-def _first_value(row: Mapping[str, Any], columns: Sequence[str]) -> str | None:
+def _first_value(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str | None:
+    """The text or number in the first column that a row has; NaN stands for nothing."""
     for column in columns:
-        if row.get(column) is not None:
-            return str(row[column])
+        value = row.get(column)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        if not isinstance(value, str | int | float):
+            raise ValueError(
+                f"{where}: column {column!r} holds {value!r:.60}, a {type(value).__name__}; "
+                "expected text or a number"
+            )
+        return str(value)
     return None
 
 
@@ -93,7 +102,7 @@ def _problem(
     split: str,
     columns: Mapping[str, Sequence[str]],
 ) -> Problem:
-    values = {field: _first_value(row, names) for field, names in columns.items()}
+    values = {field: _first_value(row, names, where) for field, names in columns.items()}
     question, answer, solution = (values[name] for name in ("question", "answer", "solution"))
     if question is None or not question.strip():
         raise ValueError(

@@ -14,6 +14,21 @@ LAYOUT = re.compile(
 )
 
 
+def _require_text(name: str, value: object, problem: object) -> None:
+    """Raises a ValueError unless a field of a problem is text that UTF-8 can write, or None."""
+    if value is None and name == "solution":
+        return
+    if not isinstance(value, str):
+        raise ValueError(f"problem {problem!r}: {name}={value!r}; expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"problem {problem!a}: its {name} holds {value[error.start]!a} at character "
+            f"{error.start}, half of a character in UTF-16; read the source again with its encoding"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Problem:
     """A question with its gold answer, or with tests.
@@ -39,6 +54,8 @@ class Problem:
     tests: CodeTests | None = None
 
     def __post_init__(self):
+        for name in ("id", "question", "answer", "solution"):
+            _require_text(name, getattr(self, name), self.id)
         if isinstance(self.tests, dict):  # read from a file of traces
             object.__setattr__(self, "tests", CodeTests.from_json(self.tests))
 

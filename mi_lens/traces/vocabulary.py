@@ -102,7 +102,7 @@ def as_words(words: Words) -> tuple[str | int, ...]:
     if not entries:
         raise ValueError("no words given; expected at least one, such as 'Wait'")
     for word in entries:
-        if not isinstance(word, str | int):
+        if not isinstance(word, str | int) or isinstance(word, bool):
             raise ValueError(f"{word!r} is neither a word, such as 'Wait', nor a token id")
     return entries
 

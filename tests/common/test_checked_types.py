@@ -13,6 +13,7 @@ import yaml
 import mi_lens
 from mi_lens.cli import main
 from mi_lens.common.checked_types import require_distinct, require_types
+from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.sweep_spec import Spec
 from tests.processes import result_of
@@ -107,6 +108,12 @@ CALLS = [
     (lambda: mi_lens.Request("1+1", prefix=(True,)), r"prefix=\(True,\)"),
     (lambda: mi_lens.Request("1+1", style="loud"), "style='loud'"),  # type: ignore[arg-type]
     (lambda: mi_lens.Request("1+1", max_new_tokens=0), "max_new_tokens=0"),
+    (lambda: mi_lens.Suppress([True]), "True is neither a word"),
+    (lambda: mi_lens.Continue([""]), "expected texts to continue from"),
+    (lambda: ForbidAt("x", 3), "step='x'"),  # type: ignore[arg-type]
+    (lambda: ForbidAt(0, -1), "token=-1"),
+    (lambda: mi_lens.Problem(id="p", question="q", answer=7), "answer=7; expected text"),  # type: ignore[arg-type]
+    (lambda: mi_lens.Problem(id="p", question="q", answer=b"7"), "answer=b'7'"),  # type: ignore[arg-type]
 ]
 NO_MODEL: Any = None
 

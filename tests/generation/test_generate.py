@@ -242,3 +242,10 @@ def test_a_model_without_tokenizer(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model, "tokenizer", None)
     with pytest.raises(ValueError, match="no tokenizer"):
         generate(tiny_model, ["q"])
+
+
+def test_a_prefix_outside_the_vocabulary_is_refused(tiny_model):
+    with pytest.raises(
+        ValueError, match=r"request 1: its prefix holds token id 99999; .* 0 to 389"
+    ):
+        generate(tiny_model, [Request("1 + 1?"), Request("1 + 1?", prefix=(5, 99999))])

@@ -164,3 +164,12 @@ def test_what_does_not_fit_the_model(tiny_model):
         Steer([1.0, 2.0, 3.0], HOOK).bind(tiny_model)
     with pytest.raises(ValueError, match="the model has 3 layers"):
         Steer(VECTOR, "blocks.9.hook_resid_post").bind(tiny_model)
+
+
+def test_a_vector_is_not_stretched_over_another_width(tiny_model):
+    vector = torch.ones(tiny_model.cfg.d_model)
+    steer = Steer(vector, "blocks.1.ln1.hook_scale", at="all")
+    with pytest.raises(
+        ValueError, match=r"hook_scale' holds 1 numbers per position, and the vector"
+    ):
+        generate(tiny_model, ["1 + 1?"], steer, max_new_tokens=3, progress=False)

@@ -262,3 +262,37 @@ def test_long_answers_of_gsm8k_take_no_time(tmp_path):
         {"question": "q2", "answer": "a\n#### 3\nwhich ends it"},
     )
     assert [len(p.answer) for p in load_problems(path)] == [5, 200_002, 22]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "q", "answer": ["7"]}, r"column 'answer' holds \['7'\], a list"),
+        ({"question": {"text": "q"}, "answer": "7"}, r"column 'question' holds .* a dict"),
+        ({"question": "q", "answer": float("nan")}, "no gold answer"),
+        ({"question": "q \ud800", "answer": "7"}, r"its question holds '\\ud800' at character 2"),
+        ({"question": "q", "answer": "\udfff"}, r"its answer holds '\\udfff'"),
+    ],
+)
+def test_values_that_are_no_text_are_refused(row, message, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=message):
+        load_problems(path)
+
+
+def test_other_encodings_and_long_fields(tmp_path):
+    for name, text in (
+        ("a.csv", "question,answer\n1 + 1 für,2\n"),
+        ("a.jsonl", '{"question": "ü"}'),
+    ):
+        (tmp_path / name).write_bytes(text.encode("latin-1"))
+        with pytest.raises(ValueError, match=rf"{name}: not UTF-8 \(.*; save it as UTF-8"):
+            load_problems(tmp_path / name)
+    long = "x" * 300_000
+    (tmp_path / "long.csv").write_text(f'question,answer,solution\nq,2,"{long}\nsecond line"\n')
+    (problem,) = load_problems(tmp_path / "long.csv")
+    assert problem.solution == f"{long}\nsecond line"
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="not a whole Parquet file"):
+        load_problems(tmp_path / "cut.parquet")
