@@ -14,7 +14,7 @@ from mi_lens.models.attached_hooks import FwdHooks, UserHooks
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
-from mi_lens.problems.problem import Problem
+from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
 from mi_lens.traces.trace import ConditionRecord, Trace
 
@@ -45,6 +45,7 @@ class Request:
     def __post_init__(self):
         require_types(self, ("style", "seed", "max_new_tokens", "stop", "prefix"))
         require_at_least(self, max_new_tokens=1)
+        require_writable(_question(self), "the question")
         if len(self.prefix) >= self.max_new_tokens:
             raise ValueError(
                 f"a prefix of {len(self.prefix)} tokens leaves none of max_new_tokens="

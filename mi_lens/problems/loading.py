@@ -10,7 +10,7 @@ from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.arithmetic import pocket_problems
 from mi_lens.problems.benchmarks import BENCHMARKS, hub_rows, local_rows
 from mi_lens.problems.code_tests import CodeTests
-from mi_lens.problems.problem import Problem
+from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import code_question
 
 # The columns in which common benchmarks keep each field; the first that a row has is used.
@@ -103,6 +103,8 @@ def _problem(
     columns: Mapping[str, Sequence[str]],
 ) -> Problem:
     values = {field: _first_value(row, names, where) for field, names in columns.items()}
+    for field, value in values.items():
+        require_writable(value or "", f"{where}: its {field}")
     question, answer, solution = (values[name] for name in ("question", "answer", "solution"))
     if question is None or not question.strip():
         raise ValueError(

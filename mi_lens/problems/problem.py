@@ -14,18 +14,14 @@ LAYOUT = re.compile(
 )
 
 
-def _require_text(name: str, value: object, problem: object) -> None:
-    """Raises a ValueError unless a field of a problem is text that UTF-8 can write, or None."""
-    if value is None and name == "solution":
-        return
-    if not isinstance(value, str):
-        raise ValueError(f"problem {problem!r}: {name}={value!r}; expected text")
+def require_writable(text: str, what: str) -> None:
+    """Raises a ValueError if a text holds half of a character, which UTF-8 cannot write."""
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"problem {problem!a}: its {name} holds {value[error.start]!a} at character "
-            f"{error.start}, half of a character in UTF-16; read the source again with its encoding"
+            f"{what} holds {text[error.start]!a} at character {error.start}, half of a "
+            "character in UTF-16; read the source again with its encoding"
         ) from None
 
 
@@ -55,7 +51,9 @@ class Problem:
 
     def __post_init__(self):
         for name in ("id", "question", "answer", "solution"):
-            _require_text(name, getattr(self, name), self.id)
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name != "solution"):
+                raise ValueError(f"problem {self.id!r}: {name}={value!r}; expected text")
         if isinstance(self.tests, dict):  # read from a file of traces
             object.__setattr__(self, "tests", CodeTests.from_json(self.tests))
 

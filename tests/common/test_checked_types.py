@@ -108,6 +108,7 @@ CALLS = [
     (lambda: mi_lens.Request("1+1", prefix=(True,)), r"prefix=\(True,\)"),
     (lambda: mi_lens.Request("1+1", style="loud"), "style='loud'"),  # type: ignore[arg-type]
     (lambda: mi_lens.Request("1+1", max_new_tokens=0), "max_new_tokens=0"),
+    (lambda: mi_lens.Request("1 \ud800"), r"the question holds '\\ud800' at character 2"),
     (lambda: mi_lens.Suppress([True]), "True is neither a word"),
     (lambda: mi_lens.Continue([""]), "expected texts to continue from"),
     (lambda: ForbidAt("x", 3), "step='x'"),  # type: ignore[arg-type]

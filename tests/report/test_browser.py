@@ -63,6 +63,15 @@ def trace_of(page):
     return data
 
 
+def wait_for(page, condition):
+    """Waits until a condition holds. Playwright's own way needs eval, which the page forbids."""
+    for _ in range(200):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"not so after five seconds: {condition}")
+
+
 def value(page, label):
     """What the details say of the step."""
     return page.evaluate(
@@ -430,11 +439,11 @@ def test_a_link_opens_a_trace_at_a_step(browser, path, page):
     linked.select_option("#pick", "1")
     assert linked.evaluate("location.hash") == f"#trace={data['index'][1]['name']}&step=0"
     linked.evaluate("hash => { location.hash = hash; }", f"#trace={name}&step=7")
-    linked.wait_for_function("document.querySelector('#text .now').step === 7")
+    wait_for(linked, "document.querySelector('#text .now').step === 7")
     assert linked.input_value("#pick") == "2"
     # A table's row leads to its trace.
     linked.click("#run-1 .panel:not([hidden]) td a >> nth=1")
-    linked.wait_for_function("document.querySelector('#pick').value === '1'")
+    wait_for(linked, "document.querySelector('#pick').value === '1'")
     linked.close()
 
 
@@ -504,7 +513,7 @@ def test_side_by_side(browser, compared):
     assert "baseline writes nothing more" in page.inner_text("#parting")
     assert page.locator("#sides mark").first.inner_text() == "The trace ends here."
     page.click("#sides article >> nth=1 >> a")
-    page.wait_for_function(f"document.querySelector('#text .now')?.step === {len(traces[2])}")
+    wait_for(page, f"document.querySelector('#text .now')?.step === {len(traces[2])}")
     assert "Condition: quiet" in page.inner_text("#about")
     assert page.problems == []
     page.context.close()
