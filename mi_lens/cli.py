@@ -29,13 +29,13 @@ COMMANDS = {
 
 def main(args: list[str] | None = None) -> None:
     """Runs `mi-lens`. A mistake of the user prints its message and exits with status 2."""
+    config = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="mi-lens",
+        description="Where in its reasoning does a language model come to know the answer?",
+        args=args,
+    )
     try:
-        config = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="mi-lens",
-            description="Where in its reasoning does a language model come to know the answer?",
-            args=args,
-        )
         run(config)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"mi-lens: {error}", file=sys.stderr)

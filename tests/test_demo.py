@@ -34,3 +34,11 @@ def test_the_demo_shows_all_that_it_promises(tmp_path):
     assert page.count("Words at the peaks of") == 2
     embedded = re.findall(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page)
     assert all(at in embedded[1] for at in layers)  # the map of the first trace has every layer
+
+
+def test_the_demo_takes_no_foreign_folder(tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds something else than a demo"):
+        run_demo(DemoConfig(out=tmp_path, limit=1))
+    assert (tmp_path / "report.html").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -8,6 +8,7 @@ results names is never imported.
 import ast
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -190,10 +191,8 @@ class Unloaded(Intervention):
 def _recorded_intervention(call: str) -> Intervention:
     function = call.partition("(")[0]
     if is_known(function):
-        try:
+        with suppress(OSError, ValueError):  # its file of a vector is gone, or is another now
             return parse_intervention(call)
-        except (OSError, ValueError):  # its file of a vector is gone, or is another now
-            return Unloaded(call)
     return Unloaded(call)
 
 

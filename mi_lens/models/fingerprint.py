@@ -14,41 +14,44 @@ from mi_lens.models.model import Model
 CHUNK = 2**22  # Words of eight bytes summed at a time, which takes some 100 MB.
 # What of a config says where a model runs, what it is called, or what is watched.
 NO_CONTENT = {
+    "_name_or_path",
     "attn_implementation",
+    "checkpoint_index",
+    "checkpoint_label_type",
+    "checkpoint_value",
     "chunk_size_feed_forward",
     "default_padding_side",
+    "device",
+    "from_checkpoint",
     "id2label",
+    "init_mode",
+    "init_weights",
+    "initializer_range",
     "label2id",
+    "model_name",
+    "n_devices",
+    "name_or_path",
     "output_attentions",
     "output_hidden_states",
     "problem_type",
     "return_dict",
-    "ungroup_grouped_query_attention",
-    "use_cache",
-    "device",
-    "n_devices",
-    "model_name",
+    "seed",
     "tokenizer_name",
     "tokenizer_prepends_bos",
-    "seed",
-    "init_mode",
-    "init_weights",
-    "initializer_range",
-    "checkpoint_index",
-    "checkpoint_label_type",
-    "checkpoint_value",
-    "from_checkpoint",
+    "torch_dtype",
+    "transformers_version",
     "trust_remote_code",
+    "ungroup_grouped_query_attention",
     "use_attn_in",
     "use_attn_result",
+    "use_cache",
     "use_hook_mlp_in",
     "use_hook_tokens",
     "use_split_qkv_input",
-    "_name_or_path",
-    "name_or_path",
-    "torch_dtype",
-    "transformers_version",
 }
+
+
+PLAIN = (bool, int, float, str, list, tuple, dict, type(None))  # Not dtypes and devices.
 
 
 def model_fingerprint(model: Model) -> str:
@@ -126,9 +129,6 @@ def _config(model: Any) -> dict[str, Any]:
             if name not in NO_CONTENT and isinstance(value, PLAIN):
                 plain[f"{number}.{name}"] = value
     return plain
-
-
-PLAIN = (bool, int, float, str, list, tuple, dict, type(None))
 
 
 def _tokenizer(tokenizer: Any) -> Any:

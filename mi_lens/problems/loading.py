@@ -60,11 +60,12 @@ def load_problems(
     if unknown := set(columns or ()) - set(COLUMNS):
         raise ValueError(f"columns for {sorted(unknown)}: expected fields among {sorted(COLUMNS)}")
     name = str(source)
-    if name == "pocket" and columns:
-        raise ValueError(
-            f"columns {dict(columns)}: the pocket task has none; they are for files and benchmarks"
-        )
     if name == "pocket":
+        if columns:
+            raise ValueError(
+                f"columns {dict(columns)}: the pocket task has none; they are for files and "
+                "benchmarks"
+            )
         return pocket_problems(100 if limit is None else limit, split=split, seed=seed)
     if name in BENCHMARKS:
         rows, label = hub_rows(name, split), name

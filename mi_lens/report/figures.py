@@ -130,7 +130,6 @@ def save_sweep_curves(
     Raises:
         ValueError: If no condition varies along the grid.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for model, evaluation in evaluations.items():
         for curves in sweep_curves(evaluation, points, against):

@@ -15,13 +15,14 @@ from mi_lens.information.per_trace.peaks import (
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, thinking_tokens
 from mi_lens.models.hook_names import last_block_output, match_hook_names
 from mi_lens.models.model import Model
+from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import open_run
 from mi_lens.runs.generate import requests_of
 from mi_lens.runs.measure import Measurements, activations_path, measure_into
-from mi_lens.states.segments import require_states_at
+from mi_lens.states.segments import widths
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 
@@ -47,7 +48,7 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     plan = Plan(config.load_model(config.model))
     model = plan.model
     hook_names = tuple(match_hook_names(model, config.hook_names or last_block_output(model)))
-    require_states_at(model, hook_names)
+    _require_states_at(model, hook_names)
     requests = requests_of(config, plan, problems)
     # All checks come before this line, so that a refused run leaves no folder.
     folder = open_run(config, plan.fingerprint, problems)
@@ -75,6 +76,17 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
         )
         _write_findings(analysis, folder)
     return analysis
+
+
+def _require_states_at(model: Model, hook_names: Sequence[str]) -> None:
+    """Raises a ValueError unless hooks hold states of shape (batch, pos, d), with d above 1."""
+    require_unprocessed(model)
+    for name, width in widths(model, hook_names).items():
+        if width < 2:
+            raise ValueError(
+                f"hook name {name!r} holds {width} number per position; expected a state, such as "
+                "a block's hook_resid_post"
+            )
 
 
 def _require_solutions(problems: Sequence[Problem], config: AnalyzeConfig) -> None:

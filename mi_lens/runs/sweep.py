@@ -190,12 +190,13 @@ def results(folder: Path) -> dict[str, Evaluation]:
     """
     spec = read_spec(folder)
     conditions = spec.expand()
+    problems = problem_count(spec, folder)
     evaluations: dict[str, Evaluation] = {}
     for model in spec.models:
         setting: dict[str, Any] = {}
         settings_by_name: dict[str, Any] = {}
         rows: list[Result] = []
-        for unit in units(spec, folder, problem_count(spec, folder)):
+        for unit in units(spec, folder, problems):
             if unit.model != model:
                 continue
             if (unit.folder / "done.json").exists():

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import whole_lines, write_json
+from mi_lens.common.files import read_record, whole_lines, write_json
 from mi_lens.common.progress import duration
 from mi_lens.common.provenance import content_hash, differences, versions
 from mi_lens.interventions.condition import Condition
@@ -80,7 +80,7 @@ def open_sweep(spec: Spec, folder: Path, inputs: dict[str, Any]) -> Path:
 
 def recorded_inputs(folder: Path) -> dict[str, Any] | None:
     """The inputs of the sweep in a folder; None for an older sweep."""
-    return json.loads((folder / "sweep.json").read_text(encoding="utf-8")).get("inputs")
+    return read_record(folder, "sweep.json").get("inputs")
 
 
 def problem_count(spec: Spec, folder: Path) -> int:

@@ -21,12 +21,12 @@ from mi_lens.models.model import Model
 from mi_lens.states.segments import (
     batches,
     capture_bar,
-    last_states,
     positions_of,
     read_ids,
     replay_of_batch,
     require_readable,
     stream_states,
+    widths,
 )
 from mi_lens.states.shard import Origin, held_names, new_shard
 from mi_lens.traces.trace import Trace
@@ -145,22 +145,22 @@ class StateStore:
                 wanted = [*dict.fromkeys([*held, *names])]
                 missing.append(_MissingShard(trace, self.path(trace), self._origin(trace), wanted))
         remove_abandoned(self.folder)
-        widths = _widths(
+        width_of = widths(
             self.model, [*dict.fromkeys(name for shard in missing for name in shard.names)]
         )
         with capture_bar(len(missing), progress) as bar:
             traces_missing = [shard.trace for shard in missing]
             for places in batches(traces_missing, batch_size, self.condition):
                 batch = [missing[place] for place in places]
-                self._capture_batch(batch, widths)
+                self._capture_batch(batch, width_of)
                 bar.update(len(batch))
         return [self.path(trace) for trace in traces]
 
-    def _capture_batch(self, batch: Sequence["_MissingShard"], widths: dict[str, int]) -> None:
+    def _capture_batch(self, batch: Sequence["_MissingShard"], width_of: dict[str, int]) -> None:
         with ExitStack() as stack:
             files = []
             for shard in batch:
-                shapes = {name: (len(shard.trace), widths[name]) for name in shard.names}
+                shapes = {name: (len(shard.trace), width_of[name]) for name in shard.names}
                 files.append(
                     stack.enter_context(
                         new_shard(shard.path, shapes, self.dtype, asdict(shard.origin))
@@ -197,11 +197,3 @@ class _MissingShard:
     path: Path
     origin: Origin
     names: list[str]
-
-
-def _widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
-    """The width d of every hook name's activation. The model reads a single token to tell it."""
-    if not hook_names:
-        return {}
-    (states,) = last_states(model, [[0]], hook_names, [1])
-    return {name: state.shape[1] for name, state in states.items()}

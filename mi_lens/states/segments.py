@@ -221,16 +221,16 @@ def states_at(
     return states
 
 
-def require_states_at(model: Model, hook_names: Sequence[str]) -> None:
-    """Raises a ValueError unless hooks hold states of shape (batch, pos, d), with d above 1."""
-    require_unprocessed(model)
+def widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
+    """The width d of every hook name's activation. The model reads a single token to tell it.
+
+    Raises:
+        ValueError: For the same reasons as `stream_states`.
+    """
+    if not hook_names:
+        return {}
     (states,) = last_states(model, [[0]], hook_names, [1])
-    for name, state in states.items():
-        if state.shape[1] < 2:
-            raise ValueError(
-                f"hook name {name!r} holds {state.shape[1]} number per position; expected a state, "
-                "such as a block's hook_resid_post"
-            )
+    return {name: state.shape[1] for name, state in states.items()}
 
 
 def require_readable(model: Model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:

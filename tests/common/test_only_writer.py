@@ -1,13 +1,11 @@
 """One process and one thread at a time write to a folder; the dead hold no lock."""
 
-import json
 import os
 import threading
 import time
 
 import pytest
 
-import mi_lens
 from mi_lens.common.files import write_jsonl
 from mi_lens.common.writing import LOCK, only_writer
 from mi_lens.runs.config import GenerateConfig
@@ -84,45 +82,3 @@ def test_two_commands_on_one_folder(checkpoint, tmp_path):
         holder.join()
     assert [trace.id for trace in run_generate(config)] == [trace.id for trace in traces]
     assert len((config.out / "traces.jsonl").read_text().splitlines()) == 3
-
-
-def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint, tmp_path):
-    problems = tmp_path / "problems.jsonl"
-    write_jsonl(problems, [{"id": "p", "question": q, "answer": "2"} for q in ("1 + 1?", "4 / 2?")])
-    config = GenerateConfig(
-        out=tmp_path / "run", model=str(checkpoint("llama")), problems=str(problems), device="cpu"
-    )
-    with pytest.raises(ValueError, match="problems: 'p' more than once"):
-        run_generate(config)
-    assert not config.out.exists()
-
-
-def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoint, tmp_path):
-    write_jsonl(
-        tmp_path / "p.jsonl", [{"question": "1 + 1?", "answer": "2", "solution": "It is 2"}]
-    )
-    for hook, message in (
-        ("blocks.0.attn.hook_z", r"hook_z.*expected \(batch, pos, d\)"),
-        ("blocks.0.ln1.hook_scale", "1 number per position"),
-    ):
-        config = mi_lens.AnalyzeConfig(
-            out=tmp_path / "run",
-            model=str(checkpoint("llama")),
-            problems=str(tmp_path / "p.jsonl"),
-            hook_names=(hook,),
-            device="cpu",
-        )
-        with pytest.raises(ValueError, match=message):
-            mi_lens.analyze(config)
-        assert not config.out.exists()
-
-
-def test_the_demo_takes_no_foreign_folder(tmp_path):
-    from mi_lens.demo import run_demo
-    from mi_lens.runs.config import DemoConfig
-
-    (tmp_path / "report.html").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds something else than a demo"):
-        run_demo(DemoConfig(out=tmp_path, limit=1))
-    assert (tmp_path / "report.html").read_text() == "mine"
-    assert json.dumps([path.name for path in tmp_path.iterdir()]) == '["report.html"]'

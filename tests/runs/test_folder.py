@@ -1,12 +1,16 @@
 import subprocess
 import sys
 
-from mi_lens.common.files import read_jsonl, replacing
+import pytest
+
+import mi_lens
+from mi_lens.common.files import read_jsonl, replacing, write_jsonl
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.runs.folder import open_run
+from mi_lens.runs.generate import run_generate
 from mi_lens.traces.trace import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]
@@ -67,3 +71,34 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     with replacing(config.out / "peaks.json") as ours:  # of a process that lives
         open_run(config, "m", [])
         assert set(config.out.rglob(".*")) == {ours}
+
+
+def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint, tmp_path):
+    problems = tmp_path / "problems.jsonl"
+    write_jsonl(problems, [{"id": "p", "question": q, "answer": "2"} for q in ("1 + 1?", "4 / 2?")])
+    config = GenerateConfig(
+        out=tmp_path / "run", model=str(checkpoint("llama")), problems=str(problems), device="cpu"
+    )
+    with pytest.raises(ValueError, match="problems: 'p' more than once"):
+        run_generate(config)
+    assert not config.out.exists()
+
+
+def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoint, tmp_path):
+    write_jsonl(
+        tmp_path / "p.jsonl", [{"question": "1 + 1?", "answer": "2", "solution": "It is 2"}]
+    )
+    for hook, message in (
+        ("blocks.0.attn.hook_z", r"hook_z.*expected \(batch, pos, d\)"),
+        ("blocks.0.ln1.hook_scale", "1 number per position"),
+    ):
+        config = mi_lens.AnalyzeConfig(
+            out=tmp_path / "run",
+            model=str(checkpoint("llama")),
+            problems=str(tmp_path / "p.jsonl"),
+            hook_names=(hook,),
+            device="cpu",
+        )
+        with pytest.raises(ValueError, match=message):
+            mi_lens.analyze(config)
+        assert not config.out.exists()

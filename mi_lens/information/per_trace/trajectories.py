@@ -68,6 +68,11 @@ def mi_trajectories(activations, answer_state, *, trace=None, **settings):
             mi_trajectories(states, answer, trace=of, **settings)
             for states, answer, of in zip(activations, answer_state, traces, strict=True)
         ]
+    if not isinstance(answer_state, Mapping):
+        raise ValueError(
+            f"answer_state: an object of type {type(answer_state).__name__}; expected a mapping "
+            "from hook name to state, as answer_state(model, problem, hook_names) returns"
+        )
     if not isinstance(activations, Mapping):
         if trace is None:
             raise ValueError(
@@ -77,8 +82,6 @@ def mi_trajectories(activations, answer_state, *, trace=None, **settings):
         activations = states_of(activations, trace, list(answer_state.keys()))
     if not activations:
         raise ValueError("activations is empty; expected the states of at least one hook name")
-    if not isinstance(answer_state, Mapping):
-        require_answer(answer_state, "answer_state")
     if activations.keys() != answer_state.keys():
         alone = sorted(activations.keys() ^ answer_state.keys())
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -108,6 +109,17 @@ def dots(
             axes.plot(ends, [y + shift] * 2, color=colour, linewidth=1)
 
 
+def bounds(
+    estimates: Sequence[Estimate], scale: int | float = 1.0
+) -> tuple[Float[np.ndarray, "_"], Float[np.ndarray, "_"], Float[np.ndarray, "_"]]:
+    """Means, low ends and high ends of estimates, scaled; NaN, which is not drawn, for none."""
+    mean, low, high = (
+        scale * np.array([getattr(estimate, field) for estimate in estimates], dtype=float)
+        for field in ("mean", "low", "high")
+    )
+    return mean, low, high
+
+
 def curve(
     axes: Axes,
     x: Sequence[float] | Sequence[int],
@@ -119,10 +131,7 @@ def curve(
     marker: str = "",
 ) -> None:
     """Draws estimates along x as a line, with their intervals as a band around it."""
-    mean, low, high = (
-        scale * np.array([getattr(estimate, field) for estimate in estimates], dtype=float)
-        for field in ("mean", "low", "high")
-    )
+    mean, low, high = bounds(estimates, scale)
     axes.plot(x, mean, marker=marker, markersize=3, color=colour, label=label)
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
 

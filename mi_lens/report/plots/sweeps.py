@@ -1,6 +1,5 @@
 """Figures of sweeps: accuracy along the grid, by layer, by strength or by whatever it varies."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.evaluate import Evaluation
-from mi_lens.report.plots.style import COLOURS, GREY, PAGE, curve, style
+from mi_lens.report.plots.style import COLOURS, GREY, PAGE, bounds, curve, style
 from mi_lens.runs.sweep_spec import Point
 
 
@@ -119,17 +118,9 @@ def _line(
 ) -> None:
     """Draws a line whose points carry their intervals as bars."""
     x = [at + shift for at, _ in line]
-    means, lows, highs = (
-        [100 * _or_nan(getattr(estimate, field)) for _, estimate in line]
-        for field in ("mean", "low", "high")
-    )
-    axes.plot(x, means, marker="o", markersize=3, color=colour, label=label or None)
-    axes.vlines(x, lows, highs, color=colour, linewidth=0.7)
-
-
-def _or_nan(value: float | None) -> float:
-    """What matplotlib leaves out, where there is no value."""
-    return math.nan if value is None else value
+    mean, low, high = bounds([estimate for _, estimate in line], 100)
+    axes.plot(x, mean, marker="o", markersize=3, color=colour, label=label or None)
+    axes.vlines(x, low, high, color=colour, linewidth=0.7)
 
 
 def _baseline(axes: Axes, curves: Curves, x: Sequence[float]) -> None:
