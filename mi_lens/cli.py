@@ -1,11 +1,13 @@
 """The command line: one subcommand per configuration of `mi_lens.runs.config`."""
 
 import sys
+from errno import EACCES, EPERM, EROFS
 
 import tyro
 
 from mi_lens.runs.config import (
     AnalyzeConfig,
+    CheckConfig,
     DemoConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -23,6 +25,7 @@ COMMANDS = {
     "sweep": SweepConfig,
     "report": ReportConfig,
     "status": StatusConfig,
+    "check": CheckConfig,
     "results": ResultsConfig,
 }
 
@@ -45,7 +48,15 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
 
 
-Config = DemoConfig | GenerateConfig | SweepConfig | StatusConfig | ResultsConfig | ReportConfig
+Config = (
+    DemoConfig
+    | GenerateConfig
+    | SweepConfig
+    | StatusConfig
+    | CheckConfig
+    | ResultsConfig
+    | ReportConfig
+)
 
 
 def run(config: Config) -> None:
@@ -61,6 +72,13 @@ def run(config: Config) -> None:
         from mi_lens.runs.status import status
 
         print(status(config.out))
+    elif isinstance(config, CheckConfig):
+        from mi_lens.runs.check import check
+
+        checked = check(config.out)
+        print(checked)
+        if checked.damages:
+            sys.exit(1)
     elif isinstance(config, SweepConfig | ResultsConfig):
         _run_sweep_command(config)
     elif isinstance(config, AnalyzeConfig):
@@ -106,12 +124,17 @@ def _run_sweep_command(config: SweepConfig | ResultsConfig) -> None:
     if not evaluations:
         print("no problem is finished yet")
         return
-    table = config.out / "results.parquet"
-    points = read_spec(config.out).points()
-    sweep.write_results(evaluations, points, table)
     for model, evaluation in evaluations.items():
         print(f"{model}\n{evaluation.report(against)}\n")
-    print(f"Results: {table}")
+    table = config.out / "results.parquet"
+    points = read_spec(config.out).points()
+    try:
+        sweep.write_results(evaluations, points, table)
+        print(f"Results: {table}")
+    except OSError as error:
+        if isinstance(config, SweepConfig) or error.errno not in (EROFS, EACCES, EPERM):
+            raise
+        print(f"Results: not written, since the folder is read-only ({error.strerror})")
     if isinstance(config, ResultsConfig) and config.plot is not None:
         from mi_lens.report.figures import save_sweep_curves
 

@@ -1,4 +1,4 @@
-"""Files that stay whole when the process is killed: atomic replacement, appended JSON lines."""
+"""Files that stay whole when the process is killed, by atomic replacement; JSON lines."""
 
 import errno
 import json
@@ -99,45 +99,10 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def write_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes a JSON-lines file completely; if that fails, the old file stays."""
-    write_text(path, "".join(map(_line, rows)))
-
-
-def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
-    """Appends one row and returns once it is on disk.
-
-    Raises:
-        OSError: If the disk is full; the file then ends with the row before this one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rest = memoryview(_line(row).encode())
-    with naming_full_disk(path), path.open("ab", buffering=0) as file:
-        before = file.seek(0, os.SEEK_END)
-        try:
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        except BaseException:  # interrupts too: a partial line would corrupt the next line
-            file.truncate(before)
-            raise
-
-
-def drop_torn_line(path: str | Path) -> None:
-    """Removes the partial line that a killed `append_jsonl` left after the last newline."""
-    path = Path(path)
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))
 
 
 def read_utf8(path: Path, encoding: str = "utf-8") -> str:
@@ -182,46 +147,3 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             )
         rows.append(row)
     return rows
-
-
-def whole_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last line that is still being written.
-
-    The file on disk does not change. A file that does not exist yet has no rows.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    data = path.read_bytes()
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines() if line]
-
-
-def whole_lines(path: str | Path) -> int:
-    """The number of rows that `whole_rows` reads; a file that does not exist yet has none."""
-    path = Path(path)
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(line.endswith(b"\n") and bool(line.strip()) for line in file)
-
-
-def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
-    """Reads the record of what produced a folder: its run.json, or the file called `name`.
-
-    Raises:
-        FileNotFoundError: If the folder does not exist or holds no such record.
-        ValueError: If the record is not a JSON object.
-    """
-    path = Path(folder) / name
-    if not path.is_file():
-        missing = "holds no run of mi-lens" if Path(folder).is_dir() else "no such folder"
-        raise FileNotFoundError(
-            f"{folder}: {missing} (no {name}); give the --out of a mi-lens command"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{path}: a {type(record).__name__}, expected a JSON object")
-    return record

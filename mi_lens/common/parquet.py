@@ -28,7 +28,7 @@ def write_table(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
     names = list(dict.fromkeys(name for row in flat for name in row))
     columns = {name: [row.get(name) for row in flat] for name in names}
     with replacing(path) as temporary:
-        parquet.write_table(pyarrow.table(columns), temporary)
+        parquet.write_table(pyarrow.table(columns), temporary, write_page_checksum=True)
 
 
 def read_table(path: str | Path) -> list[dict[str, Any]]:
@@ -36,16 +36,15 @@ def read_table(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a complete Parquet file.
+        ValueError: If the file is not a complete Parquet file, or a page of it was altered.
     """
-    import pyarrow
     from pyarrow import parquet
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of a Parquet file")
     try:
-        return parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+        return parquet.read_table(path, page_checksum_verification=True).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's own errors are of these kinds
         raise ValueError(f"{path}: not a whole Parquet file: {error}") from None
 
 

@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.common.checked_types import require_distinct
-from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl, read_record, whole_rows
 from mi_lens.common.html import table
 from mi_lens.common.parquet import read_table
 from mi_lens.common.provenance import versions
+from mi_lens.common.records import (
+    append_record,
+    continue_records,
+    read_record,
+    read_records,
+    require_checksum,
+)
 from mi_lens.common.writing import only_writer
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
 from mi_lens.evaluation.graded_traces import grade_trace
@@ -72,11 +78,13 @@ class Evaluation:
             )
         if (folder / LAST_WRITTEN).exists():
             written = read_record(folder, LAST_WRITTEN)
-            results = map(result_from_table, read_table(folder / "results.parquet"))
+            table = folder / "results.parquet"
+            require_checksum(table, written["results"])
+            results = map(result_from_table, read_table(table))
             return cls(tuple(results), written["setting"], written["conditions"])
         config = record["config"]
         names = [recorded_condition(text).name for text in config["conditions"]]
-        rows = [Result(**row) for row in whole_rows(folder / "results.jsonl")]
+        rows = [Result(**row) for row in read_records(folder / "results.jsonl")]
         results = whole_problems(rows, len(names) * len(config["seeds"]))
         order = {name: i for i, name in enumerate(names)}
         results.sort(key=lambda result: order.get(result.condition, len(order)))
@@ -209,10 +217,11 @@ def evaluate_with(
         results = _read_results(path)
 
         def grade_into(trace: Trace, seconds: float | None) -> None:
-            results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
-            if path is not None:
-                append_jsonl(path, asdict(results[trace.id]))
-            on_result()
+            if trace.id not in results:  # else only its trace was damaged, and made again
+                results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
+                if path is not None:
+                    append_record(path, asdict(results[trace.id]))
+                on_result()
 
         traces = generate_into(
             folder,
@@ -222,9 +231,8 @@ def evaluate_with(
             progress=progress,
             on_finished=lambda finished: grade_into(finished.trace, finished.seconds),
         )
-        for trace in traces:
-            if trace.id not in results:  # killed between a trace and its result
-                grade_into(trace, None)
+        for trace in traces:  # killed between a trace and its result
+            grade_into(trace, None)
     # A condition may have had another name when its traces were generated.
     named = [
         replace(results[trace.id], condition=request.condition.name)
@@ -251,7 +259,5 @@ def require_names(conditions: Sequence[Condition]) -> None:
 
 
 def _read_results(path: Path | None) -> dict[str, Result]:
-    if path is None or not path.exists():
-        return {}
-    drop_torn_line(path)
-    return {row["trace"]: Result(**row) for row in read_jsonl(path)}
+    rows = [] if path is None else continue_records(path)
+    return {row["trace"]: Result(**row) for row in rows}

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mi_lens.common.files import append_jsonl, drop_torn_line
+from mi_lens.common.records import append_record, continue_records
 from mi_lens.common.writing import only_writer
 from mi_lens.generation.generate import Finished, stream
 from mi_lens.generation.request import Plan, Request
-from mi_lens.traces.trace import Trace, Traces, load_traces, trace_to_row
+from mi_lens.traces.trace import Trace, Traces, trace_from_row, trace_to_row
 
 
 def generate_into(
@@ -44,15 +44,14 @@ def generate_into(
     with nullcontext() if folder is None else only_writer(folder):
         path = None if folder is None else folder / "traces.jsonl"
         done = {}
-        if path is not None and path.exists():
-            drop_torn_line(path)
-            done = {trace.id: trace for trace in load_traces(path)}
+        if path is not None:
+            done = {row["id"]: trace_from_row(row) for row in continue_records(path)}
         ids = list(map(plan.trace_id, requests))
         asked = dict(zip(ids, requests, strict=True))
         if todo := [request for id_, request in asked.items() if id_ not in done]:
             for finished in stream(plan, todo, batch_size=batch_size, progress=progress):
                 if path is not None:
-                    append_jsonl(path, trace_to_row(finished.trace))
+                    append_record(path, trace_to_row(finished.trace))
                 done[finished.trace.id] = finished.trace
                 on_finished(finished)
     return Traces(

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from mi_lens.common.files import read_record, whole_rows
 from mi_lens.common.provenance import content_hash
+from mi_lens.common.records import read_record, read_records, require_all
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
 from mi_lens.interventions.condition import recorded_condition
 from mi_lens.models.loading import load_tokenizer
@@ -15,8 +15,7 @@ from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of, traces_so_far
-from mi_lens.runs.status import expected_problems
-from mi_lens.runs.sweep_folder import read_spec, sweep_progress
+from mi_lens.runs.sweep_folder import DONE, read_spec, require_whole, sweep_progress
 from mi_lens.runs.sweep_spec import Point
 from mi_lens.traces.trace import Trace
 
@@ -140,8 +139,9 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
     analysis = Analysis.load(folder)
     unfinished = None
     if not analysis.finished:
+        expected = record["problems"]["count"]
         unfinished = (
-            f"{_count(len(analysis.traces), expected_problems(analysis.config, record))}, "
+            f"{_count(len(analysis.traces), expected)}, "
             f"{len(analysis.measurements)} of them measured; words at peaks come last. {AGAIN}"
         )
     graded = zip(analysis.traces, analysis.grades, strict=True)
@@ -161,8 +161,8 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
 def _generation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, GenerateConfig, folder)
     traces = tuple(traces_so_far(folder / "traces.jsonl"))
-    expected = expected_problems(config, record)
-    missing = expected is None or len({trace.id for trace in traces}) < expected
+    expected = record["problems"]["count"]
+    missing = len({trace.id for trace in traces}) < expected
     unfinished = f"{_count(len(traces), expected)}. {AGAIN}" if missing else None
     verdicts = {}
     for trace in traces:
@@ -181,10 +181,14 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     finished = (folder / LAST_WRITTEN).exists()
     evaluation = Evaluation.load(folder)
     traces = traces_so_far(folder / "traces.jsonl")
+    rows = read_records(folder / "results.jsonl")
     unfinished = None
-    if not finished:
-        problems = expected_problems(config, record)
-        expected = None if problems is None else problems * len(names) * len(config.seeds)
+    if finished:
+        wanted = [result.trace for result in evaluation.results]
+        require_all(folder / "traces.jsonl", {trace.id for trace in traces}, wanted)
+        require_all(folder / "results.jsonl", {row["trace"] for row in rows}, wanted)
+    else:
+        expected = record["problems"]["count"] * len(names) * len(config.seeds)
         unfinished = f"{_count(len(traces), expected)}. {COMPARED} {AGAIN}"
     return _run(
         folder,
@@ -192,7 +196,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
         "evaluate",
         load_tokenizer(config.model),
         _by_problem(traces, names),
-        _verdicts(whole_rows(folder / "results.jsonl")),
+        _verdicts(rows),
         unfinished,
         evaluation=evaluation if evaluation.results else None,
     )
@@ -207,8 +211,11 @@ def _sweep(folder: Path) -> Iterator[Run]:
         unfinished = f"{state.counts()}. {COMPARED} {AGAIN}"
     for model in record["spec"]["models"]:
         units = sorted((folder / "units").glob(f"{content_hash(model)[:8]}-*"))
+        for unit in units:
+            if (unit / DONE).exists():
+                require_whole(unit)
         traces = [trace for unit in units for trace in traces_so_far(unit / "traces.jsonl")]
-        rows = [row for unit in units for row in whole_rows(unit / "results.jsonl")]
+        rows = [row for unit in units for row in read_records(unit / "results.jsonl")]
         evaluation = evaluations.get(model)
         names = evaluation.names if evaluation else []
         yield _run(
@@ -250,8 +257,8 @@ def _run(
     )
 
 
-def _count(traces: int, expected: int | None) -> str:
-    return f"{traces} traces so far" if expected is None else f"{traces} of {expected} traces"
+def _count(traces: int, expected: int) -> str:
+    return f"{traces} of {expected} traces"
 
 
 def _by_problem(traces: Sequence[Trace], conditions: Sequence[str]) -> list[Trace]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mi_lens.common.files import read_record, whole_rows
 from mi_lens.common.html import table
+from mi_lens.common.records import read_record, read_records, require_all
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PeakRule
@@ -74,10 +74,17 @@ class Analysis:
         by_id = {trace.id: trace for trace in traces_so_far(folder / "traces.jsonl")}
         measurements = {
             row["trace"]: measurements_from_row(row["readings"])
-            for row in whole_rows(folder / "readings.jsonl")
+            for row in read_records(folder / "readings.jsonl")
         }
         finished = (folder / LAST_WRITTEN).exists()
-        traces = tuple(by_id[i] for i in (_order(folder) if finished else by_id))
+        order = list(by_id)
+        if finished:
+            peaks = read_record(folder, "peaks.json")
+            order = peaks["traces"]  # in the order of the problems
+            require_all(folder / "traces.jsonl", by_id, order)
+            long_enough = [i for i in order if i not in peaks["too_short"]]
+            require_all(folder / "readings.jsonl", measurements, long_enough)
+        traces = tuple(by_id[i] for i in order)
         tokenizer = load_tokenizer(config.model)
         tables = read_record(folder, LAST_WRITTEN) if finished else {}
         return cls(
@@ -193,17 +200,6 @@ class Analysis:
         header = [key.replace("_", " ") for key in summaries[0]]
         title = f"{self.config.model} on {self.config.problems}"
         return table([tuple(summary.values()) for summary in summaries], header, title)
-
-
-def _order(folder: Path) -> list[str]:
-    """The ids of a finished run's traces, in the order of its problems."""
-    record = read_record(folder, "peaks.json")
-    if "traces" not in record:
-        raise ValueError(
-            f"{folder}: its peaks.json does not say the order of the traces; run the same command "
-            "again: it writes the order and computes nothing again"
-        )
-    return record["traces"]
 
 
 def _table_from_row(row: dict[str, Any]) -> ThinkingTokens:

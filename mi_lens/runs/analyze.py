@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mi_lens.common.files import write_json
+from mi_lens.common.records import write_record
 from mi_lens.common.writing import only_writer, writing
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
@@ -121,7 +121,7 @@ def _tokens(
 
 
 def _write_findings(analysis: Analysis, folder: Path) -> None:
-    write_json(
+    write_record(
         folder / "peaks.json",
         {
             "traces": [trace.id for trace in analysis.traces],
@@ -140,11 +140,11 @@ def _write_findings(analysis: Analysis, folder: Path) -> None:
             ],
         },
     )
-    write_json(
+    write_record(
         folder / "controls.json",
         {name: asdict(analysis.controls(name)) for name in analysis.hook_names},
     )
-    write_json(
+    write_record(
         folder / LAST_WRITTEN,
         {name: asdict(table) for name, table in analysis.tokens.items()},
     )

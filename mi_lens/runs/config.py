@@ -197,6 +197,17 @@ class StatusConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckConfig:
+    """Verify that no file of a run or a sweep was altered; exits with status 1 if one was.
+
+    Attributes:
+        out: The folder that generate, analyze, evaluate or sweep writes to; nothing is changed.
+    """
+
+    out: Annotated[Path, tyro.conf.Positional]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultsConfig:
     """Print the paired table of a sweep's results so far.
 

@@ -2,8 +2,8 @@
 
 from dataclasses import asdict
 
-from mi_lens.common.files import write_json
 from mi_lens.common.parquet import write_table
+from mi_lens.common.records import file_checksum, write_record
 from mi_lens.common.writing import only_writer, writing
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation, evaluate_with, require_names
 from mi_lens.generation.request import Plan
@@ -39,11 +39,12 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
             folder=folder,
         )
         write_table(map(asdict, evaluation.results), folder / "results.parquet")
-        write_json(
+        write_record(
             folder / LAST_WRITTEN,
             {
                 "setting": evaluation.setting,
                 "conditions": evaluation.conditions,
+                "results": file_checksum(folder / "results.parquet"),
                 "accuracy": {
                     name: asdict(evaluation.arm(name).accuracy()) for name in evaluation.names
                 },

@@ -9,15 +9,29 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mi_lens.common.files import remove_abandoned, whole_rows, write_json
+from mi_lens.common.files import remove_abandoned
 from mi_lens.common.provenance import content_hash, differences, versions
-from mi_lens.information.per_trace.peak_rules import IQR
+from mi_lens.common.records import (
+    DAMAGED,
+    DamagedError,
+    read_record,
+    read_records,
+    set_aside,
+    set_aside_damaged,
+    write_record,
+)
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.traces.trace import Trace, trace_from_row
 
 # These change where results are written and how fast, but not the results.
 IMMATERIAL = ("out", "batch_size")
+# What mi-lens writes to a folder of a run or a sweep.
+WRITTEN = {
+    *("run.json", "traces.jsonl", "activations", "readings.jsonl", "peaks.json", "controls.json"),
+    *("thinking_tokens.json", "figures", "report.html", "results.jsonl", "results.parquet"),
+    *("evaluation.json", "sweep.json", "units"),
+}
 
 
 def problems_record(problems: Sequence[Problem]) -> dict[str, Any]:
@@ -47,15 +61,10 @@ def open_run(config: GenerateConfig, model_name: str, problems: Sequence[Problem
         "problems": problems_record(problems),
     }
     run = json.loads(json.dumps(run))
-    record = folder / "run.json"
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder}: a file; give a folder that does not exist yet")
-    for part in (folder, folder / "figures"):
-        remove_abandoned(part)
-    if record.exists():
-        begun = json.loads(record.read_text(encoding="utf-8"))
-        begun["config"] = as_written_now(begun["config"])
-        begun.setdefault("problems", run["problems"])  # older runs do not say
+    begun = begun_record(folder, "run.json")
+    if begun is None:
+        write_record(folder / "run.json", run)
+    else:
         changed = differences(begun, run)
         if changed:
             changes = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items())
@@ -63,13 +72,47 @@ def open_run(config: GenerateConfig, model_name: str, problems: Sequence[Problem
                 f"{folder}: holds another run ({changes}); give another --out, or remove that "
                 "folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder}: exists, is not empty and holds no run of mi-lens; give another --out"
-        )
-    else:
-        write_json(record, run)
     return folder
+
+
+def begun_record(folder: Path, name: str) -> dict[str, Any] | None:
+    """The record of the run that began in a folder; None if one is still to begin there.
+
+    Altered records are set aside. If what produced the folder is among them, everything is set
+    aside that does not itself say what produced it: all but traces and states.
+
+    Raises:
+        FileExistsError: If the folder is a file, or holds anything that mi-lens does not write.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: a file; give a folder that does not exist yet")
+    for part in (folder, folder / "figures"):
+        remove_abandoned(part)
+    record = folder / name
+    foreign = f"{folder}: exists, is not empty and holds no run of mi-lens; give another --out"
+    if not record.exists():
+        set_aside_before = any(folder.glob(f"{name}*{DAMAGED}"))
+        if folder.exists() and any(folder.iterdir()) and not set_aside_before:
+            raise FileExistsError(foreign)
+        return None
+    try:
+        begun = read_record(folder, name)
+    except DamagedError as error:
+        names = {path.name for path in folder.glob("[!.]*") if path.suffix != DAMAGED}
+        if not names <= WRITTEN:
+            raise FileExistsError(f"{foreign} ({error})") from None
+        _set_aside_all_but_traces(folder, record, str(error))
+        return None
+    set_aside_damaged(folder)
+    return begun
+
+
+def _set_aside_all_but_traces(folder: Path, record: Path, why: str) -> None:
+    for path in sorted(folder.rglob("*.json*")):
+        kept = path == record or path.name == "traces.jsonl" or path.parent.name == "figures"
+        if path.suffix in (".json", ".jsonl") and not kept:
+            set_aside(path, f"{path}: {record.name} is damaged, so what made this file is unknown")
+    set_aside(record, why)  # last: a kill before this line changes nothing for the next attempt
 
 
 Config = TypeVar("Config", bound=GenerateConfig)
@@ -82,8 +125,8 @@ def config_of(record: Mapping[str, Any], kind: type[Config], folder: str | Path)
         ValueError: If the run.json has a setting that this version does not know.
     """
     known = {field.name for field in fields(kind)}
-    current = as_written_now(record["config"])
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in current.items()}
+    written = record["config"].items()
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in written}
     if unknown := sorted(settings.keys() - known):
         raise ValueError(
             f"{folder}: its run.json has the settings {unknown}, which this version of mi_lens "
@@ -92,14 +135,6 @@ def config_of(record: Mapping[str, Any], kind: type[Config], folder: str | Path)
     return kind(**{**settings, "out": Path(folder)})
 
 
-def as_written_now(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run.json under current names: older files have `tau`, not `peaks`."""
-    renamed = dict(settings)
-    if "tau" in renamed:
-        renamed["peaks"] = repr(IQR(renamed.pop("tau")))
-    return renamed
-
-
 def traces_so_far(path: str | Path) -> list[Trace]:
     """The traces of a traces.jsonl that may still grow, in the order in which they finished."""
-    return [trace_from_row(row) for row in whole_rows(path)]
+    return [trace_from_row(row) for row in read_records(path)]

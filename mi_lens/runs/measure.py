@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.common.files import append_jsonl, drop_torn_line, read_jsonl
 from mi_lens.common.progress import tracked
+from mi_lens.common.records import append_record, continue_records
 from mi_lens.generation.request import Plan
 from mi_lens.information.per_trace.measurement import (
     Measurement,
@@ -63,9 +63,7 @@ def measure_into(
     model = plan.model
     store = StateStore(model, folder / "activations", fingerprint=plan.fingerprint)
     path = folder / "readings.jsonl"
-    drop_torn_line(path)
-    rows = read_jsonl(path) if path.exists() else []
-    done = {row["trace"]: measurements_from_row(row["readings"]) for row in rows}
+    done = {row["trace"]: measurements_from_row(row["readings"]) for row in continue_records(path)}
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
     last = last_block_output(model)
     names = list(dict.fromkeys([*hook_names, last]))
@@ -82,7 +80,7 @@ def measure_into(
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
         row = {name: measurement_to_row(measurement) for name, measurement in measurements.items()}
-        append_jsonl(path, {"trace": trace.id, "readings": row})
+        append_record(path, {"trace": trace.id, "readings": row})
         done[trace.id] = measurements
     return {trace.id: done[trace.id] for trace in long_enough}
 

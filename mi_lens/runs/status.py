@@ -1,13 +1,11 @@
 """mi-lens status: what a run is, how far it is, and whether a process still writes there."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mi_lens.common.files import read_record, whole_lines, whole_rows
 from mi_lens.common.progress import duration
+from mi_lens.common.records import count_records, read_record, read_records
 from mi_lens.common.writing import is_written
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
 from mi_lens.interventions.condition import recorded_condition
@@ -33,27 +31,25 @@ class RunProgress:
         model: The model's name.
         problems: Where the problems come from.
         traces: Number of finished traces.
-        asked: Number of traces that the run will have; None if only a download would tell.
+        asked: Number of traces that the run will have.
         counts: What else there is so far, by name: graded traces, states, measurements.
-        finished: Whether the run is finished; None if `asked` is needed to tell and is None.
+        finished: Whether the run is finished.
     """
 
     command: str
     model: str
     problems: str
     traces: int
-    asked: int | None
+    asked: int
     counts: dict[str, int]
-    finished: bool | None
+    finished: bool
 
     def __str__(self) -> str:
-        of = "" if self.asked is None else f" of {self.asked:,}"
         counts = "".join(f", {count:,} {name}" for name, count in self.counts.items())
-        finished = {True: "yes", False: "no", None: "not known, as the benchmark's size is not"}
         return (
             f"mi-lens {self.command}: {self.model} on {self.problems}\n"
-            f"{self.traces:,}{of} traces{counts}\n"
-            f"finished: {finished[self.finished]}"
+            f"{self.traces:,} of {self.asked:,} traces{counts}\n"
+            f"finished: {'yes' if self.finished else 'no'}"
         )
 
 
@@ -94,31 +90,22 @@ def status(folder: str | Path) -> Status:
     return Status(progress, is_written(record), _last_write(folder))
 
 
-def expected_problems(config: GenerateConfig, record: Mapping[str, Any]) -> int | None:
-    """How many problems a run has, by its run.json; None where only a download would tell."""
-    if "problems" in record:
-        return record["problems"]["count"]
-    if config.problems == "pocket" or Path(config.problems).is_file():
-        return len(config.load_problems())
-    return config.limit
-
-
 def _run_progress(folder: Path) -> RunProgress:
     record = read_record(folder)
     command = record.get("command")
     if command not in CONFIGS:
         raise ValueError(f"{folder}: a run of {command!r}; expected one of {sorted(CONFIGS)}")
     config = config_of(record, CONFIGS[command], folder)
-    traces, asked = whole_lines(folder / "traces.jsonl"), expected_problems(config, record)
-    finished = None if asked is None else traces >= asked
+    traces, asked = count_records(folder / "traces.jsonl"), record["problems"]["count"]
+    finished = traces >= asked
     counts: dict[str, int] = {}
     if isinstance(config, EvaluateConfig):
         conditions = {recorded_condition(text).name for text in config.conditions}
-        asked = None if asked is None else asked * len(conditions) * len(config.seeds)
-        counts["graded"] = whole_lines(folder / "results.jsonl")
+        asked *= len(conditions) * len(config.seeds)
+        counts["graded"] = count_records(folder / "results.jsonl")
         finished = (folder / LAST_OF_EVALUATE).exists()
     if isinstance(config, AnalyzeConfig):
-        readings = whole_rows(folder / "readings.jsonl")
+        readings = read_records(folder / "readings.jsonl")
         counts["with states"] = sum(1 for _ in (folder / "activations").glob("*.safetensors"))
         counts["measured"] = len(readings)
         counts["measurements"] = sum(len(row["readings"]) for row in readings)

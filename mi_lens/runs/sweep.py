@@ -6,7 +6,6 @@ conditions of a unit share a batch, and the conditions of a prompt share a row u
 on disk are not computed again. The results of a sweep can be read from the folders at any time.
 """
 
-import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +13,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import whole_rows, write_json
 from mi_lens.common.parquet import write_table
 from mi_lens.common.progress import Progress
 from mi_lens.common.provenance import differences
+from mi_lens.common.records import read_record, read_records, write_record
 from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
 from mi_lens.generation.request import Plan
 from mi_lens.models.loading import load_outline
 from mi_lens.runs.sweep_folder import (
+    DONE,
     Unit,
     inputs_of,
+    is_done,
     open_sweep,
     problem_count,
     read_done,
@@ -75,7 +76,7 @@ class Worker:
                 on_result=on_result,
             )
         except Exception:
-            write_json(unit.folder / "failed.json", {"error": traceback.format_exc()})
+            write_record(unit.folder / "failed.json", {"error": traceback.format_exc()})
             raise
         (unit.folder / "failed.json").unlink(missing_ok=True)
         done = {
@@ -86,7 +87,7 @@ class Worker:
             "conditions": evaluation.conditions,
             "seconds": time.time() - started,
         }
-        write_json(unit.folder / "done.json", done)
+        write_record(unit.folder / DONE, done)
 
     def _plan(self, name: str) -> Plan:
         if self._prepared is None or self._prepared[0] != name:
@@ -98,7 +99,7 @@ class Worker:
 def _require_same_inputs(unit: Unit, inputs: dict[str, Any]) -> None:
     """A worker that starts late may find other files than the sweep began with."""
     began = recorded_inputs(unit.folder.parent.parent)
-    if began is not None and (changed := differences(began, inputs)):
+    if changed := differences(began, inputs):
         raise ValueError(
             f"{unit.folder.name}: the content of {', '.join(changed)} is not what the sweep began "
             "with; put the files back, or give another --out"
@@ -107,8 +108,8 @@ def _require_same_inputs(unit: Unit, inputs: dict[str, Any]) -> None:
 
 def _require_same_model(unit: Unit, fingerprint: str) -> None:
     key = unit.folder.name.split("-")[0]
-    for path in unit.folder.parent.glob(f"{key}-*/done.json"):
-        old = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+    for path in unit.folder.parent.glob(f"{key}-*/{DONE}"):
+        old = read_record(path.parent, DONE)["fingerprint"]
         if old != fingerprint:
             raise ValueError(
                 f"{unit.model} is now {fingerprint}, and {path.parent.name} was run with {old}: "
@@ -134,9 +135,10 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
             again when the sweep is run again.
     """
     worker = Worker(spec)
-    todo = waiting(spec, folder, len(worker.problems))
-    require_fitting(spec, todo)
+    count = len(worker.problems)
+    require_fitting(spec, units(spec, folder, count))
     open_sweep(spec, folder, worker.inputs)
+    todo = waiting(spec, folder, count)
     failed = []
     so_far = sweep_progress(folder)
     with (
@@ -152,13 +154,13 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
     return results(folder)
 
 
-def require_fitting(spec: Spec, todo: Sequence[Unit]) -> None:
-    """Refuses a condition that does not fit a model of these units, before weights are read.
+def require_fitting(spec: Spec, all_units: Sequence[Unit]) -> None:
+    """Refuses a condition that does not fit a model of unfinished units, before weights are read.
 
     Raises:
         ValueError: If a layer, hook name, word or width does not fit; the message names near ones.
     """
-    for model in dict.fromkeys(unit.model for unit in todo):
+    for model in dict.fromkeys(unit.model for unit in all_units if not is_done(unit)):
         outline = load_outline(model, spec.backend)
         for condition in spec.expand():
             for intervention in condition.interventions:
@@ -190,7 +192,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
     """
     spec = read_spec(folder)
     conditions = spec.expand()
-    problems = problem_count(spec, folder)
+    problems = problem_count(folder)
     evaluations: dict[str, Evaluation] = {}
     for model in spec.models:
         setting: dict[str, Any] = {}
@@ -199,7 +201,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
         for unit in units(spec, folder, problems):
             if unit.model != model:
                 continue
-            if (unit.folder / "done.json").exists():
+            if is_done(unit):
                 done = read_done(unit)
                 if setting and {**setting, "device": ""} != {**done["setting"], "device": ""}:
                     raise ValueError(
@@ -209,7 +211,7 @@ def results(folder: Path) -> dict[str, Evaluation]:
                 setting, settings_by_name = done["setting"], done["conditions"]
                 rows += [Result(**row) for row in done["results"]]
             else:
-                rows_so_far = whole_rows(unit.folder / "results.jsonl")
+                rows_so_far = read_records(unit.folder / "results.jsonl")
                 per_problem = len(conditions) * len(spec.seeds)
                 rows += whole_problems([Result(**row) for row in rows_so_far], per_problem)
         if rows:

@@ -6,13 +6,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.files import read_record, whole_lines, write_json
 from mi_lens.common.progress import duration
 from mi_lens.common.provenance import content_hash, differences, versions
+from mi_lens.common.records import (
+    DamagedError,
+    count_records,
+    read_record,
+    require_records,
+    set_aside_damaged,
+    write_record,
+)
 from mi_lens.interventions.condition import Condition
 from mi_lens.problems.problem import Problem
-from mi_lens.runs.folder import problems_record
+from mi_lens.runs.folder import begun_record, problems_record
 from mi_lens.runs.sweep_spec import RecordedSpec, Spec
+
+DONE = "done.json"  # A unit is finished once its folder has this file.
 
 
 @dataclass(frozen=True)
@@ -54,39 +63,35 @@ def open_sweep(spec: Spec, folder: Path, inputs: dict[str, Any]) -> Path:
             because of its settings, versions, problems or vectors.
     """
     settings = json.loads(json.dumps(asdict(spec)))
-    record = folder / "sweep.json"
-    if record.exists():
-        old = json.loads(record.read_text(encoding="utf-8"))
+    old = begun_record(folder, "sweep.json")
+    if old is None:
+        record = {"spec": settings, "versions": versions(), "inputs": inputs}
+        write_record(folder / "sweep.json", record)
+    else:
+        for unit in folder.glob("units/*"):
+            set_aside_damaged(unit)
         immaterial = {"batch_size", "device"}
         changed = sorted(
             key for key in settings.keys() - immaterial if old["spec"].get(key) != settings[key]
         )
         changed += [] if old["versions"] == versions() else ["versions"]
-        if "inputs" in old:  # older sweeps have none
-            changed += [f"content of {name}" for name in differences(old["inputs"], inputs)]
+        changed += [f"content of {name}" for name in differences(old["inputs"], inputs)]
         if changed:
             raise FileExistsError(
                 f"{folder}: holds another sweep (other {', '.join(changed)}); give another --out, "
                 "or remove that folder"
             )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"{folder}: exists, is not empty and holds no sweep; give another --out"
-        )
-    else:
-        write_json(record, {"spec": settings, "versions": versions(), "inputs": inputs})
     return folder
 
 
-def recorded_inputs(folder: Path) -> dict[str, Any] | None:
-    """The inputs of the sweep in a folder; None for an older sweep."""
-    return read_record(folder, "sweep.json").get("inputs")
+def recorded_inputs(folder: Path) -> dict[str, Any]:
+    """The inputs of the sweep in a folder."""
+    return read_record(folder, "sweep.json")["inputs"]
 
 
-def problem_count(spec: Spec, folder: Path) -> int:
+def problem_count(folder: Path) -> int:
     """The number of a sweep's problems; their file need not exist any more."""
-    inputs = recorded_inputs(folder)
-    return inputs["problems"]["count"] if inputs else len(spec.load_problems())
+    return recorded_inputs(folder)["problems"]["count"]
 
 
 def units(spec: Spec, folder: Path, problems: int) -> list[Unit]:
@@ -109,21 +114,38 @@ def read_spec(folder: Path) -> Spec:
     Raises:
         FileNotFoundError: If the folder holds no sweep.
     """
-    record = folder / "sweep.json"
-    if not record.is_file():
-        raise FileNotFoundError(f"{folder}: holds no sweep (no sweep.json)")
-    return RecordedSpec.of(json.loads(record.read_text(encoding="utf-8"))["spec"])
+    return RecordedSpec.of(read_record(folder, "sweep.json")["spec"])
 
 
 def waiting(spec: Spec, folder: Path, problems: int) -> list[Unit]:
-    """Units that are not done."""
-    all_units = units(spec, folder, problems)
-    return [unit for unit in all_units if not (unit.folder / "done.json").exists()]
+    """Units that are not done, or whose files were altered since."""
+    waiting_units = []
+    for unit in units(spec, folder, problems):
+        try:
+            if is_done(unit):
+                require_whole(unit.folder)
+                continue
+        except DamagedError:  # to be named, set aside and made again by the unit's own run
+            pass
+        waiting_units.append(unit)
+    return waiting_units
+
+
+def is_done(unit: Unit) -> bool:
+    """Whether a unit has written its last record."""
+    return (unit.folder / DONE).exists()
 
 
 def read_done(unit: Unit) -> dict[str, Any]:
     """What a finished unit wrote last: its results and their settings."""
-    return json.loads((unit.folder / "done.json").read_text(encoding="utf-8"))
+    return read_record(unit.folder, DONE)
+
+
+def require_whole(unit: Path) -> None:
+    """Raises a DamagedError if a file of a finished unit was altered, or lacks rows."""
+    wanted = [result["trace"] for result in read_record(unit, DONE)["results"]]
+    require_records(unit / "traces.jsonl", "id", wanted)
+    require_records(unit / "results.jsonl", "trace", wanted)
 
 
 @dataclass(frozen=True)
@@ -179,16 +201,16 @@ def sweep_progress(folder: Path) -> SweepProgress:
         FileNotFoundError: If the folder holds no sweep.
     """
     spec = read_spec(folder)
-    problems = problem_count(spec, folder)
+    problems = problem_count(folder)
     all_units = units(spec, folder, problems)
-    done = [read_done(unit) for unit in all_units if (unit.folder / "done.json").exists()]
+    done = [read_done(unit) for unit in all_units if is_done(unit)]
     failed = {}
     for unit in all_units:
         if (unit.folder / "failed.json").exists():
-            error = json.loads((unit.folder / "failed.json").read_text(encoding="utf-8"))["error"]
+            error = read_record(unit.folder, "failed.json")["error"]
             failed[unit.folder.name] = error.strip().splitlines()[-1]
     traces, graded = (
-        sum(whole_lines(unit.folder / name) for unit in all_units)
+        sum(count_records(unit.folder / name) for unit in all_units)
         for name in ("traces.jsonl", "results.jsonl")
     )
     mean = sum(record["seconds"] for record in done) / len(done) if done else None

@@ -14,7 +14,7 @@ from mi_lens.common.progress import Progress
 from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.runs.sweep import Worker, raise_failed, require_fitting, results
-from mi_lens.runs.sweep_folder import Unit, open_sweep, waiting
+from mi_lens.runs.sweep_folder import Unit, open_sweep, units, waiting
 from mi_lens.runs.sweep_spec import Spec
 
 ATTEMPTS = 3  # Number of times that a unit is tried if its workers are lost.
@@ -52,7 +52,7 @@ def run_sweep_on_ray(
         raise ImportError("Ray is not installed; pip install 'mi-lens[ray]'") from None
     first = Worker(spec)
     problems = len(first.problems)
-    require_fitting(spec, waiting(spec, folder, problems))
+    require_fitting(spec, units(spec, folder, problems))
     open_sweep(spec, folder, first.inputs)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)

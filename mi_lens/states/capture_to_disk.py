@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mi_lens.common.files import remove_abandoned
+from mi_lens.common.records import DamagedError, set_aside
 from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.attached_hooks import require_hooks_of_traces
 from mi_lens.models.fingerprint import model_fingerprint
@@ -28,7 +29,8 @@ from mi_lens.states.segments import (
     stream_states,
     widths,
 )
-from mi_lens.states.shard import Origin, held_names, new_shard
+from mi_lens.states.shard import Origin, held_names
+from mi_lens.states.shard_writer import new_shard
 from mi_lens.traces.trace import Trace
 
 
@@ -45,10 +47,10 @@ def capture_into(
 ) -> list[Path]:
     """Writes the states of every generated step to one shard per trace.
 
-    The shard of a trace is `folder`/`trace.id`.safetensors. A complete shard is kept. An incomplete
-    shard is written again. A shard that lacks hook names is replaced by a shard that also has
-    these. Every shard records the origin of its states (`shard.Origin`). If a shard comes from
-    another model, other tokens, another dtype or other code, nothing is written.
+    The shard of a trace is `folder`/`trace.id`.safetensors. A whole shard is kept. An altered shard
+    is set aside, with a warning, and written again. A shard that lacks hook names is replaced by a
+    shard that also has these. Every shard records the origin of its states (`shard.Origin`). If a
+    shard comes from another model, other tokens, another dtype or other code, nothing is written.
 
     Besides the model, memory holds three things at the peak. First, the key-value cache for
     `batch_size` traces, up to twice while it grows. Second, the working memory of one segment of
@@ -119,12 +121,18 @@ class StateStore:
         return shard_path(self.folder, trace)
 
     def held(self, trace: Trace) -> list[str]:
-        """The hook names in a trace's shard; none if the shard is missing or incomplete.
+        """The hook names in a trace's shard; none if there is no shard.
+
+        An altered shard is set aside, with a warning, and then there is none.
 
         Raises:
             ValueError: If the shard has another origin.
         """
-        return held_names(self.path(trace), self._origin(trace))
+        try:
+            return held_names(self.path(trace), self._origin(trace))
+        except DamagedError as error:
+            set_aside(self.path(trace), str(error))
+            return []
 
     def capture(
         self,

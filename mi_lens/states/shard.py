@@ -1,24 +1,19 @@
-"""Shards: the states of one trace in one safetensors file, which is written piece by piece.
-
-A safetensors file consists of a header, which says where each tensor lies, and the tensors. So the
-file can be created at its full size before any state is known. Every piece of the states is then
-written to its place as soon as it is computed, and need not wait in memory for the others. The file
-has a temporary name until it is complete, so a crash leaves nothing that looks like a shard.
+"""Shards: the states of one trace in one safetensors file, named by their origin and verified.
 
 The header's metadata records the origin of the states (`Origin`). A shard of another origin raises
-an error; it is neither used nor overwritten. An incomplete file counts as missing and is written
-again.
+an error; it is neither used nor overwritten. The metadata also holds a CRC-32 for every hook name,
+over the origin, the shape and the states. It is verified whenever states are read.
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+from zlib import crc32
 
 import torch
 from jaxtyping import Float
@@ -26,19 +21,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mi_lens.common.files import naming_full_disk, replacing
+from mi_lens.common.files import replacing
 from mi_lens.common.provenance import code_hash, content_hash
+from mi_lens.common.records import AGAIN, DamagedError
 from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.hook_names import near
 from mi_lens.traces.trace import Trace
 
 States = dict[str, Float[Tensor, "step d"]]
-DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}
+CHECKSUM_OF = "checksum of "
 
 
 @dataclass(frozen=True)
@@ -95,113 +86,41 @@ def capture_code() -> str:
     return ", ".join(f"{name} {version(name)}" for name in packages) + f", {code}"
 
 
-class Shard:
-    """A shard that is being written; see `new_shard`."""
-
-    def __init__(
-        self,
-        path: Path,
-        file: BinaryIO,
-        begins: dict[str, int],
-        shapes: Mapping[str, tuple[int, int]],
-        dtype: torch.dtype,
-    ):
-        self._path, self._file = path, file
-        self._begins, self._shapes, self._dtype = begins, shapes, dtype
-        self._filled = dict.fromkeys(begins, 0)
-
-    def append(self, name: str, states: Float[Tensor, "part d"]) -> None:
-        """Writes the states of a hook name's next steps to their place.
-
-        Raises:
-            ValueError: If a state is not finite in the shard's dtype, or if the states do not fit
-                the shard.
-        """
-        first, (steps, d) = self._filled[name], self._shapes[name]
-        if states.shape[1] != d or first + len(states) > steps:
-            raise ValueError(
-                f"{name}: states of shape {tuple(states.shape)} after {first} steps; expected at "
-                f"most {steps - first} further states of {d} values each"
-            )
-        kept = states.to("cpu", self._dtype).contiguous()
-        if not kept.isfinite().all():
-            bad = int((~kept.isfinite()).any(1).nonzero()[0])
-            worst = states[bad].abs().max().item()
-            raise ValueError(
-                f"{name}: the state of step {first + bad} is not finite in {self._dtype}; its "
-                f"largest value is {worst:.3g}. float16 holds values up to 65504, bfloat16 holds "
-                "larger ones: use another dtype, or check the model"
-            )
-        with naming_full_disk(self._path):
-            self._file.seek(self._begins[name] + first * d * self._dtype.itemsize)
-            self._file.write(kept.view(torch.uint8).numpy().data)
-        self._filled[name] += len(kept)
-
-    def require_whole(self) -> None:
-        """Raises a ValueError if a step of any hook name has not been written."""
-        lacking = {name: n for name, n in self._filled.items() if n < self._shapes[name][0]}
-        if lacking:
-            raise ValueError(f"{self._path}: only so many steps were written: {lacking}")
+def begun_checksum(
+    name: str, dtype: torch.dtype, shape: Sequence[int], metadata: Mapping[str, str]
+) -> int:
+    """The CRC-32 of all that a shard says of a hook name's states, before the states themselves."""
+    about = {k: v for k, v in metadata.items() if not k.startswith(CHECKSUM_OF)}
+    text = json.dumps([name, str(dtype), list(shape), about], sort_keys=True)
+    return crc32(text.encode())
 
 
-@contextmanager
-def new_shard(
-    path: str | Path,
-    shapes: Mapping[str, tuple[int, int]],
-    dtype: torch.dtype,
-    metadata: Mapping[str, str],
-) -> Iterator[Shard]:
-    """Creates a shard in a temporary file, and moves it to `path` once it is complete.
-
-    The file is moved if the block ends without an error and has written every step. Otherwise the
-    file is removed. Where the system supports it, the disk space is reserved at the start, so that
-    a full disk raises an error before the first state is computed.
-
-    Args:
-        path: Path of the finished shard.
-        shapes: A mapping from each hook name to its shape (steps, d).
-        dtype: float64, float32, float16 or bfloat16.
-        metadata: The metadata of the header.
-
-    Raises:
-        ValueError: If the dtype is not supported, or the block has not written every step.
-        OSError: If the disk is full.
-    """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype}: expected one of {list(DTYPES)}")
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
-    begins, end = {}, 0
-    for name, (steps, d) in shapes.items():
-        begins[name], end = end, end + steps * d * dtype.itemsize
-        header[name] = {
-            "dtype": DTYPES[dtype],
-            "shape": [steps, d],
-            "data_offsets": [begins[name], end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # The tensors must begin at a multiple of 8 bytes.
-    before = 8 + len(text)
-    begins = {name: before + begin for name, begin in begins.items()}
-    with replacing(path) as temporary:
-        with temporary.open("r+b") as file:
-            _take_room(file, before + end)
-            file.write(len(text).to_bytes(8, "little") + text)
-            shard = Shard(Path(path), file, begins, shapes, dtype)
-            yield shard
-        shard.require_whole()
+def checksum_of(states: Tensor, begun: int) -> int:
+    """The CRC-32 of a hook name's states, or of the next of them, after what `begun` covers."""
+    return crc32(states.contiguous().reshape(-1).view(torch.uint8).numpy().data, begun)
 
 
-def _take_room(file: BinaryIO, size: int) -> None:
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)
+def _verified(path: Path, file: Any, name: str) -> Tensor:
+    """The states at a hook name, once their checksum is verified."""
+    metadata = file.metadata() or {}
+    states = file.get_tensor(name)
+    begun = begun_checksum(name, states.dtype, states.shape, metadata)
+    if metadata.get(CHECKSUM_OF + name) != f"{checksum_of(states, begun):08x}":
+        raise DamagedError(
+            f"{path}: the states at {name} were altered since they were written (their checksum "
+            f"differs); {AGAIN}"
+        )
+    return states
 
 
 def save_activations(states: States, path: str | Path, **metadata: str) -> None:
     """Writes the states of one trace as a safetensors file, completely or not at all."""
     with replacing(path) as temporary:
-        save_file({name: s.contiguous() for name, s in states.items()}, temporary, metadata)
+        kept = {name: s.detach().cpu().contiguous() for name, s in states.items()}
+        for name, stored in kept.items():
+            begun = begun_checksum(name, stored.dtype, stored.shape, metadata)
+            metadata[CHECKSUM_OF + name] = f"{checksum_of(stored, begun):08x}"
+        save_file(kept, temporary, metadata)
 
 
 def load_activations(
@@ -220,8 +139,8 @@ def load_activations(
 
     Raises:
         FileNotFoundError: If the file does not exist, or the folder has no shards.
-        ValueError: If the file is not a complete safetensors file, lacks a hook name, or has
-            another origin.
+        DamagedError: If the file is not a complete safetensors file, or was altered.
+        ValueError: If the file lacks a hook name, or has another origin.
     """
     path = Path(path)
     if path.is_dir():
@@ -230,36 +149,32 @@ def load_activations(
             raise FileNotFoundError(f"{path}: no shards (*.safetensors); give a folder of states")
         return {shard.stem: load_activations(shard, hook_names, origin) for shard in shards}
     with _opened(path) as file:
-        if origin is not None:
-            _require_origin(path, file, origin)
         held = list(file.keys())
         lacking = [name for name in hook_names or () if name not in held]
         if lacking:
             hints = "".join(near(name, held) for name in lacking[:1])
             raise ValueError(f"{path}: holds {held} and lacks {lacking}; capture these too{hints}")
-        return {name: file.get_tensor(name) for name in (hook_names or held)}
+        states = {name: _verified(path, file, name) for name in (hook_names or held)}
+        if origin is not None:
+            _require_origin(path, file, origin)
+        return states
 
 
 def held_names(path: str | Path, origin: Origin) -> list[str]:
-    """The hook names in a shard. Reads only the file's header.
-
-    Returns:
-        The hook names. The list is empty if the file is missing or incomplete.
+    """The hook names in a shard, whose states are all verified; none if there is no such file.
 
     Raises:
-        ValueError: If the file is complete and has another origin.
+        DamagedError: If the file is not a complete safetensors file, or was altered.
+        ValueError: If the file is whole and has another origin.
     """
     path = Path(path)
-    try:
-        with _opened(path) as file:
-            _require_origin(path, file, origin)
-            return list(file.keys())
-    except (FileNotFoundError, NotWholeError):
+    if not path.exists():
         return []
-
-
-class NotWholeError(ValueError):
-    """A file is not a complete safetensors file."""
+    with _opened(path) as file:
+        for name in file.keys():  # noqa: SIM118 -- it is no mapping
+            _verified(path, file, name)
+        _require_origin(path, file, origin)
+        return list(file.keys())
 
 
 @contextmanager
@@ -269,9 +184,7 @@ def _opened(path: Path) -> Iterator:
     try:
         opened = safe_open(path, "pt")
     except (SafetensorError, OSError) as error:
-        raise NotWholeError(
-            f"{path}: not a whole safetensors file ({error}); capture the trace again"
-        ) from error
+        raise DamagedError(f"{path}: not a whole safetensors file ({error}); {AGAIN}") from error
     with opened as file:
         yield file
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from mi_lens.common.files import read_jsonl, write_jsonl
 from mi_lens.common.html import ShownList, one_line, table, text_box
 from mi_lens.common.parquet import read_table, write_table
 from mi_lens.common.provenance import content_hash
+from mi_lens.common.records import read_lines, write_records
 from mi_lens.problems.code_tests import CodeTests
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
@@ -249,7 +249,7 @@ def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
         texts = ({**row, **{k: json.dumps(row[k]) for k in NESTED}} for row in rows)
         write_table(texts, path)
     else:
-        write_jsonl(path, rows)
+        write_records(path, rows)
 
 
 def load_traces(path: str | Path) -> list[Trace]:
@@ -261,7 +261,7 @@ def load_traces(path: str | Path) -> list[Trace]:
     if Path(path).suffix == ".parquet":
         rows = [{**row, **{k: json.loads(row[k]) for k in NESTED}} for row in read_table(path)]
     else:
-        rows = read_jsonl(path)
+        rows = read_lines(path)
     traces = Traces()
     for number, row in enumerate(rows, start=1):
         try:

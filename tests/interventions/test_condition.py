@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_lens.common.calls import as_expression
-from mi_lens.common.files import write_json
+from mi_lens.common.records import write_record
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.generation.generate import generate
 from mi_lens.interventions.condition import (
@@ -188,12 +188,14 @@ def test_a_class_in_a_module_is_imported_only_for_what_the_user_types(own_module
 def test_files_of_results_import_nothing(tiny_model, own_module, tmp_path):
     module, name = own_module
     texts = ["baseline", f"own={module}:{name}(layer=1)", f"{module}:{name}(layer=1, factor=2.0)"]
-    write_json(tmp_path / "sweep.json", {"spec": {"conditions": texts}, "versions": {}})
+    write_record(tmp_path / "sweep.json", {"spec": {"conditions": texts}, "versions": {}})
     names = ["baseline", "own", f"{name}(layer=1, factor=2.0)"]
     assert [condition.name for condition in read_spec(tmp_path).expand()] == names
     folder = tmp_path / "run"
     config = {"conditions": texts, "seeds": [0], "max_new_tokens": 4, "limit": 3}
-    write_json(folder / "run.json", {"command": "evaluate", "config": config})
+    write_record(
+        folder / "run.json", {"command": "evaluate", "config": config, "problems": {"count": 3}}
+    )
     (folder / "results.jsonl").touch()
     assert Evaluation.load(folder).results == ()
     assert "0 of 9 traces" in str(status(folder))

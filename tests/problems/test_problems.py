@@ -12,7 +12,6 @@ from mi_lens.problems.code_tests import CodeTest, CodeTests
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, normalised, overlap
 from mi_lens.runs.config import GenerateConfig
-from mi_lens.runs.status import expected_problems
 from mi_lens.traces.trace import Trace, trace_from_row, trace_to_row
 
 
@@ -245,7 +244,6 @@ def test_columns_of_the_command_line(tmp_path):
     )
     (problem,) = named.load_problems()
     assert (problem.question, problem.answer) == ("1 + 1?", "2")
-    assert expected_problems(named, {}) == 1
     with pytest.raises(ValueError, match=r"no gold answer; .*--answer-column"):
         GenerateConfig(out=tmp_path, problems=str(path), question_column="prompt").load_problems()
     with pytest.raises(ValueError, match="the pocket task has none"):

@@ -1,6 +1,5 @@
 """Run folders that no model made, and a browser to open their pages in."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,8 +11,8 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
-from mi_lens.common.files import write_json, write_jsonl
 from mi_lens.common.provenance import content_hash, versions
+from mi_lens.common.records import write_record, write_records
 from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement, measurement_to_row
@@ -110,15 +109,21 @@ def build(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
             peaks = [analysis.peaks(trace, name) for trace in traces]
             analysis.tokens[name] = thinking_tokens(model, traces, peaks)
         settings = {k: v for k, v in asdict(config).items() if k not in ("out", "batch_size")}
-        record = {"command": "analyze", "config": settings, "model": "x", "versions": VERSIONS}
-        write_json(folder / "run.json", json.loads(json.dumps(record)))
+        record = {
+            "command": "analyze",
+            "config": settings,
+            "model": "x",
+            "versions": VERSIONS,
+            "problems": {"count": config.limit or 100},
+        }
+        write_record(folder / "run.json", record)
         # As they finish: not in order.
-        write_jsonl(folder / "traces.jsonl", [trace_to_row(trace) for trace in reversed(traces)])
+        write_records(folder / "traces.jsonl", [trace_to_row(trace) for trace in reversed(traces)])
         rows = [
             {"trace": trace, "readings": {k: measurement_to_row(v) for k, v in by_hook.items()}}
             for trace, by_hook in measurements.items()
         ]
-        write_jsonl(folder / "readings.jsonl", rows)
+        write_records(folder / "readings.jsonl", rows)
         _write_findings(analysis, folder)
         return analysis
 
@@ -151,11 +156,17 @@ def build_evaluation(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
             for i, text in enumerate(of_condition)
         ]
         settings = {k: v for k, v in asdict(config).items() if k not in ("out", "batch_size")}
-        record = {"command": "evaluate", "config": settings, "model": "x", "versions": VERSIONS}
-        write_json(folder / "run.json", json.loads(json.dumps(record)))
-        write_jsonl(folder / "traces.jsonl", [trace_to_row(trace) for trace in traces])
+        record = {
+            "command": "evaluate",
+            "config": settings,
+            "model": "x",
+            "versions": VERSIONS,
+            "problems": {"count": config.limit or 100},
+        }
+        write_record(folder / "run.json", record)
+        write_records(folder / "traces.jsonl", [trace_to_row(trace) for trace in traces])
         rows = [asdict(grade_trace(trace, tokenizer)) for trace in traces]
-        write_jsonl(folder / "results.jsonl", rows)
+        write_records(folder / "results.jsonl", rows)
         return traces
 
     return make

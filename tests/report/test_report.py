@@ -10,6 +10,7 @@ import pytest
 
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
+from mi_lens.common.records import write_record
 from mi_lens.report.findings import findings
 from mi_lens.report.loading import read_runs
 from mi_lens.report.packing import unpacked
@@ -170,7 +171,7 @@ def test_what_is_no_run_is_named(analysed, tmp_path):
     ):
         with pytest.raises(FileNotFoundError, match=message):
             write_report([wrong], page)
-    (tmp_path / "run.json").write_text('{"command": "sing", "config": {}}')
+    write_record(tmp_path / "run.json", {"command": "sing", "config": {}})
     with pytest.raises(ValueError, match="names the command 'sing'; expected one of"):
         write_report([tmp_path], page)
     with pytest.raises(ValueError, match="no folders to report on"):

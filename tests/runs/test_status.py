@@ -1,7 +1,6 @@
 """What `mi-lens status` says of every kind of run, against what is in the folder."""
 
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -12,7 +11,7 @@ from mi_lens.runs.analyze import analyze
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.evaluate import run_evaluate
 from mi_lens.runs.generate import run_generate
-from mi_lens.runs.status import RunProgress, expected_problems, status
+from mi_lens.runs.status import RunProgress, status
 from mi_lens.runs.sweep import run_sweep
 from mi_lens.runs.sweep_folder import SweepProgress
 from mi_lens.runs.sweep_spec import Spec
@@ -127,12 +126,7 @@ def test_a_run_is_written_while_it_runs(settings, monkeypatch):
     assert seen == [True]
 
 
-def test_what_is_not_known_is_said(settings, tmp_path):
-    config = GenerateConfig(**settings)
-    assert expected_problems(config, {}) == 3
-    assert expected_problems(replace(config, limit=2), {}) == 2
-    assert expected_problems(replace(config, problems="math500"), {}) is None
-    assert expected_problems(replace(config, problems="math500", limit=7), {}) == 7
+def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run of mi-lens"):
         status(tmp_path)
     with pytest.raises(FileNotFoundError, match="no such folder"):

@@ -195,9 +195,9 @@ def test_another_sweep_is_refused(folder):
     open_sweep(replace(spec, batch_size=3), folder / "out", inputs)
     with pytest.raises(FileExistsError, match="other max_new_tokens"):
         run_sweep(replace(spec, max_new_tokens=9), folder / "out")
-    with pytest.raises(FileExistsError, match="holds no sweep"):
+    with pytest.raises(FileExistsError, match="holds no run of mi-lens"):
         open_sweep(spec, folder, inputs)
-    with pytest.raises(FileNotFoundError, match="holds no sweep"):
+    with pytest.raises(FileNotFoundError, match=r"no sweep\.json"):
         sweep_progress(folder)
 
 

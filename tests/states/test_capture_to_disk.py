@@ -1,4 +1,5 @@
 import errno
+import random
 import resource
 import signal
 import subprocess
@@ -13,16 +14,18 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from experiments.timings.memory import growth_mb
-from mi_lens.common import files
+from mi_lens.common import records
+from mi_lens.common.files import _writer
+from mi_lens.common.records import DamagedError
 from mi_lens.generation.generate import generate
 from mi_lens.models.backends.lookup import available
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.states import capture_to_disk as stores
 from mi_lens.states import segments as streaming
-from mi_lens.states import shard as shards
 from mi_lens.states.capture import capture
 from mi_lens.states.capture_to_disk import capture_into
-from mi_lens.states.shard import Origin, held_names, load_activations, new_shard
+from mi_lens.states.shard import Origin, held_names, load_activations
+from mi_lens.states.shard_writer import DTYPES, new_shard
 from tests.processes import result_of
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.mlp.hook_post", "blocks.2.hook_resid_post"]
@@ -101,15 +104,38 @@ def test_what_is_there_is_not_read_again(tiny_model, traces, tmp_path, monkeypat
     assert load_activations(paths[0]).keys() == set(HOOKS)
 
 
-def test_a_truncated_shard_is_made_again(tiny_model, traces, tmp_path):
+def test_a_truncated_shard_is_set_aside_and_made_again(tiny_model, traces, tmp_path):
     (path,) = capture_into(tiny_model, traces[:1], HOOKS, tmp_path)
     whole = path.read_bytes()
     for kept in (0, 5, 200, len(whole) - 1):
         path.write_bytes(whole[:kept])
-        with pytest.raises(ValueError, match="not a whole safetensors file"):
+        with pytest.raises(DamagedError, match="not a whole safetensors file"):
             load_activations(path)
-        capture_into(tiny_model, traces[:1], HOOKS, tmp_path)
+        with pytest.warns(UserWarning, match=f"{path.name}.*set aside"):
+            capture_into(tiny_model, traces[:1], HOOKS, tmp_path)
         assert path.read_bytes() == whole
+    aside = sorted(tmp_path.glob("*.damaged"))
+    assert sorted(len(file.read_bytes()) for file in aside) == [0, 5, 200, len(whole) - 1]
+
+
+def test_a_flipped_bit_of_a_shard_is_noticed(tiny_model, traces, tmp_path):
+    (path,) = capture_into(tiny_model, traces[:1], HOOKS, tmp_path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    dice = random.Random(0)
+    places = [*range(header), *(dice.randrange(header, len(whole)) for _ in range(200))]
+    origin = Origin.of(traces[0], model_fingerprint(tiny_model), torch.float64)
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << dice.randrange(8)
+        path.write_bytes(flipped)
+        with pytest.raises(DamagedError, match=path.name):
+            load_activations(path)
+        with pytest.raises(DamagedError, match=path.name):
+            held_names(path, origin)
+    with pytest.warns(UserWarning, match="altered since they were written.*set aside"):
+        capture_into(tiny_model, traces[:1], HOOKS, tmp_path)
+    assert path.read_bytes() == whole
 
 
 def test_states_of_another_origin_are_neither_used_nor_lost(
@@ -128,7 +154,7 @@ def test_states_of_another_origin_are_neither_used_nor_lost(
 
     refused(other_tokens, r"tokens is '\w+', not '\w+'")
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "capture_code", lambda: "mi-lens 99")
+        patch.setattr("mi_lens.states.shard.capture_code", lambda: "mi-lens 99")
         refused(traces[0], "code is 'mi-lens .*', not 'mi-lens 99'")
     weight = tiny_model.blocks[1].mlp.W_in
     kept = weight.clone()
@@ -169,7 +195,7 @@ def full_disk():
 @pytest.mark.parametrize("room_is_taken_first", [True, False])
 def test_a_full_disk_loses_nothing(tiny_model, traces, tmp_path, monkeypatch, room_is_taken_first):
     if not room_is_taken_first:
-        monkeypatch.setattr(shards, "_take_room", lambda file, size: None)
+        monkeypatch.setattr("mi_lens.states.shard_writer._take_room", lambda file, size: None)
     long = replace(traces[2], id="long", token_ids=traces[2].token_ids * 10)
     undo = full_disk()
     try:
@@ -188,15 +214,15 @@ def test_a_full_disk_loses_nothing(tiny_model, traces, tmp_path, monkeypatch, ro
 
 def test_a_row_that_does_not_fit_leaves_no_part(tmp_path):
     path = tmp_path / "rows.jsonl"
-    files.append_jsonl(path, {"n": 1})
+    records.append_record(path, {"n": 1})
     undo = full_disk()
     try:
         with pytest.raises(OSError, match=r"rows\.jsonl"):
-            files.append_jsonl(path, {"n": 2, "filler": "x" * 50_000})
-        files.append_jsonl(path, {"n": 3})
+            records.append_record(path, {"n": 2, "filler": "x" * 50_000})
+        records.append_record(path, {"n": 3})
     finally:
         undo()
-    assert files.read_jsonl(path) == [{"n": 1}, {"n": 3}]
+    assert records.read_records(path) == [{"n": 1}, {"n": 3}]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +246,7 @@ def test_a_shard_must_be_filled(tmp_path, dtype, parts, message):
 
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), min_size=1, max_size=4),
-    st.sampled_from(list(shards.DTYPES)),
+    st.sampled_from(list(DTYPES)),
 )
 def test_safetensors_itself_reads_a_shard(tmp_path_factory, sizes, dtype):
     path = tmp_path_factory.mktemp("s") / "a.safetensors"
@@ -240,7 +266,7 @@ def test_safetensors_itself_reads_a_shard(tmp_path_factory, sizes, dtype):
 
 def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, tmp_path):
     program = (
-        "import os, signal, sys, torch; from mi_lens.states.shard import new_shard\n"
+        "import os, signal, sys, torch; from mi_lens.states.shard_writer import new_shard\n"
         "with new_shard(sys.argv[1], {'a': (3, 2)}, torch.float32, {}) as shard:\n"
         "    shard.append('a', torch.ones(3, 2)); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -251,11 +277,9 @@ def test_what_a_kill_leaves_is_no_shard_and_is_cleared_away(tiny_model, traces, 
     assert left.suffix == ".partial"
     origin = Origin.of(traces[0], model_fingerprint(tiny_model), torch.float64)
     assert held_names(path, origin) == []
-    elsewhere = left.with_name(
-        left.name.replace(f".{files._writer().split('+')[0]}+", ".elsewhere+")
-    )
+    elsewhere = left.with_name(left.name.replace(f".{_writer().split('+')[0]}+", ".elsewhere+"))
     elsewhere.write_bytes(b"may still be written")
-    mine = left.with_name(f".b.safetensors.{files._writer()}.x1.partial")
+    mine = left.with_name(f".b.safetensors.{_writer()}.x1.partial")
     mine.write_bytes(b"is still written")
     capture_into(tiny_model, traces[:1], HOOKS, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {path.name, elsewhere.name, mine.name}

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.common.files import write_json
 from mi_lens.common.html import table, with_interval
+from mi_lens.common.records import write_record
 from mi_lens.common.resampling import resample
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.models.model import Model
@@ -90,7 +90,7 @@ class ThinkingTokens:
 
     def save(self, path: str | Path) -> None:
         """Writes the table as JSON."""
-        write_json(path, asdict(self))
+        write_record(path, asdict(self))
 
     def _repr_html_(self) -> str:
         rows = [
