@@ -124,14 +124,17 @@ def ordinary_user(temporary) -> Iterator[tuple[int, Outcomes] | None]:
         return
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, **as_nobody) as child:
+        questions, replies = child.stdin, child.stdout
+        assert questions is not None
+        assert replies is not None
 
         def outcomes(requests: list[dict]) -> list[Outcome]:
-            child.stdin.write(json.dumps(requests) + "\n")
-            child.stdin.flush()
-            return [Outcome(**fields) for fields in json.loads(child.stdout.readline())]
+            questions.write(json.dumps(requests) + "\n")
+            questions.flush()
+            return [Outcome(**fields) for fields in json.loads(replies.readline())]
 
         yield child.pid, outcomes
-        child.stdin.close()
+        questions.close()
 
 
 @pytest.fixture(scope="session")
