@@ -33,6 +33,7 @@ from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, recorded_condition
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
+from mi_lens.problems.grading.sandbox import isolation
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.trace import Trace
@@ -204,7 +205,7 @@ def evaluate_with(
     model = plan.model
     require_names(conditions)
     require_distinct("seeds", seeds)
-    require_distinct("problems", [(problem.source, problem.id) for problem in problems])
+    _require_gradable(problems)
     plan.hooks.check(folder)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
@@ -250,6 +251,13 @@ def evaluate_with(
         **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }
     return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
+
+
+def _require_gradable(problems: Sequence[Problem]) -> None:
+    """Refuses, before anything is generated, what could not be graded afterwards."""
+    require_distinct("problems", [(problem.source, problem.id) for problem in problems])
+    if any(problem.tests is not None for problem in problems):
+        isolation()  # raises if programs cannot run here
 
 
 def require_names(conditions: Sequence[Condition]) -> None:
