@@ -26,7 +26,8 @@ from experiments.study import (
 )
 from experiments.summaries import accuracies, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.evaluation.comparison import Comparison, compare_all
+from mi_lens.evaluation.comparison import GAIN, Comparison, compare_all
+from mi_lens.evaluation.table import powers
 from mi_lens.interventions.protocol import Trigger
 from mi_lens.report.plots.style import COLOURS, GREY, PAGE, curve, legend_above, style
 
@@ -50,7 +51,6 @@ class Config(Study):
 
 
 Key = tuple[Trigger, int, int]  # Trigger, block, passes.
-GAIN = 0.05  # The gain of `Comparison.power`; intervals below it at every block exclude it.
 
 
 def main(config: Config) -> None:
@@ -164,9 +164,8 @@ def finding(
     worst, best = ordered[0], ordered[-1]
     ties = sum(comparison.difference.mean == best.difference.mean for comparison in ordered) - 1
     at_best = f"{best.name}{f' and {ties} others alike' if ties else ''}"
-    # Where all outcomes are equal the interval has no width: only power tells what is excluded.
     highs = [comparison.difference.high for comparison in once.values()]
-    excluded = best.power >= 0.8 and all(high is not None and high < GAIN for high in highs)
+    excluded = all(high is not None and high < GAIN for high in highs)
     verdict: Verdict = "against" if -1 in signs.values() or excluded else "open"
     if gains:
         verdict = "with" if specific else "in part"
@@ -187,7 +186,7 @@ def finding(
         f"best ({at_best}; p = {best.adjusted:.2g}) and {with_interval(worst.difference, 100)} at "
         f"worst ({worst.name}; p = {worst.adjusted:.2g}; Holm over {len(compared)}), on "
         f"{best.problems} problems that find a gain of {100 * GAIN:.0f} points with probability "
-        f"{best.power:.2f} (p <= .05, one test). At control words written as often it changes by "
+        f"{powers(best)} if so many change. At control words written as often it changes by "
         f"{others[0]:+.1f} to {others[-1]:+.1f}{last}.",
     )
 

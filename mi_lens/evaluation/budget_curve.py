@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mi_lens.common.html import table
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.intervals import estimate_share
+from mi_lens.common.statistics import Estimate
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
@@ -48,9 +49,9 @@ class BudgetCurve:
         problems = len(self.correct[0]) if self.correct else 0
         return f"BudgetCurve({problems:,} problems; right within tokens: {', '.join(ends)})"
 
-    def accuracy(self, *, seed: int = 0) -> list[Estimate]:
-        """Accuracy at every budget with its bootstrap interval over problems."""
-        return [estimate_mean(list(map(float, correct)), seed=seed) for correct in self.correct]
+    def accuracy(self) -> list[Estimate]:
+        """Accuracy at every budget with its score interval over problems."""
+        return [estimate_share(list(map(float, correct))) for correct in self.correct]
 
     def mean_tokens(self) -> list[float]:
         """Tokens spent per problem, at every budget."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mi_lens.common.html import table
+from mi_lens.common.intervals import estimate_difference, estimate_share
 from mi_lens.common.provenance import differences
 from mi_lens.common.statistics import (
     Estimate,
@@ -23,6 +24,9 @@ from mi_lens.common.statistics import (
     sign_flip,
 )
 from mi_lens.evaluation.result import Result
+
+GAIN = 0.05  # The gain that the power is about, and the margin of "no change".
+CHANGED = (0.05, 0.1, 0.2)  # Shares of changed answers: the fewest that give the gain, and more.
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,13 @@ class Arm:
         return results
 
     def accuracy(self) -> Estimate:
-        """Share of right answers, with an interval over problems."""
-        return _mean((result, float(result.correct)) for result in self.results)
+        """Share of right answers, with a score interval over problems."""
+        correct, seeds = _by_problem((r, float(r.correct)) for r in self.results)
+        return estimate_share(correct, trials=seeds)
 
     def tokens(self) -> Estimate:
-        """Tokens per trace, with an interval over problems."""
-        return _mean((result, float(result.tokens)) for result in self.results)
+        """Tokens per trace, with a bootstrap interval over problems."""
+        return estimate_mean(_by_problem((r, float(r.tokens)) for r in self.results)[0])
 
     def accuracy_within(self, budgets: Sequence[int]) -> list[float]:
         """Share of right answers within each token budget."""
@@ -75,21 +80,23 @@ class Comparison:
         against: Name of the other condition.
         problems: Number of problems.
         accuracy: Accuracy of the condition.
-        difference: Difference in accuracy, paired by problem, with an interval over problems.
+        difference: Difference in accuracy, paired by problem, with a score interval over problems;
+            if no answer changed, the interval is the exact bound.
         mended: Number of pairs (problem and seed) to which only the condition's answer is right.
         broken: Number of pairs to which only the other condition's answer is right.
         p_value: p-value of the exact McNemar test; with several seeds, of a test that flips the
             signs of the problems' mean differences.
         adjusted: The p-value after Holm's correction over all comparisons of `compare_all`.
-        tokens: Difference in tokens, paired by problem, with an interval over problems.
+        tokens: Difference in tokens, paired by problem, with a bootstrap interval over problems.
         within: Budget to the difference in accuracy if both conditions must keep to it: an eighth,
             a quarter, half and all of the cap.
         split: Difference in accuracy among the pairs that were cut off under the other condition,
             among those that ended by themselves, and at each level.
-        power: Probability of detecting a gain of five points with this number of problems and this
-            share of changed answers.
-        needed: Number of problems needed to detect the observed gain with probability .8; None if
-            there is no gain.
+        power: Share of problems whose answer changes to the probability of detecting a gain of
+            five points with this number of problems. It is not computed at the share seen here,
+            which is itself uncertain. Several seeds of a problem count once.
+        needed: Number of problems, with one seed each, needed to detect the observed gain with
+            probability .8 if as many answers change as here; None if there is no gain.
         settings_differ: Settings in which the two runs differ. Their effect cannot be separated
             from that of the condition.
     """
@@ -106,7 +113,7 @@ class Comparison:
     tokens: Estimate
     within: dict[int, float]
     split: dict[str, Estimate]
-    power: float
+    power: dict[float, float]
     needed: int | None
     settings_differ: tuple[str, ...]
 
@@ -131,7 +138,7 @@ class Comparison:
                 for name, part in self.split.items()
             },
             **{f"within {b:,} tokens": f"{100 * d:+.1f}" for b, d in self.within.items()},
-            "power for 5 points": self.power,
+            **{f"power, {100 * c:g} % changed": power for c, power in self.power.items()},
             "problems needed": self.needed,
             "settings that differ": "; ".join(self.settings_differ) or "none",
         }
@@ -157,15 +164,17 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
         against=against.name,
         problems=len(arm.by_problem()),
         accuracy=float(np.mean([a.correct for a, _ in pairs])),
-        difference=_mean(((pair[0], _gain(pair)) for pair in pairs), seed),
+        difference=_difference(pairs),
         mended=mended,
         broken=broken,
         p_value=p_value,
         adjusted=p_value,
-        tokens=_mean(((a, float(a.tokens - b.tokens)) for a, b in pairs), seed),
+        tokens=estimate_mean(
+            _by_problem((a, float(a.tokens - b.tokens)) for a, b in pairs)[0], seed=seed
+        ),
         within={b: x - y for b, (x, y) in zip(budgets, within, strict=True)},
-        split=_split(pairs, seed),
-        power=paired_power(len(pairs), 0.05, max(changed, 0.05)),
+        split=_split(pairs),
+        power={share: paired_power(len(arm.by_problem()), GAIN, share) for share in CHANGED},
         needed=problems_needed(gain, changed) if gain else None,
         settings_differ=settings_that_differ(arm.setting, against.setting),
     )
@@ -217,24 +226,25 @@ def _p_value(arm: Arm, against: Arm, pairs: Sequence[Pair], seed: int) -> float:
     return sign_flip(differences, seed=seed)
 
 
-def _mean(values: Iterable[tuple[Result, float]], seed: int = 0) -> Estimate:
-    """The mean over problems of each problem's mean; a value's result names its problem."""
+def _by_problem(values: Iterable[tuple[Result, float]]) -> tuple[list[float], int]:
+    """The mean of each problem's values, and the number of values of most; a result names it."""
     by_problem: dict[tuple[str, str], list[float]] = {}
     for result, value in values:
         by_problem.setdefault(result.problem_key, []).append(value)
     means = [float(np.mean(of_problem)) for of_problem in by_problem.values()]
-    return estimate_mean(means, seed=seed)
+    return means, max(map(len, by_problem.values()), default=1)
 
 
-def _split(pairs: Sequence[Pair], seed: int) -> dict[str, Estimate]:
+def _difference(pairs: Sequence[Pair]) -> Estimate:
+    gains, seeds = _by_problem((pair[0], _gain(pair)) for pair in pairs)
+    return estimate_difference(gains, trials=seeds)
+
+
+def _split(pairs: Sequence[Pair]) -> dict[str, Estimate]:
     parts: dict[str, list[Pair]] = {
         "capped before": [pair for pair in pairs if pair[1].capped],
         "finished before": [pair for pair in pairs if not pair[1].capped],
     }
     for level in sorted({a.level for a, _ in pairs if a.level is not None}):
         parts[f"level {level}"] = [pair for pair in pairs if pair[0].level == level]
-    return {
-        name: _mean(((pair[0], _gain(pair)) for pair in part), seed)
-        for name, part in parts.items()
-        if part
-    }
+    return {name: _difference(part) for name, part in parts.items() if part}

@@ -70,6 +70,12 @@ def _compared(value: Callable[[Comparison], Value]) -> Callable[[Arm, Comparison
     return lambda _, comparison: None if comparison is None else value(comparison)
 
 
+def powers(comparison: Comparison) -> str:
+    """The power for a gain of five points at each share of changed answers, as text."""
+    shown = (f"{power:.2f} ({100 * share:g} %)" for share, power in comparison.power.items())
+    return ", ".join(shown)
+
+
 COLUMNS = (
     Column("condition", lambda arm, _: arm.name),
     Column("problems", lambda arm, _: len(arm.by_problem()), brief="nothing"),
@@ -82,7 +88,7 @@ COLUMNS = (
     Column("tokens", lambda arm, _: arm.tokens().mean),
     Column("difference, tokens", _compared(lambda c: c.tokens), 1, sign=True),
     Column("capped, %", lambda arm, _: float(np.mean([r.capped for r in arm.results])), 1, 100.0),
-    Column("power", _compared(lambda c: c.power), 2, brief="nothing"),
+    Column("power", _compared(powers), brief="nothing"),
     Column("problems needed", _compared(lambda c: c.needed), brief="nothing"),
 )
 BRIEF = tuple(column for column in COLUMNS if column.brief != "nothing")
@@ -117,7 +123,8 @@ def report(arms: Sequence[Arm], base: Arm) -> str:
         enough = f"{needed} problems would be needed" if needed else "no difference seen"
         lines.append(
             f"  {comparison.name}: a gain of 5 points would be found with probability "
-            f"{comparison.power:.2f}; to find the difference seen with probability .8, {enough}"
+            f"{powers(comparison)} if so many answers change; to find the difference seen with "
+            f"probability .8, {enough}"
         )
     return "\n".join(lines)
 

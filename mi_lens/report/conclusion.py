@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from scipy.stats import binom
 
+from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import estimate_mean, holm
-from mi_lens.evaluation.comparison import Comparison
+from mi_lens.evaluation.comparison import GAIN, Comparison
 from mi_lens.evaluation.result import CAPPED
 from mi_lens.information.per_trace.controls import LEVEL, others_needed
 from mi_lens.report.loading import Run
 from mi_lens.report.unchanged import unchanged_problems
 from mi_lens.runs.analysis import Analysis
 
-ENOUGH_POWER = 0.8
 NAMED = 3  # A sentence names at most this many conditions.
 UNKNOWN = "it cannot be known"
 
@@ -111,7 +111,7 @@ def _what_changed(run: Run) -> Finding:
         )
     active = [c for c in comparisons if c not in idle]
     changed = [c for c in active if c.adjusted <= LEVEL]
-    weak = [c for c in active if c.power < ENOUGH_POWER]
+    weak = [c for c in active if not _within_margin(c)]
     shown = sorted(changed or weak or active, key=lambda c: c.adjusted)
     parts = [_numbers(c) for c in shown[:NAMED]]
     if len(active) > len(parts):
@@ -126,10 +126,15 @@ def _what_changed(run: Run) -> Finding:
     if changed:
         return f"{_named(changed)} changed the accuracy", numbers
     if weak:
-        power = min(c.power for c in weak)
-        numbers += f"; so many problems show a gain of five points with probability {power:.2f}"
+        numbers += "; the interval does not exclude a change of five points"
         return f"{UNKNOWN} whether {_named(weak)} changed the accuracy", numbers
-    return "no change in accuracy was found, and five points would have been", numbers
+    return "the accuracy changed by less than five points", numbers
+
+
+def _within_margin(comparison: Comparison) -> bool:
+    """Whether the whole interval of the difference lies within the margin: an equivalence test."""
+    low, high = comparison.difference.low, comparison.difference.high
+    return low is not None and high is not None and max(-low, high) < GAIN
 
 
 def _named(comparisons: Sequence[Comparison]) -> str:
@@ -157,7 +162,7 @@ def _what_was_written(run: Run) -> Finding:
     written = f"{tokens.in_form('.0f')} tokens per trace, {capped} cut off"
     if not graded:
         return f"{count}, of unknown accuracy", f"none has an answer to grade it by; {written}"
-    accuracy = estimate_mean(graded)
+    accuracy = estimate_share(graded)
     return f"{sum(graded):.0f} right answers in {len(graded)} graded traces", (
         f"{accuracy.in_form('.0f', 100.0)} %, {written}"
     )

@@ -78,6 +78,7 @@ def test_a_comparison_in_full():
     assert comparison.within[100] == pytest.approx(3 / 8)
     assert comparison.settings_differ == ()
     assert comparison.needed == problems_needed(3 / 8, 5 / 8)
+    assert comparison.power == {c: paired_power(8, 0.05, c) for c in (0.05, 0.1, 0.2)}
 
 
 def test_settings_that_differ_are_said():
@@ -100,6 +101,8 @@ def test_several_seeds_count_as_one_problem_each():
     assert comparison.difference.mean == pytest.approx((1 + 0 + 0 + 1 / 3) / 4)
     assert comparison.p_value == sign_flip([1.0, 0.0, 0.0, 1 / 3])
     assert before.accuracy().n == 4
+    once = compare(arm("after", [1, 1, 0, 0]), arm("before", [0, 1, 0, 0]))
+    assert comparison.power == once.power  # seeds are no further problems
 
 
 def test_only_pairs_are_compared():

@@ -109,15 +109,19 @@ def test_what_conditions_changed(build_evaluation, tmp_path):
     _, verdict, numbers = changed(build_evaluation, tmp_path / "c", few)
     assert verdict == "it cannot be known whether new changed the accuracy"
     assert "p = 1" in numbers
-    assert numbers.endswith("show a gain of five points with probability 0.00")
+    assert numbers.endswith("the interval does not exclude a change of five points")
 
 
-def test_no_change_is_said_where_one_would_have_been_found(build_evaluation, tmp_path):
-    base = [RIGHT] * 200
-    _, verdict, _ = changed(
-        build_evaluation, tmp_path / "run", {"base": base, "other": [RIGHT + " Yes."] * 200}
-    )
-    assert verdict == "no change in accuracy was found, and five points would have been"
+@pytest.mark.parametrize(("problems", "equal"), [(60, False), (80, True)])
+def test_no_change_is_said_where_the_interval_excludes_one(
+    build_evaluation, tmp_path, problems, equal
+):
+    texts = {"base": [RIGHT] * problems, "other": [RIGHT + " Yes."] * problems}
+    _, verdict, _ = changed(build_evaluation, tmp_path / "run", texts)
+    if equal:
+        assert verdict == "the accuracy changed by less than five points"
+    else:
+        assert verdict == "it cannot be known whether other changed the accuracy"
 
 
 def test_one_condition_is_compared_with_nothing(build_evaluation, tmp_path):
