@@ -26,9 +26,8 @@ def test_a_command_names_the_package_that_it_needs(
 ):
     monkeypatch.setitem(sys.modules, package, None)  # what Python does where it is missing
     spec = tmp_path / "spec.yaml"
-    spec.write_text(
-        f"models: [{checkpoint('llama')}]\nproblems: pocket\nlimit: 2\nconditions: [baseline]\n"
-    )
+    settings = {"models": [str(checkpoint("llama"))], "problems": "pocket", "limit": 2}
+    spec.write_text(json.dumps({**settings, "conditions": ["baseline"]}))  # JSON is YAML
     command = [spec.as_posix() if word == "{spec}" else word for word in command]
     with pytest.raises(SystemExit) as ended:
         main([*command, "--out", str(tmp_path / "out")])

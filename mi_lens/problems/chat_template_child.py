@@ -21,6 +21,7 @@ def main() -> None:
     except (ImportError, ValueError, OSError):  # not on every system
         pass
     import jinja2
+    from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -33,7 +34,7 @@ def main() -> None:
             """The block's content."""
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body).set_lineno(line)
+            return nodes.Scope(body).set_lineno(line)
 
     def refused(message):
         raise jinja2.TemplateError(message)

@@ -152,8 +152,7 @@ def test_a_vector_of_another_model_is_told_once(tiny_model):
     with pytest.warns(UserWarning, match=r"vector of model m steers model \w{16}") as told:
         (trace, _) = generate(tiny_model, problems, steer, max_new_tokens=2, progress=False)
     assert len(told) == 1
-    kept = trace.condition["interventions"][0]
-    assert kept["of_model"] == "m"
+    assert trace.condition.get("interventions", [{}])[0]["of_model"] == "m"
     unknown = Steer(steer.vector, HOOK)  # numbers alone say nothing of their origin
     generate(tiny_model, problems, unknown, max_new_tokens=2, progress=False)
 
