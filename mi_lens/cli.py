@@ -40,7 +40,7 @@ def main(args: list[str] | None = None) -> None:
     )
     try:
         run(config)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"mi-lens: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

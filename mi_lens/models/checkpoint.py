@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.models.architectures import ARCHITECTURES
-from mi_lens.models.checkpoint_files import read_json, require_weights
+from mi_lens.models.checkpoint_files import read_json, require_possible, require_weights
 
 # The models of the two papers; a mistyped name is compared with these.
 HUB_IDS = (
@@ -110,7 +110,8 @@ def check_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the config is missing.
-        ValueError: If the architecture is not supported, or the weights are quantized.
+        ValueError: If the architecture is not supported, a setting is impossible, or the weights
+            are quantized.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -125,6 +126,7 @@ def check_config(folder: Path) -> dict[str, Any]:
             f"{config_file}: architecture {architecture!r} is not supported; supported are "
             f"{', '.join(ARCHITECTURES)}"
         )
+    require_possible(config_file, config)
     if "quantization_config" in config:
         raise ValueError(
             f"{config_file}: the weights are quantized; use the unquantized checkpoint"

@@ -14,6 +14,7 @@ from mi_lens.models.checkpoint import (
     find_folder,
 )
 from mi_lens.models.checkpoint_files import (
+    naming_config,
     require_same_weights,
     require_tokenizer_fits,
     stored_dtype,
@@ -106,7 +107,8 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
 
     def build(device: str) -> Any:
         with torch.device(device):
-            hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            with naming_config(folder):
+                hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
             return chosen_backend.build(hf_model, tokenizer)
 
     try:
@@ -224,15 +226,16 @@ def _load_weights(
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
-    model, report = read(
-        folder,
-        dtype=stored_dtype(folder) or dtype,
-        use_safetensors=True,
-        trust_remote_code=False,
-        attn_implementation="eager",
-        output_loading_info=True,
-        **device_settings,
-    )
+    with naming_config(folder):
+        model, report = read(
+            folder,
+            dtype=stored_dtype(folder) or dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **device_settings,
+        )
     require_same_weights(folder, report)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)

@@ -1,6 +1,7 @@
 """A damaged or foreign checkpoint is refused by its file's name, and runs no code of its own."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -65,6 +66,36 @@ DAMAGES = {
         lambda f: edit(f / "config.json", hidden_size="wide"),
         r"config\.json: ",
     ),
+    "a width for more heads": (
+        lambda f: edit(
+            f / "config.json", num_attention_heads=3, num_key_value_heads=3, head_dim=None
+        ),
+        r"config\.json: hidden_size 32 with 3 heads; expected a multiple",
+    ),
+    "odd groups of heads": (
+        lambda f: edit(f / "config.json", num_key_value_heads=3),
+        r"config\.json: \d heads in 3 groups",
+    ),
+    "an unknown activation": (
+        lambda f: edit(f / "config.json", hidden_act="nope"),
+        r"config\.json: .*'nope'",
+    ),
+    "another width than the weights'": (
+        lambda f: edit(f / "config.json", hidden_size=64),
+        r"config\.json: no model can be built as it says \(its weights have other shapes",
+    ),
+    "a billion of everything": (
+        lambda f: edit(f / "config.json", hidden_size=2**30, intermediate_size=2**30),
+        r"config\.json: no model can be built as it says",
+    ),
+    "an unknown kind of rotation": (
+        lambda f: edit(f / "config.json", rope_parameters={"rope_type": "nope"}),
+        r"config\.json: ",
+    ),
+    "an end outside of the vocabulary": (
+        lambda f: edit(f / "config.json", eos_token_id=[1, 10**9]),
+        r"config\.json: eos_token_id is 1000000000; expected an id of the vocabulary",
+    ),
     "an index without a map": (
         lambda f: (f / "model.safetensors.index.json").write_text("{}"),
         r"index\.json: no weight_map",
@@ -96,6 +127,36 @@ def test_damage_is_named(damage, folder):
     change(folder)
     with pytest.raises(ValueError, match=message):
         load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("hidden_size", -1),
+        ("hidden_size", 0),
+        ("hidden_size", True),
+        ("num_hidden_layers", "3"),
+        ("num_hidden_layers", 2.5),
+        ("num_attention_heads", 0),
+        ("num_key_value_heads", -2),
+        ("vocab_size", -5),
+        ("max_position_embeddings", -1),
+        ("intermediate_size", 0),
+        ("head_dim", 0),
+        ("rms_norm_eps", -1.0),
+        ("rms_norm_eps", 0),
+        ("rope_theta", "x"),
+        ("rope_theta", 0),
+        ("num_hidden_layers", 10**9),
+    ],
+)
+@pytest.mark.parametrize("reader", [load, load_outline])
+def test_impossible_sizes_are_named_before_anything_is_built(reader, folder, setting, value):
+    edit(folder / "config.json", **{setting: value})
+    with pytest.raises(
+        ValueError, match=rf"config\.json: {setting} is {re.escape(repr(value))}; exp"
+    ):
+        reader(folder)
 
 
 def test_weights_that_are_dropped_are_named(folder):
