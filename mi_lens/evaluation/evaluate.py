@@ -256,6 +256,11 @@ def evaluate_with(
 def _require_gradable(problems: Sequence[Problem]) -> None:
     """Refuses, before anything is generated, what could not be graded afterwards."""
     require_distinct("problems", [(problem.source, problem.id) for problem in problems])
+    for problem in problems:
+        if problem.tests is None and not problem.answer.strip():
+            raise ValueError(
+                f"problem {problem.id} has neither a gold answer nor tests to grade by; leave it out"
+            )
     if any(problem.tests is not None for problem in problems):
         isolation()  # raises if programs cannot run here
 

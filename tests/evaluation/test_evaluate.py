@@ -402,6 +402,14 @@ def test_real_benchmarks_run_through(shared_data, new_checkpoint, tmp_path, caps
     assert {row["graded_by"] for row in rows} == {"no answer"}
 
 
+def test_a_problem_without_gold_is_refused_before_anything_is_generated(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match="problem p has neither a gold answer nor tests"):
+        evaluate(
+            tiny_model, [Problem("p", "q", " ")], CONDITIONS[:1], folder=tmp_path, max_new_tokens=2
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_programs_that_cannot_run_are_refused_before_anything_is_generated(
     tiny_model, tmp_path, monkeypatch
 ):

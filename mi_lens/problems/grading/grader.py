@@ -4,9 +4,11 @@ r"""Grading: the pocket task by its box, mathematics by Math-Verify, code by its
     grade_all(texts, problems, workers=2)           # many answers
     with Grader(workers=2) as grader: ...           # many answers, from any thread
 
-The answer to a mathematics question is the last `\boxed{...}`. Without a box it is what the reply
-states after "answer is", "answer:" or "####"; a number that merely stands at the end does not
-count. An answer with the gold answer's text, and two integers, are compared directly; every other
+The answer to a mathematics question is the last `\boxed{...}` of the reply. Without a box it is
+what the reply states after "answer is", "answer:" or "####". Without that, and if the gold answer
+is a number, it is the number in the reply's last sentence. A box inside of the think block counts
+only if the reply has none of these. Both answers are written in one notation first
+(`mi_lens.problems.notation`). Two equal texts and two integers are compared directly; every other
 answer goes to Math-Verify in a child process (`mi_lens.problems.grading.math_verify`).
 
 Math-Verify is generous. It counts as equal: 10 and 10 %; 0.333333 and 1/3; x = 5 and 5; the chain
@@ -21,18 +23,23 @@ import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from mi_lens.common.html import one_line, table, text_box
 from mi_lens.common.progress import tracked
-from mi_lens.problems.answers import boxed_answer, code_block, stated_answer
+from mi_lens.problems.answers import boxed_answer, closing_number, code_block, stated_answer
 from mi_lens.problems.grading.math_verify import Verifier
 from mi_lens.problems.grading.programs import run_tests
 from mi_lens.problems.grading.sandbox import Limits, isolation
+from mi_lens.problems.notation import differ_by_sign, normalised
 from mi_lens.problems.problem import Problem
 
-Method = Literal["exact", "integer", "math-verify", "tests", "no answer"]
+Method = Literal[
+    "exact", "integer", "math-verify", "closing number", "tests", "no answer", "no gold"
+]
 INTEGER = re.compile(r"([+-]?)0*(\d+)", re.ASCII)
+DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -127,21 +134,26 @@ class Grader:
             raise ValueError(
                 f"problem {problem.id} has neither a gold answer nor tests to grade by"
             )
-        boxed = boxed_answer(text)
         if problem.source == "pocket":
-            return _by_text(boxed, gold) or _no_answer("no boxed answer")
-        extracted = stated_answer(text) if boxed is None else boxed
-        if not extracted:
-            return _no_answer("no boxed answer, and none stated after the thinking")
-        if extracted == gold:
+            return _by_text(boxed_answer(text), gold) or _no_answer("no boxed answer")
+        extracted, boxed = _extracted(text)
+        if extracted is None:
+            return _by_closing_number(text, problem.question, gold)
+        return self._grade_mathematics(extracted, boxed, gold)
+
+    def _grade_mathematics(self, extracted: str, boxed: bool, gold: str) -> Grade:
+        ours, theirs = normalised(extracted), normalised(gold)
+        if ours == theirs:
             return Grade(True, extracted, "exact", "the gold answer's own text")
-        if boxed is not None and (ours := _integer(extracted)) and (theirs := _integer(gold)):
-            same = ours == theirs
-            return Grade(same, extracted, "integer", f"{'the same' if same else 'other'} integer")
+        if (a := _integer(ours)) and (b := _integer(theirs)):
+            return Grade(
+                a == b, extracted, "integer", f"{'the same' if a == b else 'other'} integer"
+            )
+        if differ_by_sign(ours, theirs):  # Math-Verify takes some of these for equal
+            return Grade(False, extracted, "exact", "the gold answer's own text with another sign")
         verifier = self._free.get()
         try:
-            answer = extracted if boxed is None else f"\\boxed{{{extracted}}}"
-            verdict = verifier.verify(answer, gold)
+            verdict = verifier.verify(f"\\boxed{{{ours}}}" if boxed else ours, theirs)
         finally:
             self._free.put(verifier)
         return Grade(verdict.correct, extracted, "math-verify", verdict.reason)
@@ -150,6 +162,8 @@ class Grader:
         self, texts: Sequence[str], problems: Sequence[Problem], *, progress: bool = False
     ) -> list[Grade]:
         """Grades each text for its problem, with all workers; grades keep the order of texts.
+
+        A problem that has neither a gold answer nor tests gives a grade by the method "no gold".
 
         Args:
             texts: The generated texts.
@@ -161,8 +175,14 @@ class Grader:
                 f"{len(texts)} texts and {len(problems)} problems: expected one problem per text"
             )
         with ThreadPoolExecutor(self.workers) as pool:
-            waiting = [pool.submit(self.grade, *pair) for pair in zip(texts, problems, strict=True)]
+            pairs = zip(texts, problems, strict=True)
+            waiting = [pool.submit(self._grade_if_possible, *pair) for pair in pairs]
             return [each.result() for each in tracked(waiting, "grade", "text", progress)]
+
+    def _grade_if_possible(self, text: str, problem: Problem) -> Grade:
+        if problem.tests is None and not problem.answer.strip():
+            return Grade(False, None, "no gold", "the problem has neither a gold answer nor tests")
+        return self.grade(text, problem)
 
     def _grade_code(self, text: str, problem: Problem) -> Grade:
         assert problem.tests is not None
@@ -202,6 +222,28 @@ def _shared_grader(process: int) -> Grader:
     grader = Grader()
     atexit.register(lambda: os.getpid() == process and grader.close())
     return grader
+
+
+def _extracted(text: str) -> tuple[str | None, bool]:
+    """The answer in a text, and whether a box holds it."""
+    thought, closed, _ = text.rpartition("</think>")
+    if boxed := boxed_answer(text):
+        return boxed, True
+    if stated := stated_answer(text):
+        return stated, False
+    if closed and closing_number(text, "") is None and (boxed := boxed_answer(thought)):
+        return boxed, True
+    return None, False
+
+
+def _by_closing_number(text: str, question: str, gold: str) -> Grade:
+    wanted = normalised(gold)
+    number = closing_number(text, question)
+    if number is None or DECIMAL.fullmatch(wanted) is None:
+        return _no_answer("no boxed answer, and none stated after the thinking")
+    same = Decimal(normalised(number)) == Decimal(wanted)
+    reason = f"{'the same' if same else 'another'} number in the last sentence"
+    return Grade(same, number, "closing number", reason)
 
 
 def _by_text(answer: str | None, gold: str) -> Grade | None:

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import re
 import string
 import threading
 import time
@@ -42,8 +43,8 @@ def grader():
         yield grader
 
 
-def maths(gold: str) -> Problem:
-    return Problem("p", "q", gold, source="math")
+def maths(gold: str, question: str = "q") -> Problem:
+    return Problem("p", question, gold, source="math")
 
 
 @pytest.mark.parametrize(
@@ -117,15 +118,15 @@ def test_code_block():
         ("70", r"\boxed{b = 70}", True, "math-verify"),
         ("70", r"<think>\boxed{70}</think> \boxed{71}", False, "integer"),
         (r"\frac{1}{2}", r"\boxed{0.5}", True, "math-verify"),
-        (r"\frac{1}{2}", r"\boxed{\dfrac12}", True, "math-verify"),
+        (r"\frac{1}{2}", r"\boxed{\dfrac12}", True, "exact"),
         (r"\frac{1}{2}", r"\boxed{\frac{1}{3}}", False, "math-verify"),
         (r"\left( 3, \frac{\pi}{2} \right)", r"\boxed{(3,\pi/2)}", True, "math-verify"),
         (r"\left( 3, \frac{\pi}{2} \right)", r"\boxed{(\pi/2,3)}", False, "math-verify"),
-        (r"34,\!650", r"\boxed{34650}", True, "math-verify"),
+        (r"34,\!650", r"\boxed{34650}", True, "exact"),
         ("x^2+2x+1", r"\boxed{(x+1)^2}", True, "math-verify"),
-        (r"\text{Evelyn}", r"\boxed{Evelyn}", True, "math-verify"),
+        (r"\text{Evelyn}", r"\boxed{Evelyn}", True, "exact"),
         (r"\text{Evelyn}", r"\boxed{Carla}", False, "math-verify"),
-        ("1000", r"\boxed{1,000}", True, "math-verify"),
+        ("1000", r"\boxed{1,000}", True, "exact"),
         ("1000", r"\boxed{1_000}", False, "math-verify"),
         ("1000", "The answer is 1_000.", False, "math-verify"),
         ("25", r"\boxed{2_5}", False, "math-verify"),
@@ -133,17 +134,49 @@ def test_code_block():
         ("25", r"\boxed{２５.0}", False, "math-verify"),
         ("25", "The answer is ٢٥.", False, "math-verify"),
         ("0.5", r"\boxed{\frac{١}{٢}}", False, "math-verify"),
-        ("18", "The answer is $18$.", True, "math-verify"),
+        ("18", "The answer is $18$.", True, "exact"),
         ("18", "The answer is 18 dollars.", True, "math-verify"),
         ("18", "The answer is 81 dollars.", False, "math-verify"),
         ("18", "6 * 3 = 18\n#### 18", True, "exact"),
         ("18", "so it must be 18", False, "no answer"),
         ("18", "thinking about 18", False, "no answer"),
         ("18", "", False, "no answer"),
+        ("7", r"\boxed{7.}", True, "exact"),
+        ("7", r"\boxed{7,}", True, "exact"),
+        ("7.", r"\boxed{7}", True, "exact"),
+        ("7.", r"\boxed{8}", False, "integer"),
+        ("7", r"\boxed {7}", True, "exact"),
+        ("2:00", r"\boxed{2:00}", True, "exact"),
+        ("2:00", r"\boxed{2:01}", False, "math-verify"),
+        ("A,D", r"\boxed{\text{A,D}}", True, "exact"),
+        (r"\text{A,D}", r"\boxed{A,D}", True, "exact"),
+        (r"7.2\%", r"\boxed{7.2}", True, "exact"),
+        ("7.2", r"\boxed{7.2\%}", True, "exact"),
+        (r"72\%", r"\boxed{72}", True, "exact"),
+        (r"\frac{\pi}{4}", r"\boxed{\frac \pi4}", True, "exact"),
+        (r"\frac \pi4+2-\sqrt2", r"\boxed{2-\sqrt{2}+\frac{\pi}{4}}", True, "math-verify"),
+        (r"\frac \pi4+2-\sqrt2", r"\boxed{-\frac \pi4+2-\sqrt2}", False, "exact"),
+        (r"-\frac{1}{2004!}", r"\boxed{\frac{1}{2004!}}", False, "exact"),
+        (r"-\frac75+\frac15 i.", r"\boxed{\frac75+\frac15 i}", False, "exact"),
+        (r"-\frac75+\frac15 i.", r"\boxed{-\frac75+\frac15i}", True, "math-verify"),
+        ("720", r"Answer: \$720", True, "exact"),
+        ("3", "**Final Answer**: 3", True, "exact"),
+        ("7", "Answer: 7\n\nI checked that this answer is correct.", True, "exact"),
+        ("correct", "So the answer is correct.", True, "exact"),
+        ("13", "Jerry will be 13 years old in 3 years.", True, "closing number"),
+        ("13", "He is 3.\nIn 3 years, Jerry will be 16.", False, "closing number"),
+        ("18.5", "It costs $18.50.", True, "closing number"),
+        ("1200", "So she has 1,200 apples.", True, "closing number"),
+        ("13", "Jerry will be 13 years old in 3", False, "no answer"),  # cut off
+        ("x", "Jerry will be 13 years old.", False, "no answer"),
+        ("5", r"<think>\boxed{7}</think>The answer is 5.", True, "exact"),
+        ("7", r"<think>\boxed{7}</think>The answer is 5.", False, "integer"),
+        ("7", r"<think>So \boxed{7}</think>", True, "exact"),
+        ("7", r"<think>So \boxed{7}</think>I have thought about it", True, "exact"),
     ],
 )
 def test_mathematics(grader, gold, text, correct, method):
-    graded = grader.grade(text, maths(gold))
+    graded = grader.grade(text, maths(gold, "How old will Jerry be in 3 years?"))
     assert (graded.correct, graded.method) == (correct, method)
     assert graded.reason
 
@@ -274,6 +307,9 @@ def test_grade_all_keeps_the_order():
     problems = [maths(str(n if n % 3 else n + 1)) for n in range(30)]
     assert [g.correct for g in grade_all(texts, problems)] == [n % 3 != 0 for n in range(30)]
     assert grade_all([], []) == []
+    right, none, wrong = grade_all([r"\boxed{1}"] * 3, [maths("1"), maths(" "), maths("2")])
+    assert (right.correct, none.correct, wrong.correct) == (True, False, False)
+    assert (none.method, none.extracted) == ("no gold", None)
     with pytest.raises(ValueError, match="1 texts and 0 problems"):
         grade_all(["x"], [])
     with pytest.raises(ValueError, match="workers=0: expected at least 1"):
@@ -293,6 +329,24 @@ def test_real_answers_equal_themselves(shared_data, grader):
         if grader._verifiers[0].verify(f"\\boxed{{{other}}}", p.answer).correct
     ]
     assert all(same_up_to_assignment(*pair) for pair in chance), chance
+
+
+@pytest.mark.parametrize("file", ["math500_test", "math_train12k_part"])
+def test_no_real_answer_equals_itself_with_another_sign(shared_data, grader, file):
+    problems = load_problems(shared_data / "bench" / f"{file}.jsonl", limit=500)
+    golds = [p.answer for p in problems if re.fullmatch(r"[-\\\d][^=,a-z]*", p.answer)]
+    golds += [p.answer for p in problems if "frac" in p.answer and "," not in p.answer]
+    flipped = [gold[1:] if gold[0] == "-" else f"-{gold}" for gold in golds]
+    equal = [
+        gold
+        for gold, other in zip(golds, flipped, strict=True)
+        if grader.grade(f"\\boxed{{{other}}}", maths(gold)).correct and gold.strip("0.") != ""
+    ]
+    assert equal == []
+    assert len(golds) > 200
+    for gold in golds:
+        for written in (f"{gold}.", f" {gold} ", f"${gold}$"):
+            assert grader.grade(f"\\boxed{{{written}}}", maths(gold)).correct, written
 
 
 def same_up_to_assignment(gold, other):
