@@ -258,9 +258,8 @@ def _require_gradable(problems: Sequence[Problem]) -> None:
     require_distinct("problems", [(problem.source, problem.id) for problem in problems])
     for problem in problems:
         if problem.tests is None and not problem.answer.strip():
-            raise ValueError(
-                f"problem {problem.id} has neither a gold answer nor tests to grade by; leave it out"
-            )
+            what = "has neither a gold answer nor tests to grade by"
+            raise ValueError(f"problem {problem.id} {what}; leave it out")
     if any(problem.tests is not None for problem in problems):
         isolation()  # raises if programs cannot run here
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 from mi_lens.problems.code_tests import CodeTests
-from mi_lens.problems.grading.sandbox import Limits, run_program
+from mi_lens.problems.grading.sandbox import Limits, run_program_on
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -39,8 +39,9 @@ def run_tests(program: str, tests: CodeTests, limits: Limits | None = None) -> T
     """
     all_tests = (*tests.public, *tests.private)
     total = len(all_tests)
-    for number, test in enumerate(all_tests):
-        outcome = run_program(program, test.input, function=tests.function, limits=limits)
+    inputs = [test.input for test in all_tests]
+    outcomes = run_program_on(program, inputs, function=tests.function, limits=limits)
+    for number, (test, outcome) in enumerate(zip(all_tests, outcomes, strict=False)):
         failure = outcome.failure
         if failure is None:
             same = same_output if tests.function is None else _same_json

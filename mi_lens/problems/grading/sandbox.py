@@ -31,13 +31,16 @@ import sys
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 from mi_lens.problems.grading.enclosures import Isolation, enclosed, user_of_its_own
 from mi_lens.problems.grading.leftovers import kill_all_of, remove_folder
+from mi_lens.problems.grading.outcome import Limits, Outcome
 
+START = 10.0  # Seconds in which an interpreter starts on a busy machine.
 CHILD = Path(__file__).with_name("sandbox_child.py")
 AGREEMENT = "MI_LENS_TRUST_PROGRAMS"
 WITHOUT_ISOLATION = {
@@ -46,58 +49,14 @@ WITHOUT_ISOLATION = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one run may use.
-
-    Attributes:
-        seconds: Wall-clock time, including the start of the interpreter.
-        cpu_seconds: Processor time per process, in whole seconds.
-        memory: Bytes of address space per process.
-        file_size: Bytes per file, and bytes of printed output.
-        processes: Processes and threads of the program. Two may be the sandbox's own. Before Linux
-            5.14, if the caller is not root, all other processes of the caller count too.
-    """
-
-    seconds: float = 10.0
-    cpu_seconds: int = 10
-    memory: int = 1 << 30
-    file_size: int = 16 << 20
-    processes: int = 64
-
-    def __post_init__(self):
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"{name}={value}: expected a positive limit")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes:
-        output: What the program printed, or the value that its function returned, as JSON.
-        errors: The end of what the program printed to stderr.
-        failure: Why the run failed; None if it succeeded.
-        seconds: Wall-clock time.
-        isolation: What the program ran inside of.
-    """
-
-    output: str
-    errors: str
-    failure: str | None
-    seconds: float
-    isolation: Isolation
-
-
 def run_program(
     program: str, stdin: str = "", *, function: str | None = None, limits: Limits | None = None
 ) -> Outcome:
     """Runs a Python program, or calls one of its functions, in the sandbox.
 
     Args:
-        program: Source text. It can use the names of collections, itertools, math, typing and
-            similar modules without an import, as is usual for competition programs.
+        program: Source text. It can use common modules (bisect, json, math ...) and their names
+            without an import, as programs for contests do.
         stdin: Text for stdin; for a function, its arguments as JSON, one per line.
         function: The name of a method of the program's class `Solution`, or of a function if the
             program has no such class. None runs the program itself.
@@ -106,7 +65,35 @@ def run_program(
     Raises:
         RuntimeError: If no isolation works on this machine; see `isolation`.
     """
-    return _run(isolation(), program, stdin, function, limits or Limits())
+    (outcome,) = run_program_on(program, [stdin], function=function, limits=limits)
+    return outcome
+
+
+def run_program_on(
+    program: str,
+    inputs: Sequence[str],
+    *,
+    function: str | None = None,
+    limits: Limits | None = None,
+) -> list[Outcome]:
+    """Runs a program on one input after another, until a run fails.
+
+    One interpreter starts, and forks for each input: runs do not see each other's variables, but do
+    see each other's files.
+
+    Args:
+        program: See `run_program`.
+        inputs: What `run_program` takes as stdin, for each run.
+        function: See `run_program`.
+        limits: What each run may use. All together may print 16 times what one may.
+
+    Returns:
+        An outcome for each input, up to the first that has a failure.
+
+    Raises:
+        RuntimeError: As in `run_program`.
+    """
+    return _run(isolation(), program, inputs, function, limits or Limits())
 
 
 @functools.cache
@@ -122,7 +109,7 @@ def isolation() -> Isolation:
     kinds: tuple[Isolation, ...] = ("bubblewrap", "unshare", *(("limits",) if agreed else ()))
     complaints = []
     for kind in kinds:
-        outcome = _run(kind, "import heapq; print(input())", "works", None, Limits())
+        outcome = _run(kind, "import heapq; print(input())", ["works"], None, Limits())[-1]
         if outcome.output == "works\n":
             break
         complaints.append(f"{kind}: {outcome.failure} {outcome.errors[-300:]}".strip())
@@ -143,8 +130,8 @@ def isolation() -> Isolation:
 
 
 def _run(
-    kind: Isolation, program: str, stdin: str, function: str | None, limits: Limits
-) -> Outcome:
+    kind: Isolation, program: str, inputs: Sequence[str], function: str | None, limits: Limits
+) -> list[Outcome]:
     user = user_of_its_own()
     place = Path(tempfile.mkdtemp(prefix="mi_lens_"))
     try:
@@ -160,46 +147,53 @@ def _run(
         try:
             command = enclosed(kind, folder, place / "root", command)
         except FileNotFoundError as error:
-            return Outcome("", str(error), f"there is no {kind} here", 0.0, kind)
-        outcome = _outcome(kind, command, folder, stdin, limits)
+            return [Outcome("", str(error), f"there is no {kind} here", 0.0, kind)]
+        outcomes = _outcomes(kind, command, folder, inputs, limits)
     finally:
         if kind == "limits" and user is not None:  # nothing else ends what left the session
             kill_all_of(user)
         left = remove_folder(place)
     if left is not None:
-        return replace(outcome, failure=f"it left files that cannot be removed: {left}")
-    return outcome
+        failure = f"it left files that cannot be removed: {left}"
+        return [*outcomes[:-1], replace(outcomes[-1], failure=failure)]
+    return outcomes
 
 
-def _outcome(
-    kind: Isolation, command: list[str], folder: Path, stdin: str, limits: Limits
-) -> Outcome:
+def _outcomes(
+    kind: Isolation, command: list[str], folder: Path, inputs: Sequence[str], limits: Limits
+) -> list[Outcome]:
     started = time.monotonic()
     with (
         tempfile.TemporaryFile() as source,
-        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as replies,
         tempfile.TemporaryFile() as errors,
     ):
-        source.write(stdin.encode("utf-8", errors="surrogatepass"))
+        source.write("".join(f"{json.dumps(text)}\n" for text in inputs).encode())
         source.seek(0)
         child = subprocess.Popen(
             command,
             stdin=source,
-            stdout=output,
+            stdout=replies,
             stderr=errors,
             cwd=folder,
             env=_environment(folder),
             start_new_session=True,
         )
-        in_time = _wait(child, started + limits.seconds)
-        printed, complaints = _read_end(output, limits.file_size), _read_end(errors, 4_000)
-    return Outcome(
-        output=printed,
-        errors=complaints,
-        failure=_failure(child.returncode, in_time, complaints, limits),
-        seconds=time.monotonic() - started,
-        isolation=kind,
-    )
+        in_time = _wait(child, started + len(inputs) * limits.seconds + START)
+        replies.seek(0)
+        outcomes = [_outcome(line, kind, limits) for line in replies]
+        complaints = _read_end(errors, 4_000)
+    # The interpreter may be gone before all runs have ended: the program may kill it.
+    if len(outcomes) < len(inputs) and (not outcomes or outcomes[-1].failure is None):
+        failure = _failure(child.returncode, in_time, complaints, limits) or "it ended its sandbox"
+        outcomes.append(Outcome("", complaints, failure, time.monotonic() - started, kind))
+    return outcomes
+
+
+def _outcome(reply: bytes, kind: Isolation, limits: Limits) -> Outcome:
+    ended = json.loads(reply)
+    failure = _failure(ended["code"], ended["in_time"], ended["errors"], limits)
+    return Outcome(ended["output"], ended["errors"], failure, ended["seconds"], kind)
 
 
 def _python(folder: Path, function: str | None, limits: Limits, user: int | None) -> list[str]:
@@ -207,6 +201,7 @@ def _python(folder: Path, function: str | None, limits: Limits, user: int | None
         "folder": str(folder),
         "function": function,
         "user": user,
+        "seconds": limits.seconds,
         "limits": {
             "RLIMIT_CPU": limits.cpu_seconds,
             "RLIMIT_AS": limits.memory,

@@ -51,7 +51,7 @@ class Sandbox:
         return self.together(program, stdin=stdin, function=function, limits=limits)[0]
 
     def together(self, *programs, stdin="", function=None, limits=LOW) -> list[Outcome]:
-        about = {"stdin": stdin, "function": function, "limits": dataclasses.asdict(limits)}
+        about = {"inputs": [stdin], "function": function, "limits": dataclasses.asdict(limits)}
         return self.outcomes([{"kind": self.kind, "program": p, **about} for p in programs])
 
     @property
@@ -74,7 +74,7 @@ class Sandbox:
 
 def outcomes_here(requests: list[dict]) -> list[Outcome]:
     def outcome(request):
-        return sandbox._run(**request | {"limits": Limits(**request["limits"])})
+        return sandbox._run(**request | {"limits": Limits(**request["limits"])})[0]
 
     with ThreadPoolExecutor(len(requests)) as pool:
         return list(pool.map(outcome, requests))

@@ -13,7 +13,7 @@ from mi_lens.problems.grading import sandbox
 
 def outcome(request):
     limits = sandbox.Limits(**request.pop("limits"))
-    return dataclasses.asdict(sandbox._run(**request, limits=limits))
+    return dataclasses.asdict(sandbox._run(**request, limits=limits)[0])
 
 
 if __name__ == "__main__":
