@@ -22,6 +22,7 @@ from mi_lens.common.records import (
     read_record,
     read_records,
     require_checksum,
+    set_aside_foreign,
 )
 from mi_lens.common.writing import only_writer
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
@@ -195,11 +196,13 @@ def evaluate_with(
     batch_size: int,
     folder: Path | None,
     progress: bool = True,
+    owns_folder: bool = False,
     on_result: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Does what `evaluate` does, with a plan that the caller has already built.
 
-    `on_result` is called after each new result.
+    If the evaluation owns the folder, rows of other evaluations are set aside. `on_result` is
+    called after each new result.
     """
     model = plan.model
     require_names(conditions)
@@ -213,6 +216,10 @@ def evaluate_with(
         for seed in seeds
     ]
     with nullcontext() if folder is None else only_writer(folder):
+        if folder is not None and owns_folder:
+            ids = set(map(plan.trace_id, requests))
+            set_aside_foreign(folder / "traces.jsonl", "id", ids)
+            set_aside_foreign(folder / "results.jsonl", "trace", ids)
         path = None if folder is None else folder / "results.jsonl"
         results = _read_results(path)
 
@@ -238,18 +245,25 @@ def evaluate_with(
         replace(results[trace.id], condition=request.condition.name)
         for trace, request in zip(traces, requests, strict=True)
     ]
-    setting = {
+    setting = _setting(plan) | {
+        "max_new_tokens": max_new_tokens,
+        "style": style,
+        "stop": list(stop),
+    }
+    return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
+
+
+def _setting(plan: Plan) -> dict[str, Any]:
+    """What produced an evaluation, as far as its plan decides it."""
+    model = plan.model
+    return {
         "model": plan.fingerprint,
         "engine": f"mi_lens, {type(model).__name__}",
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "device": str(model.cfg.device).split(":", maxsplit=1)[0],
-        "max_new_tokens": max_new_tokens,
-        "style": style,
-        "stop": list(stop),
         "versions": versions(),
         **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }
-    return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
 
 
 def require_names(conditions: Sequence[Condition]) -> None:

@@ -25,7 +25,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     for condition in conditions:
         for intervention in condition.interventions:
             intervention.bind(plan.model)  # fails, if it must, before the folder is created
-    folder = open_run(config, plan.fingerprint, problems)
+    folder = open_run(config, plan.fingerprint, problems, conditions)
     with only_writer(folder), writing(folder / "run.json"):
         evaluation = evaluate_with(
             plan,
@@ -37,6 +37,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
             stop=config.stop,
             batch_size=config.batch_size,
             folder=folder,
+            owns_folder=True,
         )
         write_table(map(asdict, evaluation.results), folder / "results.parquet")
         write_record(

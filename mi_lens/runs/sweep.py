@@ -73,6 +73,7 @@ class Worker:
                 batch_size=self.spec.batch_size,
                 folder=unit.folder,
                 progress=False,
+                owns_folder=True,
                 on_result=on_result,
             )
         except Exception:

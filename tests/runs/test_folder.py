@@ -1,14 +1,17 @@
 import subprocess
 import sys
+import warnings
 
 import pytest
+import torch
 
 import mi_lens
 from mi_lens.common.files import read_jsonl, replacing, write_jsonl
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.runs.config import GenerateConfig
+from mi_lens.runs.config import EvaluateConfig, GenerateConfig
+from mi_lens.runs.evaluate import run_evaluate
 from mi_lens.runs.folder import open_run
 from mi_lens.runs.generate import run_generate
 from mi_lens.traces.trace import load_traces
@@ -65,11 +68,11 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     config = GenerateConfig(out=tmp_path / "run")
     abandon(config.out / "run.json")
     assert len(list(config.out.iterdir())) == 1
-    open_run(config, "m", [])  # killed before run.json stood: the folder is still to begin
+    open_run(config, "m", [], [])  # killed before run.json stood: the folder is still to begin
     assert [path.name for path in config.out.iterdir()] == ["run.json"]
     abandon(config.out / "report.html", config.out / "figures" / "words.svg")
     with replacing(config.out / "peaks.json") as ours:  # of a process that lives
-        open_run(config, "m", [])
+        open_run(config, "m", [], [])
         assert set(config.out.rglob(".*")) == {ours}
 
 
@@ -102,3 +105,37 @@ def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoin
         with pytest.raises(ValueError, match=message):
             mi_lens.analyze(config)
         assert not config.out.exists()
+
+
+def test_a_vector_replaced_by_another_makes_another_run(checkpoint, tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"question": "1 + 1?", "answer": "2"}])
+    path = tmp_path / "vector.safetensors"
+
+    def save(numbers):
+        hook_name = "blocks.1.hook_resid_post"
+        vector = torch.tensor(numbers)
+        mi_lens.SteeringVector(hook_name, vector, "m", "made up", "none", {}, {}, None).save(path)
+
+    common = {
+        "model": str(checkpoint("llama")),
+        "problems": str(tmp_path / "p.jsonl"),
+        "max_new_tokens": 2,
+        "device": "cpu",
+    }
+    steer = f"Steer({str(path)!r}, at='all')"
+    commands = (
+        lambda: run_generate(
+            GenerateConfig(out=tmp_path / "generate", intervene=(steer,), **common)
+        ),
+        lambda: run_evaluate(
+            EvaluateConfig(out=tmp_path / "evaluate", conditions=(f"s={steer}",), **common)
+        ),
+    )
+    for command in commands:
+        save([1.0] * 32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the vector is of another model
+            command()
+            save([2.0] * 32)
+            with pytest.raises(FileExistsError, match=r"another run .*content of conditions"):
+                command()
