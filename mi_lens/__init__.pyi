@@ -35,14 +35,14 @@ from .information.across_problems.independence import independence_test as indep
 from .information.across_problems.probe import usable_information as usable_information
 from .information.across_problems.thought_gains import gains_by_class as gains_by_class
 from .information.across_problems.thought_gains import thought_gains as thought_gains
-from .information.per_trace.controls import correlates as correlates
-from .information.per_trace.controls import covariates as covariates
 from .information.per_trace.controls import massive_coordinates as massive_coordinates
 from .information.per_trace.controls import mismatched_gold as mismatched_gold
 from .information.per_trace.controls import permuted_coordinates as permuted_coordinates
 from .information.per_trace.controls import scale_sweep as scale_sweep
 from .information.per_trace.controls import sigma_sweep as sigma_sweep
 from .information.per_trace.controls import without_massive as without_massive
+from .information.per_trace.covariates import correlates as correlates
+from .information.per_trace.covariates import covariates as covariates
 from .information.per_trace.hsic import hsic_mi as hsic_mi
 from .information.per_trace.peak_rules import IQR as IQR
 from .information.per_trace.peak_rules import MAD as MAD

@@ -34,7 +34,7 @@ def main(args: list[str] | None = None) -> None:
     """Runs `mi-lens`. A mistake of the user prints its message and exits with status 2."""
     try:
         run(_parsed(args))
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"mi-lens: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -52,6 +52,7 @@ DECODING = (
     "models/backends",
     "models/loading.py",
     "models/padding.py",
+    "problems/chat_template.py",
     "problems/prompts.py",
     "traces/think_block.py",
     "traces/thoughts.py",

@@ -28,7 +28,7 @@ class DamagedError(ValueError):
     """A record was altered or cut since it was written, or a file lacks records."""
 
 
-def _sealed(record: dict[str, Any], indent: int | None = None) -> str:
+def sealed(record: dict[str, Any], indent: int | None = None) -> str:
     """A record as JSON text with its checksum, without a last line end."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, indent=indent)
     body = text[:-1].rstrip()
@@ -48,13 +48,13 @@ def verified(text: bytes, where: str, *, required: bool = True) -> dict[str, Any
     Raises:
         DamagedError: If the text is not a JSON object, or its checksum does not fit.
     """
-    sealed = CHECKSUM.search(text, max(0, len(text) - 100))
-    if sealed is None and required:
+    seal = CHECKSUM.search(text, max(0, len(text) - 100))
+    if seal is None and required:
         raise DamagedError(
             f"{where}: no checksum; it was altered since mi-lens wrote it, or an older mi-lens "
             f"wrote it; {AGAIN}"
         )
-    if sealed is not None and crc32(text[: sealed.start()]) != int(sealed[1], 16):
+    if seal is not None and crc32(text[: seal.start()]) != int(seal[1], 16):
         raise DamagedError(f"{where}: altered since it was written (its checksum differs); {AGAIN}")
     try:
         record = json.loads(text)
@@ -62,14 +62,14 @@ def verified(text: bytes, where: str, *, required: bool = True) -> dict[str, Any
         raise DamagedError(f"{where}: not JSON ({error}): {text[:60]!r}") from None
     if not isinstance(record, dict):
         raise DamagedError(f"{where}: a {type(record).__name__}, expected a JSON object")
-    if sealed is not None:
+    if seal is not None:
         del record["checksum"]
     return record
 
 
 def write_record(path: str | Path, record: dict[str, Any]) -> None:
     """Writes one record as a JSON file; None stands for an undefined number (JSON has no NaN)."""
-    write_text(path, _sealed(record, indent=2) + "\n")
+    write_text(path, sealed(record, indent=2) + "\n")
 
 
 def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
@@ -90,7 +90,7 @@ def read_record(folder: str | Path, name: str = "run.json") -> dict[str, Any]:
 
 def write_records(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
     """Writes a JSON-lines file of records completely; if that fails, the old file stays."""
-    write_text(path, "".join(f"{_sealed(record)}\n" for record in records))
+    write_text(path, "".join(f"{sealed(record)}\n" for record in records))
 
 
 def append_record(path: str | Path, record: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ def append_record(path: str | Path, record: dict[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rest = memoryview(f"{_sealed(record)}\n".encode())
+    rest = memoryview(f"{sealed(record)}\n".encode())
     with naming_full_disk(path), path.open("ab", buffering=0) as file:
         before = file.seek(0, os.SEEK_END)
         try:

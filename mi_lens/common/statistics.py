@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from scipy.stats import binom, binomtest, norm, rankdata
 
+from mi_lens.common.arrays import as_float64
 from mi_lens.common.html import table, with_interval
 from mi_lens.common.resampling import resample
 
@@ -68,14 +70,28 @@ def spearman(a: Float[np.ndarray, " step"], b: Float[np.ndarray, " step"]) -> fl
     return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
-def estimate_mean(values: Sequence[float], *, confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """The mean over units and its bootstrap interval."""
-    array = np.array(values, dtype=float)
+def estimate_mean(values: ArrayLike, *, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """The mean over units and its bootstrap interval.
+
+    Raises:
+        ValueError: If a value is not finite.
+    """
+    array = _finite(values, "unit")
     n = len(array)
     if n < 2:
         return Estimate(float(array[0]) if n else None, None, None, n)
     low, high = mean_interval(array, confidence=confidence, seed=seed)
     return Estimate(float(array.mean()), float(low), float(high), n)
+
+
+def _finite(values: ArrayLike, what: str) -> Float[np.ndarray, " unit"]:
+    array = as_float64(values)
+    if array.ndim != 1:
+        raise ValueError(f"numbers of shape {array.shape}; expected one for each {what}")
+    if not np.isfinite(array).all():
+        place = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ValueError(f"{what} {place} is {array[place]}; expected finite numbers")
+    return array
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
@@ -95,7 +111,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     return float(binomtest(mended, mended + broken).pvalue) if mended + broken else 1.0
 
 
-def sign_flip(differences: Sequence[float], *, draws: int = 9999, seed: int = 0) -> float:
+def sign_flip(differences: ArrayLike, *, draws: int = 9999, seed: int = 0) -> float:
     """Two-sided p-value of a sign-flip test: are paired differences symmetric about zero?
 
     Use it for outcomes that are averaged over several seeds, which McNemar's test cannot count.
@@ -103,10 +119,7 @@ def sign_flip(differences: Sequence[float], *, draws: int = 9999, seed: int = 0)
     Raises:
         ValueError: If a difference is not finite.
     """
-    values = np.asarray(differences, dtype=float)
-    if not np.isfinite(values).all():
-        place = int(np.flatnonzero(~np.isfinite(values))[0])
-        raise ValueError(f"difference {place} is {values[place]}; expected finite numbers")
+    values = _finite(differences, "difference")
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(draws, len(values)))
     reached = np.abs(signs @ values) >= abs(values.sum()) - 1e-12
     return float((1 + reached.sum()) / (1 + draws))

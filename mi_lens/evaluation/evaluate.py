@@ -34,6 +34,7 @@ from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, recorded_condition
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
+from mi_lens.problems.grading.sandbox import isolation
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.trace import Trace
@@ -207,7 +208,7 @@ def evaluate_with(
     model = plan.model
     require_names(conditions)
     require_distinct("seeds", seeds)
-    require_distinct("problems", [(problem.source, problem.id) for problem in problems])
+    _require_gradable(problems)
     plan.hooks.check(folder)
     requests = [
         Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
@@ -264,6 +265,13 @@ def _setting(plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }
+
+
+def _require_gradable(problems: Sequence[Problem]) -> None:
+    """Refuses, before anything is generated, what could not be graded afterwards."""
+    require_distinct("problems", [(problem.source, problem.id) for problem in problems])
+    if any(problem.tests is not None for problem in problems):
+        isolation()  # raises if programs cannot run here
 
 
 def require_names(conditions: Sequence[Condition]) -> None:

@@ -187,6 +187,7 @@ class Plan:
         if id(intervention) not in self._actions:
             action = intervention.bind(self.model)
             resolve_hook_names(self.model, action.hook_names)
+            intervention.check_model(self.fingerprint)
             self._actions[id(intervention)] = intervention, action
         return self._actions[id(intervention)][1]
 

@@ -263,6 +263,10 @@ class Intervention(Protocol):
         """Raises a ValueError if the intervention must not be tried on the problem."""
         return
 
+    def check_model(self, fingerprint: str) -> None:
+        """Warns if the intervention was made for another model than that of the fingerprint."""
+        return
+
     def to_json(self) -> dict[str, Any]:
         """JSON-able settings, without the name of the class."""
         ...

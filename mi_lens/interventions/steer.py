@@ -4,6 +4,7 @@ SEAL adds alpha times S at the tokens that contain "\n\n", inside the think bloc
 the input of block 20, which is the output of block 19: "blocks.19.hook_resid_post".
 """
 
+import warnings
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, fields
 from math import isfinite
@@ -45,6 +46,8 @@ class Steer(Intervention):
         made_from: Keys (`Problem.key`) of the problems that the vector was computed from; a
             `SteeringVector` provides them.
         allow_overlap: Whether generation on those problems is allowed.
+        of_model: Fingerprint of the model that the vector was computed from; a `SteeringVector`
+            provides it. Steering another model gives a warning.
     """
 
     vector: Any = field(repr=False)
@@ -57,6 +60,7 @@ class Steer(Intervention):
     seed: int = 0
     made_from: Sequence[str] = field(default=(), repr=False)
     allow_overlap: bool = False
+    of_model: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
         set_field = object.__setattr__.__get__(self)
@@ -65,6 +69,7 @@ class Steer(Intervention):
         if isinstance(self.vector, SteeringVector):
             set_field("hook_name", self.hook_name or self.vector.hook_name)
             set_field("made_from", self.made_from or tuple(self.vector.problems))
+            set_field("of_model", self.of_model or self.vector.model or None)
             set_field("vector", self.vector.vector)
         vector = torch.as_tensor(self.vector, dtype=torch.float64).detach().cpu().clone()
         set_field("vector", vector)
@@ -96,6 +101,16 @@ class Steer(Intervention):
             raise ValueError(
                 f"problem {problem.id} is one of those that the steering vector was computed from; "
                 "evaluate on others, or use Steer(..., allow_overlap=True)"
+            )
+
+    def check_model(self, fingerprint: str) -> None:
+        """See `Intervention.check_model`."""
+        if self.of_model not in (None, fingerprint):
+            warnings.warn(
+                f"a steering vector of model {self.of_model} steers model {fingerprint}, "
+                "which is another checkpoint, or the same one in another dtype or by another "
+                "backend",
+                stacklevel=2,
             )
 
     def bind(self, model: Model) -> Action:

@@ -1,11 +1,12 @@
 """Steering vectors: a direction in the residual stream, its origin, and its file."""
 
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
+import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -14,8 +15,11 @@ from torch import Tensor
 from mi_lens.common.files import replacing
 from mi_lens.common.html import table
 from mi_lens.common.provenance import content_hash
+from mi_lens.common.records import DamagedError, sealed, verified
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.thoughts import ThoughtClass
+
+NUMBERS = "checksum of numbers"  # In the metadata, beside the checksum of the metadata themselves.
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,9 +145,10 @@ def save_vectors(
             raise ValueError(
                 f"two vectors at {vector.hook_name!r}; expected one per hook name in a file"
             )
-        tensors[vector.hook_name] = vector.vector.detach().to("cpu", copy=True).contiguous()
+        kept = vector.vector.detach().to("cpu", copy=True).contiguous()
+        tensors[vector.hook_name] = kept
         about = {k: v for k, v in vars(vector).items() if k not in ("hook_name", "vector")}
-        metadata[vector.hook_name] = json.dumps(about, ensure_ascii=False, allow_nan=False)
+        metadata[vector.hook_name] = sealed({**about, NUMBERS: _checksum(kept)})
     if not tensors:
         raise ValueError("no vectors to save; expected at least one")
     with replacing(path) as temporary:
@@ -167,7 +172,7 @@ def load_vectors(path: str | Path) -> dict[str, SteeringVector]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             return {
-                name: SteeringVector(name, file.get_tensor(name), **json.loads(metadata[name]))
+                name: _read(name, file.get_tensor(name), metadata[name])
                 for name in sorted(file.keys(), key=_by_number)
             }
     except Exception as error:
@@ -175,6 +180,18 @@ def load_vectors(path: str | Path) -> dict[str, SteeringVector]:
             f"{path}: not a whole file of steering vectors ({type(error).__name__}: {error}); "
             "expected what save_vectors writes; read GGUF with load_gguf"
         ) from error
+
+
+def _read(name: str, numbers: Tensor, metadata: str) -> SteeringVector:
+    about = verified(metadata.encode(), name, required=False)  # others may write such files too
+    checksum = about.pop(NUMBERS, None)
+    if checksum is not None and checksum != _checksum(numbers):
+        raise DamagedError(f"{name}: its numbers were altered since they were written")
+    return SteeringVector(name, numbers, **about)
+
+
+def _checksum(numbers: Tensor) -> str:
+    return f"{crc32(numbers.view(torch.uint8).numpy().data):08x}"
 
 
 def _by_number(name: str) -> list[int | str]:

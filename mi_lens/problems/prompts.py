@@ -2,6 +2,8 @@
 
 from typing import Literal, get_args
 
+from mi_lens.problems.chat_template import rendered
+
 PromptStyle = Literal["chat", "raw", "seal"]
 # The prompts of the two papers, as styles of `prompt_text`.
 PUBLISHED: dict[str, PromptStyle] = {"mi-peaks": "raw", "seal": "seal"}
@@ -35,8 +37,8 @@ def prompt_text(
 
     Raises:
         ValueError: If the style is unknown; if the question or the system prompt is empty; if the
-            style needs a chat template and the tokenizer has none; if a system prompt is given
-            with style "raw", or to a template that leaves it out.
+            style needs a chat template and the tokenizer has none, or one that fails or does not
+            end; if a system prompt is given with style "raw", or to a template that leaves it out.
     """
     if style not in get_args(PromptStyle):
         raise ValueError(f"prompt style {style!r}: expected one of {get_args(PromptStyle)}")
@@ -57,7 +59,7 @@ def prompt_text(
     content = question if style == "chat" else f"{SEAL_INSTRUCTION}\nQuestion: {question}"
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": content})
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = rendered(tokenizer, messages)
     if system is not None and system.strip() not in text:
         raise ValueError(
             "this model's chat template leaves the system prompt out; put it into the question"

@@ -210,9 +210,11 @@ def finite_states(states: Float[Tensor, "thought d"]) -> Float[np.ndarray, "thou
     """States as a float64 array.
 
     Raises:
-        ValueError: If a state is not finite.
+        ValueError: If a state is not finite, or they are no matrix.
     """
-    x = states.detach().to("cpu", torch.float64)
+    x = torch.as_tensor(states).detach().to("cpu", torch.float64)
+    if x.ndim != 2:
+        raise ValueError(f"states of shape {tuple(x.shape)}; expected (thoughts, d)")
     require_finite(x.isfinite().all(1).numpy(), "boundary states")
     return x.numpy()
 
@@ -277,16 +279,15 @@ def coordinates(
         seed: Seeds t-SNE.
 
     Raises:
-        ValueError: If the method is unknown, there are fewer than three states, or a state is not
-            finite.
+        ValueError: If the method is unknown, or there are not three different, finite states.
     """
     if method not in get_args(Method):
         raise ValueError(f"method {method!r}: expected one of {get_args(Method)}")
     x = finite_states(states)
     if len(x) < 3 or x.shape[1] < 2:
-        raise ValueError(
-            f"states of shape {x.shape}: expected at least 3 thoughts in 2 dimensions or more"
-        )
+        raise ValueError(f"states of shape {x.shape}: expected (3 thoughts or more, 2 or more)")
+    if not np.ptp(x, axis=0).any():
+        raise ValueError(f"all {len(x)} states are equal: they span no plane")
     if method == "pca":
         from sklearn.decomposition import PCA
 
@@ -294,5 +295,5 @@ def coordinates(
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
-    points = TSNE(2, init="pca", perplexity=perplexity, random_state=seed).fit_transform(x)
-    return points.astype(np.float64)
+    plane = TSNE(2, init="pca", perplexity=perplexity, random_state=seed)
+    return plane.fit_transform(x).astype(np.float64)

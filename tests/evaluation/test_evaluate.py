@@ -22,6 +22,7 @@ from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress
 from mi_lens.models.loading import load
+from mi_lens.problems.code_tests import CodeTest, CodeTests
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import EvaluateConfig
@@ -396,3 +397,17 @@ def test_real_benchmarks_run_through(shared_data, new_checkpoint, tmp_path, caps
     assert len(rows) == 6
     assert not any(row["correct"] for row in rows)
     assert {row["graded_by"] for row in rows} == {"no answer"}
+
+
+def test_programs_that_cannot_run_are_refused_before_anything_is_generated(
+    tiny_model, tmp_path, monkeypatch
+):
+    def nothing_works():
+        raise RuntimeError("no sandbox runs here")
+
+    monkeypatch.setattr("mi_lens.evaluation.evaluate.isolation", nothing_works)
+    problem = Problem("p", "Add.", "", tests=CodeTests((CodeTest("1\n", "2\n"),)))
+    with pytest.raises(RuntimeError, match="no sandbox runs here"):
+        evaluate(tiny_model, [problem], CONDITIONS[:1], folder=tmp_path, max_new_tokens=2)
+    assert list(tmp_path.iterdir()) == []
+    evaluate(tiny_model, PROBLEMS[:1], CONDITIONS[:1], max_new_tokens=2, progress=False)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.steer import Steer, random_like
 from mi_lens.interventions.vector import SteeringVector
+from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
 from mi_lens.traces.think_block import boundary_ids
@@ -128,8 +130,9 @@ def vector_from(problem):
 
 def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
     used, fresh = Problem("1", "What is 2?", "2"), Problem("2", "What is 3?", "3")
-    vector_from(used).save(tmp_path / "v.safetensors")
-    for source in (vector_from(used), str(tmp_path / "v.safetensors")):
+    own = replace(vector_from(used), model=model_fingerprint(tiny_model))
+    own.save(tmp_path / "v.safetensors")
+    for source in (own, str(tmp_path / "v.safetensors")):
         steer = Steer(source)
         assert steer.hook_name == HOOK
         generate(tiny_model, [fresh], steer, max_new_tokens=2, progress=False)
@@ -141,6 +144,17 @@ def test_problems_that_made_the_vector_are_refused(tiny_model, tmp_path):
         Steer(vector_from(used)).check(Problem("3", r"$\displaystyle$ What is $2$", "2"))
     with pytest.raises(ValueError, match="no vector for hook_name="):
         Steer(str(tmp_path / "v.safetensors"), "blocks.0.hook_resid_post")
+
+
+def test_a_vector_of_another_model_is_told_once(tiny_model):
+    problems = [Problem("2", "What is 3?", "3"), Problem("3", "What is 4?", "4")]
+    steer = Steer(vector_from(Problem("1", "What is 2?", "2")))
+    with pytest.warns(UserWarning, match=r"vector of model m steers model \w{16}") as told:
+        (trace, _) = generate(tiny_model, problems, steer, max_new_tokens=2, progress=False)
+    assert len(told) == 1
+    assert trace.condition.get("interventions", [{}])[0]["of_model"] == "m"
+    unknown = Steer(steer.vector, HOOK)  # numbers alone say nothing of their origin
+    generate(tiny_model, problems, unknown, max_new_tokens=2, progress=False)
 
 
 @pytest.mark.parametrize(

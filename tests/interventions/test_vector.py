@@ -135,6 +135,12 @@ def test_bad_files(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match="not a whole file of steering vectors"):
             load_vectors(path)
+    for place in range(8, len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match="not a whole file of steering vectors"):
+            load_vectors(path)
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="expected what save_vectors writes"):
         load_vectors(path)

@@ -1,6 +1,7 @@
 import base64
 import dataclasses
 import json
+import tracemalloc
 import zlib
 
 import pytest
@@ -91,12 +92,31 @@ def test_functions_in_a_row():
         ("yes", "YES", False),
         ("nan", "0", False),
         ("sNaN", "1", False),
+        ("2_5", "25", False),
+        ("٢٥", "25", False),
+        ("25", "٢٥", False),
+        ("２５.0", "25", False),
+        ("+2.5e1 .5 5.", "25 0.5 5", True),
+        ("1e99999999999999999999", "1", False),
+        ("1e999999999999", "10e999999999998", True),
+        ("1 2 3 ", "1 2", False),
+        ("1 2", "1 2 3", False),
         ("", "", True),
         ("", "1", False),
     ],
 )
 def test_same_output(printed, expected, same):
     assert same_output(printed, expected) == same
+
+
+@pytest.mark.parametrize("printed", ["1 " * (8 << 20), "1\n" * (8 << 20), "1" * (16 << 20) + "x"])
+def test_much_output_is_compared_in_little_memory(printed):
+    tracemalloc.start()
+    try:
+        assert not same_output(printed, "1 1\n1")
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(printed)
+    finally:
+        tracemalloc.stop()
 
 
 def test_tests_stop_at_the_first_failure():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mi_lens
-from mi_lens.information.per_trace.controls import covariates
+from mi_lens.information.per_trace.covariates import covariates
 from mi_lens.information.per_trace.readouts import decode_steps
 from tests.processes import result_of
 

@@ -1,6 +1,5 @@
 """Unhooked baselines by vLLM's offline API."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,12 @@ def generate_with_vllm(
         ImportError: If vLLM is not installed.
         ValueError: If a request asks for what this engine does not do.
     """
-    if importlib.util.find_spec("vllm") is None:
-        raise ImportError("vLLM is not installed; pip install vllm, or use another engine")
-    import vllm  # pyright: ignore[reportMissingImports]
+    try:
+        import vllm  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ImportError(
+            "vLLM is not installed; pip install vllm, or use another engine"
+        ) from None
 
     refuse(requests, greedy_only=False)
     model = vllm.LLM(model=str(checkpoint), **load)

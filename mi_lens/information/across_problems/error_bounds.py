@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.arrays import as_float64
 from mi_lens.information.across_problems.probe import UsableInformation, usable_information
 
 
@@ -36,7 +37,7 @@ class ErrorBounds:
 
 def error_bounds(
     entropy_bits: float,
-    information_bits: float | Sequence[float] | Float[np.ndarray, "*steps"],
+    information_bits: float | Sequence[float] | Float[np.ndarray, "*steps"] | Tensor,
     size: int,
     *,
     largest_prior: float | None = None,
@@ -74,7 +75,8 @@ def error_bounds(
             f"largest_prior={largest_prior}: expected 1/size = {1 / size:.4g} to 1, the "
             "probability of the likeliest answer"
         )
-    information = np.array(information_bits, dtype=np.float64, ndmin=1)
+    given = as_float64(information_bits)
+    information = np.atleast_1d(given)
     if np.isnan(information).any():
         raise ValueError(
             f"information_bits holds NaN at {np.argwhere(np.isnan(information))[0].tolist()}; "
@@ -82,10 +84,9 @@ def error_bounds(
         )
     left = np.clip(entropy_bits - information, 0.0, max(entropy_bits, 0.0))
     blind = 1 - (1 / size if largest_prior is None else largest_prior)
-    shape = np.shape(information_bits)
     return ErrorBounds(
-        lower=_smallest_error(left, size).reshape(shape),
-        upper=np.minimum(left / 2, blind).reshape(shape),
+        lower=_smallest_error(left, size).reshape(given.shape),
+        upper=np.minimum(left / 2, blind).reshape(given.shape),
     )
 
 
@@ -125,7 +126,7 @@ def entropy_bits(labels: Sequence[Hashable] | np.ndarray | Tensor) -> float:
     if not len(labels):
         raise ValueError("no labels; expected at least one")
     share = np.array(list(Counter(labels).values())) / len(labels)
-    return float(-(share * np.log2(share)).sum())
+    return float((share * np.log2(1 / share)).sum())
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.arrays import as_float64
 from mi_lens.common.resampling import problem_index, require_finite, shuffled_rows
 from mi_lens.information.across_problems.probe import label_index
+
+LARGEST = 1e150  # The squares of larger numbers overflow.
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ def independence_test(
 
     Raises:
         ValueError: If the lengths differ, if there are fewer than 4 rows, if a state or number is
-            not finite, if the states or labels do not vary, if all labels are different (unless
-            numeric), or if a problem has two labels.
+            not finite, if a number is 1e150 or more, if the states or labels do not vary, if all
+            labels are different (unless numeric), or if a problem has two labels.
     """
+    states = torch.as_tensor(states)
     if states.ndim != 2 or len(states) < 4 or not states.shape[1]:
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (4 or more rows, d)")
     if len(labels) != len(states):
@@ -77,8 +81,8 @@ def independence_test(
     require_finite(x.isfinite().all(1).numpy(), "states")
     index = label_index(labels)
     if numeric:
-        values = torch.as_tensor(np.asarray(labels, dtype=np.float64))[:, None]
-        require_finite(values.isfinite().all(1).numpy(), "labels")
+        values = torch.from_numpy(as_float64(labels))[:, None]
+        require_finite((values.abs() < LARGEST)[:, 0].numpy(), f"labels (below {LARGEST:.0e})")
         of_labels = gaussian_kernel(values)
     else:
         if len(set(index.tolist())) == len(index):

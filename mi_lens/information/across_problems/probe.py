@@ -142,6 +142,7 @@ def usable_information(
         ValueError: If the lengths differ, a state is not finite, there are fewer than two different
             labels, fewer than 3 folds or more folds than problems, or a problem has two labels.
     """
+    states = torch.as_tensor(states)
     if states.ndim != 2 or not states.numel():
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (rows, d), not empty")
     if len(labels) != len(states):

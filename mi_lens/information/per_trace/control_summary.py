@@ -9,7 +9,8 @@ import numpy as np
 
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
-from mi_lens.information.per_trace.controls import correlates, others_needed
+from mi_lens.information.per_trace.controls import others_needed
+from mi_lens.information.per_trace.covariates import correlates
 from mi_lens.information.per_trace.measurement import Measurement, Trajectory
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks

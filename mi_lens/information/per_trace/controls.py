@@ -1,12 +1,12 @@
-"""Controls of the per-trace MI: other reasons for its value, and other explanations of a peak.
+"""Controls of the per-trace MI: other reasons for its value.
 
 MI(h_t; h_y) by HSIC is high if two vectors are similar coordinate by coordinate, whether or not
 this similarity has to do with the answer. Each control here tests such a reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, isnan
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
@@ -127,14 +126,20 @@ def mismatched_gold(
         eps: As in `hsic_mi`.
 
     Raises:
-        ValueError: If there are fewer than two other answers, or for the same reasons as `hsic_mi`.
+        ValueError: If there are fewer than two other answers, no steps, or as in `hsic_mi`.
     """
     require_pair(states, answer)
+    require_states(others, "others")
     n = len(others)
     if n < 2:
         raise ValueError(
             f"{n} other answers: a spread takes at least 2, and small p-values take many more "
             "(with 64 the smallest is 0.015)"
+        )
+    if not len(states) or others.shape[1:] != answer.shape:
+        raise ValueError(
+            f"{len(states)} steps, others of shape {tuple(others.shape)}: expected "
+            f"some steps, and others with {len(answer)} coordinates"
         )
     mi = hsic_mi(states, torch.cat([answer[None], others]), sigma=sigma, eps=eps).cpu().numpy()
     specific = _each_against_the_others(mi)
@@ -198,7 +203,9 @@ def massive_coordinates(
     require_pair(states, answer)
 
     def far(vectors: Tensor) -> Tensor:
-        magnitude = vectors.abs().double()
+        magnitude = vectors.double().abs()
+        if not magnitude.isfinite().all():
+            raise ValueError("a vector holds NaN or infinity; leave it out")
         return magnitude > ratio * magnitude.median(-1, keepdim=True).values
 
     return far(answer) | (far(states).double().mean(0) >= 0.5)
@@ -242,59 +249,3 @@ def scale_sweep(
     The kernel depends only on coordinates over sigma, so this is the same as sigma / c.
     """
     return sigma_sweep(states, answer, [sigma / scale for scale in scales], eps=eps)
-
-
-def covariates(
-    states: Float[Tensor, "step d"], uncertainty: Mapping[str, Float[np.ndarray, " step"]]
-) -> dict[str, Float[np.ndarray, " step"]]:
-    """Other quantities that change along a trace and could explain its peaks.
-
-    Args:
-        states: States of the trace. Their norm is a covariate.
-        uncertainty: Entropy and surprisal, as `next_token_uncertainty` returns them.
-
-    Returns:
-        "entropy", "surprisal", "norm" and "position", each with one value per step.
-    """
-    require_states(states)
-    return {
-        **uncertainty,
-        "norm": torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy(),
-        "position": np.arange(len(states), dtype=float),
-    }
-
-
-def correlates(
-    trajectories: Sequence[Float[np.ndarray, "_"]],
-    explanations: Sequence[Mapping[str, Float[np.ndarray, "_"]]],
-) -> dict[str, Estimate]:
-    """Rank correlation (Spearman) of trajectories with each covariate, within traces.
-
-    Args:
-        trajectories: One trajectory per trace.
-        explanations: The covariates of each trace, as `covariates` returns them.
-
-    Returns:
-        For every covariate, the mean correlation over traces, with its interval. A trace does not
-        count if its trajectory or its covariate is constant.
-
-    Raises:
-        ValueError: If there are no traces, or the lengths differ.
-    """
-    if not trajectories or len(trajectories) != len(explanations):
-        raise ValueError(
-            f"{len(trajectories)} trajectories and {len(explanations)} sets of covariates; "
-            "expected one of each per trace, and at least one trace"
-        )
-    means = {}
-    for name in explanations[0]:
-        values = []
-        for trace, (mi, explanation) in enumerate(zip(trajectories, explanations, strict=True)):
-            other = explanation[name]
-            if len(other) != len(mi):
-                raise ValueError(
-                    f"trace {trace} has {len(mi)} steps of MI and {len(other)} of {name}"
-                )
-            values.append(spearman(mi, other))
-        means[name] = estimate_mean([value for value in values if not isnan(value)])
-    return means

@@ -70,6 +70,7 @@ def hsic_mi(
             range.
         TypeError: If states or answer do not have a floating dtype.
     """
+    states, answer = torch.as_tensor(states), torch.as_tensor(answer)
     _check(states, answer, sigma, eps, estimator)
     d = states.shape[-1]
     ridge = eps * d if estimator == "normalized" else None

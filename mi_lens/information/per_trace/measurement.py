@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mi_lens.information.per_trace.controls import (
     Calibration,
-    covariates,
     massive_coordinates,
     mismatched_gold,
     permuted_coordinates,
     sigma_sweep,
     without_massive,
 )
+from mi_lens.information.per_trace.covariates import covariates
 from mi_lens.information.per_trace.hsic import hsic_mi
 
 # Factors of sigma. To multiply sigma by f is the same as to multiply the activations by 1 / f.

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from mi_lens.common.arrays import as_float64
 from mi_lens.common.html import table
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule, TopK
 
@@ -16,14 +16,12 @@ MINIMUM_STEPS = 4  # Quartiles cannot divide fewer values into four parts.
 
 
 def _trajectory(mi: ArrayLike | Tensor) -> Float[np.ndarray, "step"]:
-    if isinstance(mi, Tensor):
-        mi = mi.detach().to("cpu", torch.float64).numpy()
     if hasattr(mi, "keys"):
         raise ValueError(
             f"an object of type {type(mi).__name__}; expected a trajectory, one value per step, "
             "such as a row of mi_trajectories(states_of(cache, trace), answer)"
         )
-    values = np.asarray(mi, dtype=np.float64)
+    values = as_float64(mi)
     if values.ndim != 1:
         raise ValueError(
             f"a trajectory of shape {values.shape}: expected one value per step, shape (steps,); "

@@ -28,7 +28,7 @@ from mi_lens.common.progress import tracked
 from mi_lens.problems.answers import boxed_answer, code_block, stated_answer
 from mi_lens.problems.grading.math_verify import Verifier
 from mi_lens.problems.grading.programs import run_tests
-from mi_lens.problems.grading.sandbox import Limits
+from mi_lens.problems.grading.sandbox import Limits, isolation
 from mi_lens.problems.problem import Problem
 
 Method = Literal["exact", "integer", "math-verify", "tests", "no answer"]
@@ -171,6 +171,8 @@ class Grader:
             return _no_answer("no block of code after the thinking")
         report = run_tests(program, problem.tests, self.limits)
         reason = report.failure or f"passed all {report.total} tests"
+        if isolation() == "limits":
+            reason += "; run without isolation"
         return Grade(report.failure is None, program, "tests", reason)
 
 

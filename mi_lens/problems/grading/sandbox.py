@@ -2,15 +2,17 @@
 
 A program runs in its own process and session. It gets an empty temporary folder as its working
 folder and home, a minimal environment, and limits that it cannot raise. If the caller is root, the
-program runs as the user nobody. In addition it runs inside the first of these that works on this
-machine (see `isolation`):
+program runs as a user that nobody else is. In addition it runs inside the first of these that
+works on this machine (see `isolation`):
 
-  bubblewrap  no network; sees only its own processes; sees only its own folder and the files of
-              Python and of the system
-  unshare     the same if the caller is root; for another user no network and only its own
-              processes, but the program can read and write the user's files
-  limits      no isolation: the program can use the network and the files of the user that it runs
-              as, and a child process that leaves the session outlives the program
+  bubblewrap  no network; sees only its own processes, so that it cannot send signals to others;
+              sees only its own folder and the files of Python and of the system; ends with all
+              processes that it started
+  unshare     the same, by tools that most systems have
+  limits      only if the environment variable MI_LENS_TRUST_PROGRAMS is "1", and with a warning.
+              The program can use the network, and read and write what its user may. If the caller
+              is not root, that is the caller: the program can kill the caller and the caller's
+              other processes, change the caller's files, and outlive its run.
 
 The sandbox does not protect against: bugs in the kernel; side channels; a program that reads the
 folders of Python or world-readable files of the system; a program that fills the disk with many
@@ -23,41 +25,25 @@ It needs Linux.
 import functools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal, get_args
+from typing import IO
 
-Isolation = Literal["bubblewrap", "unshare", "limits"]
-NOBODY = 65534
+from mi_lens.problems.grading.enclosures import Isolation, enclosed, user_of_its_own
+from mi_lens.problems.grading.leftovers import kill_all_of, remove_folder
+
 CHILD = Path(__file__).with_name("sandbox_child.py")
-SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/alternatives")
-# For root without bubblewrap: a private file tree in a mount namespace that ends with the program.
-PRIVATE_TREE = r"""
-umask 022
-root=$1; folder=$2; shift 2
-mount -t tmpfs -o mode=755,size=1m tmpfs "$root"
-while [ "$1" != -- ]; do
-  if [ -d "$1" ]; then mkdir -p "$root$1"; else mkdir -p "$root${1%/*}"; : > "$root$1"; fi
-  mount --bind "$1" "$root$1"
-  case "$1" in /dev/*) ;; *) mount -o remount,bind,ro,nosuid "$root$1" ;; esac
-  shift
-done
-shift
-mkdir -p "$root/proc" "$root$folder"
-mount -t proc -o nosuid,nodev,noexec proc "$root/proc"
-mount --bind "$folder" "$root$folder"
-mount -o remount,ro "$root"
-set +e
-chroot "$root" "$@"
-exit $?  # not exec: signals do not kill the first process of a namespace as they kill others
-"""
-KEEP_FIRST = '"$@"; exit $?'
+AGREEMENT = "MI_LENS_TRUST_PROGRAMS"
+WITHOUT_ISOLATION = {
+    True: "use the network, read files that all users may read, and leave files in /tmp",
+    False: "kill your processes, read and change your files, use the network, and outlive its run",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +55,8 @@ class Limits:
         cpu_seconds: Processor time per process, in whole seconds.
         memory: Bytes of address space per process.
         file_size: Bytes per file, and bytes of printed output.
-        processes: Processes and threads. All those of the user that the program runs as count.
+        processes: Processes and threads of the program. Two may be the sandbox's own. Before Linux
+            5.14, if the caller is not root, all other processes of the caller count too.
     """
 
     seconds: float = 10.0
@@ -93,12 +80,14 @@ class Outcome:
         errors: The end of what the program printed to stderr.
         failure: Why the run failed; None if it succeeded.
         seconds: Wall-clock time.
+        isolation: What the program ran inside of.
     """
 
     output: str
     errors: str
     failure: str | None
     seconds: float
+    isolation: Isolation
 
 
 def run_program(
@@ -115,7 +104,7 @@ def run_program(
         limits: What the run may use.
 
     Raises:
-        RuntimeError: If no isolation works on this machine.
+        RuntimeError: If no isolation works on this machine; see `isolation`.
     """
     return _run(isolation(), program, stdin, function, limits or Limits())
 
@@ -124,53 +113,84 @@ def run_program(
 def isolation() -> Isolation:
     """The strongest isolation that works on this machine; a small program tries each of them.
 
+    Warns that "limits" isolate nothing, once per process.
+
     Raises:
-        RuntimeError: If Python runs in none of them.
+        RuntimeError: If none works, or only "limits", to which nobody has agreed.
     """
-    outcome = Outcome("", "", None, 0.0)
-    for kind in get_args(Isolation):
+    agreed = os.environ.get(AGREEMENT) == "1"
+    kinds: tuple[Isolation, ...] = ("bubblewrap", "unshare", *(("limits",) if agreed else ()))
+    complaints = []
+    for kind in kinds:
         outcome = _run(kind, "import heapq; print(input())", "works", None, Limits())
         if outcome.output == "works\n":
-            return kind
-    raise RuntimeError(
-        f"no sandbox runs {sys.executable} here: {outcome.failure} {outcome.errors[-300:]}; use "
-        "an interpreter that the user nobody may read (not below /root), or do not run as root"
-    )
+            break
+        complaints.append(f"{kind}: {outcome.failure} {outcome.errors[-300:]}".strip())
+    else:
+        raise RuntimeError(
+            f"no sandbox runs {sys.executable} here ({'; '.join(complaints)}). Install bubblewrap "
+            "(Debian: apt-get install bubblewrap) or allow user namespaces"
+            + ("." if agreed else f"; or set {AGREEMENT}=1 if you trust the programs as your own.")
+        )
+    if kind == "limits":
+        warnings.warn(
+            "programs run under limits only, because neither bubblewrap nor namespaces work here. "
+            f"A program can {WITHOUT_ISOLATION[os.geteuid() == 0]}. Install bubblewrap (Debian: "
+            "apt-get install bubblewrap) or allow user namespaces.",
+            stacklevel=3,
+        )
+    return kind
 
 
 def _run(
     kind: Isolation, program: str, stdin: str, function: str | None, limits: Limits
 ) -> Outcome:
-    user = NOBODY if os.geteuid() == 0 else None
-    started = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="mi_lens_", ignore_cleanup_errors=True) as place,
-        tempfile.TemporaryFile() as source,
-        tempfile.TemporaryFile() as output,
-        tempfile.TemporaryFile() as errors,
-    ):
-        folder, root = Path(place) / "work", Path(place) / "root"
+    user = user_of_its_own()
+    place = Path(tempfile.mkdtemp(prefix="mi_lens_"))
+    try:
+        folder = place / "work"
         folder.mkdir()
-        root.mkdir()
-        Path(place).chmod(0o711)
+        (place / "root").mkdir()
+        place.chmod(0o711)
         (folder / "program.py").write_text(program, encoding="utf-8", errors="surrogatepass")
         if user is not None:
             os.chown(folder, user, user)
             os.chown(folder / "program.py", user, user)
+        command = _python(folder, function, limits, user)
+        try:
+            command = enclosed(kind, folder, place / "root", command)
+        except FileNotFoundError as error:
+            return Outcome("", str(error), f"there is no {kind} here", 0.0, kind)
+        outcome = _outcome(kind, command, folder, stdin, limits)
+    finally:
+        if kind == "limits" and user is not None:  # nothing else ends what left the session
+            kill_all_of(user)
+        left = remove_folder(place)
+    if left is not None:
+        return replace(outcome, failure=f"it left files that cannot be removed: {left}")
+    return outcome
+
+
+def _outcome(
+    kind: Isolation, command: list[str], folder: Path, stdin: str, limits: Limits
+) -> Outcome:
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as source,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
         source.write(stdin.encode("utf-8", errors="surrogatepass"))
         source.seek(0)
-        try:
-            child = subprocess.Popen(
-                _enclosed(kind, folder, root, _python(folder, function, limits, user)),
-                stdin=source,
-                stdout=output,
-                stderr=errors,
-                cwd=folder,
-                env=_environment(folder),
-                start_new_session=True,
-            )
-        except FileNotFoundError as error:
-            return Outcome("", str(error), f"there is no {kind} here", 0.0)
+        child = subprocess.Popen(
+            command,
+            stdin=source,
+            stdout=output,
+            stderr=errors,
+            cwd=folder,
+            env=_environment(folder),
+            start_new_session=True,
+        )
         in_time = _wait(child, started + limits.seconds)
         printed, complaints = _read_end(output, limits.file_size), _read_end(errors, 4_000)
     return Outcome(
@@ -178,6 +198,7 @@ def _run(
         errors=complaints,
         failure=_failure(child.returncode, in_time, complaints, limits),
         seconds=time.monotonic() - started,
+        isolation=kind,
     )
 
 
@@ -203,43 +224,6 @@ def _environment(folder: Path) -> dict[str, str]:
     here = {name: str(folder) for name in ("HOME", "TMPDIR")}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"} | here | threads
-
-
-def _enclosed(kind: Isolation, folder: Path, root: Path, command: list[str]) -> list[str]:
-    """The command that runs the given command inside an isolation."""
-    python = (sys.prefix, sys.base_prefix)
-    readable = [path for path in dict.fromkeys((*SYSTEM, *python)) if os.path.exists(path)]
-    as_root = os.geteuid() == 0
-    if kind == "bubblewrap":
-        apart = [f"--unshare-{what}" for what in ("ipc", "net", "pid", "uts")]
-        above = dict.fromkeys(
-            str(up) for path in python for up in reversed(Path(path).parents[:-1])
-        )
-        folders = [word for path in above for word in ("--dir", path)]  # readable, unlike /root
-        binds = [word for path in readable for word in ("--ro-bind", path, path)]
-        to_leave_root = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if as_root else []
-        return [
-            *(_tool("bwrap"), "--die-with-parent", *apart, *to_leave_root, *folders, *binds),
-            *("--proc", "/proc", "--dev", "/dev", "--bind", str(folder), str(folder)),
-            *("--remount-ro", "/", "--", *command),
-        ]
-    if kind == "unshare":
-        apart = ["--ipc", "--net", "--pid", "--uts", "--fork", "--kill-child"]
-        if not as_root:
-            own = ["--user", "--map-current-user", "--mount-proc"]
-            return [_tool("unshare"), *own, *apart, "sh", "-c", KEEP_FIRST, "sh", *command]
-        devices = [f"/dev/{name}" for name in ("null", "zero", "urandom")]
-        tree = ["sh", "-euc", PRIVATE_TREE, "sh", str(root), str(folder), *readable, *devices]
-        return [_tool("unshare"), "--mount", *apart, *tree, "--", *command]
-    return command
-
-
-def _tool(name: str) -> str:
-    """The tool's path by the caller's PATH; the child's environment has another one."""
-    path = shutil.which(name)
-    if path is None:
-        raise FileNotFoundError(f"{name}: not installed")
-    return path
 
 
 def _wait(child: subprocess.Popen[bytes], deadline: float) -> bool:

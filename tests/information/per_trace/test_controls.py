@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 
 from mi_lens.information.per_trace.controls import (
-    correlates,
-    covariates,
     massive_coordinates,
     mismatched_gold,
     others_needed,
@@ -142,35 +140,6 @@ def test_sigma_sweep():
     assert swept.shape == (2, 4)
 
 
-def test_correlates():
-    rng = np.random.default_rng(0)
-    explanations = [
-        covariates(
-            normal(50, 8, seed=i),
-            {"entropy": rng.random(50), "surprisal": np.zeros(50)},
-        )
-        for i in range(30)
-    ]
-    trajectories = [np.exp(e["entropy"]) for e in explanations]
-    correlations = correlates(trajectories, explanations)
-    assert list(correlations) == ["entropy", "surprisal", "norm", "position"]
-    assert correlations["entropy"].mean == pytest.approx(1)
-    assert (correlations["surprisal"].mean, correlations["surprisal"].n) == (None, 0)
-    for name in ("norm", "position"):
-        low, high = correlations[name].low, correlations[name].high
-        assert low is not None
-        assert high is not None
-        assert -0.15 < low < 0 < high < 0.15
-    single = correlates(trajectories[:1], explanations[:1])["entropy"]
-    assert (single.low, single.high, single.n) == (None, None, 1)
-    assert explanations[0]["norm"][3] == pytest.approx(normal(50, 8)[3].norm().item())
-    assert explanations[0]["position"].tolist() == list(range(50))
-
-
 def test_bad_input():
     with pytest.raises(ValueError, match="1 other answers: a spread takes at least 2"):
         mismatched_gold(normal(5, 8), normal(8), normal(1, 8))
-    with pytest.raises(ValueError, match="1 trajectories and 0 sets"):
-        correlates([np.zeros(4)], [])
-    with pytest.raises(ValueError, match="trace 0 has 4 steps of MI and 3 of entropy"):
-        correlates([np.arange(4.0)], [{"entropy": np.arange(3.0)}])

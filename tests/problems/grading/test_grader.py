@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mi_lens.problems.answers import boxed_answer, code_block, is_correct, stated_answer
 from mi_lens.problems.code_tests import CodeTest, CodeTests
+from mi_lens.problems.grading import grader as grader_module
 from mi_lens.problems.grading.grader import Grade, Grader, grade, grade_all
 from mi_lens.problems.grading.math_verify import LONGEST, Verifier
 from mi_lens.problems.grading.sandbox import Limits
@@ -124,6 +125,14 @@ def test_code_block():
         ("x^2+2x+1", r"\boxed{(x+1)^2}", True, "math-verify"),
         (r"\text{Evelyn}", r"\boxed{Evelyn}", True, "math-verify"),
         (r"\text{Evelyn}", r"\boxed{Carla}", False, "math-verify"),
+        ("1000", r"\boxed{1,000}", True, "math-verify"),
+        ("1000", r"\boxed{1_000}", False, "math-verify"),
+        ("1000", "The answer is 1_000.", False, "math-verify"),
+        ("25", r"\boxed{2_5}", False, "math-verify"),
+        ("25", r"\boxed{٢٥}", False, "math-verify"),
+        ("25", r"\boxed{２５.0}", False, "math-verify"),
+        ("25", "The answer is ٢٥.", False, "math-verify"),
+        ("0.5", r"\boxed{\frac{١}{٢}}", False, "math-verify"),
         ("18", "The answer is $18$.", True, "math-verify"),
         ("18", "The answer is 18 dollars.", True, "math-verify"),
         ("18", "The answer is 81 dollars.", False, "math-verify"),
@@ -418,6 +427,44 @@ def test_functions_are_called_and_compared():
         text = "```python\n" + good.replace("RETURN", body) + "\n```"
         assert grade(text, problem).correct == correct, body
     assert grade("```python\ndef add(a, n): return [x + n for x in a]\n```", problem).correct
+
+
+# Each is written in the place of a returned value.
+REPLIES = {
+    "nested brackets": "b'[' * 100_000",
+    "nested objects": "b'{\"a\":' * 100_000",
+    "balanced brackets": "b'[' * 900 + b']' * 900",
+    "five thousand digits": "b'1' * 5_000",
+    "no UTF-8": "b'\\xff\\xfe'",
+    "NUL": "b'\\0'",
+    "a megabyte": "b'[1,' * (1 << 19)",
+    "infinity": "b'1e999999'",
+    "an underscore": "b'2_5'",
+    "Arabic digits": "'٢٥'.encode()",
+    "nothing": "b''",
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_hostile_replies_are_wrong(name):
+    program = f"""
+import os
+def add(a):
+    for number in range(3, 64):
+        try:
+            os.write(number, {REPLIES[name]})
+        except OSError:
+            pass
+    os._exit(0)
+"""
+    grade_of = grade(f"```python{program}```", code(("1", "25"), function="add"))
+    assert (grade_of.correct, grade_of.reason) == (False, "test 1 of 1: wrong output")
+
+
+def test_a_program_without_isolation_is_marked(monkeypatch):
+    monkeypatch.setattr(grader_module, "isolation", lambda: "limits")
+    graded = grade("```\nprint(1)\n```", code(("", "1")))
+    assert (graded.correct, graded.reason) == (True, "passed all 1 tests; run without isolation")
 
 
 def test_no_module_of_ours_unpickles():

@@ -1,0 +1,68 @@
+"""Other explanations of a peak: what else changes along a trace, and how MI goes with it."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.common.statistics import Estimate, estimate_mean, spearman
+from mi_lens.states.activation_cache import require_states
+
+
+def covariates(
+    states: Float[Tensor, "step d"], uncertainty: Mapping[str, Float[np.ndarray, " step"]]
+) -> dict[str, Float[np.ndarray, " step"]]:
+    """Other quantities that change along a trace and could explain its peaks.
+
+    Args:
+        states: States of the trace. Their norm is a covariate.
+        uncertainty: Entropy and surprisal, as `next_token_uncertainty` returns them.
+
+    Returns:
+        "entropy", "surprisal", "norm" and "position", each with one value per step.
+    """
+    require_states(states)
+    return {
+        **uncertainty,
+        "norm": torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy(),
+        "position": np.arange(len(states), dtype=float),
+    }
+
+
+def correlates(
+    trajectories: Sequence[Float[np.ndarray, "_"]],
+    explanations: Sequence[Mapping[str, Float[np.ndarray, "_"]]],
+) -> dict[str, Estimate]:
+    """Rank correlation (Spearman) of trajectories with each covariate, within traces.
+
+    Args:
+        trajectories: One trajectory per trace.
+        explanations: The covariates of each trace, as `covariates` returns them.
+
+    Returns:
+        For every covariate, the mean correlation over traces, with its interval. A trace does not
+        count if its trajectory or its covariate is constant.
+
+    Raises:
+        ValueError: If there are no traces, or the lengths differ.
+    """
+    if not trajectories or len(trajectories) != len(explanations):
+        raise ValueError(
+            f"{len(trajectories)} trajectories and {len(explanations)} sets of covariates; "
+            "expected one of each per trace, and at least one trace"
+        )
+    means = {}
+    for name in explanations[0]:
+        values = []
+        for trace, (mi, explanation) in enumerate(zip(trajectories, explanations, strict=True)):
+            other = explanation[name]
+            if len(other) != len(mi):
+                raise ValueError(
+                    f"trace {trace} has {len(mi)} steps of MI and {len(other)} of {name}"
+                )
+            values.append(spearman(mi, other))
+        means[name] = estimate_mean([value for value in values if not isnan(value)])
+    return means
