@@ -217,7 +217,7 @@ def set_aside_foreign(path: Path, key: str, wanted: Collection[str]) -> None:
     records = continue_records(path)
     foreign = [record for record in records if record[key] not in wanted]
     if foreign:
-        _append_aside(path, [f"{_sealed(record)}\n".encode() for record in foreign])
+        _append_aside(path, [f"{sealed(record)}\n".encode() for record in foreign])
         write_records(path, (record for record in records if record[key] in wanted))
         warnings.warn(
             f"{path}: {len(foreign)} records are of another run (the first of trace "

@@ -206,16 +206,10 @@ def evaluate_with(
     called after each new result.
     """
     model = plan.model
-    require_names(conditions)
-    require_distinct("seeds", seeds)
-    _require_gradable(problems)
     plan.hooks.check(folder)
-    requests = [
-        Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
-        for problem in problems
-        for condition in conditions
-        for seed in seeds
-    ]
+    requests = requests_of(
+        problems, conditions, seeds, style=style, max_new_tokens=max_new_tokens, stop=stop
+    )
     with nullcontext() if folder is None else only_writer(folder):
         if folder is not None and owns_folder:
             ids = set(map(plan.trace_id, requests))
@@ -265,6 +259,27 @@ def _setting(plan: Plan) -> dict[str, Any]:
         "versions": versions(),
         **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }
+
+
+def requests_of(
+    problems: Sequence[Problem],
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    *,
+    style: PromptStyle,
+    max_new_tokens: int,
+    stop: Sequence[str | int],
+) -> list[Request]:
+    """The requests of an evaluation, by problem, condition and seed; refuses what cannot be one."""
+    require_names(conditions)
+    require_distinct("seeds", seeds)
+    _require_gradable(problems)
+    return [
+        Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
+        for problem in problems
+        for condition in conditions
+        for seed in seeds
+    ]
 
 
 def _require_gradable(problems: Sequence[Problem]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mi_lens.common.files import remove_abandoned
+from mi_lens.common.files import PARTIAL, remove_abandoned
 from mi_lens.common.provenance import content_hash, differences, versions
 from mi_lens.common.records import (
     DAMAGED,
@@ -101,7 +101,9 @@ def begun_record(folder: Path, name: str) -> dict[str, Any] | None:
     foreign = f"{folder}: exists, is not empty and holds no run of mi-lens; give another --out"
     if not record.exists():
         set_aside_before = any(folder.glob(f"{name}*{DAMAGED}"))
-        if folder.exists() and any(folder.iterdir()) and not set_aside_before:
+        there = [] if not folder.exists() else [path.name for path in folder.iterdir()]
+        # Another process may be about to write the record: its partial file says nothing else.
+        if any(not name.endswith(PARTIAL) for name in there) and not set_aside_before:
             raise FileExistsError(foreign)
         return None
     try:

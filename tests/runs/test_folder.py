@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from mi_lens.runs.config import EvaluateConfig, GenerateConfig
 from mi_lens.runs.evaluate import run_evaluate
 from mi_lens.runs.folder import open_run
 from mi_lens.runs.generate import run_generate
+from mi_lens.runs.sweep import run_sweep
+from mi_lens.runs.sweep_spec import Spec
 from mi_lens.traces.trace import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]
@@ -76,6 +79,15 @@ def test_what_killed_runs_left_is_removed(tmp_path):
         assert set(config.out.rglob(".*")) == {ours}
 
 
+def test_two_processes_may_begin_a_run_together(tmp_path):
+    config = GenerateConfig(out=tmp_path / "run")
+    with replacing(config.out / "run.json") as partial:  # the other one's, which lives
+        open_run(config, "m", [], [])
+        assert partial.exists()
+        partial.write_bytes((config.out / "run.json").read_bytes())
+    assert open_run(config, "m", [], []) == config.out
+
+
 def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint, tmp_path):
     problems = tmp_path / "problems.jsonl"
     write_jsonl(problems, [{"id": "p", "question": q, "answer": "2"} for q in ("1 + 1?", "4 / 2?")])
@@ -85,6 +97,21 @@ def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint,
     with pytest.raises(ValueError, match="problems: 'p' more than once"):
         run_generate(config)
     assert not config.out.exists()
+
+
+def test_a_question_without_room_is_refused_before_the_folder_is_made(checkpoint, tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"question": "1 + " * 200 + "1?", "answer": "201"}])
+    common: dict[str, Any] = {
+        "model": str(checkpoint("llama")),
+        "problems": str(tmp_path / "p.jsonl"),
+    }
+    spec = Spec(models=(common["model"],), problems=common["problems"], conditions=("baseline",))
+    evaluation = EvaluateConfig(out=tmp_path / "run", conditions=("baseline",), **common)
+    commands = (lambda: run_evaluate(evaluation), lambda: run_sweep(spec, tmp_path / "run"))
+    for command in commands:
+        with pytest.raises(ValueError, match=r"its prompt has .* tokens and the model's context"):
+            command()
+        assert not (tmp_path / "run").exists()
 
 
 def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoint, tmp_path):
