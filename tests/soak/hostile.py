@@ -16,7 +16,7 @@ from tests.soak.hostile_files import (
 
 
 def _parts(value: Any) -> tuple[str, ...]:
-    """What an error may name of a value: words and numbers in its text, or a setting of its call."""
+    """What an error may name of a value: words and numbers of its text, or a setting of a call."""
     words = re.findall(r"[\w.\-]+", str(value))
     said = tuple(word for word in words if len(word) > 2 or word.isdigit())
     return (*said, "vector=", "vector has") if "Steer(" in str(value) else said
