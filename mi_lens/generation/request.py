@@ -15,7 +15,7 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem, require_writable
-from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.problems.prompts import PromptStyle, encode_prompt, require_tokenizer
 from mi_lens.traces.trace import ConditionRecord, Trace
 
 
@@ -76,8 +76,7 @@ class Plan:
     """
 
     def __init__(self, model: Model, fwd_hooks: FwdHooks = (), hooks_named: str = ""):
-        if model.tokenizer is None:
-            raise ValueError("the model has no tokenizer; load it with mi_lens.load")
+        require_tokenizer(model.tokenizer)
         self.model = model
         self.fingerprint = model_fingerprint(model)
         self.hooks = UserHooks(model, fwd_hooks, hooks_named)
