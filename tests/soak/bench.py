@@ -110,6 +110,7 @@ class Attempt:
         self.bench, self.folder, self.dice = bench, folder, dice
         self.out = folder / OUT
         self.history: list[str] = []
+        self.kills = 0
         self.restore_inputs()
 
     def restore_inputs(self) -> None:
@@ -169,6 +170,7 @@ class Attempt:
         ended = self.ended(running.end(seconds, with_signal), signalled=with_signal)
         if ended.status == 2 and with_signal != signal.SIGINT:
             raise AttemptError("unclear error", f"{ended}\n{ended.stderr[-2000:]}")
+        self.kills += ended.status != 0
         return ended.status != 0
 
     def begin(self, name: str, state: State) -> None:

@@ -28,7 +28,7 @@ class Campaign:
     Attributes:
         counts: (kind, how it went) to the number of attempts.
         failures: Each attempt that failed: its number, its commands and what happened.
-        kills: How many commands a signal was sent to.
+        kills: How many commands a signal cut short.
     """
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class Campaign:
         for kind in KINDS:
             row = [self.attempts(kind), *(self.counts[kind, column] for column in COLUMNS)]
             lines.append(f"{kind:15}" + "".join(f"{number:>20,}" for number in row))
-        return "\n".join([*lines, f"signals sent: {self.kills:,}"])
+        return "\n".join([*lines, f"commands cut short by a signal: {self.kills:,}"])
 
 
 def run_campaign(
@@ -86,6 +86,6 @@ def run_campaign(
             )
             campaign.failures.append(text)
             tell(text)
-        campaign.kills += sum(line.startswith("signal ") for line in attempt.history)
+        campaign.kills += attempt.kills
         campaign.counts[kind, went] += 1
     return campaign

@@ -15,7 +15,7 @@ from tests.soak.hostile import draw
 from tests.soak.oracle import difference, record_files, tables
 
 Went = Literal["clear error", "carried through"]
-KILLS = 5  # Of one attempt, at most; a run may end before.
+KILLS = 5  # Of one attempt.
 BAD_VALUES = 3  # Of one attempt, all in one folder.
 
 
@@ -42,12 +42,14 @@ def bad_value(attempt: Attempt) -> Went:
 def kill(attempt: Attempt) -> Went:
     """A run that is killed several times loses nothing, and ends as an undisturbed one."""
     name = attempt.dice.choice(list(WRITERS))
-    for _ in range(KILLS):
-        seconds = attempt.dice.uniform(0, attempt.bench.seconds[name])
+    while attempt.kills < KILLS:
+        seconds = attempt.dice.uniform(0, 0.9 * attempt.bench.seconds[name])
         with_signal = attempt.dice.choice(SIGNALS)
-        if not attempt.interrupted(attempt.command(name), seconds, with_signal):
-            break
-        attempt.succeeds_check()
+        if attempt.interrupted(attempt.command(name), seconds, with_signal):
+            attempt.succeeds_check()
+        else:  # it ended before
+            attempt.ends_as_undisturbed(name)
+            shutil.rmtree(attempt.out)
     attempt.ends_as_undisturbed(name)
     if left := list(attempt.out.rglob(".*.partial")):
         raise AttemptError("silent difference", f"a finished run leaves {left}")

@@ -73,19 +73,13 @@ def _config(name: str, value: Any) -> BadValue:
     return _file(f"{name}={value!r}", "model/config.json", change, "model", name)
 
 
-def _weights(
-    what: str, change: Callable[[dict[str, torch.Tensor]], object], *named: str
-) -> BadValue:
+def _weights(what: str, change: Callable[[dict[str, torch.Tensor]], object]) -> BadValue:
     def change_file(path: Path) -> None:
         weights = load_file(path)
         change(weights)
         save_file(weights, path, {"format": "pt"})
 
-    return _file(what, "model/model.safetensors", change_file, "model", *named)
-
-
-def _fill(value: float) -> Callable[[dict[str, torch.Tensor]], object]:
-    return lambda weights: weights["model.layers.1.mlp.up_proj.weight"].fill_(value)
+    return _file(what, "model/model.safetensors", change_file, "model")
 
 
 PROBLEM_FILES = [
@@ -115,7 +109,6 @@ PROBLEM_FILES = [
     _csv("a header only", b"question,answer\n"),
     _csv("no gold", b"question\n1?\n"),
     _csv("Latin-1", b"question,answer\n\xe9?,1\n"),
-    _csv("a NUL", b"question,answer\n\x00,1\n"),
     _csv("a short row", b"question,answer\n1?\n"),
     _csv("a long field without gold", b"question,answer\n" + b"1" * 200_000 + b",\n"),
 ]
@@ -142,8 +135,6 @@ CHECKPOINTS = [
     _file("missing", WEIGHTS, lambda path: path.unlink()),
     _weights("a weight is missing", lambda weights: weights.pop("model.norm.weight")),
     _weights("a weight too many", lambda w: w.update({"model.layers.9.x": torch.zeros(1)})),
-    _weights("a weight is NaN", _fill(float("nan")), "nan"),
-    _weights("a weight is infinite", _fill(float("inf")), "nan"),
     _file("missing", "model/config.json", lambda path: path.unlink()),
     _file("empty", "model/config.json", lambda path: path.write_bytes(b"")),
     _file("a list", "model/config.json", lambda path: path.write_bytes(b"[]")),
