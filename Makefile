@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-tl4 check format figures docs clean
+.PHONY: demo test test-tl4 soak check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,10 @@ test-tl4:
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt torch
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
 	.venv-tl4/bin/$(PYTEST)
+
+# Kills, bad values, damaged files and full disks, in an order that the seed decides.
+soak: $(READY)
+	$(BIN)/python -m tests.soak --seed 0 --minutes 25
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -32,20 +32,23 @@ COMMANDS = {
 
 def main(args: list[str] | None = None) -> None:
     """Runs `mi-lens`. A mistake of the user prints its message and exits with status 2."""
-    config = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="mi-lens",
-        description="Where in its reasoning does a language model come to know the answer?",
-        args=args,
-    )
     try:
-        run(config)
+        run(_parsed(args))
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         print(f"mi-lens: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("mi-lens: stopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _parsed(args: list[str] | None) -> "Config":
+    return tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="mi-lens",
+        description="Where in its reasoning does a language model come to know the answer?",
+        args=args,
+    )
 
 
 Config = (

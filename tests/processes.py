@@ -17,14 +17,17 @@ CONTEXT: Any = multiprocessing.get_context("forkserver" if FORKS else "spawn")
 if FORKS:
     CONTEXT.set_forkserver_preload(
         [
+            "mi_lens.cli",
             "mi_lens.models.backends.bridge",
             "mi_lens.models.backends.hooked",
             "mi_lens.models.pocket.training.train",
             "mi_lens.report.page",
             "mi_lens.runs.analyze",
             "mi_lens.runs.evaluate",
+            "pydantic.type_adapter",
             "transformers.models.llama.modeling_llama",
             "transformers.models.qwen2.modeling_qwen2",
+            "typeguard",
         ]
     )
 

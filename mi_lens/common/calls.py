@@ -14,6 +14,8 @@ QUOTED_OR_IN_MODULE = re.compile(
     r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?=\s*\()"""
 )
 
+LONGEST = 200  # Characters of a call that an error message shows; a call may hold a whole vector.
+
 
 def as_expression(text: str) -> str:
     """The text as Python source: the call of a "module:Class" becomes that of module.Class."""
@@ -60,7 +62,11 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
     names = settings_of(kind)
     if len(arguments) > len(names):
         raise ValueError(f"{what} {text!r}: at most {len(names)} arguments: {names}")
-    return build(kind, dict(zip(names, arguments, strict=False)) | settings)
+    try:
+        return build(kind, dict(zip(names, arguments, strict=False)) | settings)
+    except ValueError as error:
+        shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+        raise ValueError(f"{what} {shown!r}: {error}") from error
 
 
 def build(kind: Any, settings: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -171,29 +171,59 @@ def count_records(path: str | Path) -> int:
 def continue_records(path: str | Path) -> list[dict[str, Any]]:
     """The records of a JSON-lines file that is to be continued.
 
-    A partial line that a killed `append_record` left after the last line end is removed. Altered
-    lines are moved to the file's ".damaged" file, with a warning that names each.
+    A partial line that a killed `append_record` left after the last line end is removed, and so is
+    a line that repeats an earlier one. Altered lines are moved to the file's ".damaged" file, with
+    a warning that names each.
     """
     path = Path(path)
     if not path.exists():
         return []
     records, kept, aside, wrong = [], [], [], []
+    numbers: dict[bytes, int] = {}
     for number, line in _whole_lines(path):
+        if numbers.setdefault(line, number) != number:
+            continue
         try:
             records.append(verified(line, f"{path}, line {number}"))
             kept.append(line + b"\n")
         except DamagedError as error:
             aside.append(line + b"\n")
             wrong.append(str(error))
-    if aside:
-        with path.with_name(path.name + DAMAGED).open("ab") as file:
-            file.write(b"".join(aside))
+    _append_aside(path, aside)
     if path.stat().st_size != sum(map(len, kept)):
         with replacing(path) as temporary:
             temporary.write_bytes(b"".join(kept))
     for message in wrong:
         warnings.warn(f"{message}. The line is set aside in {path.name}{DAMAGED}", stacklevel=2)
     return records
+
+
+def _append_aside(path: Path, lines: Sequence[bytes]) -> None:
+    if lines:
+        with path.with_name(path.name + DAMAGED).open("ab") as file:
+            file.write(b"".join(lines))
+
+
+def set_aside_foreign(path: Path, key: str, wanted: Collection[str]) -> None:
+    """Sets aside, with a warning, the records of traces that a run does not have.
+
+    They are there if a file of another run was put in the place of the run's own.
+
+    Args:
+        path: The file.
+        key: The field that holds a trace's id.
+        wanted: The ids of the run's traces.
+    """
+    records = continue_records(path)
+    foreign = [record for record in records if record[key] not in wanted]
+    if foreign:
+        _append_aside(path, [f"{sealed(record)}\n".encode() for record in foreign])
+        write_records(path, (record for record in records if record[key] in wanted))
+        warnings.warn(
+            f"{path}: {len(foreign)} records are of another run (the first of trace "
+            f"{foreign[0][key]}). They are set aside in {path.name}{DAMAGED}",
+            stacklevel=2,
+        )
 
 
 def set_aside_damaged(folder: str | Path) -> None:
@@ -236,6 +266,13 @@ def require_records(path: Path, key: str, wanted: Collection[str]) -> None:
         wanted: The ids of the run's traces.
     """
     require_all(path, {record[key] for record in read_records(path)}, wanted)
+
+
+def require_count(path: Path, wanted: int) -> None:
+    """Raises a DamagedError if a file of a finished run has too few lines; reads none of them."""
+    found = count_records(path)
+    if found < wanted:
+        raise DamagedError(f"{path}: holds {found} of {wanted} records of a finished run; {AGAIN}")
 
 
 def require_all(path: Path, found: Collection[str], wanted: Collection[str]) -> None:

@@ -22,6 +22,7 @@ from mi_lens.common.records import (
     read_record,
     read_records,
     require_checksum,
+    set_aside_foreign,
 )
 from mi_lens.common.writing import only_writer
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
@@ -196,24 +197,24 @@ def evaluate_with(
     batch_size: int,
     folder: Path | None,
     progress: bool = True,
+    owns_folder: bool = False,
     on_result: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """Does what `evaluate` does, with a plan that the caller has already built.
 
-    `on_result` is called after each new result.
+    If the evaluation owns the folder, rows of other evaluations are set aside. `on_result` is
+    called after each new result.
     """
     model = plan.model
-    require_names(conditions)
-    require_distinct("seeds", seeds)
-    _require_gradable(problems)
     plan.hooks.check(folder)
-    requests = [
-        Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
-        for problem in problems
-        for condition in conditions
-        for seed in seeds
-    ]
+    requests = requests_of(
+        problems, conditions, seeds, style=style, max_new_tokens=max_new_tokens, stop=stop
+    )
     with nullcontext() if folder is None else only_writer(folder):
+        if folder is not None and owns_folder:
+            ids = set(map(plan.trace_id, requests))
+            set_aside_foreign(folder / "traces.jsonl", "id", ids)
+            set_aside_foreign(folder / "results.jsonl", "trace", ids)
         path = None if folder is None else folder / "results.jsonl"
         results = _read_results(path)
 
@@ -239,18 +240,46 @@ def evaluate_with(
         replace(results[trace.id], condition=request.condition.name)
         for trace, request in zip(traces, requests, strict=True)
     ]
-    setting = {
+    setting = _setting(plan) | {
+        "max_new_tokens": max_new_tokens,
+        "style": style,
+        "stop": list(stop),
+    }
+    return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
+
+
+def _setting(plan: Plan) -> dict[str, Any]:
+    """What produced an evaluation, as far as its plan decides it."""
+    model = plan.model
+    return {
         "model": plan.fingerprint,
         "engine": f"mi_lens, {type(model).__name__}",
         "dtype": str(model.cfg.dtype).removeprefix("torch."),
         "device": str(model.cfg.device).split(":", maxsplit=1)[0],
-        "max_new_tokens": max_new_tokens,
-        "style": style,
-        "stop": list(stop),
         "versions": versions(),
         **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }
-    return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
+
+
+def requests_of(
+    problems: Sequence[Problem],
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    *,
+    style: PromptStyle,
+    max_new_tokens: int,
+    stop: Sequence[str | int],
+) -> list[Request]:
+    """The requests of an evaluation, by problem, condition and seed; refuses what cannot be one."""
+    require_names(conditions)
+    require_distinct("seeds", seeds)
+    _require_gradable(problems)
+    return [
+        Request(problem, condition, style, seed, max_new_tokens, tuple(stop))
+        for problem in problems
+        for condition in conditions
+        for seed in seeds
+    ]
 
 
 def _require_gradable(problems: Sequence[Problem]) -> None:

@@ -15,7 +15,7 @@ from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem, require_writable
-from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.problems.prompts import PromptStyle, encode_prompt, require_tokenizer
 from mi_lens.traces.trace import ConditionRecord, Trace
 
 
@@ -76,8 +76,7 @@ class Plan:
     """
 
     def __init__(self, model: Model, fwd_hooks: FwdHooks = (), hooks_named: str = ""):
-        if model.tokenizer is None:
-            raise ValueError("the model has no tokenizer; load it with mi_lens.load")
+        require_tokenizer(model.tokenizer)
         self.model = model
         self.fingerprint = model_fingerprint(model)
         self.hooks = UserHooks(model, fwd_hooks, hooks_named)
@@ -99,12 +98,8 @@ class Plan:
                 f"request {index}: its prefix holds token id {strange[0]}; this model has ids from "
                 f"0 to {d_vocab - 1}"
             )
-        if len(prompt_ids) + len(request.prefix) >= context:
-            raise ValueError(
-                f"request {index} ({_question(request)[:40]!r}...): its prompt has "
-                f"{len(prompt_ids) + len(request.prefix)} tokens and the model's context "
-                f"{context}; shorten the prompt or leave the problem out"
-            )
+        length = len(prompt_ids) + len(request.prefix)
+        require_room(f"request {index}", _question(request), length, context)
         for intervention in request.condition.interventions:
             if isinstance(request.problem, Problem):
                 intervention.check(request.problem)
@@ -196,6 +191,22 @@ class Plan:
         if id(condition) not in self._described:
             self._described[id(condition)] = condition, condition.describe()
         return self._described[id(condition)][1]
+
+
+def require_room(what: str, question: str, length: int, context: int) -> None:
+    """Raises a ValueError unless a model can write a token after the prompt of a question.
+
+    Args:
+        what: What has the prompt, for the message.
+        question: The question.
+        length: Number of tokens of the prompt.
+        context: Number of positions of the model.
+    """
+    if length >= context:
+        raise ValueError(
+            f"{what} ({question[:40]!r}...): its prompt has {length} tokens and the model's "
+            f"context {context}; shorten the prompt or leave the problem out"
+        )
 
 
 def _question(request: Request) -> str:

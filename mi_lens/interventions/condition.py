@@ -149,7 +149,10 @@ def parse_condition(text: str, *, import_modules: bool = False) -> Condition:
         ValueError: If the text is no condition; the message says what is wrong.
     """
     name, calls = _name_and_calls(text)
-    parts = (parse_intervention(call, import_modules=import_modules) for call in calls)
+    try:
+        parts = [parse_intervention(call, import_modules=import_modules) for call in calls]
+    except ValueError as error:
+        raise ValueError(f"condition {name!r}: {error}" if name else str(error)) from error
     return Condition(tuple(parts), name=name)
 
 

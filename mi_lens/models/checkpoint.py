@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.models.architectures import ARCHITECTURES
-from mi_lens.models.checkpoint_files import read_json, require_possible, require_weights
+from mi_lens.models.checkpoint_files import read_json, require_weights
+from mi_lens.models.config_values import require_possible
 
 # The models of the two papers; a mistyped name is compared with these.
 HUB_IDS = (
@@ -97,8 +98,8 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the config or a file of weights is missing.
-        ValueError: If the architecture is not supported, the weights are quantized, or a file is
-            not whole.
+        ValueError: If the architecture is not supported, the weights are quantized, a value of the
+            config is impossible, or a file is not whole.
     """
     config = check_config(folder)
     require_weights(folder)
@@ -110,8 +111,8 @@ def check_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the config is missing.
-        ValueError: If the architecture is not supported, a setting is impossible, or the weights
-            are quantized.
+        ValueError: If the architecture is not supported, the weights are quantized, or a value of
+            the config is impossible.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -126,9 +127,9 @@ def check_config(folder: Path) -> dict[str, Any]:
             f"{config_file}: architecture {architecture!r} is not supported; supported are "
             f"{', '.join(ARCHITECTURES)}"
         )
-    require_possible(config_file, config)
     if "quantization_config" in config:
         raise ValueError(
             f"{config_file}: the weights are quantized; use the unquantized checkpoint"
         )
+    require_possible(config_file, config)
     return config

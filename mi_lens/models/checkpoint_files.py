@@ -1,8 +1,6 @@
 """The files of a checkpoint, checked before anything is computed; none of them may run code."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,51 +32,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a JSON {type(value).__name__}; expected an object")
     return value
-
-
-# Settings of a config.json that must be whole numbers from 1, by the names of every architecture.
-SIZES = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"),
-    *("n_embd", "n_layer", "n_head", "n_positions"),
-)
-MOST_LAYERS = 10_000  # A model with a billion would fill the memory before its weights are read.
-POSITIVE = ("rms_norm_eps", "layer_norm_epsilon", "rope_theta", "sliding_window")
-
-
-def require_possible(file: Path, config: dict[str, Any]) -> None:
-    """Raises a ValueError unless the sizes in a config.json could be those of a model.
-
-    Args:
-        file: The config.json, for the message.
-        config: What it holds.
-    """
-    rotary = config.get("rope_parameters")
-    for settings in (config, rotary if isinstance(rotary, dict) else {}):
-        for name in (*SIZES, *POSITIVE):
-            _require_size(file, name, settings.get(name))
-    width, heads = (config.get(name) for name in ("hidden_size", "num_attention_heads"))
-    groups = config.get("num_key_value_heads")
-    if heads and groups and heads % groups:
-        raise ValueError(f"{file}: {heads} heads in {groups} groups; expected as many in each")
-    if width and heads and config.get("head_dim") is None and width % heads:
-        raise ValueError(f"{file}: hidden_size {width} with {heads} heads; expected a multiple")
-    vocabulary, ends = config.get("vocab_size"), config.get("eos_token_id")
-    for end in ends if isinstance(ends, list) else [ends]:
-        if vocabulary and end is not None and end not in range(vocabulary):
-            raise ValueError(f"{file}: eos_token_id is {end!r}; expected an id of the vocabulary")
-
-
-def _require_size(file: Path, name: str, value: Any) -> None:
-    if value is None:  # Hugging Face takes its default
-        return
-    whole = name in SIZES
-    most = MOST_LAYERS if name in ("num_hidden_layers", "n_layer") else float("inf")
-    kinds = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= most:
-        limits = f" to {most:,}" if most == MOST_LAYERS else " or more"
-        what = f"a whole number from 1{limits}" if whole else "a positive number"
-        raise ValueError(f"{file}: {name} is {value!r}; expected {what}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -128,26 +81,6 @@ def stored_dtype(folder: Path) -> torch.dtype | None:
     with safe_open(weight_files(folder)[0], "pt") as file:
         name = next(iter(file.keys()))
         return STORED.get(file.get_slice(name).get_dtype())
-
-
-@contextmanager
-def naming_config(folder: Path) -> Iterator[None]:
-    """Turns what Hugging Face raises for a config that it cannot build into one kind of error.
-
-    Raises:
-        ValueError: With the name of the config.json.
-    """
-    try:
-        yield
-    except (NotImplementedError, torch.OutOfMemoryError):  # the device is the reason
-        raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError) as error:
-        misshapen = "ignore_mismatched_sizes" in str(error)
-        why = "its weights have other shapes" if misshapen else f"{type(error).__name__}: {error}"
-        raise ValueError(
-            f"{folder / 'config.json'}: no model can be built as it says ({why}); take config and "
-            "weights of the same checkpoint"
-        ) from error
 
 
 def require_same_weights(folder: Path, report: dict[str, Any]) -> None:

@@ -14,11 +14,11 @@ from mi_lens.models.checkpoint import (
     find_folder,
 )
 from mi_lens.models.checkpoint_files import (
-    naming_config,
     require_same_weights,
     require_tokenizer_fits,
     stored_dtype,
 )
+from mi_lens.models.config_values import blaming
 
 DTYPES = {
     "float32": torch.float32,
@@ -61,8 +61,9 @@ def load(
         `model.eos_token_ids` are the tokens that end a generation.
 
     Raises:
-        ValueError: If the name, backend, dtype, device or architecture is not supported, or there
-            are fewer GPUs than `n_devices`.
+        ValueError: If the name, backend, dtype, device or architecture is not supported, there are
+            fewer GPUs than `n_devices`, or the checkpoint's files are damaged or do not fit each
+            other.
         FileNotFoundError: If the folder or one of its files is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
@@ -106,9 +107,8 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     config, tokenizer = _load_config(folder), _load_tokenizer(folder)
 
     def build(device: str) -> Any:
-        with torch.device(device):
-            with naming_config(folder):
-                hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        with torch.device(device), blaming(folder / "config.json"):
+            hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
             return chosen_backend.build(hf_model, tokenizer)
 
     try:
@@ -185,10 +185,8 @@ def _load_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    try:
+    with blaming(folder / "config.json"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # Errors of many kinds, without the file's name.
-        raise ValueError(f"{folder / 'config.json'}: {type(error).__name__}: {error}") from error
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -226,7 +224,7 @@ def _load_weights(
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
-    with naming_config(folder):
+    with blaming(folder / "config.json"):
         model, report = read(
             folder,
             dtype=stored_dtype(folder) or dtype,

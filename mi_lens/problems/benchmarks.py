@@ -85,7 +85,15 @@ def local_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
         ValueError: If the file is not what its name says, or not in UTF-8.
     """
     if path.is_dir():
-        yield from _datasets().load_dataset(str(path), split=split)
+        load_dataset = _datasets().load_dataset
+        try:
+            rows = load_dataset(str(path), split=split)
+        except Exception as error:  # of many kinds, most without the folder's name
+            raise ValueError(
+                f"{path}: a folder whose problems `datasets` cannot load ({error}); expected one "
+                f"with data of the split {split!r}, or give a file of problems"
+            ) from error
+        yield from rows
     elif not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; expected a file or folder of problems, 'pocket', or one of "

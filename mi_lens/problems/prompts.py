@@ -1,6 +1,6 @@
 """Turns a question into the token ids that a model reads."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mi_lens.problems.chat_template import rendered
 
@@ -22,6 +22,20 @@ STARTER_INSTRUCTION = (
 )
 
 
+def require_tokenizer(tokenizer: Any) -> None:
+    """Refuses None, which a model loaded without tokenizer files has for a tokenizer.
+
+    Raises:
+        ValueError: If there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise ValueError(
+            "the model has no tokenizer, and this needs one: put its tokenizer.json and "
+            "tokenizer_config.json beside the weights and load it with mi_lens.load, or set "
+            "model.tokenizer"
+        )
+
+
 def prompt_text(
     tokenizer, question: str, style: PromptStyle = "chat", *, system: str | None = None
 ) -> str:
@@ -36,10 +50,12 @@ def prompt_text(
         system: A system prompt for the template.
 
     Raises:
-        ValueError: If the style is unknown; if the question or the system prompt is empty; if the
-            style needs a chat template and the tokenizer has none, or one that fails or does not
-            end; if a system prompt is given with style "raw", or to a template that leaves it out.
+        ValueError: If there is no tokenizer; if the style is unknown; if the question or the system
+            prompt is empty; if the style needs a chat template and the tokenizer has none, or one
+            that fails or does not end; if a system prompt is given with style "raw", or to a
+            template that leaves it out.
     """
+    require_tokenizer(tokenizer)
     if style not in get_args(PromptStyle):
         raise ValueError(f"prompt style {style!r}: expected one of {get_args(PromptStyle)}")
     if not question.strip():
@@ -101,8 +117,9 @@ def encode(tokenizer, text: str, *, templated: bool) -> list[int]:
             The tokenizer's special tokens are added to any other text.
 
     Raises:
-        ValueError: If the text encodes to no tokens.
+        ValueError: If there is no tokenizer, or the text encodes to no tokens.
     """
+    require_tokenizer(tokenizer)
     ids = tokenizer.encode(text, add_special_tokens=not templated)
     if not ids:
         raise ValueError(f"the text {text!r} encodes to no tokens")

@@ -15,6 +15,7 @@ from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of, traces_so_far
+from mi_lens.runs.generate import LAST_WRITTEN as LAST_OF_GENERATE
 from mi_lens.runs.sweep_folder import DONE, read_spec, require_whole, sweep_progress
 from mi_lens.runs.sweep_spec import Point
 from mi_lens.traces.trace import Trace
@@ -162,8 +163,12 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, GenerateConfig, folder)
     traces = tuple(traces_so_far(folder / "traces.jsonl"))
     expected = record["problems"]["count"]
-    missing = len({trace.id for trace in traces}) < expected
-    unfinished = f"{_count(len(traces), expected)}. {AGAIN}" if missing else None
+    unfinished = None
+    if (folder / LAST_OF_GENERATE).exists():
+        wanted = read_record(folder, LAST_OF_GENERATE)["traces"]
+        require_all(folder / "traces.jsonl", {trace.id for trace in traces}, wanted)
+    else:
+        unfinished = f"{_count(len(traces), expected)}. {AGAIN}"
     verdicts = {}
     for trace in traces:
         # A page never runs a program that a model wrote.

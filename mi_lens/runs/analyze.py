@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mi_lens.common.records import write_record
+from mi_lens.common.records import set_aside_foreign, write_record
 from mi_lens.common.writing import only_writer, writing
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
@@ -20,7 +20,7 @@ from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import open_run
-from mi_lens.runs.generate import requests_of
+from mi_lens.runs.generate import conditions_of, requests_of
 from mi_lens.runs.measure import Measurements, activations_path, measure_into
 from mi_lens.states.segments import widths
 from mi_lens.states.shard import load_activations
@@ -51,8 +51,11 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     _require_states_at(model, hook_names)
     requests = requests_of(config, plan, problems)
     # All checks come before this line, so that a refused run leaves no folder.
-    folder = open_run(config, plan.fingerprint, problems)
+    folder = open_run(config, plan.fingerprint, problems, conditions_of(requests))
     with only_writer(folder), writing(folder / "run.json"):
+        ids = list(map(plan.trace_id, requests))
+        set_aside_foreign(folder / "traces.jsonl", "id", ids)
+        set_aside_foreign(folder / "readings.jsonl", "trace", ids)
         traces = generate_into(
             folder, plan, requests, batch_size=config.batch_size, progress=progress
         )

@@ -14,6 +14,7 @@ from mi_lens.common.records import (
 )
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
 from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
+from mi_lens.runs.generate import LAST_WRITTEN as LAST_OF_GENERATE
 from mi_lens.runs.sweep_folder import DONE, require_whole
 from mi_lens.states.shard import load_activations
 
@@ -95,6 +96,9 @@ def _require_whole(folder: Path) -> None:
     """Raises a ValueError if a finished run or unit lacks a file or a row."""
     if (folder / DONE).is_file():
         require_whole(folder)
+    if (folder / LAST_OF_GENERATE).is_file():
+        wanted = read_record(folder, LAST_OF_GENERATE)["traces"]
+        require_records(folder / "traces.jsonl", "id", wanted)
     if (folder / LAST_OF_EVALUATE).is_file():
         table = folder / "results.parquet"
         require_checksum(table, read_record(folder, LAST_OF_EVALUATE)["results"])

@@ -5,7 +5,13 @@ from dataclasses import asdict
 from mi_lens.common.parquet import write_table
 from mi_lens.common.records import file_checksum, write_record
 from mi_lens.common.writing import only_writer, writing
-from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation, evaluate_with, require_names
+from mi_lens.evaluation.evaluate import (
+    LAST_WRITTEN,
+    Evaluation,
+    evaluate_with,
+    requests_of,
+    require_names,
+)
 from mi_lens.generation.request import Plan
 from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
 from mi_lens.runs.config import EvaluateConfig
@@ -22,10 +28,17 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     problems = config.load_problems(config.seed)
     conditions = conditions_of(config)
     plan = Plan(config.load_model(config.model))
-    for condition in conditions:
-        for intervention in condition.interventions:
-            intervention.bind(plan.model)  # fails, if it must, before the folder is created
-    folder = open_run(config, plan.fingerprint, problems)
+    requests = requests_of(
+        problems,
+        conditions,
+        config.seeds,
+        style=config.style,
+        max_new_tokens=config.max_new_tokens,
+        stop=config.stop,
+    )
+    for index, request in enumerate(requests):
+        plan.job(index, request)  # fails, if it must, before the folder is created
+    folder = open_run(config, plan.fingerprint, problems, conditions)
     with only_writer(folder), writing(folder / "run.json"):
         evaluation = evaluate_with(
             plan,
@@ -37,6 +50,7 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
             stop=config.stop,
             batch_size=config.batch_size,
             folder=folder,
+            owns_folder=True,
         )
         write_table(map(asdict, evaluation.results), folder / "results.parquet")
         write_record(

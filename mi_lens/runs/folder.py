@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mi_lens.common.files import remove_abandoned
+from mi_lens.common.files import PARTIAL, remove_abandoned
 from mi_lens.common.provenance import content_hash, differences, versions
 from mi_lens.common.records import (
     DAMAGED,
@@ -20,6 +20,7 @@ from mi_lens.common.records import (
     set_aside_damaged,
     write_record,
 )
+from mi_lens.interventions.condition import Condition
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.traces.trace import Trace, trace_from_row
@@ -30,7 +31,7 @@ IMMATERIAL = ("out", "batch_size")
 WRITTEN = {
     *("run.json", "traces.jsonl", "activations", "readings.jsonl", "peaks.json", "controls.json"),
     *("thinking_tokens.json", "figures", "report.html", "results.jsonl", "results.parquet"),
-    *("evaluation.json", "sweep.json", "units"),
+    *("generated.json", "evaluation.json", "sweep.json", "units"),
 }
 
 
@@ -39,13 +40,20 @@ def problems_record(problems: Sequence[Problem]) -> dict[str, Any]:
     return {"count": len(problems), "content": content_hash(list(map(asdict, problems)))}
 
 
-def open_run(config: GenerateConfig, model_name: str, problems: Sequence[Problem]) -> Path:
+def open_run(
+    config: GenerateConfig,
+    model_name: str,
+    problems: Sequence[Problem],
+    conditions: Sequence[Condition],
+) -> Path:
     """Creates a run folder, or opens the one that the same run began.
 
     Args:
         config: The configuration of the run; `config.out` is the folder.
         model_name: The model's fingerprint.
         problems: The problems of the run.
+        conditions: The conditions of the run. Their content counts, not only the texts that name
+            them: a text may name a file of vectors.
 
     Raises:
         FileExistsError: If the folder holds anything other than this run. Nothing in it is touched,
@@ -59,6 +67,7 @@ def open_run(config: GenerateConfig, model_name: str, problems: Sequence[Problem
         "model": model_name,
         "versions": versions(),
         "problems": problems_record(problems),
+        "content of conditions": {c.name: content_hash(c.describe()) for c in conditions},
     }
     run = json.loads(json.dumps(run))
     begun = begun_record(folder, "run.json")
@@ -92,7 +101,9 @@ def begun_record(folder: Path, name: str) -> dict[str, Any] | None:
     foreign = f"{folder}: exists, is not empty and holds no run of mi-lens; give another --out"
     if not record.exists():
         set_aside_before = any(folder.glob(f"{name}*{DAMAGED}"))
-        if folder.exists() and any(folder.iterdir()) and not set_aside_before:
+        there = [] if not folder.exists() else [path.name for path in folder.iterdir()]
+        # Another process may be about to write the record: its partial file says nothing else.
+        if any(not name.endswith(PARTIAL) for name in there) and not set_aside_before:
             raise FileExistsError(foreign)
         return None
     try:

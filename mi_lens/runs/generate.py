@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mi_lens.common.checked_types import require_distinct
+from mi_lens.common.records import set_aside_foreign, write_record
 from mi_lens.common.writing import only_writer, writing
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
@@ -12,15 +13,25 @@ from mi_lens.runs.config import GenerateConfig
 from mi_lens.runs.folder import open_run
 from mi_lens.traces.trace import Trace
 
+LAST_WRITTEN = "generated.json"  # A run is finished once its folder has this file.
+
 
 def run_generate(config: GenerateConfig) -> list[Trace]:
     """Generates traces and writes them to `config.out`/traces.jsonl; continues a killed run."""
     problems = config.load_problems(config.seed)
     plan = Plan(config.load_model(config.model))
     requests = requests_of(config, plan, problems)
-    folder = open_run(config, plan.fingerprint, problems)
+    folder = open_run(config, plan.fingerprint, problems, conditions_of(requests))
     with only_writer(folder), writing(folder / "run.json"):
-        return generate_into(folder, plan, requests, batch_size=config.batch_size)
+        set_aside_foreign(folder / "traces.jsonl", "id", list(map(plan.trace_id, requests)))
+        traces = generate_into(folder, plan, requests, batch_size=config.batch_size)
+        write_record(folder / LAST_WRITTEN, {"traces": [trace.id for trace in traces]})
+    return traces
+
+
+def conditions_of(requests: Sequence[Request]) -> list[Condition]:
+    """The conditions of requests, each once."""
+    return list({id(request.condition): request.condition for request in requests}.values())
 
 
 def requests_of(config: GenerateConfig, plan: Plan, problems: Sequence[Problem]) -> list[Request]:

@@ -4,15 +4,17 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from mi_lens.common.parquet import read_table
 from mi_lens.common.progress import duration
-from mi_lens.common.records import count_records, read_record, read_records
+from mi_lens.common.records import count_records, read_record, read_records, require_count
 from mi_lens.common.writing import is_written
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
 from mi_lens.interventions.condition import recorded_condition
 from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of
-from mi_lens.runs.sweep_folder import SweepProgress, sweep_progress
+from mi_lens.runs.generate import LAST_WRITTEN as LAST_OF_GENERATE
+from mi_lens.runs.sweep_folder import SweepProgress, require_counts, sweep_progress
 
 CONFIGS = {"generate": GenerateConfig, "analyze": AnalyzeConfig, "evaluate": EvaluateConfig}
 WRITTEN = {
@@ -84,6 +86,7 @@ def status(folder: str | Path) -> Status:
     record = folder / "sweep.json"
     if record.exists():
         progress = sweep_progress(folder)
+        require_counts(folder)
     else:
         progress = _run_progress(folder)
         record = folder / "run.json"
@@ -97,7 +100,7 @@ def _run_progress(folder: Path) -> RunProgress:
         raise ValueError(f"{folder}: a run of {command!r}; expected one of {sorted(CONFIGS)}")
     config = config_of(record, CONFIGS[command], folder)
     traces, asked = count_records(folder / "traces.jsonl"), record["problems"]["count"]
-    finished = traces >= asked
+    finished = (folder / LAST_OF_GENERATE).exists()
     counts: dict[str, int] = {}
     if isinstance(config, EvaluateConfig):
         conditions = {recorded_condition(text).name for text in config.conditions}
@@ -110,8 +113,25 @@ def _run_progress(folder: Path) -> RunProgress:
         counts["measured"] = len(readings)
         counts["measurements"] = sum(len(row["readings"]) for row in readings)
         finished = (folder / LAST_OF_ANALYZE).exists()
+    if finished:
+        _require_counts(folder)
     problems = f"{config.problems} ({config.split})"
     return RunProgress(command, config.model, problems, traces, asked, counts, finished)
+
+
+def _require_counts(folder: Path) -> None:
+    """Raises a DamagedError if a file of a finished run has lost lines; reads none of them."""
+    if (folder / LAST_OF_GENERATE).exists():
+        traces = read_record(folder, LAST_OF_GENERATE)["traces"]
+    elif (folder / LAST_OF_EVALUATE).exists():
+        traces = [row["trace"] for row in read_table(folder / "results.parquet")]
+        require_count(folder / "results.jsonl", len(set(traces)))
+    else:
+        peaks = read_record(folder, "peaks.json")
+        traces = peaks["traces"]
+        measured = set(traces) - set(peaks["too_short"])
+        require_count(folder / "readings.jsonl", len(measured))
+    require_count(folder / "traces.jsonl", len(set(traces)))
 
 
 def _last_write(folder: Path) -> float:

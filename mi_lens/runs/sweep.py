@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mi_lens.common.checked_types import require_distinct
 from mi_lens.common.parquet import write_table
 from mi_lens.common.progress import Progress
 from mi_lens.common.provenance import differences
@@ -20,8 +21,11 @@ from mi_lens.common.records import read_record, read_records, write_record
 from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
-from mi_lens.generation.request import Plan
+from mi_lens.generation.request import Plan, require_room
 from mi_lens.models.loading import load_outline
+from mi_lens.models.model import Model
+from mi_lens.problems.problem import Problem
+from mi_lens.problems.prompts import PromptStyle, encode_prompt
 from mi_lens.runs.sweep_folder import (
     DONE,
     Unit,
@@ -73,6 +77,7 @@ class Worker:
                 batch_size=self.spec.batch_size,
                 folder=unit.folder,
                 progress=False,
+                owns_folder=True,
                 on_result=on_result,
             )
         except Exception:
@@ -136,7 +141,7 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
     """
     worker = Worker(spec)
     count = len(worker.problems)
-    require_fitting(spec, units(spec, folder, count))
+    require_fitting(spec, units(spec, folder, count), worker.problems)
     open_sweep(spec, folder, worker.inputs)
     todo = waiting(spec, folder, count)
     failed = []
@@ -154,12 +159,14 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
     return results(folder)
 
 
-def require_fitting(spec: Spec, all_units: Sequence[Unit]) -> None:
-    """Refuses a condition that does not fit a model of unfinished units, before weights are read.
+def require_fitting(spec: Spec, all_units: Sequence[Unit], problems: Sequence[Problem]) -> None:
+    """Refuses what does not fit a model of unfinished units, before weights are read.
 
     Raises:
-        ValueError: If a layer, hook name, word or width does not fit; the message names near ones.
+        ValueError: If a layer, hook name, word or width of a condition does not fit, and the
+            message names near ones; or if a problem cannot be asked, or two have the same id.
     """
+    require_distinct("problems", [(problem.source, problem.id) for problem in problems])
     for model in dict.fromkeys(unit.model for unit in all_units if not is_done(unit)):
         outline = load_outline(model, spec.backend)
         for condition in spec.expand():
@@ -170,6 +177,17 @@ def require_fitting(spec: Spec, all_units: Sequence[Unit]) -> None:
                     raise ValueError(f"{model}, condition {condition.name!r}: {error}") from None
                 except RuntimeError:  # it reads weights: the unit itself will bind it
                     continue
+        _require_askable(outline, model, problems, spec.style)
+
+
+def _require_askable(
+    outline: Model, name: str, problems: Sequence[Problem], style: PromptStyle
+) -> None:
+    if outline.tokenizer is None:
+        raise ValueError(f"{name}: the model has no tokenizer")
+    for problem in problems:
+        length = len(encode_prompt(outline.tokenizer, problem.question, style)[1])
+        require_room(f"{name}, problem {problem.id}", problem.question, length, outline.cfg.n_ctx)
 
 
 def raise_failed(failed: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from mi_lens.common.records import (
     DamagedError,
     count_records,
     read_record,
+    require_count,
     require_records,
     set_aside_damaged,
     write_record,
@@ -146,6 +147,15 @@ def require_whole(unit: Path) -> None:
     wanted = [result["trace"] for result in read_record(unit, DONE)["results"]]
     require_records(unit / "traces.jsonl", "id", wanted)
     require_records(unit / "results.jsonl", "trace", wanted)
+
+
+def require_counts(folder: Path) -> None:
+    """Raises a DamagedError if a file of a finished unit has lost lines; reads none of them."""
+    for unit in units(read_spec(folder), folder, problem_count(folder)):
+        if is_done(unit):
+            traces = {result["trace"] for result in read_done(unit)["results"]}
+            for name in ("traces.jsonl", "results.jsonl"):
+                require_count(unit.folder / name, len(traces))
 
 
 @dataclass(frozen=True)

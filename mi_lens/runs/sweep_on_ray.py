@@ -52,7 +52,7 @@ def run_sweep_on_ray(
         raise ImportError("Ray is not installed; pip install 'mi-lens[ray]'") from None
     first = Worker(spec)
     problems = len(first.problems)
-    require_fitting(spec, units(spec, folder, problems))
+    require_fitting(spec, units(spec, folder, problems), first.problems)
     open_sweep(spec, folder, first.inputs)
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False)

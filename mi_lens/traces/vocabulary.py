@@ -8,6 +8,7 @@ from typing import Any
 
 from mi_lens.common.html import table
 from mi_lens.models.model import Model
+from mi_lens.problems.prompts import require_tokenizer
 
 # Paper 1's lists for DeepSeek-R1-Distill-Llama-8B: words for representation recycling, and words
 # for test-time scaling.
@@ -30,7 +31,12 @@ def word_of(string: str) -> str:
 
 @lru_cache(maxsize=8)
 def vocabulary(tokenizer) -> tuple[str, ...]:
-    """The string of every token. Tokens added as markup, such as "<think>", have empty strings."""
+    """The string of every token. Tokens added as markup, such as "<think>", have empty strings.
+
+    Raises:
+        ValueError: If there is no tokenizer.
+    """
+    require_tokenizer(tokenizer)
     strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
     return tuple("" if i in markup else s for i, s in enumerate(strings))

@@ -20,6 +20,8 @@ from mi_lens.common.records import (
     read_lines,
     read_record,
     read_records,
+    require_count,
+    set_aside_foreign,
     verified,
     write_record,
     write_records,
@@ -154,3 +156,31 @@ def test_appends_survive_kill(tmp_path):
     rows = continue_records(path)
     assert [row["n"] for row in rows] == list(range(len(rows)))
     assert len(rows) >= 9
+
+
+def test_a_line_that_repeats_an_earlier_one_is_dropped(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_records(path, [ROWS[0], ROWS[1], ROWS[0]])
+    assert continue_records(path) == ROWS[:2] == read_records(path)
+    assert continue_records(path) == ROWS[:2]
+
+
+def test_records_of_another_run_are_set_aside(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    set_aside_foreign(path, "trace", ["a"])  # it does not exist yet
+    own, foreign = {"trace": "a", "text": "größer"}, {"trace": "b"}
+    write_records(path, [foreign, own])
+    set_aside_foreign(path, "trace", ["a", "b"])
+    assert read_records(path) == [foreign, own]
+    with pytest.warns(UserWarning, match=r"1 records are of another run .* of trace b"):
+        set_aside_foreign(path, "trace", ["a"])
+    assert read_records(path) == [own]
+    assert read_records(tmp_path / "rows.jsonl.damaged") == [foreign]
+
+
+def test_too_few_lines_of_a_finished_run_are_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_records(path, ROWS[:2])
+    require_count(path, 2)
+    with pytest.raises(DamagedError, match=r"rows\.jsonl: holds 2 of 3 records"):
+        require_count(path, 3)

@@ -110,6 +110,17 @@ def test_text_that_is_no_intervention(text, message):
         parse_intervention(text)
 
 
+def test_an_impossible_setting_is_named_with_its_call():
+    with pytest.raises(ValueError, match=r"intervention 'Suppress\(\[\]\)': no words given"):
+        parse_intervention("Suppress([])")
+    with pytest.raises(ValueError, match="condition 'sum': intervention '1': expected a call"):
+        parse_condition("sum=1 + 1")
+    vector = str([1.0] * 999)
+    with pytest.raises(ValueError, match=r"1\.0, 1\.0, .*\.\.\.': hook_name is None") as error:
+        parse_intervention(f"Steer({vector})")
+    assert len(str(error.value)) < 400
+
+
 def test_unknown_keys_are_refused():
     with pytest.raises(ValueError, match=r"unknown \['intervention'\]"):
         Condition.from_json({"intervention": []})

@@ -1,7 +1,6 @@
 """A damaged or foreign checkpoint is refused by its file's name, and runs no code of its own."""
 
 import json
-import re
 import shutil
 import sys
 
@@ -9,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mi_lens.models.checkpoint import check_config
 from mi_lens.models.loading import load, load_outline, load_tokenizer
 
 CODE = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
@@ -66,32 +66,6 @@ DAMAGES = {
         lambda f: edit(f / "config.json", hidden_size="wide"),
         r"config\.json: ",
     ),
-    "a width for more heads": (
-        lambda f: edit(
-            f / "config.json", num_attention_heads=3, num_key_value_heads=3, head_dim=None
-        ),
-        r"config\.json: hidden_size 32 with 3 heads; expected a multiple",
-    ),
-    "odd groups of heads": (
-        lambda f: edit(f / "config.json", num_key_value_heads=3),
-        r"config\.json: \d heads in 3 groups",
-    ),
-    "an unknown activation": (
-        lambda f: edit(f / "config.json", hidden_act="nope"),
-        r"config\.json: .*'nope'",
-    ),
-    "another width than the weights'": (
-        lambda f: edit(f / "config.json", hidden_size=64),
-        r"config\.json: no model can be built as it says \(its weights have other shapes",
-    ),
-    "a billion of everything": (
-        lambda f: edit(f / "config.json", hidden_size=2**30, intermediate_size=2**30),
-        r"config\.json: no model can be built as it says",
-    ),
-    "an unknown kind of rotation": (
-        lambda f: edit(f / "config.json", rope_parameters={"rope_type": "nope"}),
-        r"config\.json: ",
-    ),
     "an end outside of the vocabulary": (
         lambda f: edit(f / "config.json", eos_token_id=[1, 10**9]),
         r"config\.json: eos_token_id is 1000000000; expected an id of the vocabulary",
@@ -129,34 +103,78 @@ def test_damage_is_named(damage, folder):
         load(folder, device="cpu")
 
 
+IMPOSSIBLE = [
+    ("llama3", "hidden_size", -32, "from 1 to 1,000,000"),
+    ("llama3", "hidden_size", "32", "from 1 to 1,000,000"),
+    ("llama3", "hidden_size", 32.0, "from 1 to 1,000,000"),
+    ("llama3", "hidden_size", True, "from 1 to 1,000,000"),
+    ("llama3", "num_hidden_layers", 10**9, "from 1 to 1,000"),
+    ("llama3", "num_hidden_layers", 0, "from 1 to 1,000"),
+    ("llama3", "num_hidden_layers", None, "from 1 to 1,000"),
+    ("llama3", "vocab_size", 10**12, "from 1 to 10,000,000"),
+    ("llama3", "head_dim", -8, "from 1"),
+    ("llama3", "num_key_value_heads", 3, "a divisor of num_attention_heads, 4"),
+    ("llama3", "num_key_value_heads", 0, "from 1"),
+    ("llama3", "max_position_embeddings", -1, "from 1"),
+    ("llama3", "rms_norm_eps", -1.0, "above 0"),
+    ("llama3", "rms_norm_eps", float("nan"), "above 0"),
+    ("llama3", "rope_theta", None, "above 0"),
+    ("llama3", "dtype", 3, "a name such as"),
+    ("gemma2", "query_pre_attn_scalar", 0, "above 0"),
+    ("gemma2", "final_logit_softcapping", -2.0, "above 0"),
+    ("mistral", "sliding_window", 0, "from 1"),
+    ("gpt2", "n_head", 5, "a divisor of n_embd, 32"),
+    ("gpt2", "n_layer", 10**9, "from 1"),
+    ("gpt2", "n_inner", -3, "from 1"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "name", "value", "expected"), IMPOSSIBLE)
+def test_an_impossible_value_is_named(architecture, name, value, expected, checkpoint, tmp_path):
+    shutil.copy(checkpoint(architecture) / "config.json", tmp_path)
+    edit(tmp_path / "config.json", **{name: value})
+    for reader in (check_config, load_outline):
+        with pytest.raises(ValueError, match=rf"config\.json: {name} is ") as error:
+            reader(tmp_path)
+        assert f"is {value!r}; expected" in str(error.value)
+        assert expected in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["rope_theta", "factor"])
+@pytest.mark.parametrize("value", [0, -3.0, None, "many"])
+def test_an_impossible_rotation_is_named(name, value, folder):
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"] | {name: value}
+    edit(folder / "config.json", rope_parameters=rope)
+    with pytest.raises(ValueError, match=rf"config\.json: rope_parameters\.{name} is {value!r}"):
+        load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "vocab_size"])
+def test_a_missing_size_is_named(name, folder):
+    """Hugging Face would take its default, such as 32 layers."""
+    config = json.loads((folder / "config.json").read_text())
+    del config[name]
+    (folder / "config.json").write_text(json.dumps(config))
+    for reader in (load, load_outline):
+        with pytest.raises(ValueError, match=rf"config\.json: {name} is missing"):
+            reader(folder)
+
+
 @pytest.mark.parametrize(
-    ("setting", "value"),
+    ("changes", "message"),
     [
-        ("hidden_size", -1),
-        ("hidden_size", 0),
-        ("hidden_size", True),
-        ("num_hidden_layers", "3"),
-        ("num_hidden_layers", 2.5),
-        ("num_attention_heads", 0),
-        ("num_key_value_heads", -2),
-        ("vocab_size", -5),
-        ("max_position_embeddings", -1),
-        ("intermediate_size", 0),
-        ("head_dim", 0),
-        ("rms_norm_eps", -1.0),
-        ("rms_norm_eps", 0),
-        ("rope_theta", "x"),
-        ("rope_theta", 0),
-        ("num_hidden_layers", 10**9),
+        ({"hidden_act": "superact"}, r"no model can be built from it \(KeyError: 'superact'\)"),
+        ({"rope_parameters": {"rope_type": "magic", "rope_theta": 1e4}}, "KeyError: 'magic'"),
+        ({"hidden_size": 64}, "the weights beside it have other shapes than it says"),
     ],
 )
-@pytest.mark.parametrize("reader", [load, load_outline])
-def test_impossible_sizes_are_named_before_anything_is_built(reader, folder, setting, value):
-    edit(folder / "config.json", **{setting: value})
-    with pytest.raises(
-        ValueError, match=rf"config\.json: {setting} is {re.escape(repr(value))}; exp"
-    ):
-        reader(folder)
+def test_what_no_model_is_built_from_is_named(changes, message, folder):
+    edit(folder / "config.json", **changes)
+    with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+        load(folder, device="cpu")
+    if "hidden_size" not in changes:
+        with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+            load_outline(folder)
 
 
 def test_weights_that_are_dropped_are_named(folder):

@@ -169,6 +169,9 @@ def test_a_folder_of_a_dataset(tmp_path):
     datasets.config.HF_DATASETS_CACHE = tmp_path / "cache"
     assert [p.question for p in load_problems(folder, split="train")] == ["q0"]
     assert load_problems(folder) == [Problem("0", "q1", "b", source="own")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: a folder whose problems `datasets` cannot load"):
+        load_problems(tmp_path / "empty")
 
 
 def test_programming_problems(shared_data):

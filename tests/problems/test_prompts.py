@@ -4,6 +4,7 @@ import jaxtyping
 import pytest
 
 from mi_lens.problems.prompts import PUBLISHED, code_question, encode, encode_prompt, prompt_text
+from mi_lens.traces.vocabulary import TokenSet
 
 
 def test_styles(tokenizer):
@@ -45,6 +46,14 @@ def test_bad_input(tokenizer):
         prompt_text(bare, "q", "seal")
     with pytest.raises(ValueError, match="encodes to no tokens"):
         encode(tokenizer, "", templated=True)
+
+
+@pytest.mark.parametrize("style", ["chat", "raw", "seal"])
+def test_a_model_without_tokenizer_is_told_what_is_missing(style):
+    with pytest.raises(ValueError, match=r"no tokenizer.*tokenizer\.json.*mi_lens\.load"):
+        encode_prompt(None, "2 + 2?", style)
+    with pytest.raises(ValueError, match="no tokenizer"):
+        TokenSet.of(None, ["Wait"])
 
 
 def test_a_system_prompt(tokenizer):

@@ -10,7 +10,7 @@ import pytest
 
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
-from mi_lens.common.records import write_record
+from mi_lens.common.records import DamagedError, write_record
 from mi_lens.report.findings import findings
 from mi_lens.report.loading import read_runs
 from mi_lens.report.packing import unpacked
@@ -210,6 +210,9 @@ def test_generated_traces(settings, tmp_path):
     assert "is not finished" not in page.read_text()
     path = tmp_path / "run" / "traces.jsonl"
     path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DamagedError, match=r"traces\.jsonl: lacks 1 of 3 traces"):
+        write_report([tmp_path / "run"], page)
+    (tmp_path / "run" / "generated.json").unlink()  # as if it had been killed
     assert "2 of 3 traces" in write_report([tmp_path / "run"], page).read_text()
 
 

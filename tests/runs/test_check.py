@@ -22,8 +22,10 @@ from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.analyze import analyze
 from mi_lens.runs.check import check
-from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig
+from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.evaluate import run_evaluate
+from mi_lens.runs.generate import run_generate
+from mi_lens.runs.status import status
 from mi_lens.runs.sweep_spec import Spec
 
 HOOK = "blocks.1.hook_resid_post"
@@ -56,7 +58,9 @@ def runs(checkpoint, tmp_path_factory) -> dict[str, tuple[Path, Run]]:
         unit=2,
         device="cpu",
     )
+    generation = GenerateConfig(out=folder, **common)
     commands: dict[str, Run] = {
+        "generate": lambda out: run_generate(replace(generation, out=out)),
         "analyze": lambda out: analyze(replace(analysis, out=out), progress=False),
         "evaluate": lambda out: run_evaluate(replace(evaluation, out=out)),
         "sweep": lambda out: sweep.run_sweep(spec, out, progress=False),
@@ -129,7 +133,7 @@ def empty(path: Path, dice: random.Random) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, remove_a_line, empty])
-@pytest.mark.parametrize("name", ["analyze", "evaluate", "sweep"])
+@pytest.mark.parametrize("name", ["generate", "analyze", "evaluate", "sweep"])
 def test_damages_are_named_and_made_again(runs, tmp_path, name, damage):
     whole, command = runs[name]
     assert check(whole).damages == ()
@@ -158,6 +162,30 @@ def test_damages_are_named_and_made_again(runs, tmp_path, name, damage):
         assert check(folder).damages == ()
         shutil.rmtree(folder)
     assert undisturbed == {path: path.read_bytes() for path in files_of(whole)}
+
+
+@pytest.mark.parametrize("name", ["generate", "analyze", "evaluate", "sweep"])
+def test_lost_traces_of_a_finished_run_are_told_by_its_status(runs, tmp_path, name):
+    whole, _ = runs[name]
+    folder = shutil.copytree(whole, tmp_path / "run")
+    path = next(folder.rglob("traces.jsonl"))
+    path.write_bytes(b"")
+    with pytest.raises(DamagedError, match=rf"{path}: holds 0 of \d records of a finished run"):
+        status(folder)
+
+
+def test_traces_of_another_run_are_set_aside(runs, tmp_path):
+    whole, command = runs["generate"]
+    folder = shutil.copytree(whole, tmp_path / "run")
+    own = (whole / "traces.jsonl").read_bytes()
+    lines = (runs["evaluate"][0] / "traces.jsonl").read_bytes().splitlines(keepends=True)
+    foreign = [line for line in lines if line not in own]
+    (folder / "traces.jsonl").write_bytes(b"".join(foreign))
+    with pytest.raises(DamagedError, match=r"traces\.jsonl: lacks 3 of 3 traces"):
+        read_runs([folder])
+    with pytest.warns(UserWarning, match=f"{len(foreign)} records are of another run"):
+        command(folder)
+    assert tables(folder) == tables(whole)
 
 
 def test_a_damaged_readable_row_is_never_shown(runs, tmp_path):

@@ -1,16 +1,22 @@
 import subprocess
 import sys
+import warnings
+from typing import Any
 
 import pytest
+import torch
 
 import mi_lens
 from mi_lens.common.files import read_jsonl, replacing, write_jsonl
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Plan, Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.runs.config import GenerateConfig
+from mi_lens.runs.config import EvaluateConfig, GenerateConfig
+from mi_lens.runs.evaluate import run_evaluate
 from mi_lens.runs.folder import open_run
 from mi_lens.runs.generate import run_generate
+from mi_lens.runs.sweep import run_sweep
+from mi_lens.runs.sweep_spec import Spec
 from mi_lens.traces.trace import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]
@@ -65,12 +71,21 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     config = GenerateConfig(out=tmp_path / "run")
     abandon(config.out / "run.json")
     assert len(list(config.out.iterdir())) == 1
-    open_run(config, "m", [])  # killed before run.json stood: the folder is still to begin
+    open_run(config, "m", [], [])  # killed before run.json stood: the folder is still to begin
     assert [path.name for path in config.out.iterdir()] == ["run.json"]
     abandon(config.out / "report.html", config.out / "figures" / "words.svg")
     with replacing(config.out / "peaks.json") as ours:  # of a process that lives
-        open_run(config, "m", [])
+        open_run(config, "m", [], [])
         assert set(config.out.rglob(".*")) == {ours}
+
+
+def test_two_processes_may_begin_a_run_together(tmp_path):
+    config = GenerateConfig(out=tmp_path / "run")
+    with replacing(config.out / "run.json") as partial:  # the other one's, which lives
+        open_run(config, "m", [], [])
+        assert partial.exists()
+        partial.write_bytes((config.out / "run.json").read_bytes())
+    assert open_run(config, "m", [], []) == config.out
 
 
 def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint, tmp_path):
@@ -82,6 +97,21 @@ def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint,
     with pytest.raises(ValueError, match="problems: 'p' more than once"):
         run_generate(config)
     assert not config.out.exists()
+
+
+def test_a_question_without_room_is_refused_before_the_folder_is_made(checkpoint, tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"question": "1 + " * 200 + "1?", "answer": "201"}])
+    common: dict[str, Any] = {
+        "model": str(checkpoint("llama")),
+        "problems": str(tmp_path / "p.jsonl"),
+    }
+    spec = Spec(models=(common["model"],), problems=common["problems"], conditions=("baseline",))
+    evaluation = EvaluateConfig(out=tmp_path / "run", conditions=("baseline",), **common)
+    commands = (lambda: run_evaluate(evaluation), lambda: run_sweep(spec, tmp_path / "run"))
+    for command in commands:
+        with pytest.raises(ValueError, match=r"its prompt has .* tokens and the model's context"):
+            command()
+        assert not (tmp_path / "run").exists()
 
 
 def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoint, tmp_path):
@@ -102,3 +132,37 @@ def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoin
         with pytest.raises(ValueError, match=message):
             mi_lens.analyze(config)
         assert not config.out.exists()
+
+
+def test_a_vector_replaced_by_another_makes_another_run(checkpoint, tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"question": "1 + 1?", "answer": "2"}])
+    path = tmp_path / "vector.safetensors"
+
+    def save(numbers):
+        hook_name = "blocks.1.hook_resid_post"
+        vector = torch.tensor(numbers)
+        mi_lens.SteeringVector(hook_name, vector, "m", "made up", "none", {}, {}, None).save(path)
+
+    common = {
+        "model": str(checkpoint("llama")),
+        "problems": str(tmp_path / "p.jsonl"),
+        "max_new_tokens": 2,
+        "device": "cpu",
+    }
+    steer = f"Steer({str(path)!r}, at='all')"
+    commands = (
+        lambda: run_generate(
+            GenerateConfig(out=tmp_path / "generate", intervene=(steer,), **common)
+        ),
+        lambda: run_evaluate(
+            EvaluateConfig(out=tmp_path / "evaluate", conditions=(f"s={steer}",), **common)
+        ),
+    )
+    for command in commands:
+        save([1.0] * 32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the vector is of another model
+            command()
+            save([2.0] * 32)
+            with pytest.raises(FileExistsError, match=r"another run .*content of conditions"):
+                command()

@@ -6,6 +6,7 @@ import pytest
 
 from mi_lens.cli import main
 from mi_lens.common.files import write_jsonl
+from mi_lens.common.records import DamagedError
 from mi_lens.common.writing import writing
 from mi_lens.runs.analyze import analyze
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
@@ -55,6 +56,11 @@ def test_generate(settings, capsys):
     assert (progress.command, progress.traces, progress.asked) == ("generate", 3, 3)
     assert progress.finished is True
     drop_last_row(config.out / "traces.jsonl")
+    with pytest.raises(
+        DamagedError, match=r"traces\.jsonl: holds 2 of 3 records of a finished run"
+    ):
+        status(config.out)
+    (config.out / "generated.json").unlink()
     with (config.out / "traces.jsonl").open("ab") as file:
         file.write(b'{"id": "torn')
     main(["status", str(config.out)])

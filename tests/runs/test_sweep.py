@@ -277,6 +277,7 @@ def test_a_ray_cluster_of_which_a_worker_is_lost(folder):
     assert len({json.loads(path.read_text())["fingerprint"] for path in done}) == 2
 
 
+@pytest.mark.filterwarnings("ignore:a steering vector of model m:UserWarning")
 def test_changed_inputs_are_refused_and_lost_ones_are_not_needed(folder, capsys):
     d = load(Spec.read(folder / "spec.yaml").models[0], device="cpu").cfg.d_model
     vector = SteeringVector(
