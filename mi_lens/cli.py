@@ -1,7 +1,12 @@
 """The command line: one subcommand per configuration of `mi_lens.runs.config`."""
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EACCES, EPERM, EROFS
+from types import FrameType
 
 import tyro
 
@@ -32,14 +37,38 @@ COMMANDS = {
 
 def main(args: list[str] | None = None) -> None:
     """Runs `mi-lens`. A mistake of the user prints its message and exits with status 2."""
+    with _interrupts_noted() as interrupts:
+        try:
+            run(_parsed(args))
+        except (Exception, KeyboardInterrupt) as error:
+            # A library may turn Ctrl-C into an error of its own.
+            if interrupts or isinstance(error, KeyboardInterrupt):
+                print("mi-lens: stopped; the same command continues from here", file=sys.stderr)
+                sys.exit(130)
+            if not isinstance(error, ValueError | OSError | RuntimeError | ImportError):
+                raise
+            print(f"mi-lens: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Yields a list that gets each Ctrl-C of the block; each raises KeyboardInterrupt as always."""
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield interrupts  # somebody else handles it, or nobody may
+        return
+    signal.signal(signal.SIGINT, note)
     try:
-        run(_parsed(args))
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        print(f"mi-lens: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("mi-lens: stopped; the same command continues from here", file=sys.stderr)
-        sys.exit(130)
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _parsed(args: list[str] | None) -> "Config":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +35,7 @@ from experiments.study import (
 )
 from experiments.summaries import is_right, side, with_interval
 from mi_lens.common.statistics import Estimate
+from tests.processes import result_of
 
 PROBLEMS = 12
 CHEAPER: dict[str, dict[str, Any]] = {
@@ -76,10 +78,20 @@ def no_figure_is_left_by_another_test():
 
 def run_small(name: str, runs: Path, out: Path) -> dict[str, Any]:
     """Runs a study on few problems and returns its record."""
-    study = import_module(f"experiments.{name}")
     settings = {"limit": PROBLEMS, "runs": runs, "out": out} | CHEAPER.get(name, {})
-    study.main(study.Config(**settings))
+    result_of(run_study, name, settings)
     return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def run_study(name: str, settings: dict[str, Any]) -> None:
+    """Runs a study in a child, where types are not checked, which takes a third of the time.
+
+    The functions that it calls have tests of their own, where types are.
+    """
+    warnings.filterwarnings("error", module="experiments|mi_lens")
+    study = import_module(f"experiments.{name}")
+    study.main(study.Config(**settings))
+    assert not plt.get_fignums()
 
 
 def no_constant(value: str) -> None:
@@ -106,7 +118,6 @@ def test_a_study_draws_its_figure_and_says_what_it_found(name: str, runs: Path, 
     assert len(written) < 1_000_000
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
-    assert not plt.get_fignums()
 
 
 @pytest.mark.slow

@@ -186,10 +186,12 @@ class _Steer(Action):
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
     ) -> Float[Tensor, "rows pos d"]:
         """See `Action.edit`."""
-        if states.shape[-1] != len(self.unit):  # It would be stretched over a state of width 1.
+        # It would be stretched over a state of width 1, or over heads.
+        if states.ndim != 3 or states.shape[-1] != len(self.unit):
+            held = " x ".join(map(str, states.shape[2:]))
             raise ValueError(
-                f"hook name {hook_name!r} holds {states.shape[-1]} numbers per position, and the "
-                f"vector {len(self.unit)}; steer at a residual state, such as a hook_resid_post"
+                f"hook name {hook_name!r} holds {held} numbers per position, and the vector "
+                f"{len(self.unit)}; steer at a residual state, such as a hook_resid_post"
             )
         mask = positions(rows, states.shape[1], self.wanted)
         if not mask.any():

@@ -46,6 +46,8 @@ def find_folder(name: str | Path, patterns: Sequence[str] = DOWNLOADED) -> Path:
     """
     from mi_lens.models.pocket import CHECKPOINTS
 
+    if not str(name).strip():
+        raise ValueError(f"model {name!r}: expected a name, a Hugging Face id or a folder")
     if name in CHECKPOINTS:
         return CHECKPOINTS[str(name)]
     if Path(name).is_dir():

@@ -81,6 +81,11 @@ def load(
     end_ids = hf_model.generation_config.eos_token_id
     model = chosen_backend.build(hf_model, tokenizer)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
+    if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
+        raise ValueError(
+            f"{folder / 'generation_config.json'}: eos_token_id is {strange[0]!r}; expected ids of "
+            f"the vocabulary, from 0 to {vocabulary - 1}"
+        )
     return model
 
 

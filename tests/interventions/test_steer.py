@@ -11,9 +11,11 @@ from mi_lens.interventions.row import Row
 from mi_lens.interventions.steer import Steer, random_like
 from mi_lens.interventions.vector import SteeringVector
 from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.loading import load
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
 from mi_lens.traces.think_block import boundary_ids
+from tests.processes import result_of
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi"]
 VECTOR = torch.linspace(-1, 2, 32, dtype=torch.float64)
@@ -155,6 +157,29 @@ def test_a_vector_of_another_model_is_told_once(tiny_model):
     assert trace.condition.get("interventions", [{}])[0]["of_model"] == "m"
     unknown = Steer(steer.vector, HOOK)  # numbers alone say nothing of their origin
     generate(tiny_model, problems, unknown, max_new_tokens=2, progress=False)
+
+
+def steer_at_heads(folder) -> list[str]:
+    """What is said about states of heads, one of them as wide as the vector."""
+    model, said = load(folder, device="cpu"), []
+    for name in ("blocks.1.attn.hook_z", "blocks.1.attn.hook_pattern"):
+        steer = Steer(torch.ones(32), name, at="all", prompt=True)
+        action, row = steer.bind(model), Row(model.tokenizer, (1,), 0, 9, [1, 2, 3, 4], reading=4)
+        for act in (
+            lambda s=steer: generate(model, ["1?"], s, max_new_tokens=3),
+            lambda n=name, a=action, r=row: a.edit(n, torch.ones(1, 4, 1, 32), [r]),
+        ):
+            try:
+                act()
+                said.append("nothing")
+            except ValueError as error:
+                said.append(str(error))
+    return said
+
+
+def test_a_vector_is_not_stretched_over_heads(checkpoint):
+    for said in result_of(steer_at_heads, checkpoint("qwen2")):
+        assert "numbers per position, and the vector 32; steer at a residual state" in said
 
 
 @pytest.mark.parametrize(

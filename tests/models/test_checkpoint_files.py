@@ -70,6 +70,10 @@ DAMAGES = {
         lambda f: edit(f / "config.json", eos_token_id=[1, 10**9]),
         r"config\.json: eos_token_id is 1000000000; expected an id of the vocabulary",
     ),
+    "another end in generation_config": (
+        lambda f: edit(f / "generation_config.json", eos_token_id=10**6),
+        r"generation_config\.json: eos_token_id is 1000000; expected ids of the vocabulary",
+    ),
     "an index without a map": (
         lambda f: (f / "model.safetensors.index.json").write_text("{}"),
         r"index\.json: no weight_map",

@@ -314,6 +314,12 @@ def test_an_unknown_name_is_told_near_ones(name: str, near: str) -> None:
     assert name in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_working_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="expected a name, a Hugging Face id or a folder"):
+        load(name)
+
+
 def test_a_name_like_no_other_is_told_what_is_possible() -> None:
     with pytest.raises(ValueError, match=r"pocket-base.*pocket-reasoner.*owner/model") as error:
         load("zzzzzz")

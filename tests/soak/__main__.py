@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="mi-lens-soak-"))
     numbers = None if asked.only is None else [asked.only]
     campaign = run_campaign(folder, asked.seed, numbers, minutes=asked.minutes, tell=print)
-    print(f"{campaign}\nfolders of failed attempts: {folder}")
+    print(campaign)
+    if campaign.failures:
+        print(f"folders of failed attempts: {folder}")
+    else:
+        shutil.rmtree(folder)
     sys.exit(bool(campaign.failures))
 
 
