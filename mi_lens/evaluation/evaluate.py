@@ -80,10 +80,10 @@ class Evaluation:
             )
         if (folder / LAST_WRITTEN).exists():
             written = read_record(folder, LAST_WRITTEN)
-            table = folder / "results.parquet"
-            require_checksum(table, written["results"])
-            results = map(result_from_table, read_table(table))
-            return cls(tuple(results), written["setting"], written["conditions"])
+            path = folder / "results.parquet"
+            require_checksum(path, written["results"])
+            results = tuple(map(result_from_table, read_table(path)))
+            return cls(results, written["setting"], written["conditions"])
         config = record["config"]
         names = [recorded_condition(text).name for text in config["conditions"]]
         rows = [Result(**row) for row in read_records(folder / "results.jsonl")]
@@ -205,7 +205,6 @@ def evaluate_with(
     If the evaluation owns the folder, rows of other evaluations are set aside. `on_result` is
     called after each new result.
     """
-    model = plan.model
     plan.hooks.check(folder)
     requests = requests_of(
         problems, conditions, seeds, style=style, max_new_tokens=max_new_tokens, stop=stop
@@ -220,7 +219,7 @@ def evaluate_with(
 
         def grade_into(trace: Trace, seconds: float | None) -> None:
             if trace.id not in results:  # else only its trace was damaged, and made again
-                results[trace.id] = grade_trace(trace, model.tokenizer, seconds)
+                results[trace.id] = grade_trace(trace, plan.model.tokenizer, seconds)
                 if path is not None:
                     append_record(path, asdict(results[trace.id]))
                 on_result()
@@ -240,11 +239,8 @@ def evaluate_with(
         replace(results[trace.id], condition=request.condition.name)
         for trace, request in zip(traces, requests, strict=True)
     ]
-    setting = _setting(plan) | {
-        "max_new_tokens": max_new_tokens,
-        "style": style,
-        "stop": list(stop),
-    }
+    decided = {"max_new_tokens": max_new_tokens, "style": style, "stop": list(stop)}
+    setting = _setting(plan) | decided
     return Evaluation(tuple(named), setting, {c.name: plan.describe(c) for c in conditions})
 
 
@@ -287,8 +283,8 @@ def _require_gradable(problems: Sequence[Problem]) -> None:
     require_distinct("problems", [(problem.source, problem.id) for problem in problems])
     for problem in problems:
         if problem.tests is None and not problem.answer.strip():
-            what = "has neither a gold answer nor tests to grade by"
-            raise ValueError(f"problem {problem.id} {what}; leave it out")
+            needed = "neither a gold answer nor tests to grade by"
+            raise ValueError(f"problem {problem.id} has {needed}; leave it out")
     if any(problem.tests is not None for problem in problems):
         isolation()  # raises if programs cannot run here
 
