@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.stats import norm
 
 from mi_lens.common.statistics import Estimate
@@ -86,8 +86,8 @@ def estimate_difference(
         variance = max(0.0, 2 * worse + difference * (1 - difference))
         return abs(mean - difference) * sqrt(units) - z * sqrt(variance)
 
-    low = brentq(beyond, -1.0, mean) if beyond(-1.0) > 0 else -1.0
-    high = brentq(beyond, mean, 1.0) if beyond(1.0) > 0 else 1.0
+    low = root_scalar(beyond, bracket=(-1.0, mean)).root if beyond(-1.0) > 0 else -1.0
+    high = root_scalar(beyond, bracket=(mean, 1.0)).root if beyond(1.0) > 0 else 1.0
     return Estimate(mean, float(low), float(high), n)
 
 

@@ -75,7 +75,7 @@ class Exercise:
 
     @property
     def solution(self) -> str:
-        """The steps of the calculation in a few words, ending in the answer."""
+        """The calculation as sentences; the last one states the answer."""
         steps = [
             f"{show_term(term)} = {term.magnitude}" for term in self.terms if len(term.factors) > 1
         ]
@@ -84,7 +84,7 @@ class Exercise:
             sign = "+" if term.sign > 0 else "-"
             steps.append(f"{total} {sign} {term.magnitude} = {total + term.value}")
             total += term.value
-        return ". ".join(steps) + f". The answer is {total}"
+        return ". ".join(steps) + f". The answer is {total}."
 
     def as_problem(self, id: str, split: str) -> Problem:
         return Problem(

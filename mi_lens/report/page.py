@@ -24,8 +24,10 @@ from mi_lens.report.palette import SHADES, shades_css
 from mi_lens.report.tables import (
     Table,
     correlates_table,
+    endings_table,
     findings_table,
     peaks_table,
+    remaining_table,
     treatments_table,
     words_table,
 )
@@ -201,7 +203,12 @@ def _section(run: Run, figures: Path | None, links: Mapping[str, str]) -> Sectio
 
 def _layer_panel(analysis: Analysis, hook_name: str, links: Mapping[str, str]) -> Panel:
     controls = analysis.controls(hook_name)
-    tables = [treatments_table(controls), correlates_table(controls)]
+    tables = [
+        endings_table(analysis.endings(hook_name), analysis.config.ending.replace("_", " ")),
+        treatments_table(controls),
+        correlates_table(controls),
+        remaining_table(controls),
+    ]
     if hook_name in analysis.tokens:
         tables.insert(0, words_table(analysis.tokens[hook_name], WORDS))
     mismatch = controls.mismatch

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from mi_lens.common.html import DASH
 from mi_lens.common.statistics import Estimate
+from mi_lens.information.per_trace.answer_endings import EndingSummary
 from mi_lens.information.per_trace.control_summary import ControlSummary
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens
 from mi_lens.report.findings import summary
@@ -190,6 +191,55 @@ def correlates_table(controls: ControlSummary) -> Table:
         rows,
         "Mean over traces of the rank correlation along the trace; entropy and surprisal are those "
         "of the emitted token.",
+    )
+
+
+def remaining_table(controls: ControlSummary) -> Table:
+    """What of MI remains when each other explanation is held."""
+    rows = [
+        [text(name), *(estimate(e) for e in (left.variance, left.chance, left.peaks))]
+        for name, left in controls.remaining.items()
+    ]
+    return Table(
+        "Controls: what of MI remains when one thing is held",
+        ("held", "variance left (95 % interval)", "left by chance", "peaks that stay"),
+        rows,
+        "Of each trace, MI less its best monotone function of what is held. Variance left: its "
+        "share of MI's variance along the trace; left by chance: the same after what is held was "
+        "shuffled. Peaks that stay: those that are also peaks of what is left.",
+    )
+
+
+def endings_table(endings: Mapping[str, EndingSummary], own: str) -> Table:
+    """MI and its peaks under every ending of the answer's text."""
+    rows = [
+        [
+            text(f"{name} (this run's)" if name == own else name),
+            number(row.traces, 0),
+            number(row.mi, 4),
+            estimate(row.ratio, ".1f", scale=100.0),
+            estimate(row.overlap),
+            estimate(row.thinking, ".1f", scale=100.0),
+            estimate(row.lift),
+        ]
+        for name, row in ((name.replace("_", " "), row) for name, row in endings.items())
+    ]
+    return Table(
+        "Controls: the same answer, another ending of its text",
+        (
+            "ending",
+            "traces",
+            "mean MI",
+            "% of steps that are peaks",
+            "peaks shared",
+            "% of peaks at thinking words",
+            "lift of thinking words",
+        ),
+        rows,
+        "The answer state is about what follows the answer's text. If peaks are not shared between "
+        "endings, they mark steps like that ending and not the answer. Peaks shared: with this "
+        "run's ending, as a share of the peaks that either has. Lift: share of thinking words at "
+        "peaks over their share of all steps. Intervals, 95 %, are over traces.",
     )
 
 

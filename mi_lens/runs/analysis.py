@@ -1,5 +1,6 @@
 """The results of a run of `mi-lens analyze`, read back without its model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from mi_lens.common.html import table
 from mi_lens.common.records import read_record, read_records, require_all
+from mi_lens.information.per_trace.answer_endings import EndingSummary, compare_endings
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PeakRule
@@ -25,6 +27,7 @@ from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.runs.measure import Measurements, measurements_from_row
 from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import SCALING_WORDS, word_of
 
 LAST_WRITTEN = "thinking_tokens.json"  # A run is finished once its folder has this file.
 
@@ -167,6 +170,27 @@ class Analysis:
         """The summary of the controls at a hook name, over traces."""
         measurements = [self.measurement(trace, hook_name) for trace in self.analysed]
         return summarize(measurements, rule=self.peak_rule)
+
+    def endings(
+        self, hook_name: str, words: Sequence[str] = SCALING_WORDS
+    ) -> dict[str, EndingSummary]:
+        """The same answers under other endings of their texts, at a hook name.
+
+        Args:
+            hook_name: Where the states were read.
+            words: The thinking words, looked for among the emitted tokens. The default is paper 1's
+                list for test-time scaling.
+        """
+        places = {trace.id: place for place, trace in enumerate(self.traces)}
+        thinking = {word_of(word) for word in words}
+        return compare_endings(
+            [self.measurement(trace, hook_name) for trace in self.analysed],
+            [
+                np.array([word_of(text) in thinking for text in self.token_strings[places[t.id]]])
+                for t in self.analysed
+            ],
+            self.peak_rule,
+        )
 
     def statistics(self, trace: Trace, hook_name: str) -> PeakStatistics:
         """The numbers of a trace's peaks at a hook name."""

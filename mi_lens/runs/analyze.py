@@ -145,7 +145,13 @@ def _write_findings(analysis: Analysis, folder: Path) -> None:
     )
     write_record(
         folder / "controls.json",
-        {name: asdict(analysis.controls(name)) for name in analysis.hook_names},
+        {
+            name: {
+                **asdict(analysis.controls(name)),
+                "endings": {k: asdict(row) for k, row in analysis.endings(name).items()},
+            }
+            for name in analysis.hook_names
+        },
     )
     write_record(
         folder / LAST_WRITTEN,

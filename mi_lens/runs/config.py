@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mi_lens.common.checked_types import require_at_least, require_distinct, require_types
+from mi_lens.problems.endings import AnswerSite, Ending
 
 if TYPE_CHECKING:  # torch is loaded when a run begins, not for --help
     from mi_lens.information.per_trace.peak_rules import PeakRule
@@ -117,6 +118,9 @@ class AnalyzeConfig(GenerateConfig):
         site: Where the answer state is read: the last token of the worked solution (paper 1's
             code), the last token of the answer, or the mean over the answer's tokens.
         template: Whether to read the answer as the reply to the question under the chat template.
+        ending: How the answer's text ends: as written; or with the answer anew, bare or with a
+            full stop, a blank line, dollar signs or a bracket, boxed, in words, or in a paraphrase.
+            Peaks depend on it, so the report compares all endings.
         sigma: Kernel width, in units of the activations.
         peaks: The rule that selects peaks, written as in Python: "IQR()" (paper 1's text),
             "MAD(k=3)", "TopK(20)" (paper 1's notebook).
@@ -125,8 +129,9 @@ class AnalyzeConfig(GenerateConfig):
     """
 
     hook_names: tuple[str, ...] | None = None
-    site: Literal["solution_last", "answer_last", "answer_mean"] = "solution_last"
+    site: AnswerSite = "solution_last"
     template: bool = False
+    ending: Ending = "as_written"
     sigma: float = 50.0
     peaks: str = "IQR()"
     mismatched: int = 64

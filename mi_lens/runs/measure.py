@@ -22,14 +22,17 @@ from mi_lens.information.per_trace.measurement import (
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
 from mi_lens.models.hook_names import last_block_output
 from mi_lens.models.model import Model
+from mi_lens.problems.endings import Ending, endings_of
+from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture_to_disk import StateStore, shard_path
 from mi_lens.states.shard import load_activations
-from mi_lens.states.uncertainty import next_token_uncertainty
+from mi_lens.states.uncertainty import next_token_similarity, next_token_uncertainty
 from mi_lens.traces.trace import Trace
 
 Measurements = dict[str, Measurement]  # By hook name.
+NEXT_TOKEN_SIMILARITY = "next token as after the answer"  # The name of a covariate.
 
 
 def activations_path(folder: Path, trace: Trace) -> Path:
@@ -68,15 +71,13 @@ def measure_into(
     last = last_block_output(model)
     names = list(dict.fromkeys([*hook_names, last]))
     waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(store.held(t))]
-    answers = _answers(config, model, traces, hook_names, progress) if waiting else {}
+    answers = _Answers.read(config, model, traces, names, progress) if waiting else None
     for trace in tracked(waiting, "read and measure", "trace", progress):
         (shard,) = store.capture([trace], names)
-        if trace.id in done:  # Only the states of the trace were missing.
+        if answers is None or trace.id in done:  # Only the states of the trace were missing.
             continue
         try:
-            measurements = _measure(
-                config, model, trace, shard, hook_names, last, answers[trace.id]
-            )
+            measurements = _measure(config, model, trace, shard, hook_names, last, answers)
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
         row = {name: measurement_to_row(measurement) for name, measurement in measurements.items()}
@@ -95,13 +96,22 @@ def _measure(
     answers: "_Answers",
 ) -> Measurements:
     """Measures the trace of a shard; loads the states of one hook name at a time."""
-    uncertainty = next_token_uncertainty(model, trace, load_activations(shard, [last])[last])
+    problem = trace.require_problem("whose answer its states are compared with")
+    last_states = load_activations(shard, [last])[last]
+    after_answer = answers.last_token(model, problem, last)
+    next_token = {
+        **next_token_uncertainty(model, trace, last_states),
+        NEXT_TOKEN_SIMILARITY: next_token_similarity(model, trace, last_states, after_answer),
+    }
+    endings = answers.endings(model, problem, hook_names)
+    others = answers.other_problems(problem)
     return {
         name: measure(
             load_activations(shard, [name])[name],
-            answers.gold[name],
-            answers.others[name],
-            uncertainty,
+            answers.states[problem][name],
+            answers.stacked(others, name),
+            next_token,
+            endings={ending: states[name] for ending, states in endings.items()},
             sigma=config.sigma,
             seed=config.seed,
         )
@@ -116,39 +126,77 @@ def measurements_from_row(row: dict[str, Any]) -> Measurements:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answer states that a trace is compared with, by hook name."""
+    """The answer states that traces are compared with.
 
-    gold: dict[str, Float[Tensor, " d"]]
-    others: dict[str, Float[Tensor, "other d"]]
+    Attributes:
+        config: The settings of the run.
+        states: For every problem, its answer state by hook name.
+    """
 
+    config: AnalyzeConfig
+    states: dict[Problem, dict[str, Float[Tensor, " d"]]]
 
-def _answers(
-    config: AnalyzeConfig,
-    model: Model,
-    traces: Sequence[Trace],
-    hook_names: Sequence[str],
-    progress: bool,
-) -> dict[str, _Answers]:
-    """Trace id to the trace's gold answer state, and states of other problems' other answers."""
-    problems = {trace.id: trace.problem for trace in traces if trace.problem is not None}
-    different = list(dict.fromkeys(problems.values()))
-    states = {
-        problem: answer_state(
-            model, problem, hook_names, site=config.site, template=config.template
-        )
-        for problem in tracked(different, "read answers of", "problem", progress)
-    }
-    answers = {}
-    for trace_id, own in problems.items():
-        candidates = [problem for problem in states if problem.answer != own.answer]
-        sample = Random(f"{config.seed}/{own.id}").sample(
-            candidates, min(len(candidates), config.mismatched)
-        )
-        answers[trace_id] = _Answers(
-            gold=states[own],
-            others={
-                name: torch.stack([states[own][name], *(states[p][name] for p in sample)])[1:]
-                for name in hook_names
+    @classmethod
+    def read(
+        cls,
+        config: AnalyzeConfig,
+        model: Model,
+        traces: Sequence[Trace],
+        names: Sequence[str],
+        progress: bool,
+    ) -> "_Answers":
+        """Reads the answers of all problems that the traces are of."""
+        problems = list(dict.fromkeys(t.problem for t in traces if t.problem is not None))
+        tracked_problems = tracked(problems, "read answers of", "problem", progress)
+        return cls(
+            config,
+            {
+                problem: answer_state(
+                    model,
+                    problem,
+                    names,
+                    site=config.site,
+                    template=config.template,
+                    ending=config.ending,
+                )
+                for problem in tracked_problems
             },
         )
-    return answers
+
+    def other_problems(self, problem: Problem) -> list[Problem]:
+        """Other problems with other answers, drawn for this problem."""
+        candidates = [other for other in self.states if other.answer != problem.answer]
+        return Random(f"{self.config.seed}/{problem.id}").sample(
+            candidates, min(len(candidates), self.config.mismatched)
+        )
+
+    def stacked(self, problems: Sequence[Problem], name: str) -> Float[Tensor, "problem d"]:
+        """The answer states of problems at a hook name."""
+        like = next(iter(self.states.values()))[name]
+        return torch.stack([self.states[p][name] for p in problems] or [like])[: len(problems)]
+
+    def last_token(self, model: Model, problem: Problem, name: str) -> Float[Tensor, " d"]:
+        """The state at the last token of the answer's text, wherever the answer state is read."""
+        if self.config.site != "answer_mean":
+            return self.states[problem][name]
+        config = self.config
+        return answer_state(
+            model,
+            problem,
+            name,
+            site="answer_last",
+            template=config.template,
+            ending=config.ending,
+        )[name]
+
+    def endings(
+        self, model: Model, problem: Problem, hook_names: Sequence[str]
+    ) -> dict[Ending, dict[str, Float[Tensor, " d"]]]:
+        """The problem's answer state under every ending, by hook name."""
+        site, template = self.config.site, self.config.template
+        return {
+            ending: answer_state(
+                model, problem, list(hook_names), site=site, template=template, ending=ending
+            )
+            for ending in endings_of(problem, site)
+        }

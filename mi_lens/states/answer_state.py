@@ -1,18 +1,17 @@
 """The state of a gold answer, h_y, with which every state of a trace is compared."""
 
 from collections.abc import Sequence
-from typing import Literal, get_args, overload
+from typing import overload
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
+from mi_lens.problems.endings import AnswerSite, Ending, answer_text
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, encode_prompt
 from mi_lens.states.segments import last_states
-
-AnswerSite = Literal["solution_last", "answer_last", "answer_mean"]
 
 
 @overload
@@ -23,6 +22,7 @@ def answer_state(
     *,
     site: AnswerSite = "solution_last",
     template: bool = False,
+    ending: Ending = "as_written",
 ) -> dict[str, Float[Tensor, "d"]]: ...
 
 
@@ -34,6 +34,7 @@ def answer_state(
     *,
     site: AnswerSite = "solution_last",
     template: bool = False,
+    ending: Ending = "as_written",
 ) -> list[dict[str, Float[Tensor, "d"]]]: ...
 
 
@@ -44,6 +45,7 @@ def answer_state(
     *,
     site: AnswerSite = "solution_last",
     template: bool = False,
+    ending: Ending = "as_written",
 ) -> dict[str, Float[Tensor, "_"]] | list[dict[str, Float[Tensor, "_"]]]:
     """The state of a problem's gold answer, h_y, at every hook name.
 
@@ -57,27 +59,24 @@ def answer_state(
         template: If true, the model reads the text as the reply to the question under the chat
             template. If false, it reads the text alone, after the special tokens that the tokenizer
             puts before plain text (paper 1's code).
+        ending: How the text ends; see `mi_lens.problems.endings.answer_text`. The answer's last
+            characters can decide where MI peaks.
 
     Returns:
         A mapping from each hook name to the state, shape (d,); for a list of problems, a list of
         these.
 
     Raises:
-        ValueError: If the site is unknown, or the problem lacks the solution or answer that the
-            site needs.
+        ValueError: If the site or the ending is unknown, or the problem lacks the solution or
+            answer that they need.
     """
     names = match_hook_names(model, hook_names)
     if isinstance(problem, Sequence):
-        return [answer_state(model, p, names, site=site, template=template) for p in problem]
-    if site not in get_args(AnswerSite):
-        raise ValueError(f"site={site!r}: expected one of {get_args(AnswerSite)}")
-    text = problem.solution if site == "solution_last" else problem.answer
-    if not text:
-        wanted = "solution" if site == "solution_last" else "answer"
-        raise ValueError(
-            f"problem {problem.id} has no {wanted}; use another site than {site!r} "
-            f"(expected one of {get_args(AnswerSite)})"
-        )
+        return [
+            answer_state(model, p, names, site=site, template=template, ending=ending)
+            for p in problem
+        ]
+    text = answer_text(problem, site, ending)
     tokenizer = model.tokenizer
     if template:
         _, before = encode_prompt(tokenizer, problem.question)

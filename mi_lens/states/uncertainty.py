@@ -1,4 +1,4 @@
-"""How uncertain the model was about each token that it wrote, in bits."""
+"""What the model expected as the next token: how surely, in bits, and how like after the answer."""
 
 import math
 
@@ -53,3 +53,42 @@ def next_token_uncertainty(
         "entropy": torch.cat(entropy).numpy(),
         "surprisal": torch.cat(surprisal).numpy(),
     }
+
+
+@torch.inference_mode()
+def next_token_similarity(
+    model: Model,
+    trace: Trace,
+    last_states: Float[Tensor, "step d"],
+    answer: Float[Tensor, " d"],
+    *,
+    condition: ReadUnder = "as generated",
+) -> Float[np.ndarray, " step"]:
+    """How like the next-token distribution of each step is to the one after the answer's text.
+
+    Args:
+        model: A HookedTransformer or TransformerBridge.
+        trace: A finished trace.
+        last_states: The trace's states at the last block's hook_resid_post.
+        answer: The state at the last token of the answer's text, at the same hook name.
+        condition: As in `next_token_uncertainty`. It holds for the trace, not for the answer.
+
+    Returns:
+        1 less the Jensen-Shannon divergence in bits, one value per step: 1 if the model expects
+        the same tokens alike, 0 if no token is expected in both places.
+
+    Raises:
+        ValueError: If the number of states is not the number of steps.
+    """
+    require_states(last_states, f"trace {trace.id}: last_states", len(trace))
+    backend = backend_of(model)
+    after_answer = backend.unembed(model, answer[None]).double().softmax(-1).cpu()
+    replay = replay_of(model, trace, condition)
+    values = []
+    for start in range(0, len(trace), 256):
+        logits = replay.logits(backend.unembed(model, last_states[start : start + 256]), start)
+        p = logits.double().softmax(-1).cpu()
+        entropies = [torch.special.entr(q).sum(-1) for q in (p, after_answer)]
+        middle = torch.special.entr((p + after_answer) / 2).sum(-1)
+        values.append(1 - (middle - sum(entropies) / 2) / math.log(2))
+    return torch.cat(values).clamp(0, 1).numpy()

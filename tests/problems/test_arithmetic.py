@@ -49,7 +49,7 @@ def test_the_answer_is_what_the_question_asks_for(seed: int, split: str) -> None
     assert eval(show_expression(exercise.terms)) == exercise.answer
     assert 0 <= exercise.answer < 1000
     assert problem.solution is not None
-    assert problem.solution.endswith(f" {problem.answer}")
+    assert problem.solution.endswith(f" {problem.answer}.")
 
 
 @given(seeds, st.sampled_from(SPLITS))

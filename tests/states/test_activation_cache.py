@@ -105,7 +105,7 @@ def refusals() -> list[str]:
         lambda: mi_lens.without_massive(rows, answer),
         lambda: mi_lens.sigma_sweep(rows, answer, [1.0]),
         lambda: mi_lens.scale_sweep(rows, answer, [1.0]),
-        lambda: covariates(rows, {}),
+        lambda: covariates(rows, answer, {}),
         lambda: decode_steps(None, trace, "logit_lens", rows),  # type: ignore
     ]
     messages = []

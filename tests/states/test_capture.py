@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import jensenshannon
 
 from mi_lens.generation.generate import generate
 from mi_lens.models.backends.lookup import backend_of
@@ -16,7 +17,7 @@ from mi_lens.states.capture import capture
 from mi_lens.states.capture_to_disk import capture_into
 from mi_lens.states.segments import last_states
 from mi_lens.states.shard import load_activations, save_activations
-from mi_lens.states.uncertainty import next_token_uncertainty
+from mi_lens.states.uncertainty import next_token_similarity, next_token_uncertainty
 from mi_lens.traces.trace import Trace
 
 HOOKS = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
@@ -209,6 +210,22 @@ def test_uncertainty(tiny_model, traces):
     np.testing.assert_allclose(uncertainty["surprisal"], surprisal.numpy(), rtol=1e-9)
     with pytest.raises(ValueError, match=r"for a trace of \d+ steps"):
         next_token_uncertainty(tiny_model, traces[2], states[last][:1])
+
+
+def test_next_token_similarity(tiny_model, traces):
+    last = "blocks.2.hook_resid_post"
+    (states,) = capture(tiny_model, traces[2:], [last])
+    answer = answer_state(tiny_model, PROBLEM, last)[last]
+    similarity = next_token_similarity(tiny_model, traces[2], states[last], answer)
+    ids = torch.tensor([traces[2].prompt_ids + traces[2].token_ids])
+    steps = tiny_model(ids)[0].softmax(-1)[len(traces[2].prompt_ids) - 1 : -1]
+    after = tiny_model(torch.tensor([tiny_model.tokenizer.encode(PROBLEM.solution)]))[0, -1]
+    expected = [1 - jensenshannon(p.numpy(), after.softmax(-1).numpy(), base=2) ** 2 for p in steps]
+    np.testing.assert_allclose(similarity, expected, rtol=1e-7)
+    own = next_token_similarity(tiny_model, traces[2], states[last], states[last][3])
+    assert own[3] == own.max() == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"for a trace of \d+ steps"):
+        next_token_similarity(tiny_model, traces[2], states[last][:1], answer)
 
 
 def test_bad_input(tiny_model, traces):

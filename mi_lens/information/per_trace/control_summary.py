@@ -14,6 +14,7 @@ from mi_lens.information.per_trace.covariates import correlates
 from mi_lens.information.per_trace.measurement import Measurement, Trajectory
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
+from mi_lens.information.per_trace.remaining import Remaining, remaining
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class ControlSummary:
             other answers.
         massive: Number of massive coordinates.
         correlates: Rank correlation of the trajectory with each covariate.
+        remaining: What remains of the trajectory when each covariate is held.
         variants: The result of every other treatment, by the treatment's name.
     """
 
@@ -83,6 +85,7 @@ class ControlSummary:
     mismatch: MismatchSummary | None
     massive: float
     correlates: dict[str, Estimate]
+    remaining: dict[str, Remaining]
     variants: dict[str, Variant]
 
     def _repr_html_(self) -> str:
@@ -96,6 +99,10 @@ class ControlSummary:
         caption = f"{self.traces:,} traces, {self.peaks:.1f} raw peaks per trace"
         treated = table(rows, header, caption)
         goes_with = {f"correlation with {name}": e.text for name, e in self.correlates.items()}
+        goes_with |= {
+            f"variance left when {name} is held": r.variance.text
+            for name, r in self.remaining.items()
+        }
         if self.mismatch is None:
             return f"{treated}\n{table(goes_with)}"
         specific = {
@@ -121,15 +128,15 @@ def summarize(
     if not measurements:
         raise ValueError("no measurements to summarize; expected at least one trace")
     trajectories = [measurement.mi for measurement in measurements]
+    explanations = [measurement.covariates for measurement in measurements]
     return ControlSummary(
         traces=len(measurements),
         mi=_mean(mi.mean() for mi in trajectories),
         peaks=_mean(len(find_peaks(mi, rule)) for mi in trajectories),
         mismatch=_mismatch(measurements, rule),
         massive=_mean(measurement.massive for measurement in measurements),
-        correlates=correlates(
-            trajectories, [measurement.covariates for measurement in measurements]
-        ),
+        correlates=correlates(trajectories, explanations),
+        remaining=remaining(trajectories, explanations, rule),
         variants={
             name: _variant(
                 trajectories, [measurement.variants[name] for measurement in measurements], rule

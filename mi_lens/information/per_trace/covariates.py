@@ -13,23 +13,42 @@ from mi_lens.states.activation_cache import require_states
 
 
 def covariates(
-    states: Float[Tensor, "step d"], uncertainty: Mapping[str, Float[np.ndarray, " step"]]
+    states: Float[Tensor, "step d"],
+    answer: Float[Tensor, " d"],
+    next_token: Mapping[str, Float[np.ndarray, " step"]],
 ) -> dict[str, Float[np.ndarray, " step"]]:
     """Other quantities that change along a trace and could explain its peaks.
 
     Args:
         states: States of the trace. Their norm is a covariate.
-        uncertainty: Entropy and surprisal, as `next_token_uncertainty` returns them.
+        answer: The answer state at the same hook name.
+        next_token: What the model expects next: entropy and surprisal, as `next_token_uncertainty`
+            returns them, and the values of `next_token_similarity`.
 
     Returns:
-        "entropy", "surprisal", "norm" and "position", each with one value per step.
+        `next_token`, "squared correlation", "norm" and "position", each with one value per step.
     """
     require_states(states)
     return {
-        **uncertainty,
+        **next_token,
+        "squared correlation": squared_correlation(states, answer),
         "norm": torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy(),
         "position": np.arange(len(states), dtype=float),
     }
+
+
+def squared_correlation(
+    states: Float[Tensor, "step d"], answer: Float[Tensor, " d"]
+) -> Float[np.ndarray, " step"]:
+    """The squared Pearson correlation of each state's coordinates with the answer state's.
+
+    Where all coordinates lie within a small part of sigma, the kernel is linear and MI says the
+    same. It is 0 for a vector whose coordinates are all equal.
+    """
+    x = states.double() - states.double().mean(-1, keepdim=True)
+    y = answer.double() - answer.double().mean()
+    scale = (x.square().sum(-1) * y.square().sum()).clamp(min=torch.finfo(torch.float64).tiny)
+    return ((x @ y).square() / scale).clamp(max=1).cpu().numpy()
 
 
 def correlates(

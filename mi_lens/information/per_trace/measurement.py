@@ -1,10 +1,11 @@
 """The measurement of a trace at a hook name: its trajectory and the result of every control."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,11 +33,12 @@ class Measurement:
         mi: MI(h_t; h_y), one value per step.
         calibration: The comparison with other problems' answers. None if there are fewer than two
             other answers.
-        covariates: Entropy, surprisal, norm and position, each with one value per step.
+        covariates: Other explanations of a peak, each with one value per step; see `covariates`.
         variants: The trajectory under each other treatment, by the treatment's name: the answer's
             coordinates permuted (mean over permutations); massive coordinates removed; sigma
             multiplied by a factor, which is the same as the activations divided by it.
         massive: Number of massive coordinates.
+        endings: MI with the same answer under other endings of its text, by ending.
     """
 
     mi: Trajectory
@@ -44,6 +46,7 @@ class Measurement:
     covariates: dict[str, Trajectory]
     variants: dict[str, Trajectory]
     massive: int
+    endings: dict[str, Trajectory] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         low, high = (self.mi.min(), self.mi.max()) if len(self.mi) else (0.0, 0.0)
@@ -58,8 +61,9 @@ def measure(
     states: Float[Tensor, "step d"],
     answer: Float[Tensor, " d"],
     others: Float[Tensor, "other d"],
-    uncertainty: Mapping[str, Trajectory],
+    next_token: Mapping[str, Trajectory],
     *,
+    endings: Mapping[str, Float[Tensor, " d"]] | None = None,
     sigma: float = 50.0,
     seed: int = 0,
 ) -> Measurement:
@@ -69,7 +73,8 @@ def measure(
         states: States of the trace.
         answer: The trace's gold answer state.
         others: Answer states of other problems. With fewer than two there is no calibration.
-        uncertainty: Entropy and surprisal of every step.
+        next_token: What the model expects after every step, as in `covariates`.
+        endings: States of the same answer under other endings of its text.
         sigma: Kernel width, in the units of the states.
         seed: Seed of the permutations.
     """
@@ -79,7 +84,7 @@ def measure(
         calibration=mismatched_gold(states, answer, others, sigma=sigma)
         if len(others) >= 2
         else None,
-        covariates=covariates(states, uncertainty),
+        covariates=covariates(states, answer, next_token),
         variants={
             "answer permuted": permuted_coordinates(states, answer, sigma=sigma, seed=seed).mean(0),
             "massive removed": without_massive(states, answer, sigma=sigma),
@@ -90,7 +95,17 @@ def measure(
             },
         },
         massive=int(massive_coordinates(states, answer).sum()),
+        endings=_under_endings(states, endings or {}, sigma),
     )
+
+
+def _under_endings(
+    states: Float[Tensor, "step d"], endings: Mapping[str, Float[Tensor, " d"]], sigma: float
+) -> dict[str, Trajectory]:
+    if not endings:
+        return {}
+    values = hsic_mi(states, torch.stack(list(endings.values())), sigma=sigma).cpu().numpy()
+    return dict(zip(endings, values.T, strict=True))
 
 
 def measurement_to_row(measurement: Measurement) -> dict[str, Any]:
@@ -120,4 +135,5 @@ def measurement_from_row(row: Mapping[str, Any]) -> Measurement:
         covariates=arrays(row["covariates"]),
         variants=arrays(row["variants"]),
         massive=row["massive"],
+        endings=arrays(row["endings"]),
     )

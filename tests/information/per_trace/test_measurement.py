@@ -35,6 +35,16 @@ def test_rows_come_back():
         assert (again.calibration is None) == (others == 0)
 
 
+def test_endings_are_other_answers_at_the_same_states():
+    states, answer, others, next_token = synthetic(2)
+    endings = {"period": answer, "boxed": others[0]}
+    measurement = measure(states, answer, others, next_token, endings=endings)
+    np.testing.assert_array_equal(measurement.endings["period"], measurement.mi)
+    np.testing.assert_allclose(measurement.endings["boxed"], hsic_mi(states, others[0]).numpy())
+    again = measurement_from_row(json.loads(json.dumps(measurement_to_row(measurement))))
+    np.testing.assert_array_equal(again.endings["boxed"], measurement.endings["boxed"])
+
+
 def test_variants():
     states, answer, others, uncertainty = synthetic(1)
     measurement = measure(states, answer, others, uncertainty)
@@ -62,7 +72,12 @@ def test_summary_by_hand():
     assert summary.mismatch.specific.n == 3
     same = summary.variants["massive removed"]
     assert (same.mi, same.spearman, same.overlap) == (pytest.approx(summary.mi), 1, 1)
-    assert set(summary.correlates) == {"entropy", "surprisal", "norm", "position"}
+    explained = {"entropy", "surprisal", "squared correlation", "norm", "position"}
+    assert set(summary.correlates) == set(summary.remaining) == explained
+    # Coordinates of standard deviation 20 see a kernel of width 50 as nearly linear.
+    squared = summary.remaining["squared correlation"].variance.mean
+    assert squared is not None
+    assert squared < 0.1 < (summary.remaining["position"].variance.mean or 0)
     assert summarize([*measurements, measure(*synthetic(3, others=1))]).mismatch is None
 
 
