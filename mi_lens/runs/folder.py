@@ -23,7 +23,8 @@ from mi_lens.common.records import (
 from mi_lens.interventions.condition import Condition
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import GenerateConfig
-from mi_lens.traces.trace import Trace, trace_from_row
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace_files import trace_from_row
 
 # These change where results are written and how fast, but not the results.
 IMMATERIAL = ("out", "batch_size")

@@ -139,7 +139,8 @@ def at_token(
     """
     wanted = frozenset(token_ids)
     occurrences = [
-        [step for step, token in enumerate(trace.token_ids) if token in wanted] for trace in traces
+        [step for step, token in enumerate(trace.require_steps().token_ids) if token in wanted]
+        for trace in traces
     ]
     if not any(occurrences):
         raise ValueError(
