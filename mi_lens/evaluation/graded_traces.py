@@ -7,6 +7,7 @@ from typing import Any
 from mi_lens.evaluation.comparison import Arm
 from mi_lens.evaluation.result import Result
 from mi_lens.problems.grading.grader import grade
+from mi_lens.traces.think_block import writes_lines
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -15,11 +16,10 @@ def grade_trace(trace: Trace, tokenizer, seconds: float | None = None) -> Result
     """Grades a trace that has a problem; any engine may have generated it."""
     problem = trace.require_problem("to grade it by")
     graded = grade(trace.text, problem)
-    try:
+    thoughts = None
+    if writes_lines(tokenizer):
         counts = Counter(thought.thought_class for thought in split_thoughts(tokenizer, trace))
         thoughts = {name: counts[name] for name in THOUGHT_CLASSES}
-    except ValueError:  # a tokenizer without a token for a blank line has no thoughts to count
-        thoughts = None
     return Result(
         problem=problem.id,
         source=problem.source,

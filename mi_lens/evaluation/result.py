@@ -22,8 +22,8 @@ class Result:
         correct: Whether the answer is the gold answer, or passes the problem's tests.
         graded_by: The method that decided (`mi_lens.problems.grading.grader.Method`).
         tokens: Number of generated tokens.
-        thoughts: Number of thoughts per class, inside the think block; None if the tokenizer has no
-            blank-line tokens.
+        thoughts: Number of thoughts per class, inside the think block; None if the tokenizer
+            writes no line ends.
         stop_reason: Why the generation ended.
         seconds: The generation's share of the time of its batches; None if it was not measured.
     """
