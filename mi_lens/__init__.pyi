@@ -120,10 +120,11 @@ from .traces.thought_statistics import thought_statistics as thought_statistics
 from .traces.thoughts import Thought as Thought
 from .traces.thoughts import ThoughtRule as ThoughtRule
 from .traces.thoughts import classify as classify
+from .traces.thoughts import split_text as split_text
 from .traces.thoughts import split_thoughts as split_thoughts
 from .traces.trace import Trace as Trace
-from .traces.trace import load_traces as load_traces
-from .traces.trace import save_traces as save_traces
+from .traces.trace_files import load_traces as load_traces
+from .traces.trace_files import save_traces as save_traces
 from .traces.vocabulary import TokenSet as TokenSet
 from .traces.vocabulary import word_ids as word_ids
 

@@ -16,6 +16,7 @@ from mi_lens.runs.config import (
     DemoConfig,
     EvaluateConfig,
     GenerateConfig,
+    ImportConfig,
     ReportConfig,
     ResultsConfig,
     StatusConfig,
@@ -25,6 +26,7 @@ from mi_lens.runs.config import (
 COMMANDS = {
     "demo": DemoConfig,
     "generate": GenerateConfig,
+    "import": ImportConfig,
     "analyze": AnalyzeConfig,
     "evaluate": EvaluateConfig,
     "sweep": SweepConfig,
@@ -83,6 +85,7 @@ def _parsed(args: list[str] | None) -> "Config":
 Config = (
     DemoConfig
     | GenerateConfig
+    | ImportConfig
     | SweepConfig
     | StatusConfig
     | CheckConfig
@@ -111,6 +114,17 @@ def run(config: Config) -> None:
         print(checked)
         if checked.damages:
             sys.exit(1)
+    elif isinstance(config, ImportConfig):
+        from mi_lens.evaluation.result import CAPPED
+        from mi_lens.runs.import_text import run_import
+
+        traces = run_import(config)
+        labelled = sum(trace.is_correct is not None for trace in traces)
+        cut_off = sum(trace.stop_reason in CAPPED for trace in traces)
+        print(
+            f"{len(traces)} traces in {config.out / 'traces.jsonl'}: {labelled} with the author's "
+            f"label, {cut_off} cut off"
+        )
     elif isinstance(config, SweepConfig | ResultsConfig):
         _run_sweep_command(config)
     elif isinstance(config, AnalyzeConfig):

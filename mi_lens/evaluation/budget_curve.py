@@ -219,7 +219,7 @@ def _ascending(budgets: Sequence[int]) -> tuple[int, ...]:
 
 
 def _ended(trace: Trace, ends: set[int]) -> bool:
-    return trace.token_ids[-1] in ends
+    return trace.require_steps().token_ids[-1] in ends
 
 
 def _request(

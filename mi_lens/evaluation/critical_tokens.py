@@ -171,7 +171,7 @@ def _require_continuable(
 ) -> Problem:
     problem = trace.require_problem("to grade continuations by")
     grade(trace.text, problem)  # refuses a problem without a gold answer before generation begins
-    if encode_prompt(tokenizer, problem.question, style)[1] != trace.prompt_ids:
+    if encode_prompt(tokenizer, problem.question, style)[1] != trace.require_steps().prompt_ids:
         raise ValueError(
             f"trace {trace.id} has another prompt than style={style!r} gives with this tokenizer; "
             "pass the style of the trace"

@@ -5,6 +5,7 @@ problem, which needs several samples per problem. A word that differs is associa
 `mi_lens.evaluation.critical_tokens` tests whether a token decides success.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.problems.grading.grader import grade
+from mi_lens.traces.correctness import Labels, author_label
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -68,6 +70,7 @@ def contrast_words(
     minimum_problems: int = 5,
     draws: int = 9999,
     seed: int = 0,
+    labels: Labels = "grader",
 ) -> WordContrast:
     """Compares how often words are written in right and in wrong traces of the same problem.
 
@@ -76,18 +79,24 @@ def contrast_words(
     Only words with at least one letter count.
 
     Args:
-        tokenizer: The traces' tokenizer.
+        tokenizer: The traces' tokenizer. None takes the words of their texts, between blank space;
+            rates are then per word, and text alone will do.
         traces: Several sampled traces per problem, each with its problem.
         minimum_problems: A word counts if it occurs in the traces, right or wrong, of at least this
             many of the compared problems.
         draws: Number of permutations.
         seed: Seeds the permutations and the bootstrap.
+        labels: "grader" grades the answers; "author" takes the authors' labels.
 
     Raises:
         ValueError: If a trace has no problem, nothing to grade it by, or no tokens; no problem has
             both right and wrong traces; or no word is common enough.
     """
-    groups = _by_problem(traces)
+    groups = _by_problem(traces, labels)
+    if tokenizer is not None:
+        for trace in traces:
+            if not len(trace):
+                raise ValueError(f"trace {trace.id} has no tokens; leave it out")
     mixed = [(samples, right) for samples, right in groups if 0 < right.sum() < len(right)]
     if not mixed:
         raise ValueError(
@@ -95,28 +104,29 @@ def contrast_words(
             "of each, at a temperature above 0"
         )
     words, rates = _rates(tokenizer, [samples for samples, _ in mixed], minimum_problems)
-    labels = [right for _, right in mixed]
-    rows = _rows(words, rates, labels, draws, seed)
+    sides = [right for _, right in mixed]
+    rows = _rows(words, rates, sides, draws, seed)
     return WordContrast(
         rows=tuple(sorted(rows, key=lambda row: (row.p_adjusted, row.p_value, row.word))),
         problems=len(mixed),
-        right=int(sum(label.sum() for label in labels)),
-        wrong=int(sum((~label).sum() for label in labels)),
+        right=int(sum(side.sum() for side in sides)),
+        wrong=int(sum((~side).sum() for side in sides)),
         left_out=len(groups) - len(mixed),
     )
 
 
-def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndarray, " _"]]]:
+def _by_problem(
+    traces: Sequence[Trace], labels: Labels
+) -> list[tuple[list[Trace], Bool[np.ndarray, " _"]]]:
     """Every problem's traces, and which of them are right."""
     groups: dict[str, list[Trace]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
     for trace in traces:
         problem = trace.require_problem("to grade it by")
-        if not len(trace):
-            raise ValueError(f"trace {trace.id} has no tokens; leave it out")
         key = problem.key
         groups[key].append(trace)
-        right[key].append(grade(trace.text, problem).correct)
+        correct = author_label(trace) if labels == "author" else grade(trace.text, problem).correct
+        right[key].append(correct)
     return [(samples, np.array(right[key])) for key, samples in groups.items()]
 
 
@@ -135,7 +145,7 @@ def _rates(
     rates = [
         np.array(
             [
-                [count[word] / len(trace) for word in words]
+                [count[word] / _length(tokenizer, trace) for word in words]
                 for count, trace in zip(of_problem, samples, strict=True)
             ]
         )
@@ -171,9 +181,21 @@ def _rows(
     ]
 
 
+def _length(tokenizer, trace: Trace) -> int:
+    """The number of tokens of a trace, or of the words of its text."""
+    return max(1, len(_text_words(trace))) if tokenizer is None else len(trace)
+
+
+def _text_words(trace: Trace) -> list[str]:
+    return re.sub("</?think>", " ", trace.text).split()
+
+
 def _words(tokenizer, trace: Trace) -> Counter[str]:
-    strings = vocabulary(tokenizer)
-    counts = Counter(word_of(strings[token]) for token in trace.token_ids)
+    if tokenizer is None:
+        counts = Counter(map(word_of, _text_words(trace)))
+    else:
+        strings = vocabulary(tokenizer)
+        counts = Counter(word_of(strings[token]) for token in trace.token_ids)
     return Counter({w: n for w, n in counts.items() if any(map(str.isalpha, w))})
 
 

@@ -14,7 +14,8 @@ from mi_lens.models.model import Model
 from mi_lens.models.one_thread import only_thread
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle
-from mi_lens.traces.trace import Trace, Traces
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace_files import Traces
 
 
 class GenerationInterrupted(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mi_lens.interventions.sampling import uniform
-from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.think_block import completes_blank_line, pieces, think_ids, thinking_after
 from mi_lens.traces.thoughts import ThoughtClass, classify
 from mi_lens.traces.trace import Trace
 
@@ -62,11 +62,11 @@ class Row:
         """Whether the think block is open after a number of generated tokens (None means all).
 
         The prompt of a reasoning model opens the block, so it is open from the start until
-        "</think>". If the tokenizer has no such token, the block never closes.
+        "</think>", which may be one token or several.
         """
         marks = think_ids(self.tokenizer)
         if marks is None:
-            return True
+            return thinking_after("".join(pieces(self.tokenizer, self.token_ids[:generated])))
         for token in reversed(self.token_ids[:generated]):
             if token in marks:
                 return token == marks[0]
@@ -75,11 +75,17 @@ class Row:
     @property
     def thought(self) -> ThoughtClass:
         """Class of the unfinished thought (the text since the last boundary), by SEAL's rule."""
-        boundaries = boundary_ids(self.tokenizer)
         start = len(self.token_ids)
-        while start and self.token_ids[start - 1] not in boundaries:
+        while start and not completes_blank_line(self.tokenizer, self.token_ids, start - 1):
             start -= 1
         return classify(self.tokenizer.decode(self.token_ids[start:]))
+
+    def at_boundary(self, generated: int) -> bool:
+        """Whether a token completes a blank line, counted as in `positions`."""
+        ids, place = self.token_ids, generated - 1
+        if generated < 1:
+            ids, place = self.prompt_ids, len(self.prompt_ids) + generated - 1
+        return completes_blank_line(self.tokenizer, ids, place)
 
     def uniform(self, purpose: str) -> float:
         """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose."""

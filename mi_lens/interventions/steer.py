@@ -1,7 +1,7 @@
 r"""Steering: a vector is added to states during generation (SEAL, arXiv 2504.07986).
 
-SEAL adds alpha times S at the tokens that contain "\n\n", inside the think block. Its layer 20 is
-the input of block 20, which is the output of block 19: "blocks.19.hook_resid_post".
+SEAL adds alpha times S at the tokens that complete a blank line, inside the think block. Its layer
+20 is the input of block 20, which is the output of block 19: "blocks.19.hook_resid_post".
 """
 
 import warnings
@@ -22,7 +22,7 @@ from mi_lens.interventions.vector import SteeringVector, is_among, load_vectors
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
-from mi_lens.traces.think_block import boundary_ids
+from mi_lens.traces.think_block import require_lines
 from mi_lens.traces.vocabulary import Words, as_words, word_ids
 
 Variant = Literal["add", "project", "random"]
@@ -36,8 +36,8 @@ class Steer(Intervention):
         vector: A `SteeringVector`, the path of a file of them, or numbers of shape (d_model,).
         hook_name: Where the vector is added; None takes the hook name of the `SteeringVector`.
         alpha: Factor of the vector.
-        at: "boundary" steers at tokens that contain "\n\n"; "all" at every token; words at these
-            words, each with every surface form.
+        at: "boundary" steers at tokens that complete a blank line, such as "\n\n"; "all" at every
+            token; words at these words, each with every surface form.
         inside_think: Whether to steer only while the think block is open.
         prompt: Whether to steer the prompt's positions too (even if `inside_think` is True).
         variant: "add" adds the vector; "project" subtracts alpha times the state's component along
@@ -124,11 +124,8 @@ class Steer(Intervention):
                 "expected as many"
             )
         if self.at == "boundary":
-            ids: Set[int] | None = boundary_ids(model.tokenizer)
-        elif self.at == "all":
-            ids = None
-        else:
-            ids = word_ids(model, self.at)
+            require_lines(model.tokenizer)
+        ids = None if isinstance(self.at, str) else word_ids(model, self.at)
         return _Steer(self, ids, model.cfg.device, model.cfg.dtype)
 
     def to_json(self):
@@ -163,7 +160,7 @@ class _Steer(Action):
     def __init__(self, settings: Steer, ids: Set[int] | None, device, dtype: torch.dtype):
         self.settings, self.ids = settings, ids
         self.hook_names = (str(settings.hook_name),)
-        self.needs_tokens = ids is not None or settings.inside_think
+        self.needs_tokens = settings.at != "all" or settings.inside_think
         vector = settings.vector
         if settings.variant == "random":
             vector = random_like(vector, settings.seed)
@@ -173,6 +170,8 @@ class _Steer(Action):
     def wanted(self, row: Row, token: int, generated: int) -> bool:
         """Whether the position of a token is steered."""
         if self.ids is not None and token not in self.ids:
+            return False
+        if self.settings.at == "boundary" and not row.at_boundary(generated):
             return False
         if generated < 1:
             return self.settings.prompt

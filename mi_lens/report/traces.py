@@ -15,7 +15,7 @@ from mi_lens.report.loading import Verdict
 from mi_lens.report.packing import packed
 from mi_lens.report.palette import SHADES
 from mi_lens.runs.analysis import Analysis
-from mi_lens.traces.think_block import boundary_ids
+from mi_lens.traces.think_block import boundary_steps, writes_lines
 from mi_lens.traces.thoughts import split_thoughts
 from mi_lens.traces.trace import Trace
 
@@ -67,12 +67,11 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
     """Divides a trace into blocks: [first step, thought class].
 
     A block is a thought with the boundary that closes it, or the text between two thoughts, whose
-    class is None. With a tokenizer that has no blank-line tokens, the whole trace is one block.
+    class is None. With a tokenizer that writes no line ends, the whole trace is one block.
     """
-    try:
-        boundaries = boundary_ids(tokenizer)
-    except ValueError:
+    if not writes_lines(tokenizer):
         return [[0, None]]
+    boundaries = set(boundary_steps(tokenizer, trace.token_ids))
     parts: list[list[Any]] = []
     end = 0
     for thought in split_thoughts(tokenizer, trace):
@@ -80,7 +79,7 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
             parts.append([end, None])
         parts.append([thought.start, thought.thought_class])
         end = thought.stop
-        if end < len(trace) and trace.token_ids[end] in boundaries:
+        if end in boundaries:
             end += 1
     if end < len(trace):
         parts.append([end, None])

@@ -33,7 +33,7 @@ def unchanged_problems(
         Name of a condition to keys of problems, as in `Result.problem_key`. The tokens of such a
         problem are the same under every seed.
     """
-    written = {trace.id: trace.token_ids for trace in traces}
+    written = {trace.id: (trace.token_ids, trace.text) for trace in traces}
     tokens = {
         (r.condition, r.problem_key, r.seed): written.get(r.trace) for r in evaluation.results
     }
@@ -59,10 +59,12 @@ def side_by_side(traces: Sequence[Trace]) -> list[dict[str, Any]]:
     Returns:
         For every group of at least two traces, their places among `traces` as "traces", and as
         "differ" the first different step of the i-th and the j-th of them, None if their tokens
-        are the same.
+        are the same. Traces of text alone are in no group.
     """
     groups: dict[tuple[Any, ...], dict[str, int]] = {}
     for place, trace in enumerate(traces):
+        if trace.text_only:
+            continue
         key = (trace.model, trace.prompt, trace.prompt_ids, trace.seed)
         groups.setdefault(key, {}).setdefault(trace.id, place)  # one trace may be in two runs
     pairs = []

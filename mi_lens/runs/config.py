@@ -191,6 +191,39 @@ class SweepConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """Import texts that models wrote elsewhere as traces, one per row of a file.
+
+    Attributes:
+        file: JSON-lines, CSV or Parquet file.
+        out: Folder to write to: a new or empty one, or one that the same command began.
+        columns: Which column of the file holds what, such as "question=problem response=output".
+            Columns of the same name need no mention: question and response, which must be there;
+            gold, is_correct (the author's label), model, condition, seed, stop_reason or finished,
+            problem_id, source and level.
+        model: Name of the model of rows that name none.
+        condition: Name of the condition of rows that name none.
+        think_open: Whether the prompts opened the think block, so that responses begin inside it; a
+            response that never closes it then counts as cut off.
+        tokenizer: pocket-reasoner, pocket-base, a local checkpoint folder or a hub id, whose
+            tokenizer gives the texts token ids; None keeps text alone.
+        style: Prompt style, if there is a tokenizer.
+    """
+
+    file: Annotated[Path, tyro.conf.Positional]
+    out: Path
+    columns: tuple[str, ...] = ()
+    model: str = "imported"
+    condition: str | None = None
+    think_open: bool = False
+    tokenizer: str | None = None
+    style: Literal["chat", "raw", "seal"] = "chat"
+
+    def __post_init__(self):
+        require_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StatusConfig:
     """Show what a run or a sweep is, how far it is, what failed, and whether it is still written.
 

@@ -23,7 +23,8 @@ from mi_lens.common.records import (
 from mi_lens.interventions.condition import Condition
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import GenerateConfig
-from mi_lens.traces.trace import Trace, trace_from_row
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace_files import trace_from_row
 
 # These change where results are written and how fast, but not the results.
 IMMATERIAL = ("out", "batch_size")
@@ -59,7 +60,6 @@ def open_run(
         FileExistsError: If the folder holds anything other than this run. Nothing in it is touched,
             except for temporary files that killed processes of mi_lens left behind.
     """
-    folder = config.out
     settings = asdict(config)
     run = {
         "command": type(config).__name__.removesuffix("Config").lower(),
@@ -69,7 +69,15 @@ def open_run(
         "problems": problems_record(problems),
         "content of conditions": {c.name: content_hash(c.describe()) for c in conditions},
     }
-    run = json.loads(json.dumps(run))
+    return begin_run(config.out, json.loads(json.dumps(run)))
+
+
+def begin_run(folder: Path, run: dict[str, Any]) -> Path:
+    """Creates the folder of a run with its run.json, or opens the one that the same run began.
+
+    Raises:
+        FileExistsError: See `open_run`.
+    """
     begun = begun_record(folder, "run.json")
     if begun is None:
         write_record(folder / "run.json", run)

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mi_lens.common.parquet import read_table
 from mi_lens.common.progress import duration
@@ -26,7 +27,7 @@ WRITTEN = {
 
 @dataclass(frozen=True)
 class RunProgress:
-    """How far a run of mi-lens generate, analyze or evaluate is.
+    """How far a run of mi-lens generate, import, analyze or evaluate is.
 
     Attributes:
         command: The command.
@@ -96,8 +97,12 @@ def status(folder: str | Path) -> Status:
 def _run_progress(folder: Path) -> RunProgress:
     record = read_record(folder)
     command = record.get("command")
+    if command == "import":
+        return _import_progress(folder, record)
     if command not in CONFIGS:
-        raise ValueError(f"{folder}: a run of {command!r}; expected one of {sorted(CONFIGS)}")
+        raise ValueError(
+            f"{folder}: a run of {command!r}; expected one of {sorted([*CONFIGS, 'import'])}"
+        )
     config = config_of(record, CONFIGS[command], folder)
     traces, asked = count_records(folder / "traces.jsonl"), record["problems"]["count"]
     finished = (folder / LAST_OF_GENERATE).exists()
@@ -117,6 +122,15 @@ def _run_progress(folder: Path) -> RunProgress:
         _require_counts(folder)
     problems = f"{config.problems} ({config.split})"
     return RunProgress(command, config.model, problems, traces, asked, counts, finished)
+
+
+def _import_progress(folder: Path, record: dict[str, Any]) -> RunProgress:
+    traces, asked = count_records(folder / "traces.jsonl"), record["problems"]["count"]
+    finished = (folder / LAST_OF_GENERATE).exists()
+    if finished:
+        _require_counts(folder)
+    config = record["config"]
+    return RunProgress("import", config["model"], config["file"], traces, asked, {}, finished)
 
 
 def _require_counts(folder: Path) -> None:

@@ -119,7 +119,7 @@ def attention_to_words(
     strings = vocabulary(model.tokenizer)
     chosen = word_ids(model, words)
     allowed = _controls(model, traces, chosen, controls, strings)
-    matched = [_match(trace.token_ids, chosen, allowed, reach) for trace in traces]
+    matched = [_match(trace.require_steps().token_ids, chosen, allowed, reach) for trace in traces]
     useful = [pair for pair in zip(traces, matched, strict=True) if pair[1]]
     occurrences = sum(token in chosen for trace in traces for token in trace.token_ids)
     by_problem: dict[str, list[np.ndarray]] = defaultdict(list)

@@ -22,7 +22,7 @@ Beside = Literal["anything", "no digit", "nothing"]
 
 def count_tokens(traces: Sequence[Trace]) -> Counter[int]:
     """How often traces write each token id."""
-    return Counter(token for trace in traces for token in trace.token_ids)
+    return Counter(token for trace in traces for token in trace.require_steps().token_ids)
 
 
 def count_words(tokenizer, traces: Sequence[Trace]) -> Counter[str]:

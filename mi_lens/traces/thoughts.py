@@ -1,17 +1,25 @@
 r"""Thoughts: the pieces of text between blank lines inside the think block, and their classes.
 
 SEAL (arXiv 2504.07986) uses keywords to tell execution, reflection and transition apart. It reads
-and steers the state at the boundary that opens a thought. A boundary is a token whose string
-contains "\n\n".
+and steers the state at the boundary that opens a thought. A boundary is the token that completes
+the blank line.
 """
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, get_args
 
 from mi_lens.common.html import ShownList, one_line
-from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.think_block import (
+    BLANK_LINE,
+    pieces,
+    require_lines,
+    thought_spans,
+)
 from mi_lens.traces.trace import Trace
+from mi_lens.traces.vocabulary import token_strings
 
 ThoughtClass = Literal["execution", "reflection", "transition"]
 THOUGHT_CLASSES: tuple[ThoughtClass, ...] = get_args(ThoughtClass)
@@ -140,44 +148,97 @@ class Thoughts(ShownList[Thought]):
         return item.thought_class, item.start, item.stop - item.start, one_line(item.text, 200)
 
 
+@dataclass(frozen=True)
+class TextThought:
+    """A thought in a text that has no tokens.
+
+    Attributes:
+        thought_class: The thought's class.
+        text: The thought's text without surrounding blank space.
+        start: Where the thought begins in the text: the character after the blank line.
+        stop: The character after the thought's last.
+    """
+
+    thought_class: ThoughtClass
+    text: str
+    start: int
+    stop: int
+
+    def __repr__(self) -> str:
+        text = one_line(self.text, 100)
+        place = f"characters {self.start} to {self.stop - 1}"
+        return f"TextThought({self.thought_class}, {place}: {text!r})"
+
+
+def split_text(text: str, rule: ThoughtRule = SEAL) -> list[TextThought]:
+    """The thoughts of a text, in order; no tokenizer is needed.
+
+    They are those that `split_thoughts` finds in the text's tokens, under the same rules.
+    """
+    return [
+        TextThought(classify(text[start:stop], rule), text[start:stop].strip(), start, stop)
+        for start, stop, _ in thought_spans(text)
+        if text[start:stop].strip()
+    ]
+
+
 def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Thought]:
     r"""The thoughts of a trace, in order.
 
     Only text inside the think block counts. The block is open at the start of the generation,
-    because R1's prompts open it. "</think>" closes it and "<think>" opens it again. If the
-    tokenizer lacks these tokens, the whole trace counts. Only generated boundaries count.
+    because R1's prompts open it. "</think>" closes it and "<think>" opens it again. Only generated
+    boundaries count. A blank line may hold spaces and tabs, and end as Windows writes it.
 
     Text before the first boundary of a block has no opening boundary and is dropped, as in SEAL.
     A boundary opens no thought if only blank space follows up to the next boundary, "</think>" or
     the end. (A literal keyword rule would call this blank space execution. Where models write
     "\n\n</think>", that would add one thought per trace, with the state that emits "</think>".)
+
+    Punctuation that shares a token with a boundary, as in ".\n\n", is part of the text, but the
+    token is not part of the thought's steps. A thought that has no token of its own, such as "---"
+    in "---\n\n", has the step of that token.
+
+    Raises:
+        ValueError: If the trace is text alone (use `split_text`), if the tokenizer writes no line
+            ends, or if the blank lines of the trace's text are not those of its tokens: then the
+            token ids are of another tokenizer.
     """
+    token_ids = trace.require_steps().token_ids
+    require_lines(tokenizer)
+    strings = pieces(tokenizer, token_ids)
+    ends = [*accumulate(map(len, strings))]
+    text = "".join(strings)
+    _require_same_blank_lines(tokenizer, trace, text)
     thoughts = Thoughts()
-    spans = _spans(trace.token_ids, boundary_ids(tokenizer), think_ids(tokenizer))
-    for start, stop in spans:
-        text = tokenizer.decode(trace.token_ids[start:stop], skip_special_tokens=True).strip()
-        if text:
-            thoughts.append(Thought(classify(text, rule), text, start, stop))
+    for first, last, closing in thought_spans(text):
+        opening, stop = bisect_right(ends, first - 1), bisect_right(ends, closing)
+        start = opening + 1
+        before = text[first : min(ends[opening], last)]
+        # Where tokens split a character, only `decode` puts it together.
+        within = tokenizer.decode(token_ids[start:stop], skip_special_tokens=True)
+        behind = text[ends[stop - 1] : last] if start <= stop < len(ends) else ""
+        if whole := (before + within + behind).strip():
+            stop = max(stop, start + 1)
+            thoughts.append(Thought(classify(whole, rule), whole, start, stop))
     return thoughts
 
 
-def _spans(
-    token_ids: Sequence[int], boundaries: frozenset[int], think: tuple[int, int] | None
-) -> list[tuple[int, int]]:
-    """The spans (start, stop) of steps that follow a boundary inside the think block.
+def _require_same_blank_lines(tokenizer, trace: Trace, text: str) -> None:
+    """Raises a ValueError unless tokens write as many blank lines as the trace's text has.
 
-    A span ends before the next boundary, a think token or the end of the trace.
+    Special tokens may stand in the text or be left out, and think tokens may be special.
     """
-    spans, start, inside = [], None, True
-    opening, closing = think or (None, None)
-    for step, token in enumerate(token_ids):
-        if token not in boundaries and token not in (opening, closing):
-            continue
-        if start is not None:
-            spans.append((start, step))
-        if token in (opening, closing):
-            inside = token == opening
-        start = step + 1 if inside and token in boundaries else None
-    if start is not None:
-        spans.append((start, len(token_ids)))
-    return [span for span in spans if span[0] < span[1]]
+    wanted, found = (len(BLANK_LINE.findall(written)) for written in (trace.text, text))
+    if found == wanted:
+        return
+    strings = token_strings(tokenizer)
+    literal = "".join(strings[token] for token in trace.token_ids if token < len(strings))
+    for other in (literal, text.replace("<think>", "").replace("</think>", "")):
+        if len(BLANK_LINE.findall(other)) == wanted:
+            return
+    raise ValueError(
+        f"trace {trace.id}: its text has {wanted} blank lines, and its tokens have {found} by this "
+        f"tokenizer ({type(tokenizer).__name__}), so they are not of this tokenizer, or it does "
+        "not keep blank lines; pass the one that the trace was made with, or split its text alone: "
+        "mi_lens.split_text(trace.text)"
+    )

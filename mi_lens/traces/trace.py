@@ -1,17 +1,11 @@
 """Traces: what a model generated, with everything needed to compute its states again."""
 
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from mi_lens.common.html import ShownList, one_line, table, text_box
-from mi_lens.common.parquet import read_table, write_table
+from mi_lens.common.html import one_line, table, text_box
 from mi_lens.common.provenance import content_hash
-from mi_lens.common.records import read_lines, write_records
-from mi_lens.problems.code_tests import CodeTests
-from mi_lens.problems.problem import Problem
+from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
 
 StopReason = Literal["eos", "stop", "length", "context", "imported"]
@@ -49,23 +43,29 @@ class ConditionRecord(TypedDict, total=False):
 class Trace:
     """One generation. Step t is the t-th generated token.
 
+    A trace of text alone, as published rollouts are, has no token ids and therefore no steps.
+    `tokenized` gives it both.
+
     Attributes:
         id: Hash of what produced the trace: model, prompt, condition, seed and budget.
         model: Fingerprint of the model that generated the trace, or a name if the text was
             imported.
-        prompt: The prompt as text.
-        prompt_ids: The prompt's token ids, without padding.
-        token_ids: The generated token ids. A final end-of-text token is included.
+        prompt: The prompt as text; the question in a trace of text alone.
+        prompt_ids: The prompt's token ids, without padding. Empty in a trace of text alone.
+        token_ids: The generated token ids. A final end-of-text token is included. Empty in a trace
+            of text alone.
         text: The generated tokens as text, without special tokens.
         stop_reason: Why the generation ended: "eos" (end-of-text token), "stop" (a stop text or
             token), "length" (the budget is spent), "context" (the model's context is full), or
             "imported" (the text was not generated here).
         seed: The request's seed.
-        condition: Interventions, sampling and other settings. Empty for an imported text.
+        condition: Interventions, sampling and other settings. An imported text has at most a name.
         problem: The problem that the prompt asks, if there is one.
         events: What the interventions did. Each event is a mapping with "step" and "what".
         interventions: The interventions themselves, as `mi_lens.generate` was given them. They are
             not written to files; `mi_lens.with_condition` gives them back.
+        is_correct: Whether the answer is right, as whoever published the text says. None if nobody
+            said so, as for what is generated here.
     """
 
     id: str
@@ -80,9 +80,10 @@ class Trace:
     problem: Problem | None = None
     events: tuple[dict[str, Any], ...] = ()
     interventions: tuple[Any, ...] = field(default=(), compare=False, repr=False)
+    is_correct: bool | None = None
 
     def __post_init__(self):
-        if not self.prompt_ids:
+        if not self.prompt_ids and (self.token_ids or not self.text):
             raise ValueError(
                 f"trace {self.id}: its prompt has no tokens; the model emits the first token at "
                 "the prompt's last position, so expected at least one prompt token"
@@ -92,10 +93,32 @@ class Trace:
                 f"trace {self.id}: stop_reason is {self.stop_reason!r}; expected one of "
                 f"{get_args(StopReason)}"
             )
+        if self.is_correct is not None and not isinstance(self.is_correct, bool):
+            raise ValueError(
+                f"trace {self.id}: is_correct is {self.is_correct!r}; expected True, False or None"
+            )
+
+    @property
+    def text_only(self) -> bool:
+        """Whether this is a trace of text alone, which has no token ids and no steps."""
+        return not self.prompt_ids
+
+    def require_steps(self) -> "Trace":
+        """The trace itself, if it has token ids.
+
+        Raises:
+            ValueError: If it is a trace of text alone.
+        """
+        if self.text_only:
+            raise ValueError(
+                f"trace {self.id} is text alone, without token ids, so it has no steps; give it a "
+                "tokenizer by trace.tokenized(tokenizer, style=...)"
+            )
+        return self
 
     def __len__(self) -> int:
-        """The number of steps, which are the generated tokens."""
-        return len(self.token_ids)
+        """The number of steps, which are the generated tokens; a ValueError for text alone."""
+        return len(self.require_steps().token_ids)
 
     def require_problem(self, purpose: str) -> Problem:
         """The problem of a trace that must have one.
@@ -121,13 +144,17 @@ class Trace:
     @property
     def consumed_ids(self) -> tuple[int, ...]:
         """For every step, the id of the token at the position that emits the step's token."""
-        return (*self.prompt_ids, *self.token_ids)[len(self.prompt_ids) - 1 : -1]
+        ids = (*self.require_steps().prompt_ids, *self.token_ids)
+        return ids[len(self.prompt_ids) - 1 : -1]
 
     def __repr__(self) -> str:
         asked = self.prompt if self.problem is None else self.problem.question
         condition = one_line(self.condition.get("name", "imported"), 40)
+        length = f"{len(self.token_ids):,} tokens"
+        if self.text_only:
+            length = f"{len(self.text):,} characters of text alone"
         return (
-            f"Trace({one_line(asked, 60)!r}: {len(self):,} tokens, {condition}, seed {self.seed}, "
+            f"Trace({one_line(asked, 60)!r}: {length}, {condition}, seed {self.seed}, "
             f"ended by {self.stop_reason}, id {self.id})"
         )
 
@@ -136,7 +163,7 @@ class Trace:
         about = {
             "question": self.prompt if problem is None else problem.question,
             "gold answer": None if problem is None else problem.answer,
-            "tokens": len(self),
+            "tokens": None if self.text_only else len(self),
             "ended by": self.stop_reason,
             "seed": self.seed,
             "condition": self.condition.get("name"),
@@ -145,7 +172,7 @@ class Trace:
 
     def token_strings(self, tokenizer) -> list[str]:
         """The text of each generated token. Bytes of a split character appear as U+FFFD."""
-        return tokenizer.batch_decode([[token] for token in self.token_ids])
+        return tokenizer.batch_decode([[token] for token in self.require_steps().token_ids])
 
     @classmethod
     def from_text(
@@ -156,116 +183,84 @@ class Trace:
         *,
         model: str = "imported",
         style: PromptStyle = "chat",
+        stop_reason: StopReason | None = None,
+        think_open: bool = False,
+        seed: int = 0,
+        condition: str | None = None,
+        is_correct: bool | None = None,
     ) -> "Trace":
-        """A trace of text that was generated elsewhere. The text is tokenised again.
+        """A trace of text that was generated elsewhere.
 
-        The token boundaries of imported text are the tokenizer's and not the sampler's: where a
-        model sampled "Wa" + "it", the tokenizer may write "Wait". If the chat template already
-        ends with "<think>", a "<think>" at the start of the text is removed.
+        Args:
+            tokenizer: The tokenizer that gives the text token ids, see `tokenized`; None makes a
+                trace of text alone.
+            problem: The problem, or its question.
+            text: What the model wrote.
+            model: The model's name.
+            style: How the question becomes the prompt.
+            stop_reason: Why the generation ended. If None, it is "length" for a text that is cut
+                off inside the think block, and "imported" for any other.
+            think_open: Whether the prompt opened the think block, as chat templates of reasoning
+                models do. A text without "<think>" and "</think>" is then cut off inside it.
+            seed: The sampling seed.
+            condition: Name of the condition.
+            is_correct: Whether the answer is right, as whoever published the text says.
 
         Raises:
             ValueError: If the text is empty.
         """
         if isinstance(problem, str):
             problem = Problem(id=content_hash(problem), question=problem, answer="")
-        prompt, prompt_ids = encode_prompt(tokenizer, problem.question, style)
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"problem {problem.id}: the text to import is empty")
+        require_writable(text, f"problem {problem.id}: the text to import")
+        if stop_reason is None:
+            cut_off = (think_open or "<think>" in text) and "</think>" not in text
+            stop_reason = "length" if cut_off else "imported"
+        alone = cls(
+            id=content_hash([model, problem.question, text, seed, condition]),
+            model=model,
+            prompt=problem.question,
+            prompt_ids=(),
+            token_ids=(),
+            text=text,
+            stop_reason=stop_reason,
+            seed=seed,
+            condition=ConditionRecord() if condition is None else ConditionRecord(name=condition),
+            problem=problem,
+            is_correct=is_correct,
+        )
+        return alone if tokenizer is None else alone.tokenized(tokenizer, style=style)
+
+    def tokenized(self, tokenizer, *, style: PromptStyle = "chat") -> "Trace":
+        """A trace of text alone with the token ids that a tokenizer gives prompt and text.
+
+        The token boundaries are the tokenizer's and not the sampler's: where a model sampled "Wa" +
+        "it", the tokenizer may write "Wait". If the chat template already ends with "<think>", a
+        "<think>" at the start of the text is removed.
+
+        Raises:
+            ValueError: If the trace has token ids, or its text holds only "<think>".
+        """
+        if not self.text_only:
+            raise ValueError(
+                f"trace {self.id} has token ids; for those of another tokenizer, import its text: "
+                "Trace.from_text(tokenizer, trace.problem, trace.text)"
+            )
+        question = self.prompt if self.problem is None else self.problem.question
+        prompt, prompt_ids = encode_prompt(tokenizer, question, style)
+        text = self.text
         if prompt.rstrip().endswith("<think>"):
             text = text.removeprefix("<think>").removeprefix("\n")
-        if not text:
-            raise ValueError(f"problem {problem.id}: the text to import is empty")
         token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-        return cls(
-            id=content_hash([model, prompt_ids, token_ids]),
-            model=model,
+        if not token_ids:
+            name = self.id if self.problem is None else self.problem.id
+            raise ValueError(f"problem {name}: the text to import is empty")
+        return replace(
+            self,
+            id=content_hash([self.id, prompt_ids, token_ids]),
             prompt=prompt,
             prompt_ids=prompt_ids,
             token_ids=token_ids,
             text=text,
-            stop_reason="imported",
-            problem=problem,
         )
-
-
-class Traces(ShownList[Trace]):
-    """Traces; a notebook shows them as a table."""
-
-    columns = ("question", "gold answer", "tokens", "ended by", "seed", "condition", "end of text")
-
-    def cells(self, item: Trace) -> tuple[Any, ...]:
-        """See `ShownList.cells`."""
-        problem = item.problem
-        return (
-            one_line(item.prompt if problem is None else problem.question, 80),
-            None if problem is None else one_line(problem.answer, 40),
-            len(item),
-            item.stop_reason,
-            item.seed,
-            one_line(item.condition.get("name", "imported"), 40),
-            " ".join(item.text.split())[-60:],
-        )
-
-
-def trace_to_row(trace: Trace) -> dict[str, Any]:
-    """A trace as one JSON object."""
-    row = asdict(trace.under(()))
-    del row["interventions"]
-    return row
-
-
-def trace_from_row(row: dict[str, Any]) -> Trace:
-    """The inverse of `trace_to_row`.
-
-    Raises:
-        ValueError: If fields are missing or unknown. The message names them.
-    """
-    fields = dict(row)
-    try:
-        for name in ("prompt_ids", "token_ids"):
-            fields[name] = tuple(fields[name])
-        fields["events"] = tuple(fields.get("events", ()))
-        if fields.get("problem") is not None:
-            problem = dict(fields["problem"])
-            if problem.get("tests") is not None:
-                problem["tests"] = CodeTests.from_json(problem["tests"])
-            fields["problem"] = Problem(**problem)
-        return Trace(**fields)
-    except (TypeError, KeyError) as error:
-        raise ValueError(
-            f"not a trace: {error}; the object has the fields {sorted(row)}; to import text that "
-            "was generated elsewhere, use Trace.from_text"
-        ) from None
-
-
-NESTED = ("condition", "problem", "events")  # A Parquet file holds these fields as JSON texts.
-
-
-def save_traces(traces: Iterable[Trace], path: str | Path) -> None:
-    """Writes traces as JSON lines, or as Parquet if the path ends in ".parquet".
-
-    The file is written completely or not at all.
-    """
-    rows = map(trace_to_row, traces)
-    if Path(path).suffix == ".parquet":
-        texts = ({**row, **{k: json.dumps(row[k]) for k in NESTED}} for row in rows)
-        write_table(texts, path)
-    else:
-        write_records(path, rows)
-
-
-def load_traces(path: str | Path) -> list[Trace]:
-    """Reads the traces that `save_traces` wrote.
-
-    Raises:
-        ValueError: If a row is not a trace. The message names the number of the row.
-    """
-    if Path(path).suffix == ".parquet":
-        rows = [{**row, **{k: json.loads(row[k]) for k in NESTED}} for row in read_table(path)]
-    else:
-        rows = read_lines(path)
-    traces = Traces()
-    for number, row in enumerate(rows, start=1):
-        try:
-            traces.append(trace_from_row(row))
-        except ValueError as error:
-            raise ValueError(f"{path}, trace {number}: {error}") from None
-    return traces

@@ -30,14 +30,24 @@ def word_of(string: str) -> str:
 
 
 @lru_cache(maxsize=8)
+def token_strings(tokenizer) -> tuple[str, ...]:
+    """The string of every token by itself, that of markup included.
+
+    Raises:
+        ValueError: If there is no tokenizer.
+    """
+    require_tokenizer(tokenizer)
+    return tuple(tokenizer.batch_decode([[i] for i in range(len(tokenizer))]))
+
+
+@lru_cache(maxsize=8)
 def vocabulary(tokenizer) -> tuple[str, ...]:
     """The string of every token. Tokens added as markup, such as "<think>", have empty strings.
 
     Raises:
         ValueError: If there is no tokenizer.
     """
-    require_tokenizer(tokenizer)
-    strings = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    strings = token_strings(tokenizer)
     markup = tokenizer.added_tokens_decoder.keys() | set(tokenizer.all_special_ids)
     return tuple("" if i in markup else s for i, s in enumerate(strings))
 

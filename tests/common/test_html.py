@@ -44,7 +44,8 @@ from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.steering.separability import Separability
 from mi_lens.traces.thought_statistics import thought_statistics
 from mi_lens.traces.thoughts import Thought, ThoughtClass, split_thoughts
-from mi_lens.traces.trace import Trace, Traces, trace_to_row
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace_files import Traces, trace_to_row
 from mi_lens.traces.vocabulary import TokenSet
 
 MARKUP = "</pre></table><script>alert('1')</script><img src=x onerror=\"alert(2)\"> &lt; $x$ <!--"

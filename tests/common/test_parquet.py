@@ -5,7 +5,7 @@ from mi_lens.common.parquet import read_table, write_table
 from mi_lens.generation.generate import generate
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.problems.problem import Problem
-from mi_lens.traces.trace import load_traces, save_traces
+from mi_lens.traces.trace_files import load_traces, save_traces
 
 
 def test_rows_come_back_flat(tmp_path):

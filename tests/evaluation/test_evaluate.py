@@ -27,7 +27,7 @@ from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import EvaluateConfig
 from mi_lens.runs.evaluate import run_evaluate
-from mi_lens.traces.trace import load_traces
+from mi_lens.traces.trace_files import load_traces
 
 SETTING = {"model": "m", "dtype": "float32", "max_new_tokens": 100}
 

@@ -22,7 +22,7 @@ from mi_lens.states.capture import capture
 from mi_lens.states.capture_to_disk import capture_into
 from mi_lens.states.shard import load_activations
 from mi_lens.states.uncertainty import next_token_uncertainty
-from mi_lens.traces.trace import load_traces, save_traces
+from mi_lens.traces.trace_files import load_traces, save_traces
 
 PROMPT = "So let me think. What is 12 * 7 - 5?"
 VECTOR = torch.linspace(-1, 2, 32, dtype=torch.float64)

@@ -106,6 +106,17 @@ def test_boundaries_inside_the_think_block(model):
         assert {i - start + 1 for i in exactly.nonzero()[:, 0].tolist()} <= steered
 
 
+def test_a_blank_line_of_two_tokens_is_a_boundary(tiny_model):
+    (line_end,) = tiny_model.tokenizer.encode("\n")
+    steer = Steer(VECTOR, HOOK, 5.0)
+    prefix = (40, line_end, line_end, 41, line_end, 42)
+    request = Request(PROMPTS[0], Condition((steer,)), max_new_tokens=7, prefix=prefix)
+    (trace,) = generate(tiny_model, [request], progress=False)
+    event = {"step": 3, "what": "steer", "hook_name": HOOK, "last": 3}
+    assert trace.events[0] == event
+    assert trace.events[1:] == () or trace.events[1]["step"] >= len(prefix)
+
+
 def test_projection_leaves_no_component(tiny_model):
     states = capture(
         tiny_model, generate(tiny_model, PROMPTS, max_new_tokens=4, progress=False), [HOOK]

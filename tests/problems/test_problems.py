@@ -12,7 +12,8 @@ from mi_lens.problems.code_tests import CodeTest, CodeTests
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem, normalised, overlap
 from mi_lens.runs.config import GenerateConfig
-from mi_lens.traces.trace import Trace, trace_from_row, trace_to_row
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace_files import trace_from_row, trace_to_row
 
 
 def write(path, *rows):

@@ -21,7 +21,8 @@ from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.analyze import _write_findings
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig
-from mi_lens.traces.trace import Trace, trace_to_row
+from mi_lens.traces.trace import Trace
+from mi_lens.traces.trace_files import trace_to_row
 
 THOUGHTS = (
     "So let me think about this. First, 12 * 7 = 84 and 84 - 5 = 79.\n\n"

@@ -28,7 +28,7 @@ from mi_lens.runs.config import AnalyzeConfig, GenerateConfig
 from mi_lens.runs.generate import run_generate
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
-from mi_lens.traces.trace import load_traces
+from mi_lens.traces.trace_files import load_traces
 from tests.processes import start
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")

@@ -17,7 +17,7 @@ from mi_lens.runs.folder import open_run
 from mi_lens.runs.generate import run_generate
 from mi_lens.runs.sweep import run_sweep
 from mi_lens.runs.sweep_spec import Spec
-from mi_lens.traces.trace import load_traces
+from mi_lens.traces.trace_files import load_traces
 
 QUESTIONS = ["Hi", "What is 3?", "So?"]
 REQUESTS = [Request(question, max_new_tokens=4) for question in QUESTIONS]

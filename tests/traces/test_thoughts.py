@@ -1,10 +1,11 @@
 import json
 import re
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mi_lens.generation.generate import generate
@@ -12,11 +13,18 @@ from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
-from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.think_block import boundary_ids, boundary_steps, completes_blank_line
 from mi_lens.traces.thought_statistics import thought_statistics
-from mi_lens.traces.thoughts import EASYSTEER, SEAL, ThoughtRule, classify, split_thoughts
+from mi_lens.traces.thoughts import (
+    EASYSTEER,
+    SEAL,
+    ThoughtRule,
+    classify,
+    split_text,
+    split_thoughts,
+)
 from mi_lens.traces.trace import Trace
-from mi_lens.traces.vocabulary import vocabulary
+from tests.traces.conftest import bare
 
 PROBLEM = Problem("p", "What is 12 * 7?", "84", level="easy")
 
@@ -26,8 +34,8 @@ def pocket():
     return load("pocket-reasoner")
 
 
-def imported(tokenizer, text: str, problem: Problem = PROBLEM) -> Trace:
-    return Trace.from_text(tokenizer, problem, text)
+def imported(tokenizer, text: str, problem: Problem = PROBLEM, **settings: Any) -> Trace:
+    return Trace.from_text(tokenizer, problem, text, **settings)
 
 
 @pytest.mark.parametrize(
@@ -90,24 +98,6 @@ def test_bad_rules(prefixes, substrings, precedence, message):
         rule.__post_init__()
 
 
-def test_boundaries_and_think_tokens(tokenizer):
-    strings = vocabulary(tokenizer)
-    assert {strings[i] for i in boundary_ids(tokenizer)} == {"\n\n"}
-    assert all(("\n\n" in s) == (i in boundary_ids(tokenizer)) for i, s in enumerate(strings))
-    assert think_ids(tokenizer) == tuple(tokenizer.encode("<think></think>"))
-
-
-def test_tokenizer_without_them():
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"So": 0, "\n": 1, "?": 2}, unk_token="?"))
-    plain = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
-    assert think_ids(plain) is None
-    with pytest.raises(ValueError, match="no token of this tokenizer contains"):
-        boundary_ids(plain)
-
-
 def test_split_by_hand(tokenizer):
     trace = imported(
         tokenizer,
@@ -140,31 +130,94 @@ def test_no_thoughts(tokenizer, text):
     assert split_thoughts(tokenizer, imported(tokenizer, text)) == []
 
 
-pieces = st.lists(
-    st.sampled_from(["\n\n", "<think>", "</think>", "Wait", " 84", ".", " ", "\n", "verify"]),
+parts = st.lists(
+    st.sampled_from(
+        ["\n\n", "\r\n", "<think>", "</think>", "Wait", " 84", ".", "é🙂", "---", " ", "\t", "\n",
+         " verify", "Alternatively"]
+    ),
     max_size=30,
-)
+)  # fmt: skip
 
 
-@given(pieces)
-def test_agrees_with_splitting_the_text(tokenizer, parts):
-    """Splitting token by token finds what splitting the text finds."""
+@given(parts)
+def test_every_tokenizer_finds_what_the_text_has(spelling, parts):
+    text = "".join(parts)
+    token_ids = tuple(spelling.encode(text, add_special_tokens=False))
+    assume(spelling.decode(token_ids) == text)  # the text begins with no space that is dropped
+    trace = Trace("t", "m", "x", (1,), token_ids, text or "x", "imported")
+    thoughts = split_thoughts(spelling, trace)
+    in_text = split_text(text)
+    assert [(t.thought_class, t.text) for t in thoughts] == [
+        (t.thought_class, t.text) for t in in_text
+    ]
+    boundaries = boundary_steps(spelling, token_ids)
+    for thought, part in zip(thoughts, in_text, strict=True):
+        assert text[part.start : part.stop].strip() == part.text
+        assert thought.start - 1 in boundaries
+        assert thought.start < thought.stop
+    assert all(a.stop <= b.start for a, b in pairwise(thoughts))
+
+
+@given(parts)
+def test_tokens_that_a_tokenizer_would_join(tokenizer, parts):
+    """A model may write "\\n" twice where its tokenizer writes "\\n\\n"."""
     ids = [i for part in parts for i in tokenizer.encode(part, add_special_tokens=False)]
-    trace = Trace("t", "m", "x", (1,), tuple(ids), tokenizer.decode(ids), "imported")
-    text = "".join("|" if part == "\n\n" else part for part in parts)
-    expected = []
-    # What follows a "</think>" up to the next "<think>" is outside.
-    for block in re.sub(r"</think>.*?(<think>|$)", "<think>", text, flags=re.DOTALL).split(
-        "<think>"
-    ):
-        expected += [part.strip() for part in block.split("|")[1:] if part.strip()]
+    trace = Trace("t", "m", "x", (1,), tuple(ids), tokenizer.decode(ids) or "x", "imported")
     thoughts = split_thoughts(tokenizer, trace)
-    assert [t.text for t in thoughts] == expected
+    assert [t.text for t in thoughts] == [t.text for t in split_text("".join(parts))]
     for thought in thoughts:
         assert thought.thought_class == classify(thought.text)
-        assert ids[thought.start - 1] in boundary_ids(tokenizer)
-        assert not boundary_ids(tokenizer) & set(ids[thought.start : thought.stop])
-    assert all(a.stop < b.start for a, b in pairwise(thoughts))
+        assert completes_blank_line(tokenizer, ids, thought.start - 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "thoughts"),
+    [
+        ("a\n\nb\r\n\r\nc\n \t\nd", ["b", "c", "d"]),
+        ("a\nb\n\n\nc", ["c"]),
+        ("a\n\nb</think>c\n\nd<think>e\n\nf", ["b", "f"]),
+        ("a\n</think>\nb<think>\n\n---\n\nc", ["---", "c"]),
+        ("", []),
+    ],
+)
+def test_text_by_hand(text, thoughts):
+    assert [t.text for t in split_text(text)] == thoughts
+
+
+def test_a_text_s_thoughts_show_where_they_are():
+    (thought,) = split_text("So\n\n Wait, no.\n")
+    assert repr(thought) == "TextThought(reflection, characters 4 to 14: 'Wait, no.')"
+
+
+def test_the_tokens_of_another_tokenizer_are_refused(spellings):
+    text = "a\n\nb\n\nWait"
+    for own, other in (("whole", "gemma"), ("gpt-2", "llama-2"), ("llama-2", "gpt-2")):
+        trace = imported(spellings[own], text, style="raw")
+        assert len(split_thoughts(spellings[own], trace)) == 2
+        with pytest.raises(ValueError, match=r"blank lines, and its tokens have .*\(\w+\)"):
+            split_thoughts(spellings[other], trace)
+    with pytest.raises(ValueError, match="text alone"):
+        split_thoughts(spellings["whole"], Trace.from_text(None, PROBLEM, text))
+
+
+def test_a_tokenizer_without_line_ends_is_refused():
+    plain = bare({"So": 0, "?": 1})
+    trace = Trace("t", "m", "x", (1,), (0,), "So", "imported")
+    with pytest.raises(ValueError, match=r"no token of this tokenizer \(\w+\) writes a line end"):
+        split_thoughts(plain, trace)
+
+
+@pytest.mark.parametrize("path", ["aime25_QwQ-32B", "cvenhoff_deepseek-r1-distill-qwen-1.5b"])
+def test_real_texts(shared_data, spellings, path):
+    lines = (shared_data / "traces" / f"{path}.jsonl").read_text(encoding="utf-8").splitlines()
+    for row in map(json.loads, lines[:8]):
+        text = row["response"]
+        expected = [(t.thought_class, t.text) for t in split_text(text)]
+        assert len(expected) > 1
+        for spelling in spellings.values():
+            trace = imported(spelling, text, style="raw")
+            found = split_thoughts(spelling, trace)
+            assert [(t.thought_class, t.text) for t in found] == expected
 
 
 def test_the_state_at_a_boundary(tiny_model, tokenizer):
@@ -264,6 +317,7 @@ def test_statistics_by_hand(tokenizer):
     assert counts[None, "easy"] == (2, 1, 0)
     execution = groups[None, None].classes["execution"]
     assert groups[None, None].traces == 4
+    assert execution.tokens is not None
     assert execution.tokens == len(tokenizer.encode("b c")) + len(tokenizer.encode("d"))
     assert execution.thoughts_per_trace.mean == 0.5
     assert execution.tokens_per_trace.mean == execution.tokens / 4
@@ -274,3 +328,27 @@ def test_statistics_by_hand(tokenizer):
     assert groups[None, None].share("execution") == 0.5
     assert thought_statistics(tokenizer, traces[3:])[0].share("execution") is None
     assert thought_statistics(tokenizer, []) == []
+
+
+def test_statistics_of_text_alone(tokenizer):
+    texts = ["a\n\nb c\n\nWait</think>\\boxed{84}", "a\n\nd</think>\\boxed{83}", "a\n\ne</think>?"]
+    labels = (False, True, None)
+    alone = [
+        Trace.from_text(None, PROBLEM, text, is_correct=label)
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    for group, same in zip(
+        thought_statistics(None, alone),
+        thought_statistics(tokenizer, [trace.tokenized(tokenizer) for trace in alone]),
+        strict=True,
+    ):
+        assert (group.correct, group.traces) == (same.correct, same.traces)
+        for name, counts in group.classes.items():
+            assert (counts.tokens, counts.tokens_per_trace.mean) == (None, None)
+            assert counts.thoughts_per_trace == same.classes[name].thoughts_per_trace
+        assert "–" in group._repr_html_()
+    by_author = thought_statistics(None, alone, labels="author")
+    assert [(g.correct, g.traces) for g in by_author[:3]] == [(None, 3), (True, 1), (False, 1)]
+    assert by_author[2].classes["reflection"].thoughts == 1
+    with pytest.raises(ValueError, match="text alone"):
+        thought_statistics(tokenizer, alone)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.traces.matched_words import count_tokens, draw_matches, is_ordinary
+from mi_lens.traces.think_block import boundary_steps
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary
 
@@ -97,7 +98,7 @@ def at_fraction(traces: Sequence[Trace], fraction: float) -> AlignedSteps:
 
 
 def at_boundary(tokenizer, traces: Sequence[Trace], number: int, offset: int = 0) -> AlignedSteps:
-    r"""The step of each trace's number-th boundary, a token whose string contains "\n\n".
+    r"""The step of each trace's number-th boundary, a token that completes a blank line.
 
     Args:
         tokenizer: The traces' tokenizer.
@@ -109,10 +110,7 @@ def at_boundary(tokenizer, traces: Sequence[Trace], number: int, offset: int = 0
     Raises:
         ValueError: If number is below 1.
     """
-    boundaries = [
-        [step for step, string in enumerate(trace.token_strings(tokenizer)) if "\n\n" in string]
-        for trace in traces
-    ]
+    boundaries = [boundary_steps(tokenizer, trace.require_steps().token_ids) for trace in traces]
     return _at_occurrence("boundary", traces, boundaries, number, offset)
 
 
@@ -139,7 +137,8 @@ def at_token(
     """
     wanted = frozenset(token_ids)
     occurrences = [
-        [step for step, token in enumerate(trace.token_ids) if token in wanted] for trace in traces
+        [step for step, token in enumerate(trace.require_steps().token_ids) if token in wanted]
+        for trace in traces
     ]
     if not any(occurrences):
         raise ValueError(

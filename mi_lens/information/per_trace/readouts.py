@@ -35,7 +35,7 @@ def decode_steps(
     if readout not in get_args(Readout):
         raise ValueError(f"readout={readout!r}: expected one of {get_args(Readout)}")
     if readout == "emitted":
-        return list(trace.token_ids)
+        return list(trace.require_steps().token_ids)
     if readout == "consumed":
         return list(trace.consumed_ids)
     if states is None:
