@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis, states_of
-from experiments.summaries import side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis, states_of
+from experiments.summaries import independent_difference, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.answer_parts import (
@@ -220,19 +221,25 @@ def finding(
     first, last = (by_name[f"fraction {end:g}"].usable for end in (0, 1))
     growth = estimate_mean(np.subtract(last.gains, first.gains).tolist())
     thinking, ordinary = (at_token(by_name, name) for name in (THINKING, ORDINARY))
-    # Only a comparison with ordinary tokens says something about thinking tokens.
-    carried = ordinary.high is not None and (thinking.low or 0) > max(ordinary.high, 0)
-    less = thinking.high is not None and ordinary.low is not None and thinking.high < ordinary.low
-    follows = tracking.low > 0 and side(growth) > 0
-    counts = follows + carried
-    verdict: Verdict = "with" if counts == 2 else "in part" if counts else "open"
-    if not counts and (tracking.high < 0 or side(growth) < 0 or less):
-        verdict = "against"
     rho = f"{tracking.rho:.2f} ({tracking.low:.2f} to {tracking.high:.2f})"
     return Finding(
         about="paper 1; criticism: MI of one pair is not MI of random variables",
         claim="Per-trace MI shows where the answer is known, most of all at thinking tokens.",
-        verdict=verdict,
+        tests=(
+            ClaimTest("bits at the end of a trace less those at its start", growth, 0.1, "bits"),
+            ClaimTest(
+                "rank correlation of per-trace MI with bits over steps",
+                Estimate(tracking.rho, tracking.low, tracking.high, len(tracking.bits)),
+                0.1,
+                "of the correlation",
+            ),
+            ClaimTest(
+                "bits at thinking tokens less those at ordinary ones",
+                independent_difference(thinking, ordinary),
+                0.1,
+                "bits",
+            ),
+        ),
         text=f"A probe across problems reads {with_interval(growth, 1, 2)} bits of the "
         f"{words(part)} more at the end of a trace than at its start, and over "
         f"{len(tracking.bits)} steps per-trace MI follows these bits with a rank correlation of "

@@ -10,8 +10,9 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import is_right, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.control_summary import MismatchSummary
 from mi_lens.report.plots.peaks import Curve, trajectories_figure
@@ -114,16 +115,17 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
     """Whether peaks are as sparse as in table 1, and whether most concern the answer."""
     others = 0 if mismatch is None else mismatch.others
     raw, share = counts["raw"], counts["share of raw peaks that are specific"]
-    sparse = raw.high is not None and raw.high <= PAPER[1]
-    about = share.low is not None and share.low > 0.5
-    verdict: Verdict = "with" if sparse and about else "in part" if sparse or about else "open"
-    dense = raw.low is not None and raw.low > PAPER[1]
-    if verdict == "open" and (dense or (share.high is not None and share.high < 0.5)):
-        verdict = "against"
     return Finding(
         about="paper 1, MI trajectories; criticism: one pair of vectors is no information",
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
-        verdict=verdict,
+        tests=(
+            ClaimTest(
+                f"fewer peaks than {100 * PAPER[1]:.1f} % of the steps, the most in the paper",
+                affine(raw, -100, 100 * PAPER[1]),
+                0.0,
+                "points",
+            ),
+        ),
         text=f"At the last block {with_interval(raw, 100)} % of the steps are peaks of MI with the "
         f"gold answer. Of these {with_interval(share, 100)} % lie above what the answers of "
         f"{others} other problems give at the same states by more than chance; the rest cannot be "

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import by_block, side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import by_block, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
@@ -215,16 +216,21 @@ def finding(tables, last: str) -> Finding:
         tables["height of own peaks"][name][-1]
         for name in ("gold answer", "other answers", "difference")
     )
-    verdict: Verdict = "against" if side(more) < 0 else "open"
-    if side(more) > 0:
-        verdict = "with" if more.mean > 0.5 * other.mean else "in part"
     left = tables["rise left"]["other answers"]
     blocks = sorted(100 * estimate.mean for estimate in left)
     raw, specific, common = (tables["peaks"][name][-1] for name in PEAKS)
     return Finding(
         about="paper 1, MI peaks; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
-        verdict=verdict,
+        tests=(
+            ClaimTest(
+                "height of the gold answer's peaks less that of other answers' own peaks, where "
+                "half of the latter would matter",
+                more,
+                0.5 * (other.mean or 0.0),
+                "of MI",
+            ),
+        ),
         text=f"At {last} the gold answer's peaks stand {with_interval(gold, digits=3)} above a "
         "trace's median and another problem's answer's own peaks "
         f"{with_interval(other, digits=3)}, a difference of {with_interval(more, digits=3)}; at "

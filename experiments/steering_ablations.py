@@ -14,15 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import mi_lens
+from experiments.labels import ClaimTest, Finding
 from experiments.steering import (
     RESULTS,
+    UNREFLECTED,
     SteeringStudy,
     block_inputs,
+    excess_premise,
     short_table,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, save, saved_evaluation
-from experiments.summaries import with_interval
+from experiments.study import save, saved_evaluation
+from experiments.summaries import affine, with_interval
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.comparison import compare_all
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, style
@@ -59,7 +62,7 @@ def main(config: Config) -> None:
         recipe: mi_lens.extract_steering_vectors(model, traces, hook_names, recipe=recipe)
         for recipe in get_args(Recipe)
     }
-    conditions: dict[str, mi_lens.Condition] = {"baseline": mi_lens.Condition()}
+    conditions = {condition.name: condition for condition in (mi_lens.Condition(), UNREFLECTED)}
     panels: Panels = {"thoughts": {}, "layer": {}, "alpha": {}}
 
     def add(panel: str, label: str, vector: mi_lens.SteeringVector, alpha: float = 1.0) -> None:
@@ -171,10 +174,6 @@ def finding(evaluation: mi_lens.Evaluation, panels: Panels, best: str) -> Findin
     by_name = {comparison.name: comparison for comparison in evaluation.comparisons()}
     most = max(by_name[name].accuracy for name in [best, *others])
     top = [name for name in [best, *others] if by_name[name].accuracy == most]
-    gains = by_name[best].adjusted <= 0.05 and (by_name[best].difference.mean or 0) > 0
-    verdict: Verdict = (
-        "against" if better else "open" if not worse else "with" if gains else "in part"
-    )
     named = " and ".join(
         f"{name} ({with_interval(by_name[name].difference, 100)}, Holm p = "
         f"{by_name[name].adjusted:.2g})"
@@ -184,7 +183,16 @@ def finding(evaluation: mi_lens.Evaluation, panels: Panels, best: str) -> Findin
     return Finding(
         about="paper 2, ablations of thought types, layer and strength",
         claim="Reflection and transition together, in the later layers, with strength 1, are best.",
-        verdict=verdict,
+        premises=(excess_premise(evaluation),),
+        tests=tuple(
+            ClaimTest(
+                f"accuracy with the published choice less that with {pair.name}",
+                affine(pair.difference, -100),
+                0.0,
+                "points",
+            )
+            for pair in pairs
+        ),
         text=f"Of {len(others)} other choices {len(better)} are more accurate than the published "
         f"one and {len(worse)} less (exact tests, Holm, .05); that one changes accuracy by "
         f"{with_interval(steered.difference, 100)} points and tokens by "

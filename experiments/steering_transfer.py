@@ -13,17 +13,20 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import Finding
 from experiments.steering import (
-    GAIN,
+    NOT_STEERED,
+    PUBLISHED_GAIN,
+    PUBLISHED_SAVING,
     RESULTS,
-    SAVING,
+    UNREFLECTED,
     SteeringStudy,
-    as_published_excluded,
+    excess_premise,
     short_table,
-    steering_verdict,
+    steering_tests,
     vector_traces,
 )
-from experiments.study import Finding, save, saved_evaluation
+from experiments.study import save, saved_evaluation
 from experiments.summaries import outcomes, side, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
 from mi_lens.report.plots.style import PAGE, style
@@ -65,7 +68,7 @@ def main(config: Config) -> None:
         config,
         model,
         list(chain(*problems.values())),
-        [mi_lens.Condition(), *steered],
+        [mi_lens.Condition(), UNREFLECTED, *steered],
         folder=RESULTS,
     )
     print(short_table(evaluation))
@@ -93,7 +96,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(matrix, cosine),
-        finding(changes, cosine, kind_of, evaluation.arm("baseline").tokens()),
+        finding(changes, cosine, kind_of, evaluation),
         {
             "hook": hook_name,
             "made from": {kind: len(vector.problems) for kind, vector in vectors.items()},
@@ -194,7 +197,7 @@ def finding(
     changes: Mapping[str, Mapping[str, np.ndarray]],
     cosine: Mapping[str, Mapping[str, float]],
     kind_of: np.ndarray,
-    before: Estimate,
+    evaluation: mi_lens.Evaluation,
 ) -> Finding:
     """Changes by the vectors of other kinds and by that of the own kind, over all problems."""
     kinds = list(cosine)
@@ -208,19 +211,20 @@ def finding(
         own[field] = estimate_mean(by_own.tolist())
         chance[field] = sign_flip(by_others.tolist())
     lowest = min(cosine[kind][other] for kind, other in permutations(kinds, 2))
-    gain, tokens = (
-        side(foreign[field]) if chance[field] <= 0.05 else 0 for field in ("correct", "tokens")
-    )
-    excluded = as_published_excluded(foreign["correct"], foreign["tokens"], before.mean)
+    before = evaluation.arm(evaluation.names[0]).tokens().mean
     return Finding(
         about="paper 2, transfer between MATH, GSM8K and LiveCodeBench",
         claim="A vector made from one task raises accuracy and saves tokens on others.",
-        verdict=steering_verdict(gain, -tokens, excluded),
+        premises=(excess_premise(evaluation),),
+        tests=steering_tests(
+            {NOT_STEERED: foreign["correct"]}, {NOT_STEERED: foreign["tokens"]}, before
+        ),
         text="Vectors of other kinds of problems change accuracy by "
         f"{with_interval(foreign['correct'], 100)} points (p = {chance['correct']:.2g}) and tokens "
         f"by {with_interval(foreign['tokens'])}, those of the same kind by "
         f"{with_interval(own['correct'], 100)} and {with_interval(own['tokens'])} (published of "
-        f"MATH-500 itself: {100 * GAIN:.0f} points more and {100 * SAVING:.0f} % fewer tokens). "
+        f"MATH-500 itself: {100 * PUBLISHED_GAIN:.0f} points more and "
+        f"{100 * PUBLISHED_SAVING:.0f} % fewer tokens). "
         f"The vectors of {len(kinds)} kinds have cosines of {lowest:.2f} and more with each other, "
         f"and the intervals are over {len(kind_of)} problems.",
     )

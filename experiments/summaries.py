@@ -26,6 +26,33 @@ def with_interval(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> st
     return f"{number(estimate.mean)} ({number(estimate.low)} to {number(estimate.high)})"
 
 
+def affine(estimate: Estimate, scale: float = 1.0, shift: float = 0.0) -> Estimate:
+    """An estimate times `scale`, plus `shift`; a negative scale turns its interval around."""
+    mean, low, high = (
+        None if value is None else scale * value + shift
+        for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    ends = (low, high) if scale >= 0 else (high, low)
+    return Estimate(mean, *ends, estimate.n)
+
+
+def independent_difference(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two independent means, from their intervals (MOVER; Zou & Donner 2008).
+
+    Each end is as far from the difference as the ends that it joins are from their means, added
+    as independent errors are.
+    """
+    n = first.n + second.n
+    if first.mean is None or second.mean is None:
+        return Estimate(None, None, None, n)
+    mean = first.mean - second.mean
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Estimate(mean, None, None, n)
+    down = np.hypot(first.mean - first.low, second.high - second.mean)
+    up = np.hypot(first.high - first.mean, second.mean - second.low)
+    return Estimate(mean, float(mean - down), float(mean + up), n)
+
+
 def side(estimate: Estimate) -> int:
     """1 where the whole interval lies above zero, -1 where it lies below, 0 elsewhere."""
     if estimate.low is None or estimate.high is None:

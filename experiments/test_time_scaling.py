@@ -5,6 +5,8 @@ python -m experiments.test_time_scaling
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,9 +14,13 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, baseline_traces, requested_traces, save
-from experiments.summaries import side, with_interval
+from experiments.labels import ClaimTest, Finding, Premise, exactly
+from experiments.study import Study, baseline_traces, requested_traces, save
+from experiments.summaries import affine, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean, holm, sign_flip
+from mi_lens.evaluation.comparison import GAIN
+from mi_lens.models.pocket import CHECKPOINTS
+from mi_lens.models.pocket.training.batches import write_texts
 from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
@@ -28,6 +34,7 @@ from mi_lens.report.plots.style import (
     style,
 )
 
+TEXTS = 2000  # Number of training texts written to find the longest.
 TTTS = ("TTTS, cycling", "TTTS, by word")
 COLOURS = {
     "plain": BLUE,
@@ -113,7 +120,16 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(sorted(config.budgets), accuracy, tokens),
-        finding(config, accuracy["plain"], last, p_values, words, tokens, max(map(len, plain))),
+        finding(
+            config,
+            within_trained_length(config, model.tokenizer),
+            accuracy["plain"],
+            last,
+            p_values,
+            words,
+            tokens,
+            max(map(len, plain)),
+        ),
         {
             "accuracy": accuracy,
             "tokens": tokens,
@@ -220,6 +236,7 @@ def draw(
 
 def finding(
     config: Config,
+    premises: tuple[Premise, ...],
     plain: Sequence[Estimate],
     more: Mapping[str, Estimate],
     p_values: Mapping[str, float],
@@ -228,10 +245,6 @@ def finding(
     longest: int,
 ) -> Finding:
     """Whether TTTS is more accurate than plain thinking at the largest budget."""
-    signs = [side(more[name]) * (p_values[name] <= 0.05) for name in TTTS]
-    verdict: Verdict = "against" if min(signs) < 0 else "open"
-    if max(signs) > 0:
-        verdict = "with" if min(signs) > 0 else "in part"
     best = max(more, key=lambda name: more[name].mean or 0.0)
     highest = [name for name in more if more[name].mean == more[best].mean]
     by_word = sorted(words, key=lambda word: words[word].mean or 0.0)
@@ -242,7 +255,16 @@ def finding(
     return Finding(
         about="paper 1, figure of TTTS; s1's budget forcing",
         claim="Given many tokens, going on from thinking tokens (TTTS) beats plain thinking.",
-        verdict=verdict,
+        premises=premises,
+        tests=tuple(
+            ClaimTest(
+                f"accuracy under {budget} tokens with {name} less that of plain thinking",
+                affine(more[name], 100),
+                100 * GAIN,
+                "points",
+            )
+            for name in TTTS
+        ),
         text=f"Under {budget} tokens plain thinking is right in {with_interval(plain[-1], 100)} % "
         f"of problems and spends {tokens['plain'][-1]:.0f}, {longest} in its longest trace; "
         f"against it TTTS by cycling changes {with_interval(more[TTTS[0]], 100)} points for "
@@ -251,6 +273,24 @@ def finding(
         f"{p_values[TTTS[1]]:.2g}). A loss past {longest} tokens is one beyond the length that the "
         f"model writes by itself; highest of {len(more)} ways, chosen after the fact, is "
         f"{' and '.join(highest)} with {with_interval(more[best], 100)} points against plain.",
+    )
+
+
+def within_trained_length(config: Config, tokenizer: Any) -> tuple[Premise, ...]:
+    """Whether the model was trained on texts as long as the budget, where its texts are known."""
+    if config.model not in CHECKPOINTS:
+        return ()
+    reflect = config.model == "pocket-reasoner"
+    texts = write_texts(TEXTS, 0.0, False, reflect, Random(config.seed), tokenizer)
+    budget, longest = max(config.budgets), max(map(len, texts))
+    return (
+        Premise(
+            "Going on presupposes a model that can write as much: the budget is "
+            f"{budget} tokens, and the longest of {TEXTS:,} texts like those that it was trained "
+            f"on has {longest}, with its question.",
+            "premise not met",
+            exactly(longest - budget),
+        ),
     )
 
 

@@ -12,20 +12,22 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import ClaimTest, Finding, Premise
 from experiments.steering import (
-    GAIN,
+    PUBLISHED_GAIN,
     RESULTS,
+    UNREFLECTED,
     SteeringStudy,
-    gain_excluded,
+    excess_premise,
     held_to,
     random_directions,
     short_table,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, save, saved_evaluation
-from experiments.summaries import outcomes, side, with_interval
+from experiments.study import save, saved_evaluation
+from experiments.summaries import affine, outcomes, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
-from mi_lens.evaluation.comparison import Arm
+from mi_lens.evaluation.comparison import GAIN, Arm
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
 
 
@@ -92,7 +94,11 @@ def main(config: Config) -> None:
     controls = random_directions(vector, config.draws, config.seed)
     seal = mi_lens.Condition((mi_lens.Steer(vector),), name="SEAL")
     evaluation = saved_evaluation(
-        config, model, problems, [mi_lens.Condition(), seal, *controls], folder=RESULTS
+        config,
+        model,
+        problems,
+        [mi_lens.Condition(), UNREFLECTED, seal, *controls],
+        folder=RESULTS,
     )
     print(short_table(evaluation))
     baseline = evaluation.arm(evaluation.names[0])
@@ -110,7 +116,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(gains, middle.budget),
-        finding(gains, middle, whole),
+        finding(gains, middle, whole, excess_premise(evaluation)),
         {
             "gains": gains,
             "median": middle,
@@ -185,23 +191,30 @@ def draw(gains: Sequence[Gain], median: int) -> Figure:
     return figure
 
 
-def finding(gains: Sequence[Gain], middle: Gain, whole: Gain) -> Finding:
+def finding(gains: Sequence[Gain], middle: Gain, whole: Gain, premise: Premise) -> Finding:
     """The two parts at the baseline's median length, less those by random directions."""
-    gained = side(middle.gain) if middle.p_gain <= 0.05 else 0
-    improved = side(middle.more_ended) if middle.p_more_ended <= 0.05 else 0
-    verdict: Verdict = "open"
-    if gained > 0:
-        verdict = "with" if improved > 0 else "in part"
-    elif gained < 0 or improved < 0 or gain_excluded(middle.gain):
-        verdict = "against"
     best = max(gains, key=lambda gain: gain.gain.mean or 0)
     return Finding(
         about="paper 2, main table; criticism: SEAL's gain is recovered truncation",
         claim="SEAL answers more rightly, not only sooner.",
-        verdict=verdict,
+        premises=(premise,),
+        tests=(
+            ClaimTest(
+                f"accuracy at {middle.budget} tokens less that without steering",
+                affine(middle.gain, 100),
+                100 * GAIN,
+                "points",
+            ),
+            ClaimTest(
+                "its part from traces that had ended, less that of random directions",
+                affine(middle.more_ended, 100),
+                100 * GAIN,
+                "points",
+            ),
+        ),
         text=f"At {middle.budget} tokens, which cut off {100 * middle.cut_problems:.0f} % of the "
         f"baseline's traces, SEAL's {with_interval(middle.gain, 100)} points (published on "
-        f"MATH-500: {100 * GAIN:.0f}) are {with_interval(middle.cut, 100)} from those "
+        f"MATH-500: {100 * PUBLISHED_GAIN:.0f}) are {with_interval(middle.cut, 100)} from those "
         f"({with_interval(middle.more_cut, 100)} more than by random directions) and "
         f"{with_interval(middle.ended, 100)} from the ones that had ended "
         f"({with_interval(middle.more_ended, 100)} more). The largest of {len(gains)} budgets' "
