@@ -16,7 +16,7 @@ PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the 
 # Published for that model on MATH-500: accuracy 67.0 to 78.0 %, tokens 4526 to 3154.
 PUBLISHED_GAIN, PUBLISHED_SAVING = 0.11, 1 - 3154 / 4526
 RESULTS = "steering"  # The folder of results that all steering studies share.
-NOT_STEERED, AT_RANDOM = "without steering", "of random directions"
+NOT_STEERED, AT_RANDOM = "without steering", "with random directions"
 UNREFLECTED = mi_lens.Condition(
     (mi_lens.Suppress(THINKING_WORDS),), name="thinking words forbidden"
 )
@@ -148,7 +148,12 @@ def steering_tests(
             for name, change in gain.items()
         ),
         *(
-            ClaimTest(f"tokens saved {name}", affine(change, -1), 0.05 * (before or 0.0), "tokens")
+            ClaimTest(
+                f"tokens of a trace {name} less those with it",
+                affine(change, -1),
+                0.05 * (before or 0.0),
+                "tokens",
+            )
             for name, change in saving.items()
         ),
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import mi_lens
 from experiments.labels import LABELS, Finding, Premise
-from mi_lens.common.provenance import content_hash, versions
+from mi_lens.common.provenance import code_hash, content_hash, versions
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket import CHECKPOINTS
@@ -92,8 +92,10 @@ def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> 
         "hook_names": ("blocks.*.hook_resid_post",),
         **settings,
     }
-    # Other versions of the code get another folder: states are read by the code that wrote them.
-    name = content_hash([analyze_settings, versions(), capture_code()])
+    # Other versions of the code get another folder: states are read by the code that wrote them,
+    # and numbers are of one way of measuring.
+    measuring = code_hash("information/per_trace")
+    name = content_hash([analyze_settings, versions(), capture_code(), measuring])
     return mi_lens.analyze(
         mi_lens.AnalyzeConfig(
             **analyze_settings, out=config.runs / f"analysis-{name}", batch_size=config.batch_size

@@ -103,6 +103,7 @@ def _measure(
             answers.others[name],
             uncertainty,
             sigma=config.sigma,
+            rule=config.peak_rule(),
             seed=config.seed,
         )
         for name in hook_names
