@@ -116,7 +116,7 @@ def count_peaks(analysis: mi_lens.Analysis, hook_name: str) -> dict[str, Estimat
 
 
 def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Finding:
-    """Whether peaks are as sparse as in table 1, and more of them about the gold answer."""
+    """Whether peaks are as sparse as in table 1."""
     others = 0 if mismatch is None else mismatch.others
     raw = counts["raw"]
     beyond, both = (
@@ -131,18 +131,13 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
     return Finding(
         about="paper 1, MI trajectories; criticism: one pair of vectors is no information",
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
+        # A count of significant peaks would be no test: a peak may be real and not be significant.
         tests=(
             ClaimTest(
                 f"fewer peaks than {100 * PAPER[1]:.1f} % of the steps, the most in the paper",
                 affine(raw, -100, 100 * PAPER[1]),
                 0.0,
                 "points",
-            ),
-            ClaimTest(
-                "peaks of the gold answer's own a trace, less those of another answer in its place",
-                beyond,
-                1.0,
-                "peaks a trace",
             ),
         ),
         text=f"At the last block {with_interval(raw, 100)} % of the steps are peaks of MI with the "

@@ -3,7 +3,7 @@
 python -m experiments.peak_interventions
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,7 @@ import mi_lens
 from experiments.labels import ClaimTest, Finding
 from experiments.study import Study, requested_traces, save, saved_analysis
 from experiments.summaries import affine, is_right, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.interventions.forbid import ForbidAt
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
@@ -34,10 +34,12 @@ class Config(Study):
     Attributes:
         tried: Largest number of traces; the first that have enough raw peaks are taken.
         steps: Number of steps of each kind in every trace.
+        draws: Number of random choices of peaks, of their matched steps and of any steps.
     """
 
     tried: int = 60
     steps: int = 3
+    draws: int = 5
 
 
 def main(config: Config) -> None:
@@ -46,36 +48,29 @@ def main(config: Config) -> None:
     last = analysis.hook_names[-1]
     traces = traces_with_peaks(analysis, last, config)
     steps = [
-        steps_by_group(
-            analysis.measurement(trace, last), config, np.random.default_rng([config.seed, i])
-        )
+        [
+            steps_by_group(
+                analysis.measurement(trace, last),
+                config,
+                np.random.default_rng([config.seed, i, j]),
+            )
+            for j in range(config.draws)
+        ]
         for i, trace in enumerate(traces)
     ]
-    model = mi_lens.load(config.model)
-    requests = [
-        forbidding(trace, step, config)
-        for trace, by_group in zip(traces, steps, strict=True)
-        for name in GROUPS
-        for step in by_group[name]
-    ]
-    changed = requested_traces(config, model, requests)
-    shape = (len(traces), len(GROUPS), config.steps)
+    success = success_without(config, traces, steps)
     before = is_right(traces)
-    after = is_right(changed).reshape(shape).mean(-1)
-    changes = {name: after[:, i] - before for i, name in enumerate(GROUPS)}
+    changes = {name: table(steps, name, success) - before for name in GROUPS}
+    bits = [analysis.measurement(trace, last).covariates["entropy"] for trace in traces]
     entropy = {
-        name: [
-            analysis.measurement(trace, last).covariates["entropy"][by_group[name]].mean()
-            for trace, by_group in zip(traces, steps, strict=True)
-        ]
-        for name in GROUPS
+        name: table(steps, name, lambda trace, step: float(bits[trace][step])) for name in GROUPS
     }
     effects = {
         name: {
-            "change": estimate_mean(changes[name].tolist()),
-            "less matched": estimate_mean((changes[name] - changes[MATCHED]).tolist()),
-            "less any steps": estimate_mean((changes[name] - changes["any steps"]).tolist()),
-            "entropy": estimate_mean(entropy[name]),
+            "change": estimate_crossed(changes[name]),
+            "less matched": estimate_crossed(changes[name] - changes[MATCHED]),
+            "less any steps": estimate_crossed(changes[name] - changes["any steps"]),
+            "entropy": estimate_crossed(entropy[name]),
         }
         for name in GROUPS
     }
@@ -90,11 +85,39 @@ def main(config: Config) -> None:
         {
             "groups": effects,
             "steps": [
-                {"trace": trace.id} | by_group
-                for trace, by_group in zip(traces, steps, strict=True)
+                {"trace": trace.id, "draws": of_trace}
+                for trace, of_trace in zip(traces, steps, strict=True)
             ],
         },
     )
+
+
+Steps = Sequence[Sequence[Mapping[str, Sequence[int]]]]  # By trace, then draw, then group.
+
+
+def success_without(
+    config: Config, traces: Sequence[mi_lens.Trace], steps: Steps
+) -> Callable[[int, int], float]:
+    """Whether a trace (by its place) is right when gone on with from a step without its token."""
+    model = mi_lens.load(config.model)
+    pairs = [
+        (i, step)
+        for i, of_trace in enumerate(steps)
+        for step in sorted({step for draw in of_trace for group in draw.values() for step in group})
+    ]
+    requests = [forbidding(traces[i], step, config) for i, step in pairs]
+    right = is_right(requested_traces(config, model, requests))
+    found = dict(zip(pairs, right.tolist(), strict=True))
+    return lambda trace, step: found[trace, step]
+
+
+def table(steps: Steps, name: str, value: Callable[[int, int], float]) -> np.ndarray:
+    """The mean of a value over a group's steps; rows are draws of steps, columns traces."""
+    rows = [
+        [np.mean([value(i, step) for step in draw[name]]) for draw in of_trace]
+        for i, of_trace in enumerate(steps)
+    ]
+    return np.array(rows).T
 
 
 def traces_with_peaks(
@@ -202,9 +225,9 @@ def finding(
         text=f"Forbidding the token at a raw peak of {last} changes success by {raw} points, at "
         f"steps matched in entropy only, no peaks, by {matched} (difference "
         f"{with_interval(less[MATCHED], 100)}) and at any steps by {anywhere} (difference "
-        f"{with_interval(less['any steps'], 100)}), with {config.steps} steps of each kind in "
-        f"{count} greedy traces. At the steps of highest specific part it changes by {specific}, "
-        f"at those of highest entropy by {uncertain}.",
+        f"{with_interval(less['any steps'], 100)}), with {config.draws} draws of {config.steps} "
+        f"steps of each kind in {count} greedy traces. At the steps of highest "
+        f"specific part it changes by {specific}, at those of highest entropy by {uncertain}.",
     )
 
 

@@ -18,7 +18,7 @@ import mi_lens
 from experiments.labels import ClaimTest, Finding
 from experiments.study import THINKING_WORDS, Study, baseline_traces, save, saved_evaluation
 from experiments.summaries import accuracies, affine, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.evaluation.comparison import GAIN, Comparison, compare_all
 from mi_lens.evaluation.table import powers
 from mi_lens.interventions.protocol import Trigger
@@ -40,7 +40,7 @@ class Config(Study):
     words: tuple[str, ...] = THINKING_WORDS
     passes: tuple[int, ...] = (1, 2, 4)
     layers: tuple[int, ...] = ()
-    draws: int = 2
+    draws: int = 5
 
 
 # Block 23 of Llama-8B's 32, counted from 0, as a fraction of the last.
@@ -106,11 +106,9 @@ def control_differences(
     baseline = accuracies(evaluation, evaluation.names[0])
     of_controls, more = {}, {}
     for key, conditions in at_controls.items():
-        by_control = [accuracies(evaluation, condition.name) for condition in conditions]
-        difference = np.mean(by_control, 0) - baseline
-        at_word = accuracies(evaluation, at_words[key].name)
-        of_controls[key] = estimate_mean(difference.tolist())
-        more[key] = estimate_mean((at_word - baseline - difference).tolist())
+        by_control = np.array([accuracies(evaluation, condition.name) for condition in conditions])
+        of_controls[key] = estimate_crossed(by_control - baseline)
+        more[key] = estimate_crossed(accuracies(evaluation, at_words[key].name) - by_control)
     return of_controls, more
 
 

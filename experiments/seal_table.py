@@ -33,7 +33,7 @@ from experiments.steering import (
 )
 from experiments.study import save, saved_evaluation
 from experiments.summaries import outcomes, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
 NOTHING = Estimate(None, None, None, 0)
@@ -232,9 +232,11 @@ def finding(
 def by_chance(evaluation: mi_lens.Evaluation, controls: Sequence[str], cut: bool) -> Estimate:
     """Mean change by random directions, where the baseline was cut off or where it had ended."""
     baseline = evaluation.arm(evaluation.names[0])
-    random = np.mean([outcomes(evaluation.arm(name), "correct") for name in controls], 0)
+    random = np.array([outcomes(evaluation.arm(name), "correct") for name in controls])
     inside = (outcomes(baseline, "capped") > 0) == cut
-    return estimate_mean((random - outcomes(baseline, "correct"))[inside].tolist())
+    if inside.sum() < 2:
+        return NOTHING
+    return estimate_crossed((random - outcomes(baseline, "correct"))[:, inside])
 
 
 if __name__ == "__main__":

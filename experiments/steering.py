@@ -9,7 +9,7 @@ import mi_lens
 from experiments.labels import ClaimTest, Premise
 from experiments.study import THINKING_WORDS, Study, baseline_traces
 from experiments.summaries import affine, outcomes, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.evaluation.comparison import GAIN, Arm, compare
 
 PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the input of block 20.
@@ -112,9 +112,9 @@ def held_to(arm: Arm, budget: int) -> Arm:
 
 
 def beyond_random(arm: Arm, controls: Sequence[Arm], field: str) -> Estimate:
-    """An arm's outcome less the mean of its controls, paired by problem."""
-    control = np.mean([outcomes(control_arm, field) for control_arm in controls], 0)
-    return estimate_mean((outcomes(arm, field) - control).tolist())
+    """An arm's outcome less that of random controls, paired by problem; over both at random."""
+    control = np.array([outcomes(control_arm, field) for control_arm in controls])
+    return estimate_crossed(outcomes(arm, field) - control)
 
 
 def excess_premise(evaluation: mi_lens.Evaluation) -> Premise:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import mi_lens
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.evaluation.comparison import Arm
 from mi_lens.information.per_trace.measurement import Measurement
+
+EXCHANGES = 1999  # Permutations of a test of rank correlation.
 
 
 def with_interval(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
@@ -51,6 +53,23 @@ def independent_difference(first: Estimate, second: Estimate) -> Estimate:
     down = np.hypot(first.mean - first.low, second.high - second.mean)
     up = np.hypot(first.high - first.mean, second.mean - second.low)
     return Estimate(mean, float(mean - down), float(mean + up), n)
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[Estimate, float]:
+    """Spearman's correlation with an interval, and the p-value when the steps are exchanged.
+
+    The steps are the units: they are few, and others could have been chosen. The interval is that
+    of Fisher's z with the standard error of Bonett and Wright (2000).
+    """
+    rho, n = spearman(first, second), len(first)
+    rng = np.random.default_rng(0)
+    exchanged = [abs(spearman(rng.permutation(first), second)) for _ in range(EXCHANGES)]
+    p_value = (1 + sum(other >= abs(rho) - 1e-12 for other in exchanged)) / (1 + EXCHANGES)
+    if n < 4 or abs(rho) >= 1:
+        return Estimate(rho, None, None, n), p_value
+    half = 1.96 * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    low, high = np.tanh(np.arctanh(rho) + np.array([-half, half]))
+    return Estimate(rho, float(low), float(high), n), p_value
 
 
 def side(estimate: Estimate) -> int:

@@ -20,7 +20,8 @@ from experiments.study import (
     settled_for_pocket,
 )
 from experiments.summaries import accuracies, affine, side, with_interval
-from mi_lens.common.statistics import estimate_mean
+from mi_lens.common.intervals import estimate_difference
+from mi_lens.common.statistics import estimate_crossed
 from mi_lens.evaluation.comparison import GAIN
 from mi_lens.interventions.controls import Matching
 from mi_lens.report.plots.comparisons import paired_figure
@@ -106,9 +107,8 @@ def finding(
     comparisons = {comparison.name: comparison for comparison in evaluation.comparisons()}
     without = accuracies(evaluation, suppressed[-1])
     baseline = accuracies(evaluation, evaluation.names[0])
-    loss = estimate_mean((without - baseline).tolist())
-    without_alike = np.mean([accuracies(evaluation, name) for name in alike], 0)
-    more = estimate_mean((without - without_alike).tolist())
+    loss = estimate_difference((without - baseline).tolist())
+    more = estimate_crossed(without - np.array([accuracies(evaluation, name) for name in alike]))
 
     def spread(names: list[str]) -> str:
         changes = [100 * float((accuracies(evaluation, name) - baseline).mean()) for name in names]

@@ -13,7 +13,7 @@ import tyro
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, sampled_traces, save
+from experiments.study import Study, sampled_traces, save, settled_for_pocket
 from experiments.summaries import affine, independent_difference, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.thought_gains import (

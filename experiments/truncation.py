@@ -26,7 +26,8 @@ from experiments.steering import (
 )
 from experiments.study import save, saved_evaluation
 from experiments.summaries import affine, outcomes, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
+from mi_lens.common.intervals import estimate_difference, estimate_share
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.evaluation.comparison import GAIN, Arm
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
 
@@ -64,8 +65,6 @@ class Gain:
         more_cut: `cut` less `random_cut`, paired by problem.
         more_ended: `ended` less `random_ended`.
         cut_problems: Share of problems whose baseline was cut off.
-        p_gain: p-value of `gain`, by random signs.
-        p_more_ended: p-value of `more_ended`, by random signs.
     """
 
     budget: int
@@ -80,8 +79,6 @@ class Gain:
     more_cut: Estimate
     more_ended: Estimate
     cut_problems: float
-    p_gain: float
-    p_more_ended: float
 
 
 def main(config: Config) -> None:
@@ -130,31 +127,27 @@ def main(config: Config) -> None:
 def gain_at(budget: int, baseline: Arm, seal: Arm, controls: Sequence[Arm]) -> Gain:
     """The gain at a budget and its parts, as shares of all problems."""
     before, after = (outcomes(held_to(arm, budget), "correct") for arm in (baseline, seal))
-    random = np.mean([outcomes(held_to(arm, budget), "correct") for arm in controls], 0)
+    random = np.array([outcomes(held_to(arm, budget), "correct") for arm in controls])
     cut = np.array(
         [
             any(result.tokens > budget or result.capped for result in results)
             for results in baseline.by_problem().values()
         ]
     )
-    values = {
-        "baseline": before,
-        "steered": after,
-        "random": random,
-        "gain": after - before,
-        "cut": (after - before) * cut,
-        "ended": (after - before) * ~cut,
-        "random_cut": (random - before) * cut,
-        "random_ended": (random - before) * ~cut,
-        "more_cut": (after - random) * cut,
-        "more_ended": (after - random) * ~cut,
-    }
+    gain, chance = after - before, random - before
     return Gain(
         budget,
-        **{name: estimate_mean(by_problem.tolist()) for name, by_problem in values.items()},
+        baseline=estimate_share(before.tolist()),
+        steered=estimate_share(after.tolist()),
+        random=estimate_crossed(random),
+        gain=estimate_difference(gain.tolist()),
+        cut=estimate_difference((gain * cut).tolist()),
+        ended=estimate_difference((gain * ~cut).tolist()),
+        random_cut=estimate_crossed(chance * cut),
+        random_ended=estimate_crossed(chance * ~cut),
+        more_cut=estimate_crossed((gain - chance) * cut),
+        more_ended=estimate_crossed((gain - chance) * ~cut),
         cut_problems=float(cut.mean()),
-        p_gain=sign_flip(values["gain"].tolist()),
-        p_more_ended=sign_flip(values["more_ended"].tolist()),
     )
 
 

@@ -23,11 +23,22 @@ from experiments import (
 from experiments.__main__ import Config as AllConfig
 from experiments.__main__ import main as run_all
 from experiments.gallery import write_gallery
+from experiments.information_at_words import of_all_problems
 from experiments.labels import LABELS, ClaimTest, Finding, Premise, exactly, label_of_record
 from experiments.small_benchmarks import discordance, net_gains
 from experiments.study import Study, command, plain, save, study_name
-from experiments.summaries import affine, independent_difference, is_right, side, with_interval
+from experiments.summaries import (
+    affine,
+    independent_difference,
+    is_right,
+    rank_correlation,
+    side,
+    with_interval,
+)
 from mi_lens.common.statistics import Estimate
+from mi_lens.information.across_problems.aligned_steps import AlignedSteps
+from mi_lens.information.across_problems.answer_parts import AlignedInformation
+from mi_lens.information.across_problems.probe import UsableInformation
 from tests.processes import result_of
 
 PROBLEMS = 12
@@ -37,13 +48,14 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "critical_tokens": {"samples": 4, "rolled_out": 2, "steps": 2, "continuations": 2},
     "critical_words": {"samples": 4, "minimum_problems": 2},
     "error_bounds": {"limit": 24},
-    "information_across_problems": {"limit": 24, "parts": ("parity",), "shuffles": 2},
-    "peak_interventions": {"tried": 4, "steps": 2},
-    "recycling": {"passes": (1, 2), "layers": (2,), "draws": 1},
+    "information_across_problems": {"limit": 24, "parts": ("parity",), "shuffles": 2, "draws": 2},
+    "peak_interventions": {"tried": 4, "steps": 2, "draws": 2},
+    "recycling": {"passes": (1, 2), "layers": (2,), "draws": 2},
     "reproducibility": {"limit": 4, "dtypes": ("float32", "float64")},
-    "seal_table": {"limit": 8, "draws": 1},
+    "seal_table": {"limit": 8, "draws": 2},
     "small_benchmarks": {"limit": 6, "seeds": 2},
-    "steering_ablations": {"limit": 6, "alphas": (0.5, 1.0)},
+    "steering_ablations": {"limit": 6, "alphas": (0.5, 1.0), "draws": 2},
+    "steering_transfer": {"draws": 2},
     "suppression": {"limit": 8, "words": ("Wait",), "draws": 1},
     "test_time_scaling": {
         "limit": 6,
@@ -52,7 +64,7 @@ CHEAPER: dict[str, dict[str, Any]] = {
         "max_new_tokens": 384,
         "budgets": (64, 128, 384),
     },
-    "truncation": {"draws": 1, "budgets": 5},
+    "truncation": {"draws": 2, "budgets": 5},
     "vector_stability": {"splits": 10},
 }
 
@@ -208,6 +220,29 @@ def test_a_difference_of_independent_means_is_as_wide_as_simulated():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.05)
     nothing = Estimate(None, None, None, 0)
     assert independent_difference(means[0], nothing) == Estimate(None, None, None, 9)
+
+
+def test_a_rank_correlation_has_its_steps_as_units():
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(300):
+        first = rng.normal(size=23)
+        estimate, p_value = rank_correlation(first, rng.normal(size=23))
+        assert estimate.low is not None
+        assert estimate.high is not None
+        held.append((estimate.low < 0 < estimate.high, p_value > 0.05))
+    assert np.mean(held, 0) == pytest.approx([0.95, 0.95], abs=0.04)
+    rising, p_value = rank_correlation(np.arange(23.0), np.arange(23.0) ** 2)
+    assert (rising.mean, rising.low, p_value) == (pytest.approx(1.0), None, 1 / 2000)
+
+
+def test_gains_of_some_problems_spread_over_all_keep_mean_and_standard_error():
+    gains = np.random.default_rng(0).normal(1.0, 2.0, 40)
+    at = AlignedSteps("word", tuple([3] * 40 + [None] * 60))
+    usable = UsableInformation(tuple(gains.tolist()), (True,) * 40, 1.0, (), tuple(range(40)))
+    values = of_all_problems(AlignedInformation(at, usable), 100)
+    assert values.mean() == pytest.approx(gains.mean())
+    assert values.std() / 10 == pytest.approx(gains.std() / np.sqrt(40))
 
 
 def test_right_traces_are_those_that_give_the_gold_answer():
