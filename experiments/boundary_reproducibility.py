@@ -16,7 +16,8 @@ import mi_lens
 from experiments.labels import ClaimTest, Finding
 from experiments.study import CLASS_MARKERS, Study, baseline_traces, requested_traces, save
 from experiments.summaries import affine, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.intervals import estimate_share
+from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought, classify
@@ -174,11 +175,15 @@ def _agreement(
     kinds: set[str],
 ) -> Estimate:
     by_problem: dict[str, list[float]] = {}
+    samples = min((len(new_texts) for new_texts in texts), default=1)
     for start, new_texts in zip(starts, texts, strict=True):
         if start.thought.thought_class in kinds:
             alike = np.mean([measure(text) == measure(start.thought.text) for text in new_texts])
             by_problem.setdefault(start.problem.id, []).append(float(alike))
-    return estimate_mean([float(np.mean(values)) for values in by_problem.values()])
+    # Problems have different numbers of thoughts; the fewest tell how many trials are behind each.
+    trials = samples * min(map(len, by_problem.values()), default=1)
+    shares = [float(np.mean(values)) for values in by_problem.values()]
+    return estimate_share(shares, trials=trials)
 
 
 def by_chance(starts: Sequence[Start], measure: Callable[[str], str]) -> dict[str, float]:

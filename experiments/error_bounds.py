@@ -15,7 +15,8 @@ import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
 from experiments.study import Study, save, saved_analysis, states_of
 from experiments.summaries import affine, independent_difference, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.intervals import estimate_share
+from mi_lens.common.statistics import Estimate
 from mi_lens.information.across_problems.error_bounds import entropy_bits
 from mi_lens.information.across_problems.probe import UsableInformation
 from mi_lens.problems.answers import boxed_answer
@@ -81,7 +82,7 @@ def main(config: Config) -> None:
     }
     written = [(boxed_answer(trace.text) or "?").strip()[-1:] for trace in analysis.analysed]
     wrong = [float(last != str(digit)) for last, digit in zip(written, digits, strict=True)]
-    model_error = estimate_mean(wrong)
+    model_error = estimate_share(wrong)
     print(table(bounds))
     save(
         config,
@@ -100,7 +101,7 @@ def bound(estimates: Sequence[UsableInformation], bits: list[float], entropy: fl
         [estimate.interval for estimate in estimates],
         theorems.lower.tolist(),
         theorems.upper.tolist(),
-        [estimate_mean([1.0 - right for right in estimate.correct]) for estimate in estimates],
+        [estimate_share([1.0 - right for right in estimate.correct]) for estimate in estimates],
     )
 
 

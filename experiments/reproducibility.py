@@ -15,6 +15,7 @@ import mi_lens
 from experiments.labels import ClaimTest, Finding
 from experiments.study import Study, save
 from experiments.summaries import affine, with_interval
+from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.evaluation.comparison import GAIN, Arm, Comparison, compare_all
 from mi_lens.evaluation.graded_traces import grade_trace
@@ -123,7 +124,7 @@ def sameness(traces: Traces, reference: Traces) -> Sameness:
         (step, len(other)) for step, other in zip(steps, reference, strict=True) if step is not None
     ]
     return Sameness(
-        estimate_mean([float(step is None) for step in steps]),
+        estimate_share([float(step is None) for step in steps]),
         estimate_mean([step / length for step, length in differences]),
         [step for step, _ in differences],
     )

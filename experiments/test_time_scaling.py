@@ -5,8 +5,6 @@ python -m experiments.test_time_scaling
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,13 +12,13 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.labels import ClaimTest, Finding, Premise, exactly
+from experiments.labels import ClaimTest, Finding, Premise
 from experiments.study import Study, baseline_traces, requested_traces, save
 from experiments.summaries import affine, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean, holm, sign_flip
+from experiments.trained_length import within_trained_length
+from mi_lens.common.intervals import estimate_difference, estimate_share
+from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.evaluation.comparison import GAIN
-from mi_lens.models.pocket import CHECKPOINTS
-from mi_lens.models.pocket.training.batches import write_texts
 from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
@@ -34,7 +32,6 @@ from mi_lens.report.plots.style import (
     style,
 )
 
-TEXTS = 2000  # Number of training texts written to find the longest.
 TTTS = ("TTTS, cycling", "TTTS, by word")
 COLOURS = {
     "plain": BLUE,
@@ -70,16 +67,24 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Spent:
-    """Outcome and tokens of one way to spend a budget; rows are budgets, columns problems."""
+    """Outcome and tokens of one way to spend a budget; rows are budgets, columns problems.
+
+    Attributes:
+        correct: Share of the runs that are right.
+        tokens: Mean tokens of the runs.
+        runs: Number of runs.
+    """
 
     correct: np.ndarray
     tokens: np.ndarray
+    runs: int
 
     @classmethod
     def of(cls, curves: Sequence[mi_lens.BudgetCurve]) -> "Spent":
         """The mean over several curves."""
         correct = np.mean([np.array(curve.correct, dtype=float) for curve in curves], 0)
-        return cls(correct, np.mean([np.array(curve.tokens, dtype=float) for curve in curves], 0))
+        tokens = np.mean([np.array(curve.tokens, dtype=float) for curve in curves], 0)
+        return cls(correct, tokens, len(curves))
 
 
 def main(config: Config) -> None:
@@ -105,13 +110,15 @@ def main(config: Config) -> None:
     samples = sample(config, model, problems)
     by_arm["votes"] = Spent.of([mi_lens.vote_curve(samples, config.budgets)])
     accuracy = {
-        name: [estimate_mean(row.tolist()) for row in spent.correct]
+        name: [estimate_share(row.tolist(), trials=spent.runs) for row in spent.correct]
         for name, spent in by_arm.items()
     }
     tokens = {name: spent.tokens.mean(1).tolist() for name, spent in by_arm.items()}
     more, p_values = more_than_plain(by_arm)
     words = {
-        word: estimate_mean((Spent.of([curve]).correct - by_arm["plain"].correct)[-1].tolist())
+        word: estimate_difference(
+            (Spent.of([curve]).correct - by_arm["plain"].correct)[-1].tolist()
+        )
         for word, curve in zip(config.words, curves[TTTS[1]], strict=True)
     }
     print_table(config, accuracy, tokens, words)
@@ -122,7 +129,7 @@ def main(config: Config) -> None:
         draw(sorted(config.budgets), accuracy, tokens),
         finding(
             config,
-            within_trained_length(config, model.tokenizer),
+            within_trained_length(config, max(config.budgets), model.tokenizer),
             accuracy["plain"],
             last,
             p_values,
@@ -180,7 +187,10 @@ def more_than_plain(
     """Accuracy less that of plain thinking, and the p-values of TTTS at the largest budget."""
     plain = by_arm["plain"].correct
     more = {
-        name: [estimate_mean(change.tolist()) for change in spent.correct - plain]
+        name: [
+            estimate_difference(change.tolist(), trials=spent.runs)
+            for change in spent.correct - plain
+        ]
         for name, spent in by_arm.items()
         if name != "plain"
     }
@@ -273,24 +283,6 @@ def finding(
         f"{p_values[TTTS[1]]:.2g}). A loss past {longest} tokens is one beyond the length that the "
         f"model writes by itself; highest of {len(more)} ways, chosen after the fact, is "
         f"{' and '.join(highest)} with {with_interval(more[best], 100)} points against plain.",
-    )
-
-
-def within_trained_length(config: Config, tokenizer: Any) -> tuple[Premise, ...]:
-    """Whether the model was trained on texts as long as the budget, where its texts are known."""
-    if config.model not in CHECKPOINTS:
-        return ()
-    reflect = config.model == "pocket-reasoner"
-    texts = write_texts(TEXTS, 0.0, False, reflect, Random(config.seed), tokenizer)
-    budget, longest = max(config.budgets), max(map(len, texts))
-    return (
-        Premise(
-            "Going on presupposes a model that can write as much: the budget is "
-            f"{budget} tokens, and the longest of {TEXTS:,} texts like those that it was trained "
-            f"on has {longest}, with its question.",
-            "premise not met",
-            exactly(longest - budget),
-        ),
     )
 
 
