@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import mi_lens
 from experiments.labels import LABELS, ClaimTest, Premise, exactly, label, label_of_record
+from experiments.steering import steering_tests
 from experiments.study import Study, plain, settled_for_pocket
+from experiments.thought_statistics import harder_is_harder
+from experiments.trained_length import within_trained_length
 from mi_lens.common.statistics import Estimate
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +86,34 @@ def test_only_the_pocket_models_texts_settle_a_claim():
     assert [premise.holds for premise in settled_for_pocket(Study(), "So.")] == [False]
     assert settled_for_pocket(Study(model="gpt2"), "So.") == ()
     assert settled_for_pocket(Study(problems="gsm8k"), "So.") == ()
+
+
+def test_a_budget_beyond_the_longest_text_is_no_test_of_going_on():
+    tokenizer = mi_lens.load("pocket-reasoner").tokenizer
+    (short,) = within_trained_length(Study(), 300, tokenizer)
+    (long,) = within_trained_length(Study(), 768, tokenizer)
+    assert (short.holds, long.holds) == (True, False)
+    assert "the budget is 768 tokens" in long.text
+    assert within_trained_length(Study(model="gpt2"), 768, tokenizer) == ()
+
+
+def test_hard_problems_must_be_the_harder_ones():
+    level = np.array(["easy"] * 200 + ["hard"] * 200)
+    right = np.arange(400) % 10 > 0  # Nine in ten of both.
+    assert [p.holds for p in harder_is_harder(right, level, ("easy", "hard"))] == [None]
+    right[:100] = False
+    (premise,) = harder_is_harder(right, level, ("easy", "hard"))
+    assert premise.holds is False
+    assert label([premise], ()) == "premise not met"
+    assert [p.holds for p in harder_is_harder(right, level, ("hard", "easy"))] == [True]
+    assert harder_is_harder(right, level, ("easy",)) == ()
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.1, "with"), (0.0, "against"), (0.03, "open")])
+def test_steering_must_gain_and_save(gain: float, expected: str):
+    accuracy = {"without": Estimate(gain, gain - 0.04, gain + 0.04, 9)}
+    tokens = {"without": Estimate(-40.0, -50.0, -30.0, 9)}
+    assert label([], steering_tests(accuracy, tokens, 200.0)) == expected
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
