@@ -156,8 +156,8 @@ def finding(bounds: Bounds, model_error: Estimate) -> Finding:
         claim="The more information states hold on the answer, the lower both bounds on error.",
         premises=(
             Premise(
-                "The claim could not fail: bits and error are of one probe, and its bits are the "
-                "logarithms of what its errors count.",
+                "The claim could not fail: bits and error are of one probe on the same states, so "
+                "that more bits come with fewer errors, whatever the states hold.",
                 "by construction",
             ),
         ),
