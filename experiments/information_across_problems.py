@@ -249,7 +249,7 @@ def finding(
         ordinary = [bits.mean or 0.0 for bits in at_words.by_draw]
         compared = (
             f"At the first thinking token a probe reads {with_interval(at_words.thinking, 1, 2)} "
-            f"bits, at {len(ordinary)} draws of words written as often, not matched in place, "
+            f"bits, at {len(ordinary)} draws of words written as often and as late, "
             f"{min(ordinary):.2f} to {max(ordinary):.2f}, which is "
             f"{with_interval(at_words.more, 1, 2)} more at thinking tokens, draws and problems "
             "both at random."

@@ -1,4 +1,4 @@
-"""Bits of the answer at thinking tokens, beside several draws of ordinary words as frequent."""
+"""Bits of the answer at thinking tokens, beside several draws of words as frequent and as late."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 import mi_lens
+from experiments.study import THINKING_WORDS
 from mi_lens.common.statistics import Estimate, estimate_crossed, estimate_mean
 from mi_lens.information.across_problems.answer_parts import AlignedInformation, Part
 
@@ -55,12 +56,17 @@ def thinking_and_ordinary(
         The bits; None where too few traces have thinking tokens or the words of a draw.
     """
     thinking = mi_lens.TokenSet.of(tokenizer, words).ids
-    sets = [thinking] + [
-        set(mi_lens.matched_tokens(tokenizer, traces, thinking, seed=seed + draw).values())
-        for draw in range(draws)
-    ]
+    # Later steps hold more of the answer, so the words are matched in place too. A set with another
+    # thinking word is no control.
+    controls = mi_lens.matched_controls(
+        tokenizer, traces, words, by="position", draws=10 * draws, seed=seed
+    )
+    other = {word.casefold() for word in THINKING_WORDS}
+    ordinary = [control.words for control in controls if not other & set(control.words)][:draws]
+    sets = [thinking] + [mi_lens.TokenSet.of(tokenizer, drawn).ids for drawn in ordinary]
     steps = [mi_lens.at_token(traces, tokens, 1) for tokens in sets]
-    if any(len(step.present) < max(least * len(traces), 5) for step in steps):
+    rare = any(len(step.present) < max(least * len(traces), 5) for step in steps)
+    if rare or len(ordinary) < 2:
         return None
     answers = [trace.problem.answer for trace in traces if trace.problem is not None]
     labels = mi_lens.answer_parts(answers, part)
