@@ -5,6 +5,7 @@ STUDIES = (
     "peak_statistics",
     "reasoning_against_base",
     "tokens_at_peaks",
+    "answer_endings",
     "information_across_problems",
     "error_bounds",
     "suppression",

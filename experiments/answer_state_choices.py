@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, baseline_traces, block_outputs, save
-from experiments.summaries import evenly_spaced, raw_peaks, shared_peaks, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, baseline_traces, block_outputs, save
+from experiments.summaries import affine, evenly_spaced, raw_peaks, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.controls import Calibration, mismatched_gold
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
@@ -197,11 +198,6 @@ def finding(numbers, overlap, last: str) -> Finding:
     """Whether raw peaks stay the same steps under choices other than the paper's."""
     papers = name(OF_PAPER)
     others = {choice: overlap[papers, choice] for choice in numbers if choice != papers}
-    same = [share.low is not None and share.low > 0.5 for share in others.values()]
-    different = [share.high is not None and share.high < 0.5 for share in others.values()]
-    verdict: Verdict = "with" if all(same) else "in part" if any(same) else "open"
-    if any(different):
-        verdict = "against"
     least, most = (
         extreme(others, key=lambda choice: others[choice].mean or 0.0) for extreme in (min, max)
     )
@@ -213,7 +209,15 @@ def finding(numbers, overlap, last: str) -> Finding:
         about="paper 1, the answer state; criticism: no chat template, and the answer state is "
         "the last token of the solution",
         claim="Peaks belong to the trace: how the gold answer is read is a detail.",
-        verdict=verdict,
+        tests=tuple(
+            ClaimTest(
+                f"peaks shared with {choice!r}, less one half of them",
+                affine(share, 100, -50),
+                0.0,
+                "points",
+            )
+            for choice, share in others.items()
+        ),
         text=f"At {last}, of the raw peaks of the paper's choice ({papers}) or of another, "
         f"{with_interval(others[most], 100, 0)} % are of both with {most!r}, the most, and "
         f"{with_interval(others[least], 100, 0)} % with {least!r}, the least. The specific "

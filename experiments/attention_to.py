@@ -9,7 +9,8 @@ from typing import Any
 import tyro
 
 import mi_lens
-from experiments.study import THINKING_WORDS, Finding, Study, sampled_traces, save
+from experiments.labels import Finding
+from experiments.study import THINKING_WORDS, Study, sampled_traces, save
 from experiments.summaries import with_interval
 from mi_lens.report.plots.words import attention_figure
 from mi_lens.states.attention_to_words import AttentionTo, attention_to_words
@@ -70,7 +71,7 @@ def finding(groups: dict[str, AttentionTo]) -> Finding:
     return Finding(
         about="further reading: attention to thinking tokens",
         claim="Not asked: whether later tokens attend to thinking tokens more than to their like.",
-        verdict="beyond",
+        asked=False,
         text=f"Thinking tokens are paid {with_interval(thinking.overall, digits=2)} times the "
         f"attention of words as frequent (more in {above}, less in {below} of "
         f"{thinking.ratio.size} heads, family-wise .05), words that open other thoughts "

@@ -13,17 +13,11 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import (
-    CLASS_MARKERS,
-    Finding,
-    Study,
-    Verdict,
-    baseline_traces,
-    requested_traces,
-    save,
-)
-from experiments.summaries import side, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from experiments.labels import ClaimTest, Finding
+from experiments.study import CLASS_MARKERS, Study, baseline_traces, requested_traces, save
+from experiments.summaries import affine, with_interval
+from mi_lens.common.intervals import estimate_share
+from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.traces.think_block import boundary_ids, think_ids
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought, classify
@@ -181,11 +175,15 @@ def _agreement(
     kinds: set[str],
 ) -> Estimate:
     by_problem: dict[str, list[float]] = {}
+    samples = min((len(new_texts) for new_texts in texts), default=1)
     for start, new_texts in zip(starts, texts, strict=True):
         if start.thought.thought_class in kinds:
             alike = np.mean([measure(text) == measure(start.thought.text) for text in new_texts])
             by_problem.setdefault(start.problem.id, []).append(float(alike))
-    return estimate_mean([float(np.mean(values)) for values in by_problem.values()])
+    # Problems have different numbers of thoughts; the fewest tell how many trials are behind each.
+    trials = samples * min(map(len, by_problem.values()), default=1)
+    shares = [float(np.mean(values)) for values in by_problem.values()]
+    return estimate_share(shares, trials=trials)
 
 
 def by_chance(starts: Sequence[Start], measure: Callable[[str], str]) -> dict[str, float]:
@@ -227,21 +225,11 @@ def draw(
     return figure
 
 
-def shifted(estimate: Estimate, shift: float) -> Estimate:
-    """An estimate moved by a number."""
-    mean, low, high = (
-        None if value is None else value + shift
-        for value in (estimate.mean, estimate.low, estimate.high)
-    )
-    return Estimate(mean, low, high, estimate.n)
-
-
 def finding(
     marked: Mapping[str, Estimate], thoughts: Sequence[Start], starts: int, sampled: str
 ) -> Finding:
     """Whether reflections and transitions come again when sampled from their boundary."""
     share = marked[sampled]
-    verdicts: dict[int, Verdict] = {-1: "against", 0: "open", 1: "with"}
     base_rate = np.mean([start.thought.thought_class != "execution" for start in thoughts])
     others = "; ".join(
         f"{with_interval(estimate, 100)} {name}"
@@ -251,7 +239,14 @@ def finding(
     return Finding(
         about="paper 2, classes by keywords; criticism: 93 % of such boundaries do not come again",
         claim="Keywords mark the boundaries at which the model is about to reflect or turn.",
-        verdict=verdicts[side(shifted(share, -0.5))],
+        tests=(
+            ClaimTest(
+                f"share of marked thoughts of the same class again at {sampled}, less one half",
+                affine(share, 100, -50),
+                0.0,
+                "points",
+            ),
+        ),
         text=f"Written anew from the boundary at {sampled}, {with_interval(share, 100)} % of "
         f"reflections and transitions are of the same class again, where {100 * base_rate:.0f} % "
         f"of all thoughts are one or the other. By setting it is {others} (%), over {share.n} "

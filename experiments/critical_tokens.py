@@ -11,7 +11,8 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import THINKING_WORDS, Finding, Study, sampled_traces, save
+from experiments.labels import Finding
+from experiments.study import THINKING_WORDS, Study, sampled_traces, save
 from experiments.summaries import is_right, with_interval
 from mi_lens.evaluation.critical_tokens import Rollouts, critical_gain, mean_gain, roll_out
 from mi_lens.report.plots.words import rollouts_figure
@@ -126,7 +127,7 @@ def finding(groups: dict[str, Sequence[Rollouts]], traces: int) -> Finding:
     return Finding(
         about="further reading: critical tokens (Lin et al., arXiv 2411.19943)",
         claim="Not asked here; there: critical tokens decide that a trace fails.",
-        verdict="beyond",
+        asked=False,
         text="Forbidding the most critical of a wrong trace's uncertain tokens changes success by "
         f"{with_interval(critical, 100)} points, chosen and judged by different continuations of "
         f"{traces} traces that with the token succeed in {success:.0f} % when gone on with anew. "

@@ -11,8 +11,11 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import THINKING_WORDS, Finding, Study, Verdict, sampled_traces, save
+from experiments.labels import ClaimTest, Finding
+from experiments.study import THINKING_WORDS, Study, sampled_traces, save, settled_for_pocket
+from experiments.summaries import affine
 from mi_lens.evaluation.word_contrast import WordContrast, WordRow, contrast_words
+from mi_lens.models.pocket.training.wording import LEAN
 from mi_lens.report.plots.words import words_figure
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -74,15 +77,27 @@ def finding(contrast: WordContrast, once: Sequence[str], config: Config) -> Find
     rows = [row for row in contrast.rows if row.word in thinking]
     others = [row for row in contrast.rows if row.word not in once]
     telling = [row for row in others if row.p_adjusted <= 0.05]
-    signs = {row.right > row.wrong for row in telling if row in rows}
-    verdicts: dict[tuple[bool, ...], Verdict] = {(True,): "with", (False,): "against", (): "open"}
     reach = [
         100 * (bound or 0.0) for row in rows for bound in (row.difference.low, row.difference.high)
     ]
     return Finding(
         about="further reading: words of right against wrong traces; paper 1, thinking tokens",
         claim="Thinking tokens go with reasoning that succeeds.",
-        verdict=verdicts.get(tuple(signs), "in part"),
+        premises=settled_for_pocket(
+            config,
+            f"Rates could not tell of reasoning: in the training texts the last digit of the "
+            f"number written last picks the word of every sentence with probability {LEAN:g}, and "
+            "chance the rest, whether or not the reasoning succeeds.",
+        ),
+        tests=tuple(
+            ClaimTest(
+                f"rate of {row.word!r} in right traces less that in wrong ones",
+                affine(row.difference, 100),
+                0.0,
+                "per 100 tokens",
+            )
+            for row in rows
+        ),
         text=f"Of {len(rows)} thinking tokens {sum(row in rows for row in telling)} differ between "
         f"{contrast.right} right and {contrast.wrong} wrong traces of the same {contrast.problems} "
         "problems (family-wise .05"

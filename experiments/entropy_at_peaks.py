@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import by_block, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import affine, by_block, with_interval
 from mi_lens.common.statistics import spearman
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
@@ -30,6 +31,7 @@ from mi_lens.report.plots.style import (
 )
 
 COVARIATES = {"entropy": ORANGE, "surprisal": PURPLE, "norm": GREEN, "position": GREY}
+LARGE = 0.7  # Probability that a peak has more entropy, where entropy would explain peaks.
 KINDS = {"raw": BLUE, "specific": GREEN}
 
 
@@ -160,19 +162,20 @@ def finding(raw, last: str) -> Finding:
         raw[name][-1]
         for name in ("auc of entropy", "entropy at peaks less elsewhere", "partial with entropy")
     )
-    verdict: Verdict = "in part"
-    if area.low is not None and area.low > 0.7:
-        verdict = "against"
-    elif area.high is not None and area.high <= 0.5:
-        verdict = "with"
-    elif area.low is None or area.high is None or (area.low <= 0.5 and area.high >= 0.7):
-        verdict = "open"
     areas = sorted(estimate.mean for estimate in raw["auc of entropy"])
     plain = raw["rank correlation"]["entropy"][-1]
     return Finding(
         about="paper 1, tokens at peaks; criticism: peaks may simply be steps of high entropy",
         claim="MI peaks are not merely steps at which the model is unsure.",
-        verdict=verdict,
+        tests=(
+            ClaimTest(
+                f"{LARGE:g}, above which entropy would tell peaks from other steps, less the "
+                "probability that a peak has more entropy",
+                affine(area, -1, LARGE),
+                0.0,
+                "of the probability",
+            ),
+        ),
         text=f"At {last} a raw peak has more entropy than another step of its trace with "
         f"probability {with_interval(area, digits=2)} ({areas[0]:.2f} to {areas[-1]:.2f} by block; "
         f".5 is chance), by {with_interval(more, digits=2)} bits. The rank correlation of MI with "

@@ -11,7 +11,8 @@ from typing import Any
 import tyro
 
 from experiments import STUDIES
-from experiments.study import VERDICTS
+from experiments.labels import LABELS, TESTED, premise_of, tested_by
+from experiments.summaries import with_interval
 from mi_lens.common.files import write_text
 
 HEAD = """# Figures
@@ -23,12 +24,11 @@ draws some.
 
 Everything here was run on the built-in pocket models, {models}, which are small and know \
 arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
-about these models. "Against" means that what is claimed was not there or was reversed, within the \
-intervals given; "in part", that some of it was, or that it was there and not told from a control; \
-"undecided", that the intervals hold both. Intervals are 95 % bootstrap intervals over problems \
-unless a figure says otherwise; problems are those that it was tried on, of the test split.
-
-{counts}.
+about these models. One rule computes each label from the figure's premises and tests \
+(`experiments/labels.py`); both stand under the figure and in its JSON. Effects are positive where \
+the claim is right, and a margin is the smallest effect that would matter. Labels of different \
+kinds do not add up, so nothing here counts them together. Intervals are 95 % intervals over \
+problems unless a figure says otherwise; problems are those that it was tried on, of the test split.
 """
 NAMES = {"mi": "MI", "seal": "SEAL"}
 
@@ -45,41 +45,74 @@ class Config:
 
 
 def write_gallery(folder: Path) -> Path:
-    """Writes README.md for the studies that have a figure there, in the order of `STUDIES`."""
+    """Writes README.md for the studies that have a figure there, label by label.
+
+    Raises:
+        ValueError: If a record has no label.
+    """
     paths = {name: folder / f"{name}.json" for name in STUDIES}
     records = {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name, path in paths.items()
         if path.exists()
     }
-    verdicts = [record["verdict"] for record in records.values()]
-    names = sorted({name for record in records.values() for name in record["models"]})
-    counts = ", ".join(
-        f"{verdicts.count(verdict)} {title[0].lower()}{title[1:]}"
-        for verdict, title in VERDICTS.items()
-    )
-    models = ", ".join(f"`{name}`" for name in names)
-    parts = [HEAD.format(models=models, counts=f"{len(records)} figures: {counts}")]
-    parts += [_entry(name, record) for name, record in records.items()]
+    old = [name for name, record in records.items() if "label" not in record]
+    if old:
+        raise ValueError(
+            f"{folder} has records without a label, drawn by an earlier version: {', '.join(old)}; "
+            "draw them again (python -m experiments --studies ...)"
+        )
+    models = sorted({name for record in records.values() for name in record["models"]})
+    parts = [HEAD.format(models=", ".join(f"`{name}`" for name in models))]
+    groups = [
+        (heading, names)
+        for label, heading in LABELS.items()
+        if (names := [name for name, record in records.items() if record["label"] == label])
+    ]
+    for (title, _), names in groups:
+        links = ", ".join(f"[{_title(name)}](#{name.replace('_', '-')})" for name in names)
+        parts.append(f"- **{title}**: {links}.")
+    for (title, meaning), names in groups:
+        parts.append(f"\n## {title}\n\n{meaning}\n")
+        parts += [_entry(name, records[name]) for name in names]
     path = folder / "README.md"
     write_text(path, "\n".join(parts))
     return path
 
 
-def _entry(name: str, record: dict[str, Any]) -> str:
+def _title(name: str) -> str:
     title = " ".join(NAMES.get(word, word) for word in name.split("_"))
-    title = title[0].upper() + title[1:]
-    return f"""## {title}
+    return title[0].upper() + title[1:]
 
-![{title}]({name}.png)
 
-**{VERDICTS[record["verdict"]]}** ({record["about"]}). There: {record["claim"]}
+def _entry(name: str, record: dict[str, Any]) -> str:
+    counts = record["label"] in TESTED
+    return f"""### {_title(name)}
+
+![{_title(name)}]({name}.png)
+
+{record["about"][0].upper()}{record["about"][1:]}. Claim: {record["claim"]}
 
 {record["text"]}
 
+{"".join(_premise(premise) for premise in record["premises"])}\
+{"".join(_test(test, counts) for test in record["tests"])}
 `{record["command"]}`: {", ".join(record["models"])}, {record["scope"]}. \
 [Numbers]({name}.json), [SVG]({name}.svg).
 """
+
+
+def _premise(record: dict[str, Any]) -> str:
+    holds = {True: "met", False: "not met", None: "not certain"}[premise_of(record).holds]
+    return f"- Premise, {holds}. {record['text']}\n"
+
+
+def _test(record: dict[str, Any], counts: bool) -> str:
+    test = tested_by(record)
+    digits = 3 if test.unit.startswith("of ") else 2 if test.unit != "points" else 1
+    effect = with_interval(test.effect, digits=digits)
+    kind = "Test" if counts else "Effect, which does not count here"
+    return f"- {kind}: {test.name}, {effect} {test.unit}; margin {test.margin:.{digits}f}.\n"
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis, states_of
-from experiments.summaries import side, with_interval
+from experiments.information_at_words import AtWords, thinking_and_ordinary
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis, states_of
+from experiments.summaries import rank_correlation, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.answer_parts import (
@@ -29,6 +31,7 @@ from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, style
 
 FRACTIONS = tuple(i / 10 for i in range(11))
 BOUNDARIES = (1, 2, 3, 4, 5)
+MARGIN = 0.1  # Bits, or rank correlation, that would matter.
 THINKING, ORDINARY = "thinking token", "ordinary token"
 
 
@@ -42,6 +45,8 @@ class Config(Study):
         parts: Parts of the answer that a probe reads; the finding is about the first part.
         shuffles: Number of shuffled labellings that give the floor.
         least: Smallest share of traces that must have a step for the step to count.
+        draws: Number of draws of ordinary words, which thinking tokens are compared with; the
+            first is drawn.
     """
 
     limit: int = 500
@@ -50,6 +55,7 @@ class Config(Study):
     parts: tuple[Part, ...] = ("last_digit", "parity", "size")
     shuffles: int = 10
     least: float = 0.2
+    draws: int = 5
 
 
 @dataclass(frozen=True)
@@ -74,19 +80,22 @@ def main(config: Config) -> None:
     analysis = saved_analysis(config, hook_names=names, mismatched=0)
     (hook,) = analysis.hook_names
     mi = [analysis.mi(trace, hook) for trace in analysis.analysed]
-    steps = aligned_steps(mi_lens.load(config.model).tokenizer, analysis.analysed, config)
-    rows, informations = information(
-        steps, states_of(analysis, hook), analysis.analysed, mi, config
-    )
+    tokenizer, states = mi_lens.load(config.model).tokenizer, states_of(analysis, hook)
+    steps = aligned_steps(tokenizer, analysis.analysed, config)
+    rows, informations = information(steps, states, analysis.analysed, mi, config)
+    (part, *_), traces = config.parts, analysis.analysed
+    drawn: dict[str, Any] = {name: getattr(config, name) for name in ("least", "draws", "seed")}
+    at_words = thinking_and_ordinary(tokenizer, states, traces, config.words, part, **drawn)
     tracking = {
-        part: mi_lens.correlate_with_trajectory(by_step, mi, seed=config.seed)
-        for part, by_step in informations.items()
+        name: mi_lens.correlate_with_trajectory(by_step, mi, seed=config.seed)
+        for name, by_step in informations.items()
     }
     print(table(rows))
-    for part, correlation in tracking.items():
+    for name, correlation in tracking.items():
         print(
-            f"per-trace MI against bits of {part}: Spearman {correlation.rho:.2f} "
-            f"({correlation.low:.2f} to {correlation.high:.2f}) over {len(steps)} steps"
+            f"per-trace MI against bits of {name}: Spearman {correlation.rho:.2f} "
+            f"({correlation.low:.2f} to {correlation.high:.2f} over problems, the steps held) over "
+            f"{len(steps)} steps"
         )
     summaries = {
         name: {
@@ -100,10 +109,11 @@ def main(config: Config) -> None:
         config,
         {config.model: analysis.traces[0].model},
         draw(rows, config.parts),
-        finding(informations[config.parts[0]], tracking[config.parts[0]], config.parts[0]),
+        finding(informations[part], tracking[part], at_words, part),
         {
             "steps": summaries,
             "tracking": tracking,
+            "at thinking and at ordinary words": at_words,
             "problems": {step.name: len(step.present) for step in steps},
         },
     )
@@ -213,40 +223,47 @@ def label(name: str) -> str:
 
 
 def finding(
-    informations: Sequence[AlignedInformation], tracking: TrajectoryCorrelation, part: Part
+    informations: Sequence[AlignedInformation],
+    tracking: TrajectoryCorrelation,
+    at_words: AtWords | None,
+    part: Part,
 ) -> Finding:
     """Whether bits grow along the trace, MI follows them, and thinking tokens carry more."""
     by_name = {step.at.name: step for step in informations}
     first, last = (by_name[f"fraction {end:g}"].usable for end in (0, 1))
     growth = estimate_mean(np.subtract(last.gains, first.gains).tolist())
-    thinking, ordinary = (at_token(by_name, name) for name in (THINKING, ORDINARY))
-    # Only a comparison with ordinary tokens says something about thinking tokens.
-    carried = ordinary.high is not None and (thinking.low or 0) > max(ordinary.high, 0)
-    less = thinking.high is not None and ordinary.low is not None and thinking.high < ordinary.low
-    follows = tracking.low > 0 and side(growth) > 0
-    counts = follows + carried
-    verdict: Verdict = "with" if counts == 2 else "in part" if counts else "open"
-    if not counts and (tracking.high < 0 or side(growth) < 0 or less):
-        verdict = "against"
-    rho = f"{tracking.rho:.2f} ({tracking.low:.2f} to {tracking.high:.2f})"
+    rho, p_value = rank_correlation(np.array(tracking.trace_mi), np.array(tracking.bits))
+    nothing = Estimate(None, None, None, 0)
+    effects = (
+        ("bits at the end of a trace less those at its start", growth, "bits"),
+        ("rank correlation of per-trace MI with bits over steps", rho, "of the correlation"),
+        (
+            "bits at thinking tokens less those at ordinary words",
+            nothing if at_words is None else at_words.more,
+            "bits",
+        ),
+    )
+    if at_words is None:
+        compared = "Too few traces have thinking tokens or ordinary words to compare them."
+    else:
+        ordinary = [bits.mean or 0.0 for bits in at_words.by_draw]
+        compared = (
+            f"At the first thinking token a probe reads {with_interval(at_words.thinking, 1, 2)} "
+            f"bits, at {len(ordinary)} draws of words written as often and as late, "
+            f"{min(ordinary):.2f} to {max(ordinary):.2f}, which is "
+            f"{with_interval(at_words.more, 1, 2)} more at thinking tokens, draws and problems "
+            "both at random."
+        )
     return Finding(
         about="paper 1; criticism: MI of one pair is not MI of random variables",
         claim="Per-trace MI shows where the answer is known, most of all at thinking tokens.",
-        verdict=verdict,
+        tests=tuple(ClaimTest(name, effect, MARGIN, unit) for name, effect, unit in effects),
         text=f"A probe across problems reads {with_interval(growth, 1, 2)} bits of the "
         f"{words(part)} more at the end of a trace than at its start, and over "
         f"{len(tracking.bits)} steps per-trace MI follows these bits with a rank correlation of "
-        f"{rho}, an interval over problems, the steps held. At the first thinking token of "
-        f"{thinking.n} traces it reads {with_interval(thinking, 1, 2)} bits, at one draw of words "
-        f"written as often, in {ordinary.n} traces and not matched in place, "
-        f"{with_interval(ordinary, 1, 2)}.",
+        f"{with_interval(rho, 1, 2)}, steps at random (p = {p_value:.2g} when steps are "
+        f"exchanged). {compared}",
     )
-
-
-def at_token(by_name: Mapping[str, AlignedInformation], name: str) -> Estimate:
-    """Bits at the step that emits the first such token; undefined where too few traces have one."""
-    step = by_name.get(f"{name} 1")
-    return estimate_mean([] if step is None else list(step.usable.gains))
 
 
 def words(part: Part) -> str:

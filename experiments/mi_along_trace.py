@@ -12,8 +12,9 @@ import tyro
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import is_right, side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import independent_difference, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.peaks import resampled
@@ -30,6 +31,8 @@ from mi_lens.report.plots.style import (
 )
 
 COLOURS = {"right": BLUE, "wrong": ORANGE}
+SMALL = 0.05  # Rise over a whole trace, in standard deviations over steps, that would matter.
+NOTHING = Estimate(None, None, None, 0)
 KINDS = ("raw", "other answers", "specific")
 Slopes = dict[str, dict[str, list[Estimate]]]  # By kind, then right or wrong, then block.
 
@@ -153,13 +156,15 @@ def finding(slopes: Slopes, last: str, means) -> Finding:
     raw, specific, others = (
         slopes[kind][name][-1] for kind in ("raw", "specific", "other answers")
     )
-    signs = [side(estimate) for estimate in (raw, specific)]
-    wrong = slopes["specific"].get("wrong", [Estimate(None, None, None, 0)])[-1].high
+    wrong = slopes["specific"].get("wrong", [NOTHING])[-1] if name == "right" else NOTHING
     # A rise that wrong traces share is no progress to the right answer.
-    more = name == "right" and wrong is not None and (specific.low or 0.0) > wrong
-    verdict: Verdict = "against" if -1 in signs else "open"
-    if 1 in signs:
-        verdict = "with" if signs == [1, 1] and more else "in part"
+    rises = {
+        f"rise of raw MI in {name} traces": raw,
+        f"rise of the specific part in {name} traces": specific,
+        "rise of the specific part in right traces less that in wrong ones": (
+            independent_difference(specific, wrong)
+        ),
+    }
     end = [estimate.mean for estimate in means["raw"][name]]
     tenth = max(1, len(end) // 10)
     parts = " and by ".join(
@@ -169,7 +174,10 @@ def finding(slopes: Slopes, last: str, means) -> Finding:
     return Finding(
         about="paper 1, MI trajectories; criticism: should MI not grow toward the answer?",
         claim="If MI measures progress to the answer, it grows along a trace.",
-        verdict=verdict,
+        tests=tuple(
+            ClaimTest(rise, estimate, SMALL, "standard deviations")
+            for rise, estimate in rises.items()
+        ),
         text=f"At {last} the raw MI of {name} traces rises from start to end by "
         f"{with_interval(raw, digits=2)} of its standard deviations over steps, MI with other "
         f"problems' answers by {with_interval(others, digits=2)} of its own, and raw MI's mean in "

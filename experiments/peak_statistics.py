@@ -12,8 +12,9 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import evenly_spaced, side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import affine, evenly_spaced, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style
 
@@ -173,16 +174,24 @@ def draw(means: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> Figure:
 def finding(raw: Mapping[str, Estimate], unevenness: Mapping[str, Estimate]) -> Finding:
     """Whether peaks are as few as in the models of the paper, and form clusters."""
     ratio = raw["ratio"]
-    few = ratio.high is not None and ratio.high <= max(row[1] for row in PAPER.values())
-    uneven = side(unevenness["interval_max"]) > 0
-    verdict: Verdict = "with" if few and uneven else "in part" if few or uneven else "open"
-    many = ratio.low is not None and ratio.low > max(row[1] for row in PAPER.values())
-    if verdict == "open" and (many or side(unevenness["interval_max"]) < 0):
-        verdict = "against"
+    most = max(row[1] for row in PAPER.values())
     return Finding(
         about="paper 1, table 1",
         claim="Peaks are few (2.6 to 24.5 of 512 steps) and spread unevenly over the trace.",
-        verdict=verdict,
+        tests=(
+            ClaimTest(
+                f"fewer peaks than {100 * most:.1f} % of the steps, the most in the paper",
+                affine(ratio, -100, 100 * most),
+                0.0,
+                "points",
+            ),
+            ClaimTest(
+                "largest gap less that of as many peaks placed at random",
+                unevenness["interval_max"],
+                1.0,
+                "steps",
+            ),
+        ),
         text=f"At the last block {with_interval(ratio, 100)} % of the steps are peaks, "
         f"{with_interval(raw['interval_mean'])} steps apart on average. Their largest gap is "
         f"{with_interval(unevenness['interval_max'])} steps longer than of as many peaks placed at "

@@ -10,8 +10,9 @@ from typing import Any
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, block_outputs, sampled_traces, save
-from experiments.summaries import side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, block_outputs, sampled_traces, save
+from experiments.summaries import affine, side, with_interval
 from mi_lens.report.plots.thoughts import reading_figure
 from mi_lens.steering.reading_vectors import MEANS, ReadingVectors, reading_vectors
 
@@ -63,18 +64,21 @@ def finding(by_hook: Mapping[str, ReadingVectors]) -> Finding:
     better = sum(side(gain) > 0 for gain, _, _ in gains)
     worse = sum(side(gain) < 0 for gain, _, _ in gains)
     most = max((gain.high if gain.high is not None else 1.0) for gain, _, _ in gains)
-    verdict: Verdict = "in part"
-    if not better:
-        verdict = "with" if most < MARGIN else "open"
-    elif not worse:
-        verdict = "against"
     best = max(blocks.values(), key=lambda vectors: vectors.auc[MEANS].auc)
     auc = best.auc[MEANS]
     gain, hook, kind = max(gains, key=lambda place: place[0].mean or 0.0)
     return Finding(
         about="further reading: reading vectors (Zou et al., arXiv 2310.01405); paper 2",
         claim="The difference of means is the direction that tells kinds of thoughts apart.",
-        verdict=verdict,
+        tests=tuple(
+            ClaimTest(
+                f"{MARGIN:g} less the gain of {kind!r} at {hook}",
+                affine(gain, -1, MARGIN),
+                0.0,
+                "of AUC",
+            )
+            for gain, hook, kind in gains
+        ),
         text="The difference of means tells execution from other thoughts with a held-out AUC of "
         f"{auc.auc:.2f} ({auc.low:.2f} to {auc.high:.2f}) at best ({best.hook_name}). Reading "
         f"vectors do better at {better} and worse at {worse} of {len(gains)} places (intervals not "

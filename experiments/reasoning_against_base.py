@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import with_interval
 from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 
@@ -101,13 +102,12 @@ def finding(last: PeakComparison, blocks: list[PeakComparison]) -> Finding:
         )
     mi, aom = (last.quantities[name] for name in CLAIMED)
     specific = last.quantities["MI / other answers"]
-    *signs, unitless = (
-        side(quantity.difference) * (quantity.p_adjusted <= 0.05)
-        for quantity in (mi, aom, specific)
+    # The margins are a tenth of the base's own, and the least difference of AOM in the paper.
+    margins = (
+        0.1 * (mi.base_mean.mean or 0.0),
+        min(reasoner - base for _, _, base, reasoner in PAPER.values()),
+        0.1 * (specific.base_mean.mean or 0.0),
     )
-    verdict: Verdict = "against" if -1 in (*signs, unitless) else "open"
-    if 1 in (*signs, unitless):
-        verdict = "with" if signs == [1, 1] and unitless > 0 else "in part"
     by_block = [
         block.quantities["AOM"].difference.mean for block in blocks if "AOM" in block.quantities
     ]
@@ -115,7 +115,12 @@ def finding(last: PeakComparison, blocks: list[PeakComparison]) -> Finding:
     return Finding(
         about="paper 1, table 2; criticism: MI depends on the activations' scale",
         claim="A reasoning model has higher mean MI and more abnormal peaks (AOM) than its base.",
-        verdict=verdict,
+        tests=tuple(
+            ClaimTest(f"{quantity.name}, reasoner less base", quantity.difference, margin, unit)
+            for quantity, margin, unit in zip(
+                (mi, aom, specific), margins, ("of MI", "of AOM", "of the ratio"), strict=True
+            )
+        ),
         text=f"Reasoner less base at the last block on {len(last.problems)} problems: mean MI "
         f"{with_interval(mi.difference, 1, 4)} (Holm p = {mi.p_adjusted:.2g}), AOM "
         f"{with_interval(aom.difference, 1, 2)} (p = {aom.p_adjusted:.2g}; {min(aoms):+.2f} to "

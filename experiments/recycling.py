@@ -3,7 +3,7 @@
 python -m experiments.recycling
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from typing import get_args
@@ -15,17 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import mi_lens
-from experiments.study import (
-    THINKING_WORDS,
-    Finding,
-    Study,
-    Verdict,
-    baseline_traces,
-    save,
-    saved_evaluation,
-)
-from experiments.summaries import accuracies, side, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from experiments.labels import ClaimTest, Finding
+from experiments.study import THINKING_WORDS, Study, baseline_traces, save, saved_evaluation
+from experiments.summaries import accuracies, affine, with_interval
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.evaluation.comparison import GAIN, Comparison, compare_all
 from mi_lens.evaluation.table import powers
 from mi_lens.interventions.protocol import Trigger
@@ -47,9 +40,14 @@ class Config(Study):
     words: tuple[str, ...] = THINKING_WORDS
     passes: tuple[int, ...] = (1, 2, 4)
     layers: tuple[int, ...] = ()
-    draws: int = 2
+    draws: int = 5
 
 
+# Block 23 of Llama-8B's 32, counted from 0, as a fraction of the last.
+PAPER_DEPTH = 23 / 31
+# Gain that would matter. It is small, because the paper's setting changes few answers at all: a
+# margin of five points would be excluded by that alone.
+POINTS = 1.0
 Key = tuple[Trigger, int, int]  # Trigger, block, passes.
 
 
@@ -108,11 +106,9 @@ def control_differences(
     baseline = accuracies(evaluation, evaluation.names[0])
     of_controls, more = {}, {}
     for key, conditions in at_controls.items():
-        by_control = [accuracies(evaluation, condition.name) for condition in conditions]
-        difference = np.mean(by_control, 0) - baseline
-        at_word = accuracies(evaluation, at_words[key].name)
-        of_controls[key] = estimate_mean(difference.tolist())
-        more[key] = estimate_mean((at_word - baseline - difference).tolist())
+        by_control = np.array([accuracies(evaluation, condition.name) for condition in conditions])
+        of_controls[key] = estimate_crossed(by_control - baseline)
+        more[key] = estimate_crossed(accuracies(evaluation, at_words[key].name) - by_control)
     return of_controls, more
 
 
@@ -147,6 +143,13 @@ def draw(compared: Mapping[Key, Comparison], controls: Mapping[Key, Estimate]) -
     return figure
 
 
+def of_paper(keys: Iterable[Key]) -> Key:
+    """The setting of paper 1's code among those tried: candidates, one further run, its depth."""
+    candidates = [key for key in keys if key[0] == "candidate"]
+    deepest = max(key[1] for key in candidates)
+    return min(candidates, key=lambda key: (abs(key[1] - PAPER_DEPTH * deepest), key[2]))
+
+
 def finding(
     compared: Mapping[Key, Comparison],
     controls: Mapping[Key, Estimate],
@@ -154,21 +157,11 @@ def finding(
 ) -> Finding:
     """Whether one further run raises accuracy at any block, and more than at control words."""
     once = {key: compared[key] for key in more}
-    signs = {
-        key: side(comparison.difference) * (comparison.adjusted <= 0.05)
-        for key, comparison in once.items()
-    }
-    gains = [key for key, sign in signs.items() if sign > 0]
-    specific = [key for key in gains if side(more[key]) > 0]
     ordered = sorted(once.values(), key=lambda comparison: comparison.difference.mean or 0.0)
     worst, best = ordered[0], ordered[-1]
     ties = sum(comparison.difference.mean == best.difference.mean for comparison in ordered) - 1
     at_best = f"{best.name}{f' and {ties} others alike' if ties else ''}"
-    highs = [comparison.difference.high for comparison in once.values()]
-    excluded = all(high is not None and high < GAIN for high in highs)
-    verdict: Verdict = "against" if -1 in signs.values() or excluded else "open"
-    if gains:
-        verdict = "with" if specific else "in part"
+    papers = of_paper(once)
     others = sorted(100 * (estimate.mean or 0.0) for estimate in controls.values())
     again = sorted(
         100 * (comparison.difference.mean or 0.0)
@@ -181,7 +174,20 @@ def finding(
     return Finding(
         about="paper 1, table of RR; commentary on the paper on several passes",
         claim="Running a block again at thinking tokens (RR) raises accuracy.",
-        verdict=verdict,
+        tests=(
+            ClaimTest(
+                f"accuracy with {once[papers].name} less that without recycling",
+                affine(once[papers].difference, 100),
+                POINTS,
+                "points",
+            ),
+            ClaimTest(
+                f"accuracy with {once[papers].name} less that at control words",
+                affine(more[papers], 100),
+                POINTS,
+                "points",
+            ),
+        ),
         text=f"One further run changes accuracy by {with_interval(best.difference, 100)} points at "
         f"best ({at_best}; p = {best.adjusted:.2g}) and {with_interval(worst.difference, 100)} at "
         f"worst ({worst.name}; p = {worst.adjusted:.2g}; Holm over {len(compared)}), on "

@@ -13,23 +13,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import Finding
 from experiments.steering import (
-    GAIN,
+    AT_RANDOM,
+    NOT_STEERED,
+    PUBLISHED_GAIN,
+    PUBLISHED_SAVING,
     RESULTS,
-    SAVING,
+    UNREFLECTED,
     SteeringStudy,
-    as_published_excluded,
     beyond_random,
     block_inputs,
+    excess_premise,
     held_to,
     random_directions,
     short_table,
-    steering_verdict,
+    steering_tests,
     vector_traces,
 )
-from experiments.study import Finding, save, saved_evaluation
-from experiments.summaries import outcomes, side, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
+from experiments.study import save, saved_evaluation
+from experiments.summaries import outcomes, with_interval
+from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, dots, style
 
 NOTHING = Estimate(None, None, None, 0)
@@ -63,7 +67,8 @@ def main(config: Config) -> None:
     vector = vectors[hook_name]
     print(vector)
     controls = random_directions(vector, config.draws, config.seed)
-    conditions = [mi_lens.Condition(), *steering_conditions(vector, vectors, config), *controls]
+    steered = steering_conditions(vector, vectors, config)
+    conditions = [mi_lens.Condition(), UNREFLECTED, *steered, *controls]
     evaluation = saved_evaluation(config, model, problems, conditions, folder=RESULTS)
     caps = evaluations_by_cap(evaluation, config)
     for cap, at_cap in caps.items():
@@ -190,10 +195,6 @@ def finding(
         beyond_random(caps[wide].arm("SEAL"), list(map(caps[wide].arm, controls)), field)
         for field in ("correct", "tokens")
     )
-    # A gain must exceed that of random directions. A loss counts whatever they do.
-    change, fewer = side(seal.difference) * (seal.adjusted <= 0.05), -side(seal.tokens)
-    gain = change if change < 0 or side(more) > 0 else 0
-    saving = fewer if fewer < 0 or side(longer) < 0 else 0
     before = caps[wide].arm(caps[wide].names[0]).tokens().mean
     parts = [
         (part, state)
@@ -207,15 +208,18 @@ def finding(
     return Finding(
         about="paper 2, main table; criticism: no random direction, a gain by truncation",
         claim="Adding SEAL's vector raises accuracy and saves tokens.",
-        verdict=steering_verdict(
-            gain, saving, as_published_excluded(seal.difference, seal.tokens, before)
+        premises=(excess_premise(caps[wide]),),
+        tests=steering_tests(
+            {NOT_STEERED: seal.difference, AT_RANDOM: more},
+            {NOT_STEERED: seal.tokens, AT_RANDOM: longer},
+            before,
         ),
         text=f"SEAL changes accuracy by {with_interval(seal.difference, 100)} points and tokens by "
         f"{with_interval(seal.tokens)} a trace, which is {with_interval(more, 100)} points and "
         f"{with_interval(longer)} tokens apart from the mean of {len(controls)} random directions "
-        f"of the same norm (published of MATH-500: {100 * GAIN:.0f} points more and "
-        f"{100 * SAVING:.0f} % fewer tokens). Held to {tight} tokens it changes accuracy by "
-        f"{with_interval(short.difference, 100)} points: "
+        f"of the same norm (published of MATH-500: {100 * PUBLISHED_GAIN:.0f} points more and "
+        f"{100 * PUBLISHED_SAVING:.0f} % fewer tokens). Held to {tight} tokens it changes accuracy "
+        f"by {with_interval(short.difference, 100)} points: "
         + " and ".join(
             f"{with_interval(short.split[part], 100)} where the baseline {state} "
             f"({short.split[part].n})"
@@ -228,9 +232,11 @@ def finding(
 def by_chance(evaluation: mi_lens.Evaluation, controls: Sequence[str], cut: bool) -> Estimate:
     """Mean change by random directions, where the baseline was cut off or where it had ended."""
     baseline = evaluation.arm(evaluation.names[0])
-    random = np.mean([outcomes(evaluation.arm(name), "correct") for name in controls], 0)
+    random = np.array([outcomes(evaluation.arm(name), "correct") for name in controls])
     inside = (outcomes(baseline, "capped") > 0) == cut
-    return estimate_mean((random - outcomes(baseline, "correct"))[inside].tolist())
+    if inside.sum() < 2:
+        return NOTHING
+    return estimate_crossed((random - outcomes(baseline, "correct"))[:, inside])
 
 
 if __name__ == "__main__":

@@ -15,18 +15,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import ClaimTest, Finding, Premise
 from experiments.study import (
     CLASS_MARKERS,
-    Finding,
+    THINKING_WORDS,
     Study,
-    Verdict,
     baseline_traces,
     block_outputs,
     save,
 )
-from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, PAGE, style
+from experiments.summaries import independent_difference
+from mi_lens.common.statistics import Estimate
+from mi_lens.models.backends.lookup import backend_of
+from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, ORANGE, PAGE, style
 from mi_lens.steering.seal import ThoughtStates, states_of_thoughts
 from mi_lens.steering.separability import Separability, coordinates, probe_auc
+
+MARGIN = 0.02  # Difference in AUC that would matter.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +41,12 @@ class Config(Study):
     Attributes:
         shuffles: Number of draws of labels shuffled within each problem.
         mapped: Largest number of thoughts to draw on a map.
+        words: Words that open reflections and transitions.
     """
 
     shuffles: int = 5
     mapped: int = 600
+    words: tuple[str, ...] = THINKING_WORDS
 
 
 def main(config: Config) -> None:
@@ -64,6 +71,7 @@ def main(config: Config) -> None:
 
     by_layer = {name: auc(x) for name, x in states.items()}
     position = auc(positions(by_trace))
+    next_word = auc(thinking_probability(model, states[hooks[-1]], config.words))
     rng = np.random.default_rng(config.seed)
     shuffled = {
         name: [auc(x, within(problems, execution, rng)) for _ in range(config.shuffles)]
@@ -73,6 +81,7 @@ def main(config: Config) -> None:
         chance = np.mean([control.auc for control in shuffled[name]])
         print(f"{name:<28}{auc_with_interval(layer)}  shuffled {chance:.3f}")
     print(f"{'position alone':<28}{auc_with_interval(position)}")
+    print(f"{'next word is thinking':<28}{auc_with_interval(next_word)}")
     mapped = rng.permutation(len(classes))[: config.mapped]
     maps = {
         name: coordinates(states[name][mapped], method="tsne", seed=config.seed)
@@ -81,16 +90,29 @@ def main(config: Config) -> None:
     save(
         config,
         {config.model: mi_lens.model_fingerprint(model)},
-        draw(by_layer, position, shuffled, maps, classes[mapped]),
-        finding(by_layer, position, shuffled),
+        draw(by_layer, position, next_word, shuffled, maps, classes[mapped]),
+        finding(by_layer, position, next_word, shuffled),
         {
             "auc": by_layer,
             "position": position,
+            "next word": next_word,
             "shuffled": shuffled,
             "maps": {name: places.round(2) for name, places in maps.items()},
             "mapped classes": classes[mapped],
         },
     )
+
+
+def thinking_probability(model, states: torch.Tensor, words: Sequence[str]) -> torch.Tensor:
+    """Log probability that a thinking word comes next; one row per state of the last block."""
+    ids = sorted(mi_lens.TokenSet.of(model.tokenizer, words).ids)
+    log_p = backend_of(model).unembed(model, states).double().log_softmax(-1).cpu()
+    return log_p[:, ids].logsumexp(-1, keepdim=True)
+
+
+def known(separability: Separability) -> Estimate:
+    """An AUC as an estimate over problems."""
+    return Estimate(separability.auc, separability.low, separability.high, separability.problems)
 
 
 def positions(by_trace: Sequence[ThoughtStates]) -> torch.Tensor:
@@ -113,6 +135,7 @@ def within(problems: Sequence[str], labels: np.ndarray, rng: np.random.Generator
 def draw(
     by_layer: Mapping[str, Separability],
     position: Separability,
+    next_word: Separability,
     shuffled: Mapping[str, Sequence[Separability]],
     maps: Mapping[str, np.ndarray],
     classes: np.ndarray,
@@ -124,6 +147,7 @@ def draw(
         layers = list(by_layer.values())
         left.axhspan(position.low, position.high, color=GREY, alpha=0.25, linewidth=0)
         left.axhline(position.auc, color=GREY, linestyle="--", label="position alone")
+        left.axhline(next_word.auc, color=ORANGE, linestyle=":", label="P(thinking word next)")
         controls = [[control.auc for control in shuffled[name]] for name in by_layer]
         grey_squares: dict[str, Any] = {"color": GREY, "markersize": 2.5}
         left.plot(x, controls, "s", markeredgewidth=0, alpha=0.7, **grey_squares)
@@ -160,28 +184,43 @@ def draw_map(axes: Axes, places: np.ndarray, classes: np.ndarray) -> None:
 def finding(
     by_layer: Mapping[str, Separability],
     position: Separability,
+    next_word: Separability,
     shuffled: Mapping[str, Sequence[Separability]],
 ) -> Finding:
     """Whether the best layer predicts classes better than position, and than the first block."""
     names = list(by_layer)
     best = max(names, key=lambda name: by_layer[name].auc)
     top, early = by_layer[best], by_layer[names[1]]
-    beyond = top.low > position.high
-    deeper = names.index(best) > len(names) / 2 and top.low > early.high
-    verdict: Verdict = "open"
-    if beyond:
-        verdict = "with" if deeper else "in part"
-    elif top.high < position.low:
-        verdict = "against"
+    highest = known(top)
+    more = {"position alone": position, "the state after the first block": early}
     chance = [control.auc for control in shuffled[best]]
     return Finding(
         about="paper 2, figure of t-SNE by layer",
         claim="Classes of thoughts come apart in their states, best in deep layers.",
-        verdict=verdict,
+        premises=(
+            Premise(
+                "The claim presupposes a state that tells more than which word comes next: the "
+                "model's own probability of a thinking word at the boundary, which needs no probe, "
+                f"tells the classes apart with AUC {auc_with_interval(next_word)}.",
+                "by construction",
+                independent_difference(highest, known(next_word)),
+                MARGIN,
+            ),
+        ),
+        tests=tuple(
+            ClaimTest(
+                f"AUC at {best} less that of {name}",
+                independent_difference(highest, known(other)),
+                MARGIN,
+                "of AUC",
+            )
+            for name, other in more.items()
+        ),
         text=f"A probe tells execution from other thoughts with AUC {auc_with_interval(top)} at "
-        f"{best}, where position alone gives {auc_with_interval(position)} and labels shuffled "
-        f"within problems {min(chance):.2f} to {max(chance):.2f}. After the first block it is "
-        f"{auc_with_interval(early)}, and intervals are over {top.problems} problems with "
+        f"{best}, where position alone gives {auc_with_interval(position)}, the model's own "
+        f"probability that a thinking word comes next {auc_with_interval(next_word)}, and labels "
+        f"shuffled within problems {min(chance):.2f} to {max(chance):.2f}. After the first block "
+        f"it is {auc_with_interval(early)}, and intervals are over {top.problems} problems with "
         f"{top.execution} execution and {top.others} other thoughts.",
     )
 

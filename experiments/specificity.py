@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, save, saved_analysis
-from experiments.summaries import by_block, side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis
+from experiments.summaries import by_block, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.style import (
@@ -72,6 +73,7 @@ def main(config: Config) -> None:
             name: by_block(analysis, partial(number_of_peaks, peaks=peaks))
             for name, peaks in PEAKS.items()
         },
+        "peaks beyond chance": {"specific": by_block(analysis, beyond_chance)},
         "height of own peaks": own_peaks(analysis, config),
     }
     for table, scale in (("rise left", 100), ("peaks", 1), ("height of own peaks", 1)):
@@ -165,7 +167,7 @@ def raw_steps(measurement: Measurement) -> list[int]:
 
 
 def specific_steps(measurement: Measurement) -> list[int] | None:
-    """Peaks of the gold answer's MI above that of other answers, beyond chance.
+    """Significant peaks of the gold answer's MI above that of other answers.
 
     None if there are too few other answers to tell.
     """
@@ -178,6 +180,14 @@ def common_steps(measurement: Measurement) -> list[int] | None:
     """Steps that are raw and specific peaks; None if the specific peaks are unknown."""
     specific = specific_steps(measurement)
     return None if specific is None else sorted({*raw_steps(measurement)} & {*specific})
+
+
+def beyond_chance(measurement: Measurement) -> float | None:
+    """Specific peaks less those of another answer in the gold one's place; None if unknown."""
+    specific, calibration = specific_steps(measurement), measurement.calibration
+    if specific is None or calibration is None or calibration.chance_peaks is None:
+        return None
+    return len(specific) - calibration.chance_peaks
 
 
 PEAKS = {"raw": raw_steps, "specific": specific_steps, "both": common_steps}
@@ -215,23 +225,31 @@ def finding(tables, last: str) -> Finding:
         tables["height of own peaks"][name][-1]
         for name in ("gold answer", "other answers", "difference")
     )
-    verdict: Verdict = "against" if side(more) < 0 else "open"
-    if side(more) > 0:
-        verdict = "with" if more.mean > 0.5 * other.mean else "in part"
     left = tables["rise left"]["other answers"]
     blocks = sorted(100 * estimate.mean for estimate in left)
     raw, specific, common = (tables["peaks"][name][-1] for name in PEAKS)
+    (beyond,) = (estimates[-1] for estimates in tables["peaks beyond chance"].values())
     return Finding(
         about="paper 1, MI peaks; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
-        verdict=verdict,
+        # A count of significant peaks would be no test: a peak may be real and not be significant.
+        tests=(
+            ClaimTest(
+                "height of the gold answer's peaks less that of other answers' own peaks, where "
+                "half of the latter would matter",
+                more,
+                0.5 * (other.mean or 0.0),
+                "of MI",
+            ),
+        ),
         text=f"At {last} the gold answer's peaks stand {with_interval(gold, digits=3)} above a "
         "trace's median and another problem's answer's own peaks "
         f"{with_interval(other, digits=3)}, a difference of {with_interval(more, digits=3)}; at "
         "the very steps of the gold answer's peaks other answers keep "
         f"{with_interval(left[-1], 100, 0)} % of the rise ({blocks[0]:.0f} to {blocks[-1]:.0f} % "
         f"by block). A trace has {with_interval(raw)} raw peaks, {with_interval(specific)} peaks "
-        "of the specific part beyond chance (family-wise .05), and "
+        f"of the specific part (family-wise .05), {with_interval(beyond, digits=2)} more than "
+        "another problem's answer has in the gold one's place, and "
         f"{with_interval(common, digits=2)} steps that are both.",
     )
 

@@ -1,20 +1,25 @@
-"""What the studies of SEAL's steering share: settings, vectors, controls and verdicts."""
+"""What the studies of SEAL's steering share: settings, vectors, controls, premise and tests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 import mi_lens
-from experiments.study import Study, Verdict, baseline_traces
-from experiments.summaries import outcomes, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.evaluation.comparison import Arm
+from experiments.labels import ClaimTest, Premise
+from experiments.study import THINKING_WORDS, Study, baseline_traces
+from experiments.summaries import affine, outcomes, with_interval
+from mi_lens.common.statistics import Estimate, estimate_crossed
+from mi_lens.evaluation.comparison import GAIN, Arm, compare
 
 PUBLISHED = 20 / 28  # The depth at which SEAL steers R1-Distill-Qwen-1.5B: the input of block 20.
 # Published for that model on MATH-500: accuracy 67.0 to 78.0 %, tokens 4526 to 3154.
-GAIN, SAVING = 0.11, 1 - 3154 / 4526
+PUBLISHED_GAIN, PUBLISHED_SAVING = 0.11, 1 - 3154 / 4526
 RESULTS = "steering"  # The folder of results that all steering studies share.
+NOT_STEERED, AT_RANDOM = "without steering", "with random directions"
+UNREFLECTED = mi_lens.Condition(
+    (mi_lens.Suppress(THINKING_WORDS),), name="thinking words forbidden"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,46 +112,51 @@ def held_to(arm: Arm, budget: int) -> Arm:
 
 
 def beyond_random(arm: Arm, controls: Sequence[Arm], field: str) -> Estimate:
-    """An arm's outcome less the mean of its controls, paired by problem."""
-    control = np.mean([outcomes(control_arm, field) for control_arm in controls], 0)
-    return estimate_mean((outcomes(arm, field) - control).tolist())
+    """An arm's outcome less that of random controls, paired by problem; over both at random."""
+    control = np.array([outcomes(control_arm, field) for control_arm in controls])
+    return estimate_crossed(outcomes(arm, field) - control)
 
 
-def steering_verdict(gain: int, saving: int, excluded: bool) -> Verdict:
-    """Whether steering raises accuracy and saves tokens, as claimed.
+def excess_premise(evaluation: mi_lens.Evaluation) -> Premise:
+    """SEAL's premise, put to the test by forbidding the words that open reflections."""
+    change = compare(
+        evaluation.arm(UNREFLECTED.name), evaluation.arm(evaluation.names[0])
+    ).difference
+    return Premise(
+        text="SEAL presupposes that reflections are excess, that without them accuracy keeps "
+        f"within {100 * GAIN:.0f} points: with the words that open them forbidden it changes by "
+        f"{with_interval(change, 100)} points.",
+        otherwise="premise not met",
+        value=affine(change, 100),
+        least=-100 * GAIN,
+    )
+
+
+def steering_tests(
+    gain: Mapping[str, Estimate], saving: Mapping[str, Estimate], before: float | None
+) -> tuple[ClaimTest, ...]:
+    """The tests of a gain in accuracy and of a saving of tokens, each against several controls.
 
     Args:
-        gain: 1 where accuracy rises, -1 where it falls, 0 where neither is known.
-        saving: 1 where tokens fall, -1 where they rise, 0 where neither is known.
-        excluded: Whether the intervals exclude the published gain and saving.
+        gain: What steering is compared with, to the change of accuracy as a share.
+        saving: The same to the change of tokens per trace.
+        before: Tokens per trace without steering; a twentieth of them would matter.
     """
-    if gain > 0 and saving > 0:
-        return "with"
-    if gain > 0 or saving > 0:
-        return "in part"
-    return "against" if gain < 0 or saving < 0 or excluded else "open"
-
-
-def as_published_excluded(accuracy: Estimate, tokens: Estimate, before: float | None) -> bool:
-    """Whether the intervals of both changes exclude the changes published for SEAL.
-
-    Args:
-        accuracy: Change of accuracy, as a share.
-        tokens: Change of tokens per trace.
-        before: Tokens per trace without steering.
-    """
-    if tokens.low is None or before is None:
-        return False
-    return gain_excluded(accuracy) and tokens.low > -SAVING * before
-
-
-def gain_excluded(accuracy: Estimate) -> bool:
-    """Whether the interval of a change in accuracy excludes the published gain."""
-    if accuracy.low is None or accuracy.high is None:
-        return False
-    # A bootstrap of equal values has no width. Where none of n changed, three in n still may.
-    equal = accuracy.low == accuracy.high
-    return accuracy.high + (3 / accuracy.n if equal else 0) < GAIN
+    return (
+        *(
+            ClaimTest(f"accuracy less that {name}", affine(change, 100), 100 * GAIN, "points")
+            for name, change in gain.items()
+        ),
+        *(
+            ClaimTest(
+                f"tokens of a trace {name} less those with it",
+                affine(change, -1),
+                0.05 * (before or 0.0),
+                "tokens",
+            )
+            for name, change in saving.items()
+        ),
+    )
 
 
 def short_table(evaluation: mi_lens.Evaluation) -> str:

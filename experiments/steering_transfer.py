@@ -3,7 +3,7 @@
 python -m experiments.steering_transfer
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, permutations
 
@@ -13,19 +13,25 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import Finding
 from experiments.steering import (
-    GAIN,
+    AT_RANDOM,
+    NOT_STEERED,
+    PUBLISHED_GAIN,
+    PUBLISHED_SAVING,
     RESULTS,
-    SAVING,
+    UNREFLECTED,
     SteeringStudy,
-    as_published_excluded,
+    excess_premise,
+    random_directions,
     short_table,
-    steering_verdict,
+    steering_tests,
     vector_traces,
 )
-from experiments.study import Finding, save, saved_evaluation
+from experiments.study import save, saved_evaluation
 from experiments.summaries import outcomes, side, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
+from mi_lens.common.intervals import estimate_difference
+from mi_lens.common.statistics import Estimate, estimate_crossed, estimate_mean, sign_flip
 from mi_lens.report.plots.style import PAGE, style
 
 Problem = mi_lens.Problem
@@ -44,9 +50,11 @@ class Config(SteeringStudy):
     Attributes:
         sources: Benchmarks or folders with a train and a test split, such as "gsm8k". Each is a
             kind, with `limit` problems; none means the four kinds of the pocket task.
+        draws: Number of random directions.
     """
 
     sources: tuple[str, ...] = ()
+    draws: int = 5
 
 
 def main(config: Config) -> None:
@@ -61,11 +69,14 @@ def main(config: Config) -> None:
     steered = [
         mi_lens.Condition((mi_lens.Steer(vector),), name=kind) for kind, vector in vectors.items()
     ]
+    # Norms differ little between kinds; the controls have the largest.
+    longest = max(vectors.values(), key=lambda vector: vector.norm)
+    controls = random_directions(longest, config.draws, config.seed)
     evaluation = saved_evaluation(
         config,
         model,
         list(chain(*problems.values())),
-        [mi_lens.Condition(), *steered],
+        [mi_lens.Condition(), UNREFLECTED, *steered, *controls],
         folder=RESULTS,
     )
     print(short_table(evaluation))
@@ -80,7 +91,7 @@ def main(config: Config) -> None:
     }
     matrix = {
         field: {
-            kind: {other: estimate_mean(change[kind_of == other].tolist()) for other in problems}
+            kind: {other: of_field(change[kind_of == other], field) for other in problems}
             for kind, change in by_kind.items()
         }
         for field, by_kind in changes.items()
@@ -93,7 +104,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(matrix, cosine),
-        finding(changes, cosine, kind_of, evaluation.arm("baseline").tokens()),
+        finding(changes, cosine, kind_of, evaluation, [control.name for control in controls]),
         {
             "hook": hook_name,
             "made from": {kind: len(vector.problems) for kind, vector in vectors.items()},
@@ -142,6 +153,12 @@ def problems_and_traces(
         kind: [trace for trace in traces if trace.problem and belongs(trace.problem)]
         for kind, belongs in KINDS.items()
     }
+
+
+def of_field(changes: np.ndarray, field: str) -> Estimate:
+    """The mean change of "correct", a difference of shares, or of "tokens", over problems."""
+    estimate = estimate_difference if field == "correct" else estimate_mean
+    return estimate(changes.tolist())
 
 
 def _cosine(vector: mi_lens.SteeringVector, other: mi_lens.SteeringVector) -> float:
@@ -194,33 +211,42 @@ def finding(
     changes: Mapping[str, Mapping[str, np.ndarray]],
     cosine: Mapping[str, Mapping[str, float]],
     kind_of: np.ndarray,
-    before: Estimate,
+    evaluation: mi_lens.Evaluation,
+    controls: Sequence[str],
 ) -> Finding:
     """Changes by the vectors of other kinds and by that of the own kind, over all problems."""
     kinds = list(cosine)
-    foreign, own, chance = {}, {}, {}
+    foreign, own, chance, more = {}, {}, {}, {}
     for field, by_kind in changes.items():
         table = np.array([by_kind[kind] for kind in kinds])
         is_own = np.array([[kind == other for other in kind_of] for kind in kinds])
         by_own = (table * is_own).sum(0)
         by_others = (table * ~is_own).sum(0) / (len(kinds) - 1)
-        foreign[field] = estimate_mean(by_others.tolist())
-        own[field] = estimate_mean(by_own.tolist())
+        baseline = outcomes(evaluation.arm(evaluation.names[0]), field)
+        random = np.array([outcomes(evaluation.arm(name), field) for name in controls])
+        foreign[field] = of_field(by_others, field)
+        own[field] = of_field(by_own, field)
+        more[field] = estimate_crossed(by_others - (random - baseline))
         chance[field] = sign_flip(by_others.tolist())
     lowest = min(cosine[kind][other] for kind, other in permutations(kinds, 2))
-    gain, tokens = (
-        side(foreign[field]) if chance[field] <= 0.05 else 0 for field in ("correct", "tokens")
-    )
-    excluded = as_published_excluded(foreign["correct"], foreign["tokens"], before.mean)
+    before = evaluation.arm(evaluation.names[0]).tokens().mean
     return Finding(
         about="paper 2, transfer between MATH, GSM8K and LiveCodeBench",
         claim="A vector made from one task raises accuracy and saves tokens on others.",
-        verdict=steering_verdict(gain, -tokens, excluded),
+        premises=(excess_premise(evaluation),),
+        tests=steering_tests(
+            {NOT_STEERED: foreign["correct"], AT_RANDOM: more["correct"]},
+            {NOT_STEERED: foreign["tokens"], AT_RANDOM: more["tokens"]},
+            before,
+        ),
         text="Vectors of other kinds of problems change accuracy by "
         f"{with_interval(foreign['correct'], 100)} points (p = {chance['correct']:.2g}) and tokens "
         f"by {with_interval(foreign['tokens'])}, those of the same kind by "
-        f"{with_interval(own['correct'], 100)} and {with_interval(own['tokens'])} (published of "
-        f"MATH-500 itself: {100 * GAIN:.0f} points more and {100 * SAVING:.0f} % fewer tokens). "
+        f"{with_interval(own['correct'], 100)} and {with_interval(own['tokens'])}, "
+        f"{with_interval(more['correct'], 100)} and {with_interval(more['tokens'])} apart from "
+        f"{len(controls)} random directions (published of "
+        f"MATH-500 itself: {100 * PUBLISHED_GAIN:.0f} points more and "
+        f"{100 * PUBLISHED_SAVING:.0f} % fewer tokens). "
         f"The vectors of {len(kinds)} kinds have cosines of {lowest:.2f} and more with each other, "
         f"and the intervals are over {len(kind_of)} problems.",
     )

@@ -6,18 +6,20 @@ A study is a module of `experiments`. It has a frozen `Config`, which is its com
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
 import mi_lens
-from mi_lens.common.provenance import content_hash, versions
+from experiments.labels import LABELS, Finding, Premise
+from mi_lens.common.provenance import code_hash, content_hash, versions
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
+from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
 from mi_lens.report.plots.style import save_figure
 from mi_lens.runs.measure import activations_path
@@ -62,31 +64,15 @@ class Study:
         return f"{self.limit} problems"
 
 
-Verdict = Literal["with", "against", "in part", "open", "beyond"]
-VERDICTS: dict[Verdict, str] = {
-    "with": "With the paper",
-    "against": "Against the paper",
-    "in part": "In part with, in part against the paper",
-    "open": "Undecided",
-    "beyond": "Not asked by the papers",
-}
+def settled_for_pocket(config: Study, text: str) -> tuple[Premise, ...]:
+    """A premise that fails on the pocket models, whose training texts settle the claim.
 
-
-@dataclass(frozen=True)
-class Finding:
-    """What a study found, on the model and problems of its configuration.
-
-    Attributes:
-        about: The figure, table or criticism that the study answers, as "paper 1, table 2".
-        claim: The claim made there, in a few words.
-        verdict: Whether the study agrees with the claim.
-        text: Two sentences made from the numbers: what the study found, and how sure that is.
+    Args:
+        config: The study; with another model or other problems there is no such premise.
+        text: What the training texts settle, and how.
     """
-
-    about: str
-    claim: str
-    verdict: Verdict
-    text: str
+    pocket = config.problems == "pocket" and config.model in CHECKPOINTS
+    return (Premise(text, "by construction"),) if pocket else ()
 
 
 def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> mi_lens.Analysis:
@@ -106,8 +92,10 @@ def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> 
         "hook_names": ("blocks.*.hook_resid_post",),
         **settings,
     }
-    # Other versions of the code get another folder: states are read by the code that wrote them.
-    name = content_hash([analyze_settings, versions(), capture_code()])
+    # Other versions of the code get another folder: states are read by the code that wrote them,
+    # and numbers are of one way of measuring.
+    measuring = code_hash("information/per_trace")
+    name = content_hash([analyze_settings, versions(), capture_code(), measuring])
     return mi_lens.analyze(
         mi_lens.AnalyzeConfig(
             **analyze_settings, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
@@ -239,7 +227,8 @@ def save(
         numbers: All numbers drawn or stated, with their intervals; `plain` makes them fit for JSON.
     """
     record = {
-        **asdict(finding),
+        "label": finding.label,
+        **plain(finding),
         "command": command(config),
         "config": {
             name: value for name, value in plain(config).items() if name not in ("runs", "out")
@@ -250,7 +239,8 @@ def save(
         "numbers": plain(numbers),
     }
     paths = save_figure(figure, config.out / study_name(config), record)
-    print(f"\n{VERDICTS[finding.verdict]} ({finding.about}): {finding.text}\n{paths[0]}")
+    title, _ = LABELS[finding.label]
+    print(f"\n{title} ({finding.about}): {finding.text}\n{paths[0]}")
 
 
 def command(config: Study) -> str:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import mi_lens
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.evaluation.comparison import Arm
 from mi_lens.information.per_trace.measurement import Measurement
+
+EXCHANGES = 1999  # Permutations of a test of rank correlation.
 
 
 def with_interval(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> str:
@@ -24,6 +26,50 @@ def with_interval(estimate: Estimate, scale: float = 1.0, digits: int = 1) -> st
         # A bootstrap of equal values has no width, but that is not certainty.
         return f"{number(estimate.mean)} (all {estimate.n} alike)"
     return f"{number(estimate.mean)} ({number(estimate.low)} to {number(estimate.high)})"
+
+
+def affine(estimate: Estimate, scale: float = 1.0, shift: float = 0.0) -> Estimate:
+    """An estimate times `scale`, plus `shift`; a negative scale turns its interval around."""
+    mean, low, high = (
+        None if value is None else scale * value + shift
+        for value in (estimate.mean, estimate.low, estimate.high)
+    )
+    ends = (low, high) if scale >= 0 else (high, low)
+    return Estimate(mean, *ends, estimate.n)
+
+
+def independent_difference(first: Estimate, second: Estimate) -> Estimate:
+    """The difference of two independent means, from their intervals (MOVER; Zou & Donner 2008).
+
+    Each end is as far from the difference as the ends that it joins are from their means, added
+    as independent errors are.
+    """
+    n = first.n + second.n
+    if first.mean is None or second.mean is None:
+        return Estimate(None, None, None, n)
+    mean = first.mean - second.mean
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Estimate(mean, None, None, n)
+    down = np.hypot(first.mean - first.low, second.high - second.mean)
+    up = np.hypot(first.high - first.mean, second.mean - second.low)
+    return Estimate(mean, float(mean - down), float(mean + up), n)
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[Estimate, float]:
+    """Spearman's correlation with an interval, and the p-value when the steps are exchanged.
+
+    The steps are the units: they are few, and others could have been chosen. The interval is that
+    of Fisher's z with the standard error of Bonett and Wright (2000).
+    """
+    rho, n = spearman(first, second), len(first)
+    rng = np.random.default_rng(0)
+    exchanged = [abs(spearman(rng.permutation(first), second)) for _ in range(EXCHANGES)]
+    p_value = (1 + sum(other >= abs(rho) - 1e-12 for other in exchanged)) / (1 + EXCHANGES)
+    if n < 4 or abs(rho) >= 1:
+        return Estimate(rho, None, None, n), p_value
+    half = 1.96 * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    low, high = np.tanh(np.arctanh(rho) + np.array([-half, half]))
+    return Estimate(rho, float(low), float(high), n), p_value
 
 
 def side(estimate: Estimate) -> int:

@@ -10,17 +10,19 @@ import numpy as np
 import tyro
 
 import mi_lens
+from experiments.labels import ClaimTest, Finding
 from experiments.study import (
     THINKING_WORDS,
-    Finding,
     Study,
-    Verdict,
     baseline_traces,
     save,
     saved_evaluation,
+    settled_for_pocket,
 )
-from experiments.summaries import accuracies, side, with_interval
-from mi_lens.common.statistics import estimate_mean
+from experiments.summaries import accuracies, affine, side, with_interval
+from mi_lens.common.intervals import estimate_difference
+from mi_lens.common.statistics import estimate_crossed
+from mi_lens.evaluation.comparison import GAIN
 from mi_lens.interventions.controls import Matching
 from mi_lens.report.plots.comparisons import paired_figure
 
@@ -61,7 +63,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         paired_figure(comparisons, controls=names),
-        finding(evaluation, [condition.name for condition in suppressed], names),
+        finding(config, evaluation, [condition.name for condition in suppressed], names),
         {"comparisons": comparisons, "conditions": evaluation.conditions},
     )
 
@@ -93,7 +95,9 @@ def control_conditions(
     return conditions
 
 
-def finding(evaluation: mi_lens.Evaluation, suppressed: list[str], controls: list[str]) -> Finding:
+def finding(
+    config: Config, evaluation: mi_lens.Evaluation, suppressed: list[str], controls: list[str]
+) -> Finding:
     """The loss by suppressing all words, less that by words like them and by random words."""
     kinds = {
         kind: [name for name in controls if name.startswith(f"control: {kind} ")]
@@ -103,9 +107,8 @@ def finding(evaluation: mi_lens.Evaluation, suppressed: list[str], controls: lis
     comparisons = {comparison.name: comparison for comparison in evaluation.comparisons()}
     without = accuracies(evaluation, suppressed[-1])
     baseline = accuracies(evaluation, evaluation.names[0])
-    loss = estimate_mean((without - baseline).tolist())
-    without_alike = np.mean([accuracies(evaluation, name) for name in alike], 0)
-    more = estimate_mean((without - without_alike).tolist())
+    loss = estimate_difference((without - baseline).tolist())
+    more = estimate_crossed(without - np.array([accuracies(evaluation, name) for name in alike]))
 
     def spread(names: list[str]) -> str:
         changes = [100 * float((accuracies(evaluation, name) - baseline).mean()) for name in names]
@@ -120,17 +123,26 @@ def finding(evaluation: mi_lens.Evaluation, suppressed: list[str], controls: lis
         for kind, names in kinds.items()
     }
     random = harmed["vocabulary"]
-    verdict: Verdict = "open"
-    if side(loss) > 0 or side(more) > 0 or (side(loss) == 0 and random):
-        verdict = "against"
-    elif side(loss) < 0:
-        verdict = "with" if side(more) < 0 and not random else "in part"
     changes = {name: 100 * (comparisons[name].difference.mean or 0.0) for name in suppressed}
     steps = ", ".join(f"{change:+.1f} ({name})" for name, change in changes.items())
     return Finding(
         about="paper 1, suppression; criticism: a random word is no fair control",
         claim="Suppressing thinking tokens costs accuracy, suppressing random words does not.",
-        verdict=verdict,
+        premises=settled_for_pocket(
+            config,
+            "The claim could not fail: the program that wrote the training texts starts from a "
+            "guess, right in a tenth to a third of all but easy problems, and lets only a sentence "
+            "that begins with one of these words replace it.",
+        ),
+        tests=(
+            ClaimTest("accuracy lost without the words", affine(loss, -100), 100 * GAIN, "points"),
+            ClaimTest(
+                "accuracy lost without them less that without words like them",
+                affine(more, -100),
+                100 * GAIN,
+                "points",
+            ),
+        ),
         text=f"Suppressing the words changes accuracy by {with_interval(loss, 100)} points, "
         f"{with_interval(more, 100)} apart from the mean of {len(alike)} sets of words that the "
         f"model writes as often, as uncertainly or as late ({spread(alike)}); word after word it "

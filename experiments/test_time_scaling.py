@@ -12,9 +12,13 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, baseline_traces, requested_traces, save
-from experiments.summaries import side, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean, holm, sign_flip
+from experiments.labels import ClaimTest, Finding, Premise
+from experiments.study import Study, baseline_traces, requested_traces, save
+from experiments.summaries import affine, with_interval
+from experiments.trained_length import within_trained_length
+from mi_lens.common.intervals import estimate_difference, estimate_share
+from mi_lens.common.statistics import Estimate, holm, sign_flip
+from mi_lens.evaluation.comparison import GAIN
 from mi_lens.report.plots.style import (
     BLUE,
     GREEN,
@@ -63,16 +67,24 @@ class Config(Study):
 
 @dataclass(frozen=True)
 class Spent:
-    """Outcome and tokens of one way to spend a budget; rows are budgets, columns problems."""
+    """Outcome and tokens of one way to spend a budget; rows are budgets, columns problems.
+
+    Attributes:
+        correct: Share of the runs that are right.
+        tokens: Mean tokens of the runs.
+        runs: Number of runs.
+    """
 
     correct: np.ndarray
     tokens: np.ndarray
+    runs: int
 
     @classmethod
     def of(cls, curves: Sequence[mi_lens.BudgetCurve]) -> "Spent":
         """The mean over several curves."""
         correct = np.mean([np.array(curve.correct, dtype=float) for curve in curves], 0)
-        return cls(correct, np.mean([np.array(curve.tokens, dtype=float) for curve in curves], 0))
+        tokens = np.mean([np.array(curve.tokens, dtype=float) for curve in curves], 0)
+        return cls(correct, tokens, len(curves))
 
 
 def main(config: Config) -> None:
@@ -98,13 +110,15 @@ def main(config: Config) -> None:
     samples = sample(config, model, problems)
     by_arm["votes"] = Spent.of([mi_lens.vote_curve(samples, config.budgets)])
     accuracy = {
-        name: [estimate_mean(row.tolist()) for row in spent.correct]
+        name: [estimate_share(row.tolist(), trials=spent.runs) for row in spent.correct]
         for name, spent in by_arm.items()
     }
     tokens = {name: spent.tokens.mean(1).tolist() for name, spent in by_arm.items()}
     more, p_values = more_than_plain(by_arm)
     words = {
-        word: estimate_mean((Spent.of([curve]).correct - by_arm["plain"].correct)[-1].tolist())
+        word: estimate_difference(
+            (Spent.of([curve]).correct - by_arm["plain"].correct)[-1].tolist()
+        )
         for word, curve in zip(config.words, curves[TTTS[1]], strict=True)
     }
     print_table(config, accuracy, tokens, words)
@@ -113,7 +127,16 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(sorted(config.budgets), accuracy, tokens),
-        finding(config, accuracy["plain"], last, p_values, words, tokens, max(map(len, plain))),
+        finding(
+            config,
+            within_trained_length(config, max(config.budgets), model.tokenizer),
+            accuracy["plain"],
+            last,
+            p_values,
+            words,
+            tokens,
+            max(map(len, plain)),
+        ),
         {
             "accuracy": accuracy,
             "tokens": tokens,
@@ -164,7 +187,10 @@ def more_than_plain(
     """Accuracy less that of plain thinking, and the p-values of TTTS at the largest budget."""
     plain = by_arm["plain"].correct
     more = {
-        name: [estimate_mean(change.tolist()) for change in spent.correct - plain]
+        name: [
+            estimate_difference(change.tolist(), trials=spent.runs)
+            for change in spent.correct - plain
+        ]
         for name, spent in by_arm.items()
         if name != "plain"
     }
@@ -220,6 +246,7 @@ def draw(
 
 def finding(
     config: Config,
+    premises: tuple[Premise, ...],
     plain: Sequence[Estimate],
     more: Mapping[str, Estimate],
     p_values: Mapping[str, float],
@@ -228,10 +255,6 @@ def finding(
     longest: int,
 ) -> Finding:
     """Whether TTTS is more accurate than plain thinking at the largest budget."""
-    signs = [side(more[name]) * (p_values[name] <= 0.05) for name in TTTS]
-    verdict: Verdict = "against" if min(signs) < 0 else "open"
-    if max(signs) > 0:
-        verdict = "with" if min(signs) > 0 else "in part"
     best = max(more, key=lambda name: more[name].mean or 0.0)
     highest = [name for name in more if more[name].mean == more[best].mean]
     by_word = sorted(words, key=lambda word: words[word].mean or 0.0)
@@ -242,7 +265,16 @@ def finding(
     return Finding(
         about="paper 1, figure of TTTS; s1's budget forcing",
         claim="Given many tokens, going on from thinking tokens (TTTS) beats plain thinking.",
-        verdict=verdict,
+        premises=premises,
+        tests=tuple(
+            ClaimTest(
+                f"accuracy under {budget} tokens with {name} less that of plain thinking",
+                affine(more[name], 100),
+                100 * GAIN,
+                "points",
+            )
+            for name in TTTS
+        ),
         text=f"Under {budget} tokens plain thinking is right in {with_interval(plain[-1], 100)} % "
         f"of problems and spends {tokens['plain'][-1]:.0f}, {longest} in its longest trace; "
         f"against it TTTS by cycling changes {with_interval(more[TTTS[0]], 100)} points for "

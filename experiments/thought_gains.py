@@ -12,8 +12,9 @@ import numpy as np
 import tyro
 
 import mi_lens
-from experiments.study import Finding, Study, Verdict, sampled_traces, save
-from experiments.summaries import is_right, side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, sampled_traces, save, settled_for_pocket
+from experiments.summaries import affine, independent_difference, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.thought_gains import (
     ThoughtGains,
@@ -23,6 +24,7 @@ from mi_lens.information.across_problems.thought_gains import (
 from mi_lens.report.plots.thoughts import gains_figure
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
+FEW_BITS = 0.1  # Bits of the answer a thought that would matter.
 LIKELY = 0.9  # Above this probability of the answer a thought can hardly add to it.
 
 
@@ -66,7 +68,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         gains_figure(groups),
-        finding(groups),
+        finding(config, groups),
         {name: numbers(group) for name, group in groups.items()},
     )
 
@@ -110,27 +112,28 @@ def other_thoughts_change(group: Sequence[ThoughtGains], *, likely: bool) -> Est
     return estimate_mean(by_trace)
 
 
-def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
+def finding(config: Config, groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
     """Whether execution gains bits of the answer in right traces, and other thoughts less.
 
-    The verdict is on bits, because a probability near 1 can only fall. It counts wrong traces too,
+    The tests are on bits, because a probability near 1 can only fall. They count wrong traces too,
     as a reflection can mend something there.
     """
     gains = {name: gains_by_class(group) for name, group in groups.items()}
     useful, *others = (gains["right traces"][name].bits for name in THOUGHT_CLASSES)
     elsewhere = gains.get("wrong traces", {})
-    mended = any(
-        side(of_class.bits) > 0 for name, of_class in elsewhere.items() if name != "execution"
-    )
-    helpful = mended or any(side(bits) > 0 for bits in others)
-    excess = all(
-        bits.high is not None and bits.high < (useful.low or 0.0) for bits in others if bits.n
-    ) and any(bits.n for bits in others)
-    verdict: Verdict = "open"
-    if side(useful) > 0:
-        verdict = "in part" if helpful else "with" if excess else "open"
-    elif helpful or side(useful) < 0:
-        verdict = "against"
+    effects = {"bits by execution in right traces": useful}
+    for name, bits in zip(THOUGHT_CLASSES[1:], others, strict=True):
+        if bits.n:
+            effects[f"bits by execution less those by {name} in right traces"] = (
+                independent_difference(useful, bits)
+            )
+    effects |= {
+        f"{FEW_BITS:g} bits less those by {name} in wrong traces": affine(
+            of_class.bits, -1, FEW_BITS
+        )
+        for name, of_class in elsewhere.items()
+        if name != "execution" and of_class.thoughts
+    }
     in_bits = "; ".join(
         f"in {len(groups[name])} {name} "
         + ", ".join(
@@ -148,7 +151,15 @@ def finding(groups: Mapping[str, Sequence[ThoughtGains]]) -> Finding:
     return Finding(
         about="further reading: gains of thoughts (after Ton et al., arXiv 2411.11984); paper 2",
         claim="Execution brings a trace on; reflection and transition thoughts are mostly excess.",
-        verdict=verdict,
+        premises=settled_for_pocket(
+            config,
+            "The claim could not hold: in the training texts the thought that doubts a guess also "
+            "works the product out, so what a wrong start needs stands in a reflection.",
+        ),
+        tests=tuple(
+            ClaimTest(name, effect, 0.0 if " bits less" in name else FEW_BITS, "bits")
+            for name, effect in effects.items()
+        ),
         text=f"A thought adds these bits to the gold answer (number of thoughts): {in_bits}. In "
         f"right traces execution changes its probability by {with_interval(probability, 100)} "
         f"points, other thoughts by {with_interval(likely, 100)} where they begin above {LIKELY:g} "

@@ -13,14 +13,24 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.study import CLASS_MARKERS, Finding, Study, Verdict, baseline_traces, save
-from experiments.summaries import is_right, side, with_interval
+from experiments.labels import ClaimTest, Finding, Premise
+from experiments.study import CLASS_MARKERS, Study, baseline_traces, save, settled_for_pocket
+from experiments.summaries import affine, independent_difference, is_right, with_interval
+from mi_lens.common.intervals import estimate_share
 from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate
+from mi_lens.models.pocket.training.reasoning import GUESS_IS_RIGHT
 from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
 from mi_lens.traces.thought_statistics import ThoughtStatistics
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
+FEW = 0.25  # Thoughts a trace that would matter.
+TABLE = (
+    "The numbers of thoughts could not have come out otherwise: the program that wrote the "
+    "training texts draws by level whether the guess is right, with probabilities "
+    f"{', '.join(f'{p:g} ({level})' for level, p in GUESS_IS_RIGHT.items())}, and whether it is "
+    "checked, and the traces read these tables back."
+)
 FEWEST = 5  # Traces that a group needs for an interval.
 
 
@@ -72,7 +82,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(rows),
-        finding(by_group, levels, is_right(traces) > 0),
+        finding(config, by_group, levels, is_right(traces) > 0, levels_of(traces)),
         {"groups": groups, "differences": by_group},
     )
 
@@ -91,7 +101,7 @@ def differences(
     }
     counts["both"] = counts["reflection"] + counts["transition"]
     right = is_right(traces) > 0
-    level_of = np.array([trace.problem.level if trace.problem else None for trace in traces])
+    level_of = levels_of(traces)
     masks = {"wrong less right": (~right, right)}
     for level in levels:
         at_level = level_of == level
@@ -102,6 +112,11 @@ def differences(
         groups: {kind: difference(values[first], values[second]) for kind, values in counts.items()}
         for groups, (first, second) in masks.items()
     }
+
+
+def levels_of(traces: Sequence[mi_lens.Trace]) -> np.ndarray:
+    """The level of every trace's problem; None where it has none."""
+    return np.array([trace.problem.level if trace.problem else None for trace in traces])
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
@@ -143,7 +158,11 @@ def draw(rows: Sequence[ThoughtStatistics]) -> Figure:
 
 
 def finding(
-    by_group: dict[str, dict[str, Estimate]], levels: Sequence[str], right: np.ndarray
+    config: Config,
+    by_group: dict[str, dict[str, Estimate]],
+    levels: Sequence[str],
+    right: np.ndarray,
+    level_of: np.ndarray,
 ) -> Finding:
     """Whether wrong traces, and traces of the hardest level, have more reflections and transitions.
 
@@ -153,14 +172,12 @@ def finding(
     wrong = by_group["wrong less right"]["both"]
     harder = by_group.get("hardest less easiest", {}).get("both")
     by_level = {level: by_group[f"wrong less right, {level}"]["both"] for level in levels}
-    signs = {side(estimate) for estimate in by_level.values()} if levels else {side(wrong)}
-    more = 0 if signs >= {-1, 1} else sum(signs)
-    parts = [more, *([side(harder)] if harder else [])]
-    verdict: Verdict = "in part"
-    if min(parts) > 0:
-        verdict = "with"
-    elif max(parts) <= 0 and 1 not in signs:
-        verdict = "against" if min(parts) < 0 else "open"
+    effects = {
+        f"thoughts of wrong traces less those of right ones{f', {level}' if level else ''}": more
+        for level, more in (by_level or {"": wrong}).items()
+    }
+    if harder:
+        effects[f"thoughts at level {levels[-1]} less those at {levels[0]}"] = harder
     within = "; ".join(
         f"{with_interval(estimate, digits=2)} at level {level}"
         for level, estimate in by_level.items()
@@ -169,7 +186,10 @@ def finding(
     return Finding(
         about="paper 2, figures of thoughts by difficulty and correctness",
         claim="Wrong traces and harder problems have more reflection and transition thoughts.",
-        verdict=verdict,
+        premises=(*harder_is_harder(right, level_of, levels), *settled_for_pocket(config, TABLE)),
+        tests=tuple(
+            ClaimTest(name, effect, FEW, "thoughts a trace") for name, effect in effects.items()
+        ),
         text=(
             f"Wrong traces differ from right ones by {with_interval(wrong, digits=2)} reflection "
             "and "
@@ -185,6 +205,27 @@ def finding(
             else "There are no two levels with traces enough, "
         )
         + f"and intervals are over {len(right)} problems.",
+    )
+
+
+def harder_is_harder(
+    right: np.ndarray, level_of: np.ndarray, levels: Sequence[str]
+) -> tuple[Premise, ...]:
+    """Whether the hardest level has fewer right answers than the easiest; none with one level."""
+    if len(levels) < 2:
+        return ()
+    easiest, hardest = (
+        estimate_share(right[level_of == level].astype(float).tolist())
+        for level in (levels[0], levels[-1])
+    )
+    return (
+        Premise(
+            f"The claim presupposes that problems of level {levels[-1]} are the harder ones: their "
+            f"accuracy is {with_interval(hardest, 100)} %, that of level {levels[0]} "
+            f"{with_interval(easiest, 100)} %.",
+            "premise not met",
+            affine(independent_difference(easiest, hardest), 100),
+        ),
     )
 
 

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import mi_lens
-from experiments.study import Finding, Study, save, saved_analysis, states_of
-from experiments.summaries import side, with_interval
+from experiments.labels import ClaimTest, Finding
+from experiments.study import Study, save, saved_analysis, states_of
+from experiments.summaries import affine, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
 from mi_lens.information.per_trace.thinking_tokens import (
@@ -200,14 +201,26 @@ def finding(by_kind: Mapping[str, Shares], table: ThinkingTokens, config: Config
     if thinking.peaks.mean is None:
         raise ValueError("no trace has a peak, so nothing stands there; raise limit")
     commonest = max(KINDS, key=lambda name: by_kind[name].peaks.mean or 0.0)
-    dominate, more = commonest == "thinking words", side(thinking.more) > 0
     words = {word_of(word) for word in config.words}
     rows = [row for row in table.rows if word_of(row.word) in words]
     lifted = [row.word for row in rows if row.lifted]
     return Finding(
         about="paper 1, figure of tokens at peaks; criticism: entropy",
         claim="Thinking tokens (So, Hmm, Wait, ...) dominate the tokens at MI peaks.",
-        verdict="with" if dominate and more else "in part" if dominate or more else "against",
+        tests=(
+            ClaimTest(
+                "share of peaks at thinking words, less one half",
+                affine(thinking.peaks, 100, -50),
+                0.0,
+                "points",
+            ),
+            ClaimTest(
+                "share of peaks at thinking words, less that of steps of like entropy",
+                affine(thinking.more, 100),
+                1.0,
+                "points",
+            ),
+        ),
         text=f"Of the peaks at the last block {with_interval(thinking.peaks, 100)} % write a "
         f"thinking word, of steps of like entropy {with_interval(thinking.entropy, 100)} %, of all "
         f"steps {with_interval(thinking.steps, 100)} %. The commonest kind is {commonest} "

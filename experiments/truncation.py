@@ -12,20 +12,23 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import ClaimTest, Finding, Premise
 from experiments.steering import (
-    GAIN,
+    PUBLISHED_GAIN,
     RESULTS,
+    UNREFLECTED,
     SteeringStudy,
-    gain_excluded,
+    excess_premise,
     held_to,
     random_directions,
     short_table,
     vector_traces,
 )
-from experiments.study import Finding, Verdict, save, saved_evaluation
-from experiments.summaries import outcomes, side, with_interval
-from mi_lens.common.statistics import Estimate, estimate_mean, sign_flip
-from mi_lens.evaluation.comparison import Arm
+from experiments.study import save, saved_evaluation
+from experiments.summaries import affine, outcomes, with_interval
+from mi_lens.common.intervals import estimate_difference, estimate_share
+from mi_lens.common.statistics import Estimate, estimate_crossed
+from mi_lens.evaluation.comparison import GAIN, Arm
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, curve, style
 
 
@@ -62,8 +65,6 @@ class Gain:
         more_cut: `cut` less `random_cut`, paired by problem.
         more_ended: `ended` less `random_ended`.
         cut_problems: Share of problems whose baseline was cut off.
-        p_gain: p-value of `gain`, by random signs.
-        p_more_ended: p-value of `more_ended`, by random signs.
     """
 
     budget: int
@@ -78,8 +79,6 @@ class Gain:
     more_cut: Estimate
     more_ended: Estimate
     cut_problems: float
-    p_gain: float
-    p_more_ended: float
 
 
 def main(config: Config) -> None:
@@ -92,7 +91,11 @@ def main(config: Config) -> None:
     controls = random_directions(vector, config.draws, config.seed)
     seal = mi_lens.Condition((mi_lens.Steer(vector),), name="SEAL")
     evaluation = saved_evaluation(
-        config, model, problems, [mi_lens.Condition(), seal, *controls], folder=RESULTS
+        config,
+        model,
+        problems,
+        [mi_lens.Condition(), UNREFLECTED, seal, *controls],
+        folder=RESULTS,
     )
     print(short_table(evaluation))
     baseline = evaluation.arm(evaluation.names[0])
@@ -110,7 +113,7 @@ def main(config: Config) -> None:
         config,
         {config.model: mi_lens.model_fingerprint(model)},
         draw(gains, middle.budget),
-        finding(gains, middle, whole),
+        finding(gains, middle, whole, excess_premise(evaluation)),
         {
             "gains": gains,
             "median": middle,
@@ -124,31 +127,27 @@ def main(config: Config) -> None:
 def gain_at(budget: int, baseline: Arm, seal: Arm, controls: Sequence[Arm]) -> Gain:
     """The gain at a budget and its parts, as shares of all problems."""
     before, after = (outcomes(held_to(arm, budget), "correct") for arm in (baseline, seal))
-    random = np.mean([outcomes(held_to(arm, budget), "correct") for arm in controls], 0)
+    random = np.array([outcomes(held_to(arm, budget), "correct") for arm in controls])
     cut = np.array(
         [
             any(result.length > budget or result.capped for result in results)
             for results in baseline.by_problem().values()
         ]
     )
-    values = {
-        "baseline": before,
-        "steered": after,
-        "random": random,
-        "gain": after - before,
-        "cut": (after - before) * cut,
-        "ended": (after - before) * ~cut,
-        "random_cut": (random - before) * cut,
-        "random_ended": (random - before) * ~cut,
-        "more_cut": (after - random) * cut,
-        "more_ended": (after - random) * ~cut,
-    }
+    gain, chance = after - before, random - before
     return Gain(
         budget,
-        **{name: estimate_mean(by_problem.tolist()) for name, by_problem in values.items()},
+        baseline=estimate_share(before.tolist()),
+        steered=estimate_share(after.tolist()),
+        random=estimate_crossed(random),
+        gain=estimate_difference(gain.tolist()),
+        cut=estimate_difference((gain * cut).tolist()),
+        ended=estimate_difference((gain * ~cut).tolist()),
+        random_cut=estimate_crossed(chance * cut),
+        random_ended=estimate_crossed(chance * ~cut),
+        more_cut=estimate_crossed((gain - chance) * cut),
+        more_ended=estimate_crossed((gain - chance) * ~cut),
         cut_problems=float(cut.mean()),
-        p_gain=sign_flip(values["gain"].tolist()),
-        p_more_ended=sign_flip(values["more_ended"].tolist()),
     )
 
 
@@ -185,23 +184,30 @@ def draw(gains: Sequence[Gain], median: int) -> Figure:
     return figure
 
 
-def finding(gains: Sequence[Gain], middle: Gain, whole: Gain) -> Finding:
+def finding(gains: Sequence[Gain], middle: Gain, whole: Gain, premise: Premise) -> Finding:
     """The two parts at the baseline's median length, less those by random directions."""
-    gained = side(middle.gain) if middle.p_gain <= 0.05 else 0
-    improved = side(middle.more_ended) if middle.p_more_ended <= 0.05 else 0
-    verdict: Verdict = "open"
-    if gained > 0:
-        verdict = "with" if improved > 0 else "in part"
-    elif gained < 0 or improved < 0 or gain_excluded(middle.gain):
-        verdict = "against"
     best = max(gains, key=lambda gain: gain.gain.mean or 0)
     return Finding(
         about="paper 2, main table; criticism: SEAL's gain is recovered truncation",
         claim="SEAL answers more rightly, not only sooner.",
-        verdict=verdict,
+        premises=(premise,),
+        tests=(
+            ClaimTest(
+                f"accuracy at {middle.budget} tokens less that without steering",
+                affine(middle.gain, 100),
+                100 * GAIN,
+                "points",
+            ),
+            ClaimTest(
+                "its part from traces that had ended, less that of random directions",
+                affine(middle.more_ended, 100),
+                100 * GAIN,
+                "points",
+            ),
+        ),
         text=f"At {middle.budget} tokens, which cut off {100 * middle.cut_problems:.0f} % of the "
         f"baseline's traces, SEAL's {with_interval(middle.gain, 100)} points (published on "
-        f"MATH-500: {100 * GAIN:.0f}) are {with_interval(middle.cut, 100)} from those "
+        f"MATH-500: {100 * PUBLISHED_GAIN:.0f}) are {with_interval(middle.cut, 100)} from those "
         f"({with_interval(middle.more_cut, 100)} more than by random directions) and "
         f"{with_interval(middle.ended, 100)} from the ones that had ended "
         f"({with_interval(middle.more_ended, 100)} more). The largest of {len(gains)} budgets' "

@@ -13,9 +13,10 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
+from experiments.labels import ClaimTest, Finding
 from experiments.steering import SteeringStudy, vector_traces
-from experiments.study import Finding, Verdict, save
-from experiments.summaries import is_right, with_interval
+from experiments.study import save
+from experiments.summaries import affine, independent_difference, is_right, with_interval
 from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, SKY, curve, dots, style
 from mi_lens.steering.seal import states_of_thoughts
@@ -215,18 +216,24 @@ def finding(
     most = max(by_size["classes"])
     whole, chance, null = (by_size[name][most] for name in ("classes", WITHIN, OVERALL))
     across, within = split["right, wrong"], split["right, right"]
-    stable = known(whole.low, -1.0) > max(SAME, known(chance.high, 1.0))
-    # Few wrong traces give a wide interval, which is no sign that their vector is the same.
-    alike = known(across.low, -1.0) > SAME and known(across.mean, -1.0) >= known(within.low, 1.0)
-    verdict: Verdict = "open"
-    if stable:
-        verdict = "with" if alike else "in part"
-    elif known(whole.high, 1.0) < SAME:
-        verdict = "against"
     return Finding(
         about="paper 2, the vector; criticism: the problems behind the vector were not described",
         claim="The vector is the model's: other problems of the task give the same one.",
-        verdict=verdict,
+        tests=tuple(
+            ClaimTest(name, effect, 0.0, "of the cosine")
+            for name, effect in (
+                (f"cosine of vectors of other problems, less {SAME:g}", affine(whole, 1, -SAME)),
+                (
+                    "cosine of vectors of other problems, less that with labels shuffled within "
+                    "traces",
+                    independent_difference(whole, chance),
+                ),
+                (
+                    f"cosine of vectors of right and wrong traces, less {SAME:g}",
+                    affine(across, 1, -SAME),
+                ),
+            )
+        ),
         text=f"Vectors of {most} and {most} other problems have a cosine of "
         f"{with_interval(whole, digits=3)}, with labels shuffled within traces, which leaves how "
         f"many of a class each has, {with_interval(chance, digits=2)}, over all "

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy.stats import binom, binomtest, norm, rankdata
+from scipy.stats import t as student
 
 from mi_lens.common.arrays import as_float64
 from mi_lens.common.html import table, with_interval
@@ -82,6 +83,70 @@ def estimate_mean(values: ArrayLike, *, confidence: float = 0.95, seed: int = 0)
         return Estimate(float(array[0]) if n else None, None, None, n)
     low, high = mean_interval(array, confidence=confidence, seed=seed)
     return Estimate(float(array.mean()), float(low), float(high), n)
+
+
+def estimate_crossed(
+    table: Float[np.ndarray, "draw problem"], *, confidence: float = 0.95
+) -> Estimate:
+    """The mean over problems and over random draws of a control, both of which could be others.
+
+    A control of random words, directions or steps is itself drawn. An interval over problems alone
+    holds the draws fixed: it is of these controls, not of such controls. Here a value is
+
+        mean + effect of the draw + effect of the problem + rest,
+
+    all drawn at random, so that the mean of J draws and n problems has the variance
+
+        (MS_draws + MS_problems - MS_rest) / (J n)
+
+    by the mean squares of a two-way table; the interval is Student's, with Satterthwaite's degrees
+    of freedom. With few draws it is wide, as it must be; a percentile bootstrap of both is not, as
+    five draws resampled vary too little: where draws decide it holds the truth in .85 of cases.
+
+    Args:
+        table: A value for every draw and problem, such as the difference of a condition from the
+            draw's control on the problem.
+        confidence: The chance that the interval holds the mean over all draws and problems.
+
+    Returns:
+        The estimate; its number of units is that of problems.
+
+    Raises:
+        ValueError: If there is one draw, which does not tell how draws differ; if there are fewer
+            than two problems; or if a value is not finite.
+    """
+    values = np.asarray(table, dtype=np.float64)
+    draws, problems = values.shape
+    if draws < 2 or problems < 2:
+        raise ValueError(
+            f"a table of {draws} draws and {problems} problems; expected 2 or more of both, as "
+            "one does not tell how others differ: take more draws of the control"
+        )
+    if not np.isfinite(values).all():
+        draw, problem = (int(place) for place in np.argwhere(~np.isfinite(values))[0])
+        raise ValueError(
+            f"draw {draw}, problem {problem} is {values[draw, problem]}; expected finite numbers"
+        )
+    mean, of_draw, of_problem = values.mean(), values.mean(1), values.mean(0)
+    rest = values - of_draw[:, None] - of_problem + mean
+    freedom = np.array([draws - 1, problems - 1, (draws - 1) * (problems - 1)])
+    squares = (
+        np.array(
+            [
+                problems * ((of_draw - mean) ** 2).sum(),
+                draws * ((of_problem - mean) ** 2).sum(),
+                (rest**2).sum(),
+            ]
+        )
+        / freedom
+    )
+    # No less than the greater of both: where they vary less than the rest, that is by chance.
+    whole = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
+    if whole <= 0:
+        return Estimate(float(mean), float(mean), float(mean), problems)
+    effective = max(whole**2 / (squares**2 / freedom).sum(), 1.0)
+    half = student.ppf((1 + confidence) / 2, effective) * math.sqrt(whole / (draws * problems))
+    return Estimate(float(mean), float(mean - half), float(mean + half), problems)
 
 
 def _finite(values: ArrayLike, what: str) -> Float[np.ndarray, " unit"]:

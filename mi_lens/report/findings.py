@@ -15,6 +15,7 @@ FINDINGS = (  # Field of a summary, its label, its decimals.
     ("mismatched", "with other answers", 4),
     ("peaks", "peaks per trace", 1),
     ("specific_peaks", "specific peaks", 2),
+    ("chance_peaks", "of another answer", 2),
     ("interval", "steps between peaks", 1),
     ("aom", "AOM", 2),
 )
@@ -25,12 +26,14 @@ def summary(analysis: Analysis, hook_name: str) -> dict[str, Any]:
     """`Analysis.summary`, mean MI with other problems' answers, and specific peaks per trace.
 
     "specific_peaks" is None, and "unknown" says why, if there are too few other answers to tell.
+    "chance_peaks" are those of another problem's answer in the gold one's place.
     """
     mismatch = analysis.controls(hook_name).mismatch
     return {
         **analysis.summary(hook_name),
         "mismatched": None if mismatch is None else mismatch.mi,
         "specific_peaks": None if mismatch is None else mismatch.peaks,
+        "chance_peaks": None if mismatch is None else mismatch.chance,
         "unknown": UNCOMPARED if mismatch is None else mismatch.unknown,
     }
 

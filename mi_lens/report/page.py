@@ -236,9 +236,15 @@ def _specific_peaks(mismatch: MismatchSummary) -> str:
             f"How many specific peaks there are cannot be known from {mismatch.others} other "
             f"answers: a peak beyond chance (p of at most {LEVEL:g}) takes {others_needed()}."
         )
-    return (
+    found = (
         f"There are {mismatch.peaks:.2f} specific peaks per trace, of which {mismatch.shared:.2f} "
         "are also raw peaks."
+    )
+    if mismatch.excess is None:
+        return found
+    return (
+        f"{found} Another problem's answer in the place of the gold one has {mismatch.chance:.2f} "
+        f"at the same states, so {mismatch.excess.in_form('.2f')} are beyond chance."
     )
 
 

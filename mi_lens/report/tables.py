@@ -112,6 +112,7 @@ def findings_table(runs: Sequence[Run]) -> Table:
                     "other answers": number(m["mismatched"], 4),
                     "peaks": number(m["peaks"], 1),
                     "specific": unless_unknown(number(m["specific_peaks"]), m["unknown"]),
+                    "by chance": number(m["chance_peaks"]),
                     "peak ratio": number(m["ratio"], 4),
                     "interval": number(m["interval"], 1),
                     "AOM": number(m["aom"]),
@@ -121,9 +122,10 @@ def findings_table(runs: Sequence[Run]) -> Table:
         "Findings by model and layer",
         rows,
         "Means over traces. Other answers: MI of the same states with the gold answers of other "
-        "problems. Specific: peaks of the specific part that exceed chance over the whole trace. "
-        "Interval: steps between neighbouring peaks. AOM: distance of peaks from the median, in "
-        "interquartile ranges.",
+        "problems. Specific: peaks of the specific part that pass a test over the whole trace "
+        "(p ≤ .05); by chance: as many such peaks has another problem's answer in the place of the "
+        "gold one. Interval: steps between neighbouring peaks. AOM: distance of peaks from the "
+        "median, in interquartile ranges.",
     )
 
 

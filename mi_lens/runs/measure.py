@@ -113,6 +113,7 @@ def _measure(
             next_token,
             endings={ending: states[name] for ending, states in endings.items()},
             sigma=config.sigma,
+            rule=config.peak_rule(),
             seed=config.seed,
         )
         for name in hook_names

@@ -422,7 +422,9 @@ def test_counts_of_thoughts(trace, tokenizer):
 
 def test_controls():
     estimate = Estimate(0.5, 0.25, 0.75, 4)
-    mismatch = MismatchSummary(63, 0.01, estimate, 0.5, 0.25, {"entropy": estimate})
+    mismatch = MismatchSummary(
+        63, 0.01, estimate, 0.5, 0.25, 0.125, estimate, estimate, {"entropy": estimate}
+    )
     summary = ControlSummary(
         4,
         0.02,
@@ -435,6 +437,7 @@ def test_controls():
     )
     cells = shown(summary).cells
     assert "answers of 63 other problems" in cells
+    assert cells[cells.index("beyond this chance") + 1] == estimate.text
     assert MARKUP in cells
     assert cells[-2:] == ["correlation with entropy", "0.5 (0.25 to 0.75)"]
     alone = ControlSummary(4, 0.02, 3.0, None, 0.0, {}, {}, {})

@@ -5,9 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.strategies import floats
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 
 from mi_lens.common.statistics import (
     EXACT_PAIRS,
+    Estimate,
+    estimate_crossed,
     estimate_mean,
     mean_interval,
     paired_power,
@@ -107,3 +110,50 @@ def test_what_no_number_of_problems_can_show_is_refused(wrong, message):
 def test_undefined_differences_have_no_p_value():
     with pytest.raises(ValueError, match="difference 0 is nan"):
         sign_flip([math.nan, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("draws", "of_draw", "of_problem", "rest"),
+    [(5, 1.0, 1.0, 1.0), (5, 0.1, 1.0, 1.0), (5, 1.0, 3.0, 3.0), (15, 0.2, 1.0, 1.0)],
+)
+def test_a_crossed_interval_holds_the_mean_over_draws_and_problems(
+    draws: int, of_draw: float, of_problem: float, rest: float
+):
+    rng = np.random.default_rng(0)
+    held, of_problems = [], []
+    for _ in range(400):
+        table = (
+            2.0
+            + of_draw * rng.normal(size=(draws, 1))
+            + of_problem * rng.normal(size=(1, 100))
+            + rest * rng.normal(size=(draws, 100))
+        )
+        estimate = estimate_crossed(table)
+        assert estimate.low is not None
+        assert estimate.high is not None
+        held.append(estimate.low <= 2.0 <= estimate.high)
+        low, high = mean_interval(table.mean(0), draws=300)
+        of_problems.append(low <= 2.0 <= high)
+    # Binomial(400, .95): 363 to 394 but for one time in a hundred.
+    assert 0.905 <= np.mean(held) <= 0.985
+    if of_draw == 1.0 and rest == 1.0:  # As long as draws are held fixed, it is rarely held.
+        assert np.mean(of_problems) < 0.6
+
+
+def test_a_crossed_estimate_by_hand():
+    table = np.array([[1.0, 2.0, 6.0], [3.0, 2.0, 4.0]])
+    estimate = estimate_crossed(table)
+    # Means of draws 3 and 3; of problems 2, 2 and 5: sums of squares 0, 12 and 4.
+    assert (estimate.mean, estimate.n) == (3.0, 3)
+    # The variance is not below that of problems alone: 12 / 2 = 6, over 6 cells.
+    freedom = 6.0**2 / (6.0**2 / 2 + 2.0**2 / 2)
+    assert estimate.high == pytest.approx(3.0 + student.ppf(0.975, freedom))
+    assert estimate.low == pytest.approx(3.0 - student.ppf(0.975, freedom))
+    assert estimate_crossed(np.ones((2, 3))) == Estimate(1.0, 1.0, 1.0, 3)
+
+
+def test_one_draw_tells_nothing_of_others():
+    with pytest.raises(ValueError, match="1 draws and 9 problems; expected 2 or more of both"):
+        estimate_crossed(np.zeros((1, 9)))
+    with pytest.raises(ValueError, match="draw 1, problem 2 is nan"):
+        estimate_crossed(np.array([[0.0, 0.0, 0.0], [0.0, 0.0, np.nan]]))

@@ -66,6 +66,8 @@ def a_measurement(steps: int, seed: int, others: int = 64) -> Measurement:
         p_values,
         false_discovery_control(p_values),
         family,
+        chance_peaks=0.25,
+        chance_shared=0.125,
     )
     covariates = {
         "entropy": rng.gamma(1, 0.5, steps),

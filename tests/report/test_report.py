@@ -102,6 +102,20 @@ def test_the_page_holds_what_was_found(analysed, tmp_path):
     assert len(cells_of(page, "Peak statistics by trace")) == 4
 
 
+def test_specific_peaks_are_set_against_those_of_other_answers(analysed, tmp_path):
+    page = write_report([analysed.config.out], tmp_path / "page.html")
+    mismatch = analysed.controls(HOOKS[1]).mismatch
+    assert mismatch.excess.mean == pytest.approx(mismatch.peaks - 0.25)
+    assert (
+        f"There are {mismatch.peaks:.2f} specific peaks per trace, of which {mismatch.shared:.2f} "
+        "are also raw peaks. Another problem's answer in the place of the gold one has 0.25 at the "
+        f"same states, so {mismatch.excess.in_form('.2f')} are beyond chance."
+    ) in page.read_text(encoding="utf-8").replace("&#39;", "'")
+    rows = cells_of(page, "Findings by model and layer")
+    assert [row[10] for row in rows] == ["0.25"] * len(HOOKS)
+    assert "of another answer" in findings({"one": analysed})
+
+
 def test_figures_are_on_the_page_and_saved_where_asked(analysed, tmp_path):
     folder = analysed.config.out
     page = write_report([folder, folder], tmp_path / "page.html", tmp_path / "figures")

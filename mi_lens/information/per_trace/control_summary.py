@@ -28,6 +28,10 @@ class MismatchSummary:
         peaks: Number of significant peaks of the specific part per trace (family-wise, .05). None
             if a trace had too few other answers for any peak to be significant.
         shared: Number of these peaks per trace that are also raw peaks, or None as above.
+        chance: Number of significant peaks per trace that another problem's answer has in the
+            place of the gold one (`Calibration.chance_peaks`). None where a trace does not tell.
+        excess: `peaks` less `chance`, with its interval over traces; None as `chance`.
+        shared_excess: `shared` less what such another answer has by chance; None as `chance`.
         correlates: Rank correlation of the specific part with each covariate.
     """
 
@@ -36,6 +40,9 @@ class MismatchSummary:
     specific: Estimate
     peaks: float | None
     shared: float | None
+    chance: float | None
+    excess: Estimate | None
+    shared_excess: Estimate | None
     correlates: dict[str, Estimate]
 
     @property
@@ -109,6 +116,8 @@ class ControlSummary:
             "specific part, standard deviations": self.mismatch.specific.text,
             "specific peaks per trace": self.mismatch.unknown or self.mismatch.peaks,
             "of these also raw peaks": self.mismatch.shared,
+            "with another answer in the gold one's place": self.mismatch.chance,
+            "beyond this chance": self.mismatch.excess and self.mismatch.excess.text,
         }
         return f"{treated}\n{table(specific | goes_with)}"
 
@@ -157,17 +166,29 @@ def _mismatch(measurements: Sequence[Measurement], rule: PeakRule) -> MismatchSu
     raw = [set(find_peaks(c.raw, rule).tolist()) for c in calibrations]
     decided = all(c.decides() for c in calibrations)
     specific = [set(c.peaks(rule).tolist()) for c in calibrations] if decided else []
+    told = decided and all(c.chance_peaks is not None for c in calibrations)
+    chance = [c.chance_peaks or 0.0 for c in calibrations]
+    by_chance = [c.chance_shared or 0.0 for c in calibrations]
+    shared = [float(len(a & b)) for a, b in zip(raw, specific, strict=False)]
     return MismatchSummary(
         others=min(c.others for c in calibrations),
         mi=_mean(c.mean.mean() for c in calibrations),
         specific=estimate_mean([float(c.specific.mean()) for c in calibrations]),
         peaks=_mean(map(len, specific)) if decided else None,
-        shared=_mean(len(a & b) for a, b in zip(raw, specific, strict=True)) if decided else None,
+        shared=_mean(shared) if decided else None,
+        chance=_mean(chance) if told else None,
+        excess=_excess([float(len(peaks)) for peaks in specific], chance) if told else None,
+        shared_excess=_excess(shared, by_chance) if told else None,
         correlates=correlates(
             [c.specific for c in calibrations],
             [measurement.covariates for measurement in measurements],
         ),
     )
+
+
+def _excess(counts: Sequence[float], chance: Sequence[float]) -> Estimate:
+    """Counts of traces less those that chance gives at the same states."""
+    return estimate_mean([count - less for count, less in zip(counts, chance, strict=True)])
 
 
 def _variant(raw: list[Trajectory], treated: list[Trajectory], rule: PeakRule) -> Variant:

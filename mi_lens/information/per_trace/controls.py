@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
-from mi_lens.information.per_trace.peaks import find_peaks
+from mi_lens.information.per_trace.peaks import MINIMUM_STEPS, find_peaks
 from mi_lens.states.activation_cache import require_pair, require_states
 
 LEVEL = 0.05  # The level at which peaks of the specific part are significant.
@@ -50,6 +50,11 @@ class Calibration:
             takes the place of the gold answer in turn (Westfall and Young). These p-values control
             the probability of any false peak, however the steps depend on each other, and need only
             n >= 1 / level.
+        chance_peaks: How many significant peaks (`peaks`, by the rule that the calibration was
+            made with) another problem's answer has in the place of the gold one, against the
+            remaining others: the mean over the other answers. None if these are too few for any
+            peak to be significant, or in files of an earlier version.
+        chance_shared: How many of these are also peaks of that answer's own MI; None as above.
     """
 
     others: int
@@ -60,6 +65,8 @@ class Calibration:
     p_values: Float[np.ndarray, " step"]
     q_values: Float[np.ndarray, " step"]
     family_p_values: Float[np.ndarray, " step"]
+    chance_peaks: float | None = None
+    chance_shared: float | None = None
 
     def __repr__(self) -> str:
         highest = f"{self.specific.max():.3g}" if len(self.specific) else "none"
@@ -115,6 +122,7 @@ def mismatched_gold(
     *,
     sigma: float = 50.0,
     eps: float = 1e-5,
+    rule: PeakRule = PAPER_RULE,
 ) -> Calibration:
     """Compares the states' MI with the gold answer and with the answers of other problems.
 
@@ -124,6 +132,7 @@ def mismatched_gold(
         others: Answer states of at least two other problems, computed in the same way.
         sigma: As in `hsic_mi`.
         eps: As in `hsic_mi`.
+        rule: As in `find_peaks`, for the peaks that other answers have by chance.
 
     Raises:
         ValueError: If there are fewer than two other answers, no steps, or as in `hsic_mi`.
@@ -145,6 +154,7 @@ def mismatched_gold(
     specific = _each_against_the_others(mi)
     p_values = (1 + (mi[:, 1:] >= mi[:, :1]).sum(1)) / (1 + n)
     highest = specific[:, 1:].max(0)
+    chance_peaks, chance_shared = _peaks_by_chance(mi[:, 1:], rule)
     return Calibration(
         others=n,
         raw=mi[:, 0],
@@ -154,7 +164,28 @@ def mismatched_gold(
         p_values=p_values,
         q_values=false_discovery_control(p_values),
         family_p_values=(1 + (highest >= specific[:, :1]).sum(1)) / (1 + n),
+        chance_peaks=chance_peaks,
+        chance_shared=chance_shared,
     )
+
+
+def _peaks_by_chance(
+    mi: Float[np.ndarray, "step answer"], rule: PeakRule
+) -> tuple[float | None, float | None]:
+    """Mean number of significant peaks of each answer against the others, and of shared ones."""
+    steps, n = mi.shape
+    if n - 1 < others_needed() or steps < MINIMUM_STEPS:
+        return None, None
+    specific = _each_against_the_others(mi)
+    highest = specific.max(0)
+    counts = []
+    for answer in range(n):
+        peaks = find_peaks(specific[:, answer], rule)
+        reached = np.delete(highest, answer)[:, None] >= specific[peaks, answer]
+        found = peaks[(1 + reached.sum(0)) / n <= LEVEL]
+        counts.append((len(found), len(np.intersect1d(found, find_peaks(mi[:, answer], rule)))))
+    peaks_by_chance, shared = np.mean(counts, 0)
+    return float(peaks_by_chance), float(shared)
 
 
 def _each_against_the_others(

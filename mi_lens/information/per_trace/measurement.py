@@ -19,6 +19,7 @@ from mi_lens.information.per_trace.controls import (
 )
 from mi_lens.information.per_trace.covariates import covariates
 from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 
 # Factors of sigma. To multiply sigma by f is the same as to multiply the activations by 1 / f.
 FACTORS = (0.25, 0.5, 2.0, 4.0)
@@ -65,6 +66,7 @@ def measure(
     *,
     endings: Mapping[str, Float[Tensor, " d"]] | None = None,
     sigma: float = 50.0,
+    rule: PeakRule = PAPER_RULE,
     seed: int = 0,
 ) -> Measurement:
     """Measures a trace at a hook name: its trajectory and every control.
@@ -76,12 +78,13 @@ def measure(
         next_token: What the model expects after every step, as in `covariates`.
         endings: States of the same answer under other endings of its text.
         sigma: Kernel width, in the units of the states.
+        rule: As in `find_peaks`, for the peaks that other answers have by chance.
         seed: Seed of the permutations.
     """
     by_sigma = sigma_sweep(states, answer, [factor * sigma for factor in FACTORS])
     return Measurement(
         mi=hsic_mi(states, answer, sigma=sigma).cpu().numpy(),
-        calibration=mismatched_gold(states, answer, others, sigma=sigma)
+        calibration=mismatched_gold(states, answer, others, sigma=sigma, rule=rule)
         if len(others) >= 2
         else None,
         covariates=covariates(states, answer, next_token),

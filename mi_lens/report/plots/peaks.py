@@ -34,7 +34,7 @@ class Curve:
         labels: One text per step, which is written at the step if it is a peak.
         mismatched: Where MI with other problems' answers lies: its low and its high end, each with
             one value per step.
-        specific_peaks: The peaks of the specific part that exceed chance; None if they are unknown.
+        specific_peaks: The significant peaks of the specific part; None if they are unknown.
     """
 
     title: str
@@ -50,7 +50,7 @@ def trajectories_figure(
 ) -> Figure:
     """MI against step, one panel per trace; peaks are marked and the highest are labelled.
 
-    Dots are raw peaks; rings are peaks of the specific part that exceed chance. The band is where
+    Dots are raw peaks; rings are significant peaks of the specific part. The band is where
     MI with other problems' answers lies.
     """
     if not curves:

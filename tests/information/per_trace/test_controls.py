@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
+from mi_lens.common.statistics import estimate_mean
 from mi_lens.information.per_trace.controls import (
     massive_coordinates,
     mismatched_gold,
@@ -15,6 +16,8 @@ from mi_lens.information.per_trace.controls import (
     without_massive,
 )
 from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.peak_rules import IQR, TopK
+from mi_lens.information.per_trace.peaks import find_peaks
 
 
 def normal(*shape, seed=0, scale=20.0):
@@ -63,6 +66,37 @@ def test_any_false_peak_is_as_rare_as_promised():
         false += bool((calibration.family_p_values <= 0.1).any())
     # Binomial(60, 0.1): 0 to 14 holds but for one time in a thousand.
     assert false <= 14
+
+
+@pytest.mark.parametrize("rule", [IQR(), TopK(3)])
+def test_peaks_by_chance_are_those_of_every_other_answer_in_the_gold_ones_place(rule):
+    states, answer, others = normal(30, 12), normal(12, seed=1), normal(24, 12, seed=2)
+    states[[4, 9]] = others[3]
+    counts = []
+    for i in range(len(others)):
+        rest = torch.cat([others[:i], others[i + 1 :]])
+        pseudo = mismatched_gold(states, others[i], rest, rule=rule)
+        peaks = set(pseudo.peaks(rule).tolist())
+        counts.append((len(peaks), len(peaks & set(find_peaks(pseudo.raw, rule).tolist()))))
+    calibration = mismatched_gold(states, answer, others, rule=rule)
+    found = (calibration.chance_peaks, calibration.chance_shared)
+    assert found == pytest.approx(tuple(np.mean(counts, 0)))
+    assert sum(peaks for peaks, _ in counts) > 0
+
+
+def test_an_answer_like_all_others_has_no_peaks_beyond_chance():
+    """Of answers that are exchangeable, the gold one has as many as the others on average."""
+    excess = []
+    for seed in range(150):
+        answers = normal(41, 12, seed=seed)
+        states = normal(30, 12, seed=1000 + seed)
+        calibration = mismatched_gold(states, answers[0], answers[1:])
+        assert calibration.chance_peaks is not None
+        excess.append(len(calibration.peaks()) - calibration.chance_peaks)
+    estimate = estimate_mean(excess, confidence=0.999)
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.low < 0 < estimate.high
 
 
 def test_a_shared_massive_coordinate_makes_raw_values_but_no_specific_ones():

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from mi_lens.common.statistics import estimate_mean
 from mi_lens.information.per_trace.control_summary import summarize
 from mi_lens.information.per_trace.controls import scale_sweep
 from mi_lens.information.per_trace.hsic import hsic_mi
@@ -70,6 +71,14 @@ def test_summary_by_hand():
     assert summary.mismatch.peaks >= 2
     assert summary.mismatch.shared <= min(summary.mismatch.peaks, summary.peaks)
     assert summary.mismatch.specific.n == 3
+    # What other answers have in the gold answer's place is taken off, trace by trace.
+    calibrations = [m.calibration for m in measurements if m.calibration is not None]
+    chance = [c.chance_peaks for c in calibrations if c.chance_peaks is not None]
+    assert summary.mismatch.chance == pytest.approx(np.mean(chance))
+    beyond = [len(c.peaks()) - less for c, less in zip(calibrations, chance, strict=True)]
+    assert summary.mismatch.excess == estimate_mean(beyond)
+    assert summary.mismatch.shared_excess is not None
+    assert 1 < (summary.mismatch.shared_excess.mean or 0.0) <= summary.mismatch.shared
     same = summary.variants["massive removed"]
     assert (same.mi, same.spearman, same.overlap) == (pytest.approx(summary.mi), 1, 1)
     explained = {"entropy", "surprisal", "squared correlation", "norm", "position"}
@@ -91,6 +100,8 @@ def test_too_few_other_answers_leave_specific_peaks_unknown():
     assert known is not None
     assert known.peaks is not None
     assert known.unknown == ""
+    # Without the gold answer's place there are only 18 others to compare with.
+    assert (known.chance, known.excess, known.shared_excess) == (None, None, None)
 
 
 def test_nothing_to_summarize():
