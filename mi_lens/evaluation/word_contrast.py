@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mi_lens.common.statistics import Estimate, mean_interval
+from mi_lens.evaluation.two_groups import permute_labels
 from mi_lens.problems.grading.grader import grade
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
@@ -157,7 +158,7 @@ def _rows(
         for side in (True, False)
     )
     differences = _estimates(right - wrong, seed)
-    p_values, p_adjusted = _permute(rates, labels, draws, seed)
+    p_values, p_adjusted = permute_labels(rates, labels, draws, seed)
     return [
         WordRow(
             word=word,
@@ -183,25 +184,3 @@ def _estimates(differences: Float[np.ndarray, "problem word"], seed: int) -> lis
         return [Estimate(mean, None, None, n) for mean in means]
     low, high = mean_interval(differences, seed=seed).tolist()
     return [Estimate(*row, n) for row in zip(means, low, high, strict=True)]
-
-
-def _permute(
-    rates: Sequence[Float[np.ndarray, "_ word"]],
-    labels: Sequence[Bool[np.ndarray, " _"]],
-    draws: int,
-    seed: int,
-) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " word"]]:
-    """p-values of each word's mean difference: for the word alone, and against all words."""
-    rng = np.random.default_rng(seed)
-    statistics = np.zeros((1 + draws, rates[0].shape[1]))  # The first row is as observed.
-    for rate, label in zip(rates, labels, strict=True):
-        weights = np.where(label, 1 / label.sum(), -1 / (~label).sum())
-        shuffled = rng.permuted(np.tile(weights, (draws, 1)), axis=1)
-        statistics += np.concatenate([weights[None], shuffled]) @ rate
-    statistics = np.abs(statistics)
-    statistics[statistics < 1e-12] = 0  # Rounding errors, if a word has the same rate everywhere.
-    statistics /= np.sqrt((statistics[1:] ** 2).mean(0)).clip(min=1e-300)  # Equal weight per word.
-    reached = statistics[0] * (1 - 1e-9)
-    alone = (statistics[1:] >= reached).sum(0)
-    together = (statistics[1:].max(1)[:, None] >= reached).sum(0)
-    return (1 + alone) / (1 + draws), (1 + together) / (1 + draws)
