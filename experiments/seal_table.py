@@ -113,7 +113,7 @@ def evaluations_by_cap(
 ) -> dict[int, mi_lens.Evaluation]:
     """The evaluation at the whole budget and at the tight one."""
     baseline = evaluation.arm(evaluation.names[0])
-    tight = config.tight or int(np.median([result.tokens for result in baseline.results]))
+    tight = config.tight or int(np.median([result.length for result in baseline.results]))
     if tight >= config.max_new_tokens:
         raise ValueError(
             f"a tight budget of {tight} tokens, where traces have at most {config.max_new_tokens}: "

@@ -99,7 +99,7 @@ def held_to(arm: Arm, budget: int) -> Arm:
     """
     results = [
         result
-        if result.tokens <= budget
+        if result.length <= budget
         else replace(result, tokens=budget, correct=False, answer=None, stop_reason="length")
         for result in arm.results
     ]

@@ -101,7 +101,7 @@ def main(config: Config) -> None:
         evaluation.arm("SEAL"),
         [evaluation.arm(control.name) for control in controls],
     )
-    tokens = [result.tokens for result in baseline.results]
+    tokens = [result.length for result in baseline.results]
     budgets = np.unique(np.linspace(0, max(tokens), config.budgets + 1).round().astype(int)[1:])
     gains = [gain_at(int(budget), *arms) for budget in budgets]
     middle = gain_at(int(np.median(tokens)), *arms)
@@ -127,7 +127,7 @@ def gain_at(budget: int, baseline: Arm, seal: Arm, controls: Sequence[Arm]) -> G
     random = np.mean([outcomes(held_to(arm, budget), "correct") for arm in controls], 0)
     cut = np.array(
         [
-            any(result.tokens > budget or result.capped for result in results)
+            any(result.length > budget or result.capped for result in results)
             for results in baseline.by_problem().values()
         ]
     )

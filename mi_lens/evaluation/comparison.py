@@ -60,13 +60,14 @@ class Arm:
         return estimate_share(correct, trials=seeds)
 
     def tokens(self) -> Estimate:
-        """Tokens per trace, with a bootstrap interval over problems."""
-        return estimate_mean(_by_problem((r, float(r.tokens)) for r in self.results)[0])
+        """Tokens per trace, with a bootstrap interval over problems; no mean for text alone."""
+        counted = ((r, float(r.tokens)) for r in self.results if r.tokens is not None)
+        return estimate_mean(_by_problem(counted)[0])
 
     def accuracy_within(self, budgets: Sequence[int]) -> list[float]:
         """Share of right answers within each token budget."""
         return [
-            float(np.mean([r.correct and r.tokens <= budget for r in self.results]))
+            float(np.mean([r.correct and r.length <= budget for r in self.results]))
             for budget in budgets
         ]
 
@@ -87,9 +88,10 @@ class Comparison:
         p_value: p-value of the exact McNemar test; with several seeds, of a test that flips the
             signs of the problems' mean differences.
         adjusted: The p-value after Holm's correction over all comparisons of `compare_all`.
-        tokens: Difference in tokens, paired by problem, with a bootstrap interval over problems.
+        tokens: Difference in tokens, paired by problem, with a bootstrap interval over problems;
+            without a mean if a trace is text alone.
         within: Budget to the difference in accuracy if both conditions must keep to it: an eighth,
-            a quarter, half and all of the cap.
+            a quarter, half and all of the cap. Empty if a trace is text alone.
         split: Difference in accuracy among the pairs that were cut off under the other condition,
             among those that ended by themselves, and at each level.
         power: Share of problems whose answer changes to the probability of detecting a gain of
@@ -156,8 +158,12 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
     mended, broken = (sum(_gain(pair) == sign for pair in pairs) for sign in (1.0, -1.0))
     changed = (mended + broken) / len(pairs)
     gain = (mended - broken) / len(pairs)
-    cap = int(against.setting.get("max_new_tokens", max(r.tokens for r in against.results)))
-    budgets = [max(1, cap // 8), max(1, cap // 4), max(1, cap // 2), cap]
+    fewer = [
+        (a, float(a.tokens - b.tokens))
+        for a, b in pairs
+        if a.tokens is not None and b.tokens is not None
+    ]
+    budgets = _budgets(against) if len(fewer) == len(pairs) else []
     within = zip(arm.accuracy_within(budgets), against.accuracy_within(budgets), strict=True)
     return Comparison(
         name=arm.name,
@@ -169,9 +175,7 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
         broken=broken,
         p_value=p_value,
         adjusted=p_value,
-        tokens=estimate_mean(
-            _by_problem((a, float(a.tokens - b.tokens)) for a, b in pairs)[0], seed=seed
-        ),
+        tokens=estimate_mean(_by_problem(fewer)[0] if budgets else [], seed=seed),
         within={b: x - y for b, (x, y) in zip(budgets, within, strict=True)},
         split=_split(pairs),
         power={share: paired_power(len(arm.by_problem()), GAIN, share) for share in CHANGED},
@@ -190,6 +194,12 @@ def compare_all(arms: Iterable[Arm], against: Arm, *, seed: int = 0) -> list[Com
 def settings_that_differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings in which two runs differ, each as text with both values."""
     return tuple(f"{name}: {x!r} against {y!r}" for name, (x, y) in differences(a, b).items())
+
+
+def _budgets(against: Arm) -> list[int]:
+    longest = max(result.tokens or 0 for result in against.results)
+    cap = int(against.setting.get("max_new_tokens", longest))
+    return [max(1, cap // 8), max(1, cap // 4), max(1, cap // 2), cap]
 
 
 Pair = tuple[Result, Result]  # The same problem and seed under both conditions.

@@ -20,8 +20,9 @@ class Result:
         trace: Id of the trace.
         answer: The answer extracted from the text; None if the text has none.
         correct: Whether the answer is the gold answer, or passes the problem's tests.
-        graded_by: The method that decided (`mi_lens.problems.grading.grader.Method`).
-        tokens: Number of generated tokens.
+        graded_by: The method that decided (`mi_lens.problems.grading.grader.Method`), or
+            "author" if the text's author did.
+        tokens: Number of generated tokens; None for text alone.
         thoughts: Number of thoughts per class, inside the think block; None if the tokenizer
             writes no line ends.
         stop_reason: Why the generation ended.
@@ -37,7 +38,7 @@ class Result:
     answer: str | None
     correct: bool
     graded_by: str
-    tokens: int
+    tokens: int | None
     thoughts: dict[str, int] | None
     stop_reason: str
     seconds: float | None
@@ -46,6 +47,16 @@ class Result:
     def problem_key(self) -> tuple[str, str]:
         """The problem's source and id, which together identify it among results."""
         return self.source, self.problem
+
+    @property
+    def length(self) -> int:
+        """The number of tokens; a ValueError for text alone."""
+        if self.tokens is None:
+            raise ValueError(
+                f"trace {self.trace} is text alone, without tokens to count; import it with a "
+                "tokenizer"
+            )
+        return self.tokens
 
     @property
     def capped(self) -> bool:

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Float
 from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.evaluation.two_groups import permute_labels
 from mi_lens.problems.grading.grader import grade
+from mi_lens.traces.correctness import Labels, author_label
+from mi_lens.traces.text_pieces import Unit, length_in, text_words
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -69,6 +71,7 @@ def contrast_words(
     minimum_problems: int = 5,
     draws: int = 9999,
     seed: int = 0,
+    labels: Labels = "grader",
 ) -> WordContrast:
     """Compares how often words are written in right and in wrong traces of the same problem.
 
@@ -77,18 +80,24 @@ def contrast_words(
     Only words with at least one letter count.
 
     Args:
-        tokenizer: The traces' tokenizer.
+        tokenizer: The traces' tokenizer. None takes the words of their texts; rates are then per text
+            piece (`text_pieces`), and text alone will do.
         traces: Several sampled traces per problem, each with its problem.
         minimum_problems: A word counts if it occurs in the traces, right or wrong, of at least this
             many of the compared problems.
         draws: Number of permutations.
         seed: Seeds the permutations and the bootstrap.
+        labels: "grader" grades the answers; "author" takes the authors' labels.
 
     Raises:
         ValueError: If a trace has no problem, nothing to grade it by, or no tokens; no problem has
             both right and wrong traces; or no word is common enough.
     """
-    groups = _by_problem(traces)
+    groups = _by_problem(traces, labels)
+    if tokenizer is not None:
+        for trace in traces:
+            if not len(trace):
+                raise ValueError(f"trace {trace.id} has no tokens; leave it out")
     mixed = [(samples, right) for samples, right in groups if 0 < right.sum() < len(right)]
     if not mixed:
         raise ValueError(
@@ -96,28 +105,29 @@ def contrast_words(
             "of each, at a temperature above 0"
         )
     words, rates = _rates(tokenizer, [samples for samples, _ in mixed], minimum_problems)
-    labels = [right for _, right in mixed]
-    rows = _rows(words, rates, labels, draws, seed)
+    sides = [right for _, right in mixed]
+    rows = _rows(words, rates, sides, draws, seed)
     return WordContrast(
         rows=tuple(sorted(rows, key=lambda row: (row.p_adjusted, row.p_value, row.word))),
         problems=len(mixed),
-        right=int(sum(label.sum() for label in labels)),
-        wrong=int(sum((~label).sum() for label in labels)),
+        right=int(sum(side.sum() for side in sides)),
+        wrong=int(sum((~side).sum() for side in sides)),
         left_out=len(groups) - len(mixed),
     )
 
 
-def _by_problem(traces: Sequence[Trace]) -> list[tuple[list[Trace], Bool[np.ndarray, " _"]]]:
+def _by_problem(
+    traces: Sequence[Trace], labels: Labels
+) -> list[tuple[list[Trace], Bool[np.ndarray, " _"]]]:
     """Every problem's traces, and which of them are right."""
     groups: dict[str, list[Trace]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
     for trace in traces:
         problem = trace.require_problem("to grade it by")
-        if not len(trace):
-            raise ValueError(f"trace {trace.id} has no tokens; leave it out")
         key = problem.key
         groups[key].append(trace)
-        right[key].append(grade(trace.text, problem).correct)
+        correct = author_label(trace) if labels == "author" else grade(trace.text, problem).correct
+        right[key].append(correct)
     return [(samples, np.array(right[key])) for key, samples in groups.items()]
 
 
@@ -133,10 +143,11 @@ def _rates(
             f"no word stands in traces of {minimum_problems} of the {len(groups)} problems with "
             "both right and wrong traces; give more problems, or lower minimum_problems"
         )
+    unit: Unit = "text pieces" if tokenizer is None else "tokens"
     rates = [
         np.array(
             [
-                [count[word] / len(trace) for word in words]
+                [count[word] / length_in(unit, trace) for word in words]
                 for count, trace in zip(of_problem, samples, strict=True)
             ]
         )
@@ -173,6 +184,8 @@ def _rows(
 
 
 def _words(tokenizer, trace: Trace) -> Counter[str]:
+    if tokenizer is None:
+        return text_words(trace)
     strings = vocabulary(tokenizer)
     counts = Counter(word_of(strings[token]) for token in trace.token_ids)
     return Counter({w: n for w, n in counts.items() if any(map(str.isalpha, w))})

@@ -91,7 +91,7 @@ def problems_table(evaluation: Evaluation, same: Unchanged, links: Mapping[str, 
             results = arm[key]
             right = float(np.mean([r.correct for r in results]))
             words = {0.0: "wrong", 1.0: "right"}.get(right, f"{100 * right:.0f} %")
-            tokens = float(np.mean([r.tokens for r in results]))
+            tokens = float(np.mean([r.length for r in results]))
             capped = " capped" if any(r.capped for r in results) else ""
             link = links.get(results[0].trace, "")
             row += [Cell(f"{words}{capped}", right, link=link), number(tokens, 0)]

@@ -7,13 +7,15 @@ from itertools import product
 
 from mi_lens.common.html import table
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.problems.grading.grader import grade
+from mi_lens.traces.correctness import Labels, known_correctness
 from mi_lens.traces.thoughts import (
     SEAL,
     THOUGHT_CLASSES,
+    TextThought,
     Thought,
     ThoughtClass,
     ThoughtRule,
+    split_text,
     split_thoughts,
 )
 from mi_lens.traces.trace import Trace
@@ -25,13 +27,14 @@ class ClassStatistics:
 
     Attributes:
         thoughts: Number of thoughts of the class.
-        tokens: Number of their tokens, without the boundaries.
+        tokens: Number of their tokens, without the boundaries; None for text alone.
         thoughts_per_trace: Mean number of thoughts per trace, with its interval over traces.
-        tokens_per_trace: Mean number of tokens per trace, with its interval over traces.
+        tokens_per_trace: Mean number of tokens per trace, with its interval over traces; without a
+            mean for text alone.
     """
 
     thoughts: int
-    tokens: int
+    tokens: int | None
     thoughts_per_trace: Estimate
     tokens_per_trace: Estimate
 
@@ -76,16 +79,30 @@ class ThoughtStatistics:
 
 
 def thought_statistics(
-    tokenizer, traces: Sequence[Trace], rule: ThoughtRule = SEAL
+    tokenizer, traces: Sequence[Trace], rule: ThoughtRule = SEAL, *, labels: Labels = "grader"
 ) -> list[ThoughtStatistics]:
     """Counts of thoughts and of their tokens, by class, correctness and level.
 
     The first three groups are all traces, the correct ones and the incorrect ones. The same three
     groups follow for each level. Groups without traces are left out. A trace without a gold answer
     is neither correct nor incorrect.
+
+    Args:
+        tokenizer: The traces' tokenizer; None splits their texts alone and counts no tokens.
+        traces: The traces.
+        rule: Assigns a class to every thought.
+        labels: "grader" grades the answers; "author" takes the authors' labels.
     """
     counted = [
-        (_correct(trace), _level(trace), _counts(split_thoughts(tokenizer, trace, rule)))
+        (
+            known_correctness(trace, labels),
+            _level(trace),
+            _counts(
+                split_text(trace.text, rule)
+                if tokenizer is None
+                else split_thoughts(tokenizer, trace, rule)
+            ),
+        )
         for trace in traces
     ]
     levels = sorted({level for _, level, _ in counted if level is not None})
@@ -97,15 +114,9 @@ def thought_statistics(
             if correct in (None, is_right) and level in (None, of_level)
         ]
         if counts:
-            groups.append(ThoughtStatistics(correct, level, len(counts), _by_class(counts)))
+            classes = _by_class(counts, tokenizer is not None)
+            groups.append(ThoughtStatistics(correct, level, len(counts), classes))
     return groups
-
-
-def _correct(trace: Trace) -> bool | None:
-    problem = trace.problem
-    if problem is None or not (problem.answer or problem.tests):
-        return None
-    return grade(trace.text, problem).correct
 
 
 def _level(trace: Trace) -> str | None:
@@ -115,8 +126,8 @@ def _level(trace: Trace) -> str | None:
 TraceCounts = tuple[Counter[ThoughtClass], Counter[ThoughtClass]]
 
 
-def _counts(thoughts: Sequence[Thought]) -> TraceCounts:
-    """The number of thoughts and the number of tokens of each class."""
+def _counts(thoughts: Sequence[Thought] | Sequence[TextThought]) -> TraceCounts:
+    """The number of thoughts and the number of tokens, or characters, of each class."""
     numbers, tokens = Counter(), Counter()
     for thought in thoughts:
         numbers[thought.thought_class] += 1
@@ -124,14 +135,16 @@ def _counts(thoughts: Sequence[Thought]) -> TraceCounts:
     return numbers, tokens
 
 
-def _by_class(counts: Sequence[TraceCounts]) -> dict[ThoughtClass, ClassStatistics]:
+def _by_class(
+    counts: Sequence[TraceCounts], in_tokens: bool
+) -> dict[ThoughtClass, ClassStatistics]:
     statistics = {}
     for thought_class in THOUGHT_CLASSES:
         numbers = [float(number[thought_class]) for number, _ in counts]
-        tokens = [float(token[thought_class]) for _, token in counts]
+        tokens = [float(token[thought_class]) for _, token in counts if in_tokens]
         statistics[thought_class] = ClassStatistics(
             thoughts=int(sum(numbers)),
-            tokens=int(sum(tokens)),
+            tokens=int(sum(tokens)) if in_tokens else None,
             thoughts_per_trace=estimate_mean(numbers),
             tokens_per_trace=estimate_mean(tokens),
         )

@@ -100,3 +100,22 @@ def test_errors(tokenizer):
         contrast_words(tokenizer, [bare])
     with pytest.raises(ValueError, match="trace x has no tokens"):
         contrast_words(tokenizer, [replace(right, id="x", token_ids=())])
+
+
+def test_words_of_text_alone_by_the_author_s_labels():
+    traces = [
+        Trace.from_text(
+            None,
+            Problem(str(i), f"What is {i}?", ""),
+            "<think>Wait, so it is Wait" if right else "<think>Hmm so it is",
+            seed=int(right),
+            is_correct=right,
+        )
+        for i in range(6)
+        for right in (True, False)
+    ]
+    contrast = contrast_words(None, traces, labels="author", draws=99)
+    rates = {row.word: (row.right, row.wrong) for row in contrast.rows}
+    assert (contrast.problems, contrast.right, contrast.wrong) == (6, 6, 6)
+    assert rates["wait"] == pytest.approx((2 / 6, 0))
+    assert rates["so"] == pytest.approx((1 / 6, 1 / 4))

@@ -317,6 +317,7 @@ def test_statistics_by_hand(tokenizer):
     assert counts[None, "easy"] == (2, 1, 0)
     execution = groups[None, None].classes["execution"]
     assert groups[None, None].traces == 4
+    assert execution.tokens is not None
     assert execution.tokens == len(tokenizer.encode("b c")) + len(tokenizer.encode("d"))
     assert execution.thoughts_per_trace.mean == 0.5
     assert execution.tokens_per_trace.mean == execution.tokens / 4
@@ -327,3 +328,27 @@ def test_statistics_by_hand(tokenizer):
     assert groups[None, None].share("execution") == 0.5
     assert thought_statistics(tokenizer, traces[3:])[0].share("execution") is None
     assert thought_statistics(tokenizer, []) == []
+
+
+def test_statistics_of_text_alone(tokenizer):
+    texts = ["a\n\nb c\n\nWait</think>\\boxed{84}", "a\n\nd</think>\\boxed{83}", "a\n\ne</think>?"]
+    labels = (False, True, None)
+    alone = [
+        Trace.from_text(None, PROBLEM, text, is_correct=label)
+        for text, label in zip(texts, labels, strict=True)
+    ]
+    for group, same in zip(
+        thought_statistics(None, alone),
+        thought_statistics(tokenizer, [trace.tokenized(tokenizer) for trace in alone]),
+        strict=True,
+    ):
+        assert (group.correct, group.traces) == (same.correct, same.traces)
+        for name, counts in group.classes.items():
+            assert (counts.tokens, counts.tokens_per_trace.mean) == (None, None)
+            assert counts.thoughts_per_trace == same.classes[name].thoughts_per_trace
+        assert "–" in group._repr_html_()
+    by_author = thought_statistics(None, alone, labels="author")
+    assert [(g.correct, g.traces) for g in by_author[:3]] == [(None, 3), (True, 1), (False, 1)]
+    assert by_author[2].classes["reflection"].thoughts == 1
+    with pytest.raises(ValueError, match="text alone"):
+        thought_statistics(tokenizer, alone)
