@@ -80,8 +80,8 @@ def contrast_words(
     Only words with at least one letter count.
 
     Args:
-        tokenizer: The traces' tokenizer. None takes the words of their texts; rates are then per text
-            piece (`text_pieces`), and text alone will do.
+        tokenizer: The traces' tokenizer. None takes the words of their texts, for which text alone
+            will do; rates are then per text piece (`text_pieces`).
         traces: Several sampled traces per problem, each with its problem.
         minimum_problems: A word counts if it occurs in the traces, right or wrong, of at least this
             many of the compared problems.
