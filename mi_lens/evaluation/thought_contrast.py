@@ -7,7 +7,7 @@ right and wrong traces are also compared among those that ended by themselves.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -69,6 +69,35 @@ def contrast_thoughts(
     return ThoughtContrast(classes, (len(first), len(second)), pairing)
 
 
+def contrast_by_ending(
+    first: Sequence[Trace],
+    second: Sequence[Trace],
+    rule: ThoughtRule = SEAL,
+    *,
+    draws: int = 9999,
+    seed: int = 0,
+) -> dict[Part, ThoughtContrast]:
+    """`contrast_thoughts` among all traces, and apart for those that were cut off.
+
+    Args:
+        first: Traces.
+        second: Other traces.
+        rule: Assigns a class to every thought.
+        draws: Number of permutations.
+        seed: Seeds the permutations and the bootstrap.
+
+    Returns:
+        The contrast among all traces, among those that are not known to have been cut off, and
+        among those that were. A part in which a group has no traces is left out.
+    """
+    parts: dict[Part, ThoughtContrast] = {}
+    for part in get_args(Part):
+        groups = [[trace for trace in group if _in_part(trace, part)] for group in (first, second)]
+        if all(groups):
+            parts[part] = contrast_thoughts(*groups, rule=rule, draws=draws, seed=seed)
+    return parts
+
+
 def contrast_outcomes(
     traces: Sequence[Trace],
     right: Sequence[bool | None],
@@ -87,25 +116,16 @@ def contrast_outcomes(
         seed: Seeds the permutations and the bootstrap.
 
     Returns:
-        The contrast among all traces, among those that are not known to have been cut off, and
-        among those that were. A part without right traces, or without wrong ones, is left out.
+        As `contrast_by_ending`. It is empty if no trace is right, or none is wrong.
 
     Raises:
         ValueError: If there is not one outcome per trace.
     """
-    parts: dict[Part, ThoughtContrast] = {}
-    for part in ("all", "not cut off", "cut off"):
-        groups = [
-            [
-                trace
-                for trace, outcome in zip(traces, right, strict=True)
-                if outcome is side and _in_part(trace, part)
-            ]
-            for side in (True, False)
-        ]
-        if all(groups):
-            parts[part] = contrast_thoughts(*groups, rule=rule, draws=draws, seed=seed)
-    return parts
+    by_outcome = [
+        [trace for trace, outcome in zip(traces, right, strict=True) if outcome is side]
+        for side in (True, False)
+    ]
+    return contrast_by_ending(*by_outcome, rule=rule, draws=draws, seed=seed)
 
 
 def _in_part(trace: Trace, part: Part) -> bool:

@@ -145,12 +145,8 @@ def _rates(
         )
     unit: Unit = "text pieces" if tokenizer is None else "tokens"
     rates = [
-        np.array(
-            [
-                [count[word] / length_in(unit, trace) for word in words]
-                for count, trace in zip(of_problem, samples, strict=True)
-            ]
-        )
+        np.array([[count[word] for word in words] for count in of_problem], dtype=float)
+        / np.array([[length_in(unit, trace)] for trace in samples])
         for of_problem, samples in zip(counts, groups, strict=True)
     ]
     return words, rates

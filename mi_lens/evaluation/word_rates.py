@@ -80,12 +80,9 @@ def compare_words(
     counts = [[text_words(trace) for trace in group] for group in (first, second)]
     wanted = _common(pairing, counts, minimum_problems) if words is None else _given(words)
     rates = [
-        np.array(
-            [
-                [PER * count[word] / length_in(unit, trace) for word in wanted]
-                for count, trace in zip(of_group, group, strict=True)
-            ]
-        )
+        PER
+        * np.array([[count[word] for word in wanted] for count in of_group], dtype=float)
+        / np.array([[length_in(unit, trace)] for trace in group])
         for of_group, group in zip(counts, (first, second), strict=True)
     ]
     contrasts = contrast(pairing, rates[0], rates[1], draws=draws, seed=seed)
