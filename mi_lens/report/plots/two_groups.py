@@ -29,6 +29,7 @@ def word_rates_figure(panels: Mapping[str, WordRates], names: tuple[str, str]) -
     figure = _figure(contrasts, words, names, f"per 1,000 {unit} (95 %)")
     for axes in figure.axes:
         axes.set_xscale("symlog", linthresh=1, linscale=0.6)
+        axes.set_xlim(left=-0.07)
         ticks = [t for t in (0, 1, 3, 10, 30, 100, 300, 1000) if t <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -70,9 +71,9 @@ def _figure(
             shown = [f"{line}{star}" for line, star in zip(lines, stars, strict=True)]
             axes.set_yticks(range(len(lines)), shown, parse_math=False)
             axes.set_ylim(len(lines) - 0.4, -0.6)
-            axes.set_xlim(left=0)
-            axes.set_xlabel(label)
+            axes.set_xlim(left=-0.02 * axes.get_xlim()[1])
             if title:
                 axes.set_title(title)
+        figure.supxlabel(label, fontsize=8)
         legend_above(figure, row[0, 0])
     return figure
