@@ -36,3 +36,6 @@ STUDIES = (
     "attention_to",
     "reading_vectors",
 )
+
+# Studies of published texts. They need a folder of texts (`--data`), and are skipped without it.
+STUDIES_OF_TEXTS = ("thinking_words_of_real_models", "thoughts_of_real_models")

@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from experiments import STUDIES
+from experiments import STUDIES, STUDIES_OF_TEXTS
 from experiments.labels import LABELS, TESTED, premise_of, tested_by
 from experiments.summaries import with_interval
 from mi_lens.common.files import write_text
@@ -22,8 +22,8 @@ fingerprints, versions, intervals; SVG: the same picture for print). `make figur
 anew, from the traces in `runs/studies` where they are; `python -m experiments --studies NAME` \
 draws some.
 
-Everything here was run on the built-in pocket models, {models}, which are small and know \
-arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
+Everything here, the last section aside, was run on the built-in pocket models, {models}, which \
+are small and know arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
 about these models. One rule computes each label from the figure's premises and tests \
 (`experiments/labels.py`); both stand under the figure and in its JSON. Effects are positive where \
 the claim is right, and a margin is the smallest effect that would matter. Labels of different \
@@ -75,9 +75,29 @@ def write_gallery(folder: Path) -> Path:
     for (title, meaning), names in groups:
         parts.append(f"\n## {title}\n\n{meaning}\n")
         parts += [_entry(name, records[name]) for name in names]
+    parts += _of_texts(folder)
     path = folder / "README.md"
     write_text(path, "\n".join(parts))
     return path
+
+
+TEXTS = """## Texts of large models
+
+Large models wrote these texts, and whoever published them ran the models. They are read here as \
+text alone: no state was read, and nothing was measured of what a model holds. The texts are not \
+part of this repository; `--data` names their folder.
+"""
+
+
+def _of_texts(folder: Path) -> list[str]:
+    """The section of the studies of texts; empty where they have no figure."""
+    paths = {name: folder / f"{name}.json" for name in STUDIES_OF_TEXTS}
+    entries = [
+        _entry(name, json.loads(path.read_text(encoding="utf-8")))
+        for name, path in paths.items()
+        if path.exists()
+    ]
+    return [TEXTS, *entries] if entries else []
 
 
 def _title(name: str) -> str:

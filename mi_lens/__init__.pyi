@@ -11,7 +11,10 @@ from .evaluation.critical_tokens import mean_gain as mean_gain
 from .evaluation.critical_tokens import roll_out as roll_out
 from .evaluation.evaluate import Evaluation as Evaluation
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.thought_contrast import contrast_outcomes as contrast_outcomes
+from .evaluation.thought_contrast import contrast_thoughts as contrast_thoughts
 from .evaluation.word_contrast import contrast_words as contrast_words
+from .evaluation.word_rates import compare_words as compare_words
 from .generation.generate import GenerationInterrupted as GenerationInterrupted
 from .generation.generate import generate as generate
 from .generation.request import Plan as Plan

@@ -17,11 +17,11 @@ from mi_lens.runs.config import (
     EvaluateConfig,
     GenerateConfig,
     ImportConfig,
-    ReportConfig,
     ResultsConfig,
     StatusConfig,
     SweepConfig,
 )
+from mi_lens.runs.page_config import CompareConfig, ReportConfig
 
 COMMANDS = {
     "demo": DemoConfig,
@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "sweep": SweepConfig,
     "report": ReportConfig,
+    "compare": CompareConfig,
     "status": StatusConfig,
     "check": CheckConfig,
     "results": ResultsConfig,
@@ -91,6 +92,7 @@ Config = (
     | CheckConfig
     | ResultsConfig
     | ReportConfig
+    | CompareConfig
 )
 
 
@@ -139,6 +141,11 @@ def run(config: Config) -> None:
         from mi_lens.report.page import write_report
 
         print(f"Report: {write_report(config.runs, config.out, traces=config.traces)}")
+    elif isinstance(config, CompareConfig):
+        from mi_lens.report.comparison_page import write_comparison
+
+        page = write_comparison(config.first, config.second, config.out, unit=config.unit)
+        print(f"Comparison: {page}")
     elif isinstance(config, EvaluateConfig):
         from mi_lens.runs.evaluate import run_evaluate
 

@@ -15,6 +15,7 @@ import pytest
 import mi_lens
 from experiments import (
     STUDIES,
+    STUDIES_OF_TEXTS,
     error_bounds,
     mi_along_trace,
     peak_interventions,
@@ -113,6 +114,32 @@ def no_constant(value: str) -> None:
     raise AssertionError(f"{value} in the JSON")
 
 
+@pytest.mark.parametrize("name", STUDIES_OF_TEXTS)
+def test_a_study_of_texts_says_that_it_read_no_states(name: str, tmp_path: Path, shared_data: Path):
+    study = import_module(f"experiments.{name}")
+    study.main(study.Config(data=shared_data / "traces", limit=8, runs=tmp_path, out=tmp_path))
+    text = (tmp_path / f"{name}.json").read_text(encoding="utf-8")
+    record = json.loads(text, parse_constant=no_constant)
+    assert len(text) < 100_000
+    assert record["label"] == label_of_record(record)
+    assert "states nobody read" in record["scope"]
+    assert "8" in record["text"]
+    assert not re.search(r"\bNone\b|\bnan\b|\binf\b|-0\.0+\b", record["text"]), record["text"]
+    assert all((tmp_path / f"{name}.{kind}").exists() for kind in ("png", "svg"))
+    gallery = write_gallery(tmp_path).read_text(encoding="utf-8")
+    assert gallery.index("## Texts of large models") < gallery.index(f"({name}.png)")
+
+
+def test_studies_of_texts_are_skipped_where_the_texts_are_not(tmp_path, capsys):
+    for name in STUDIES_OF_TEXTS:
+        study = import_module(f"experiments.{name}")
+        study.main(study.Config(data=tmp_path / "nowhere", out=tmp_path))
+        assert "nowhere: no folder of texts there, so this study is skipped" in (
+            capsys.readouterr().out
+        )
+    assert [*tmp_path.iterdir()] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_draws_its_figure_and_says_what_it_found(name: str, runs: Path, tmp_path: Path):
@@ -160,7 +187,7 @@ def test_the_command_names_what_differs_and_not_where_results_lie(tmp_path: Path
 
 
 def test_every_study_has_a_module_docstring_that_ends_in_its_command():
-    for name in STUDIES:
+    for name in (*STUDIES, *STUDIES_OF_TEXTS):
         study = import_module(f"experiments.{name}")
         assert f"python -m experiments.{name}" in (study.__doc__ or "")
         assert issubclass(study.Config, Study)

@@ -91,6 +91,29 @@ def estimate_difference(
     return Estimate(mean, float(low), float(high), n)
 
 
+def estimate_unpaired_difference(a: Estimate, b: Estimate) -> Estimate:
+    """The difference a - b of two shares of different units, with Newcombe's interval (1998).
+
+    The interval is as far from the difference as the intervals of both shares together say
+    (his method 10, for Wilson's intervals):
+
+        a - b - sqrt((a - a_low)^2 + (b_high - b)^2),  a - b + sqrt((a_high - a)^2 + (b - b_low)^2)
+
+    Args:
+        a: A share with its interval, as `estimate_share` gives it.
+        b: The other share.
+    """
+    n = a.n + b.n
+    if a.mean is None or b.mean is None:
+        return Estimate(None, None, None, n)
+    difference = a.mean - b.mean
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return Estimate(difference, None, None, n)
+    down = sqrt((a.mean - a.low) ** 2 + (b.high - b.mean) ** 2)
+    up = sqrt((a.high - a.mean) ** 2 + (b.mean - b.low) ** 2)
+    return Estimate(difference, difference - down, difference + up, n)
+
+
 def _within(values: Sequence[float], least: float) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if (wrong := ~((array >= least) & (array <= 1))).any():

@@ -5,7 +5,6 @@ problem, which needs several samples per problem. A word that differs is associa
 `mi_lens.evaluation.critical_tokens` tests whether a token decides success.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mi_lens.common.statistics import Estimate, mean_interval
+from mi_lens.evaluation.two_groups import permute_labels
 from mi_lens.problems.grading.grader import grade
 from mi_lens.traces.correctness import Labels, author_label
+from mi_lens.traces.text_pieces import Unit, length_in, text_words
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary, word_of
 
@@ -79,8 +80,8 @@ def contrast_words(
     Only words with at least one letter count.
 
     Args:
-        tokenizer: The traces' tokenizer. None takes the words of their texts, between blank space;
-            rates are then per word, and text alone will do.
+        tokenizer: The traces' tokenizer. None takes the words of their texts, for which text alone
+            will do; rates are then per text piece (`text_pieces`).
         traces: Several sampled traces per problem, each with its problem.
         minimum_problems: A word counts if it occurs in the traces, right or wrong, of at least this
             many of the compared problems.
@@ -142,13 +143,10 @@ def _rates(
             f"no word stands in traces of {minimum_problems} of the {len(groups)} problems with "
             "both right and wrong traces; give more problems, or lower minimum_problems"
         )
+    unit: Unit = "text pieces" if tokenizer is None else "tokens"
     rates = [
-        np.array(
-            [
-                [count[word] / _length(tokenizer, trace) for word in words]
-                for count, trace in zip(of_problem, samples, strict=True)
-            ]
-        )
+        np.array([[count[word] for word in words] for count in of_problem], dtype=float)
+        / np.array([[length_in(unit, trace)] for trace in samples])
         for of_problem, samples in zip(counts, groups, strict=True)
     ]
     return words, rates
@@ -167,7 +165,7 @@ def _rows(
         for side in (True, False)
     )
     differences = _estimates(right - wrong, seed)
-    p_values, p_adjusted = _permute(rates, labels, draws, seed)
+    p_values, p_adjusted = permute_labels(rates, labels, draws, seed)
     return [
         WordRow(
             word=word,
@@ -181,21 +179,11 @@ def _rows(
     ]
 
 
-def _length(tokenizer, trace: Trace) -> int:
-    """The number of tokens of a trace, or of the words of its text."""
-    return max(1, len(_text_words(trace))) if tokenizer is None else len(trace)
-
-
-def _text_words(trace: Trace) -> list[str]:
-    return re.sub("</?think>", " ", trace.text).split()
-
-
 def _words(tokenizer, trace: Trace) -> Counter[str]:
     if tokenizer is None:
-        counts = Counter(map(word_of, _text_words(trace)))
-    else:
-        strings = vocabulary(tokenizer)
-        counts = Counter(word_of(strings[token]) for token in trace.token_ids)
+        return text_words(trace)
+    strings = vocabulary(tokenizer)
+    counts = Counter(word_of(strings[token]) for token in trace.token_ids)
     return Counter({w: n for w, n in counts.items() if any(map(str.isalpha, w))})
 
 
@@ -205,25 +193,3 @@ def _estimates(differences: Float[np.ndarray, "problem word"], seed: int) -> lis
         return [Estimate(mean, None, None, n) for mean in means]
     low, high = mean_interval(differences, seed=seed).tolist()
     return [Estimate(*row, n) for row in zip(means, low, high, strict=True)]
-
-
-def _permute(
-    rates: Sequence[Float[np.ndarray, "_ word"]],
-    labels: Sequence[Bool[np.ndarray, " _"]],
-    draws: int,
-    seed: int,
-) -> tuple[Float[np.ndarray, " word"], Float[np.ndarray, " word"]]:
-    """p-values of each word's mean difference: for the word alone, and against all words."""
-    rng = np.random.default_rng(seed)
-    statistics = np.zeros((1 + draws, rates[0].shape[1]))  # The first row is as observed.
-    for rate, label in zip(rates, labels, strict=True):
-        weights = np.where(label, 1 / label.sum(), -1 / (~label).sum())
-        shuffled = rng.permuted(np.tile(weights, (draws, 1)), axis=1)
-        statistics += np.concatenate([weights[None], shuffled]) @ rate
-    statistics = np.abs(statistics)
-    statistics[statistics < 1e-12] = 0  # Rounding errors, if a word has the same rate everywhere.
-    statistics /= np.sqrt((statistics[1:] ** 2).mean(0)).clip(min=1e-300)  # Equal weight per word.
-    reached = statistics[0] * (1 - 1e-9)
-    alone = (statistics[1:] >= reached).sum(0)
-    together = (statistics[1:].max(1)[:, None] >= reached).sum(0)
-    return (1 + alone) / (1 + draws), (1 + together) / (1 + draws)

@@ -49,7 +49,7 @@ def comparison_image(runs: Sequence[Run], folder: Path | None) -> Image | None:
         statistics = [analysis.statistics(trace, hook_name) for trace in analysis.analysed]
         aoms[name] = [row.aom for row in statistics if row.aom is not None]
     left_out = f" Only the first {COMPARED} models are drawn." if len(drawable) > COMPARED else ""
-    return _image(
+    return image_of(
         comparison_figure(trajectories, aoms),
         folder,
         "comparison",
@@ -66,7 +66,7 @@ def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image
     curves = [_curve(analysis, trace, hook_name) for trace in analysis.analysed[:CURVES]]
     stem = _stem(name)
     images = [
-        _image(
+        image_of(
             trajectories_figure(curves, analysis.peak_rule),
             folder,
             f"{stem}_trajectories",
@@ -79,7 +79,7 @@ def run_images(name: str, analysis: Analysis, folder: Path | None) -> list[Image
     if hook_name in analysis.tokens:
         table = analysis.tokens[hook_name]
         images.append(
-            _image(
+            image_of(
                 tokens_figure(table),
                 folder,
                 f"{stem}_tokens",
@@ -97,7 +97,7 @@ def sweep_images(
 ) -> list[Image]:
     """The curves of a sweep, of one model: one image per family of conditions on the grid."""
     return [
-        _image(
+        image_of(
             curves_figure(curves),
             folder,
             f"{_stem(name)}_{_stem(curves.family)}",
@@ -149,7 +149,7 @@ def _stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", Path(name).name).strip("-")
 
 
-def _image(
+def image_of(
     figure: Figure, folder: Path | None, stem: str, numbers: dict[str, Any], alt: str, caption: str
 ) -> Image:
     """Turns a figure into an image, and saves it where there is a folder."""

@@ -1,17 +1,10 @@
 """Writes the report: one HTML file with runs, their figures, its style and its script."""
 
-import json
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from mi_lens.common.files import write_text
 from mi_lens.common.html import one_line
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.information.per_trace.control_summary import MismatchSummary
@@ -20,7 +13,8 @@ from mi_lens.report.conclusion import conclusions
 from mi_lens.report.figures import Image, comparison_image, run_images, sweep_images
 from mi_lens.report.loading import Run, read_runs
 from mi_lens.report.paired_tables import comparison_table, parts_table, problems_table
-from mi_lens.report.palette import SHADES, shades_css
+from mi_lens.report.palette import SHADES
+from mi_lens.report.rendering import embedded, rendered, written_page
 from mi_lens.report.tables import (
     Table,
     correlates_table,
@@ -38,7 +32,8 @@ from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import SCALING_WORDS
 
 WORDS = 15  # Rows of a table of words.
-SCRIPTS = ("map.js", "report.js", "side_by_side.js")
+SCRIPTS = ("tables.js", "map.js", "report.js", "side_by_side.js")
+STYLES = ("report.css", "map.css")
 
 
 @dataclass(frozen=True)
@@ -91,21 +86,10 @@ def write_report(
         raise ValueError(f"traces={traces}: expected a number of traces per run, 0 or more")
     runs = read_runs(folders)
     text = _render(runs, None if figures is None else Path(figures), traces)
-    # UTF-8 cannot hold a lone surrogate; each becomes U+FFFD.
-    write_text(page, text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-    return Path(page)
+    return written_page(text, page)
 
 
 def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
-    environment = Environment(
-        loader=PackageLoader("mi_lens.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = f"\n{_asset('report.css')}\n{_asset('map.css')}\n{shades_css()}\n"
-    script = "\n".join(["", *map(_asset, SCRIPTS), ""])
     analysed = [run for run in runs if run.analysis is not None and run.analysis.analysed]
     shown = [(run, trace) for run in runs for trace in run.traces[:traces]]
     names = _names([trace.id for _, trace in shown])
@@ -114,7 +98,10 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
         links[run.name][trace.id] = f"#trace={name}&step=0"
     data = [_trace_data(run, trace) for run, trace in shown]
     pairs = side_by_side([trace for _, trace in shown])
-    return environment.get_template("report.html.j2").render(
+    return rendered(
+        "report.html.j2",
+        STYLES,
+        SCRIPTS,
         runs=runs,
         conclusions=conclusions(runs),
         analysed=analysed,
@@ -133,28 +120,7 @@ def _render(runs: Sequence[Run], figures: Path | None, traces: int) -> str:
             }
         ),
         limit=traces,
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
     )
-
-
-def embedded(value: Any) -> str:
-    """JSON that is safe inside a script element, whatever text it holds."""
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII only: no U+2028
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _asset(name: str) -> str:
-    return files("mi_lens.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """The hash by which the page's security policy allows this text and no other."""
-    return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
 def _names(ids: Sequence[str]) -> list[str]:

@@ -262,22 +262,6 @@ class ResultsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """Write one self-contained HTML page of finished or unfinished runs.
-
-    Attributes:
-        runs: Folders that generate, analyze, evaluate or sweep wrote; analyses are compared side
-            by side.
-        out: The HTML file to write.
-        traces: Number of traces per run on the page; the first ones are taken.
-    """
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    out: Path = Path("report.html")
-    traces: int = 20
-
-
-@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Analyze both pocket models on the same problems and write one report.
 

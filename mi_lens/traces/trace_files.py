@@ -60,7 +60,7 @@ def trace_from_row(row: dict[str, Any]) -> Trace:
     except (TypeError, KeyError) as error:
         raise ValueError(
             f"not a trace: {error}; the object has the fields {sorted(row)}; to import text that "
-            "was generated elsewhere, use Trace.from_text"
+            "was generated elsewhere, use mi-lens import or Trace.from_text"
         ) from None
 
 

@@ -1,10 +1,9 @@
 from dataclasses import replace
-from itertools import combinations, product
 
 import numpy as np
 import pytest
 
-from mi_lens.evaluation.word_contrast import _permute, contrast_words
+from mi_lens.evaluation.word_contrast import contrast_words
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.trace import Trace
 
@@ -53,31 +52,6 @@ def test_answers_are_compared_as_numbers(tokenizer):
     traces = [Trace.from_text(tokenizer, problem, text) for text in texts]
     contrast = contrast_words(tokenizer, traces, minimum_problems=1, draws=99)
     assert (contrast.right, contrast.wrong) == (2, 1)
-
-
-def test_p_values_are_those_of_all_relabellings():
-    rng = np.random.default_rng(0)
-    labels = [np.array([True, False, False, False]), np.array([True, True, False])]
-    rates = [rng.random((4, 3)), rng.random((3, 3))]
-
-    def difference(choice):
-        sides = []
-        for rate, chosen in zip(rates, choice, strict=True):
-            right = np.isin(np.arange(len(rate)), chosen)
-            sides.append(rate[right].mean(0) - rate[~right].mean(0))
-        return abs(np.sum(sides, axis=0))
-
-    everything = np.array(
-        [difference(c) for c in product(combinations(range(4), 1), combinations(range(3), 2))]
-    )
-    observed = difference(([0], [0, 1]))
-    spread = np.sqrt((everything**2).mean(0))
-    alone = (everything >= observed - 1e-12).mean(0)
-    together = ((everything / spread).max(1)[:, None] >= observed / spread - 1e-12).mean(0)
-    p_values, p_adjusted = _permute(rates, labels, 40_000, seed=1)
-    np.testing.assert_allclose(p_values, alone, atol=0.02)
-    np.testing.assert_allclose(p_adjusted, together, atol=0.02)
-    assert (p_adjusted >= p_values).all()
 
 
 def sample(tokenizer, problems, shift, seed=0):
@@ -143,5 +117,5 @@ def test_words_of_text_alone_by_the_author_s_labels():
     contrast = contrast_words(None, traces, labels="author", draws=99)
     rates = {row.word: (row.right, row.wrong) for row in contrast.rows}
     assert (contrast.problems, contrast.right, contrast.wrong) == (6, 6, 6)
-    assert rates["wait"] == pytest.approx((2 / 5, 0))
-    assert rates["so"] == pytest.approx((1 / 5, 1 / 4))
+    assert rates["wait"] == pytest.approx((2 / 6, 0))
+    assert rates["so"] == pytest.approx((1 / 6, 1 / 4))

@@ -14,7 +14,8 @@ from mi_lens.common.records import DamagedError, write_record
 from mi_lens.report.findings import findings
 from mi_lens.report.loading import read_runs
 from mi_lens.report.packing import unpacked
-from mi_lens.report.page import embedded, write_report
+from mi_lens.report.page import write_report
+from mi_lens.report.rendering import embedded
 from mi_lens.report.traces import blocks
 from mi_lens.runs.config import EvaluateConfig, GenerateConfig
 from mi_lens.runs.evaluate import run_evaluate
