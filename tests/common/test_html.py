@@ -273,7 +273,7 @@ def test_problems_conditions_grades_and_evasion():
 def test_large_results_have_short_texts(trace, tokenizer):
     long = "word " * 10_000
     steps = np.linspace(0.0, 1.0, 9999)
-    calibration = Calibration(64, *[steps] * 7)
+    calibration = Calibration(64, steps, steps, steps, steps, steps, steps, steps)
     measurement = Measurement(steps, calibration, {"entropy": steps}, {"x": steps}, 3)
     problem = Problem(long, long, long, long, long)
     words = tuple(
