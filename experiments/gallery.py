@@ -26,7 +26,7 @@ Everything here, the last section aside, was run on the built-in pocket models, 
 are small and know arithmetic only. **None of it is a finding about a large model**; a finding \
 against a paper is one about these models. One rule computes each label from the figure's premises \
 and tests (`experiments/labels.py`); both stand under the figure and in its JSON. Effects are \
-positive where the claim is right, and a margin is the smallest effect that would matter. Labels of \
+positive where the claim is right; a margin is the smallest effect that would matter. Labels of \
 different kinds do not add up, so nothing here counts them together. Intervals are 95 % intervals \
 over problems unless a figure says otherwise; problems are those that it was tried on, of the test \
 split.
