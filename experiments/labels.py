@@ -29,9 +29,9 @@ LABELS: dict[Label, tuple[str, str]] = {
         "Of some tested effect the interval excludes every size that would matter (the margin).",
     ),
     "open": (
-        "Premise met and tested: open",
-        "The intervals hold both, or an effect is there and smaller than the margin; or whether "
-        "the premise is met is not certain.",
+        "Open",
+        "Tested, and the intervals hold both, or an effect is there and smaller than the margin; "
+        "or whether the premise is met is not certain.",
     ),
     "premise not met": (
         "Premise not met by this model",

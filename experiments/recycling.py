@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import mi_lens
-from experiments.labels import ClaimTest, Finding
+from experiments.labels import ClaimTest, Finding, Premise
 from experiments.study import THINKING_WORDS, Study, baseline_traces, save, saved_evaluation
 from experiments.summaries import accuracies, affine, with_interval
+from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.evaluation.comparison import GAIN, Comparison, compare_all
 from mi_lens.evaluation.table import powers
@@ -150,6 +151,20 @@ def of_paper(keys: Iterable[Key]) -> Key:
     return min(candidates, key=lambda key: (abs(key[1] - PAPER_DEPTH * deepest), key[2]))
 
 
+def changes_answers(comparison: Comparison) -> Premise:
+    """Whether recycling changes as many answers as a gain that would matter takes."""
+    changed = comparison.mended + comparison.broken
+    share = estimate_share([float(i < changed) for i in range(comparison.problems)])
+    return Premise(
+        text=f"A gain of {POINTS:g} point takes as many answers that change: with "
+        f"{comparison.name}, the setting of the paper's code, {changed} of {comparison.problems} "
+        f"do, {with_interval(share, 100)} %.",
+        otherwise="premise not met",
+        value=affine(share, 100),
+        least=POINTS,
+    )
+
+
 def finding(
     compared: Mapping[Key, Comparison],
     controls: Mapping[Key, Estimate],
@@ -174,6 +189,7 @@ def finding(
     return Finding(
         about="paper 1, table of RR; commentary on the paper on several passes",
         claim="Running a block again at thinking tokens (RR) raises accuracy.",
+        premises=(changes_answers(once[papers]),),
         tests=(
             ClaimTest(
                 f"accuracy with {once[papers].name} less that without recycling",
