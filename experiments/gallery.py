@@ -22,11 +22,12 @@ anew, from the traces in `runs/studies` where they are; `python -m experiments -
 draws some.
 
 Everything here, the last section aside, was run on the built-in pocket models, {models}, which \
-are small and know arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
-about these models. "Against" means that what is claimed was not there or was reversed, within the \
-intervals given; "in part", that some of it was, or that it was there and not told from a control; \
-"undecided", that the intervals hold both. Intervals are 95 % bootstrap intervals over problems \
-unless a figure says otherwise; problems are those that it was tried on, of the test split.
+are small and know arithmetic only. **None of it is a finding about a large model**; a finding \
+against a paper is one about these models. "Against" means that what is claimed was not there or \
+was reversed, within the intervals given; "in part", that some of it was, or that it was there \
+and not told from a control; "undecided", that the intervals hold both. Intervals are 95 % \
+bootstrap intervals over problems unless a figure says otherwise; problems are those that it was \
+tried on, of the test split.
 
 {counts}.
 """

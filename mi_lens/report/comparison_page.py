@@ -146,8 +146,9 @@ def warnings(compared: Compared) -> list[str]:
         )
     elif any(pairing.left_out):
         said.append(
-            f"Only the {pairing.problems[0]} problems that both groups have are compared. Left out "
-            f"are {pairing.left_out[0]} problems of {a} and {pairing.left_out[1]} of {b}."
+            f"Only the {_problems(pairing.problems[0])} that both groups have "
+            f"{'is' if pairing.problems[0] == 1 else 'are'} compared. Left out are "
+            f"{_problems(pairing.left_out[0])} of {a} and {pairing.left_out[1]} of {b}."
         )
     first, second = (group.models for group in compared.groups)
     if first != second and compared.unit == "tokens":
@@ -161,6 +162,10 @@ def warnings(compared: Compared) -> list[str]:
             "gold answers that tell it."
         )
     return said
+
+
+def _problems(number: int) -> str:
+    return f"{number} problem{'' if number == 1 else 's'}"
 
 
 def accuracy_in_words(compared: Compared) -> str:
