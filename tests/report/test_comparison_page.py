@@ -10,6 +10,7 @@ from mi_lens.runs.config import ImportConfig
 from mi_lens.runs.import_text import run_import
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.trace_files import save_traces
+from tests.report.test_browser import opened
 
 REASONER, PLAIN = "deepseek-r1-distill-qwen-1.5b", "qwen2.5-1.5b-instruct"
 
@@ -83,6 +84,7 @@ def test_what_is_not_paired_is_said(here):
     shown = text_of(write_comparison(a, c, "page.html"))
     assert "Only the 1 problem that both groups have is compared" in shown
     assert "Left out are 2 problems of a.jsonl and 1 of c.jsonl" in shown
+    assert "The comparison rests on 1 problem." in shown
 
 
 def test_markup_in_names_and_texts_is_shown_as_it_is(here):
@@ -110,3 +112,25 @@ def test_tokens_of_other_models_may_be_another_unit(here, tokenizer):
     assert "If their tokenizers differ" in text_of(
         write_comparison("a.jsonl", "b.jsonl", "page.html")
     )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_stands_alone_in_a_browser(here, browser, scheme):
+    a = group("a.jsonl", "So it is", "Wait, so", "so", is_correct=True)
+    b = group("b.jsonl", "Hmm so", "so", "it is", is_correct=False)
+    path = write_comparison(a, b, here / "page.html")
+    page = opened(browser, path, width=380, scheme=scheme)
+    assert page.asked == [path.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    other = {"light": "dark", "dark": "light"}[scheme]
+    paper = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(paper)
+    page.get_by_role("button", name=f"Switch to {other}").click()
+    assert page.evaluate(paper) != before
+    words = page.get_by_role("region", name="Thinking words")
+    first = words.locator("tbody tr").first.locator("td").first
+    assert first.inner_text() == "so"
+    words.get_by_role("button", name="word").click()
+    assert first.inner_text() == "alternatively"
+    page.context.close()
+    assert page.problems == []
