@@ -44,7 +44,16 @@ def groups_table(groups: Sequence[Group], outcomes: Sequence[Outcomes], unit: Un
         )
     return Table(
         "The groups",
-        ("group", "traces", "problems", "model", "cut off", f"{unit} (95 %)", "labelled", "right"),
+        (
+            "group",
+            "traces",
+            "problems",
+            "model",
+            "cut off",
+            f"{unit} (95 %)",
+            "outcome known",
+            "right",
+        ),
         rows,
         "Cut off: traces that are known to have been cut off by a budget or a context; of an "
         f"imported text that nobody said it of, it is not known. {unit.capitalize()}: mean over "
