@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, baseline_traces, block_outputs, save
+from experiments.study import MIStudy, baseline_traces, block_outputs, save
 from experiments.summaries import affine, evenly_spaced, raw_peaks, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.controls import Calibration, mismatched_gold
@@ -33,7 +33,7 @@ OF_PAPER: Choice = ("solution_last", False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run. All problems need worked solutions.
 
     Attributes:
@@ -108,7 +108,9 @@ def calibrations(
     site, template = choice
     problems = [trace.problem for trace in traces if trace.problem is not None]
     answers = [
-        mi_lens.answer_state(model, problem, hooks, site=site, template=template)
+        mi_lens.answer_state(
+            model, problem, hooks, site=site, template=template, ending=config.ending
+        )
         for problem in problems
     ]
     by_trace = []

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis
+from experiments.study import MIStudy, save, saved_analysis
 from experiments.summaries import affine, by_block, with_interval
 from mi_lens.common.statistics import spearman
 from mi_lens.information.per_trace.measurement import Measurement
@@ -36,7 +36,7 @@ KINDS = {"raw": BLUE, "specific": GREEN}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run; the study has no settings of its own."""
 
 

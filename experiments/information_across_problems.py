@@ -17,7 +17,7 @@ from tqdm import tqdm
 import mi_lens
 from experiments.information_at_words import AtWords, thinking_and_ordinary
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis, states_of
+from experiments.study import MIStudy, save, saved_analysis, states_of
 from experiments.summaries import rank_correlation, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
@@ -36,7 +36,7 @@ THINKING, ORDINARY = "thinking token", "ordinary token"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run. All answers must be integers.
 
     Attributes:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis
+from experiments.study import MIStudy, save, saved_analysis
 from experiments.summaries import independent_difference, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
@@ -38,7 +38,7 @@ Slopes = dict[str, dict[str, list[Estimate]]]  # By kind, then right or wrong, t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run. `max_new_tokens` must let traces end by themselves.
 
     Attributes:

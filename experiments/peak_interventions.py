@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, requested_traces, save, saved_analysis
+from experiments.study import MIStudy, requested_traces, save, saved_analysis
 from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.information.per_trace.measurement import Measurement
@@ -28,7 +28,7 @@ NEAREST = 5  # Number of steps of nearest entropy from which a control is drawn.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run.
 
     Attributes:

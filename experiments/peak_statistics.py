@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis
+from experiments.study import MIStudy, save, saved_analysis
 from experiments.summaries import affine, evenly_spaced, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style
@@ -44,7 +44,7 @@ Values = dict[str, list[float | None]]  # For every field, one value per trace.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run.
 
     Attributes:

@@ -9,7 +9,7 @@ import tyro
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis
+from experiments.study import MIStudy, save, saved_analysis
 from experiments.summaries import with_interval
 from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
@@ -25,7 +25,7 @@ CLAIMED = ("mean MI", "AOM")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run.
 
     Attributes:

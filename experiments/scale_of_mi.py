@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis
+from experiments.study import MIStudy, save, saved_analysis
 from experiments.summaries import affine, evenly_spaced, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import FACTORS, Measurement
@@ -24,7 +24,7 @@ Synthetic = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run.
 
     Attributes:

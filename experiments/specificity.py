@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis
+from experiments.study import MIStudy, save, saved_analysis
 from experiments.summaries import by_block, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
@@ -49,7 +49,7 @@ COLOURS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run.
 
     Attributes:
@@ -97,7 +97,10 @@ def own_peaks(analysis: mi_lens.Analysis, config: Config) -> dict[str, list[Esti
     """
     model = mi_lens.load(config.model)
     pairs = [(trace, trace.problem) for trace in analysis.analysed if trace.problem is not None]
-    answers = [mi_lens.answer_state(model, problem, analysis.hook_names) for _, problem in pairs]
+    answers = [
+        mi_lens.answer_state(model, problem, analysis.hook_names, ending=analysis.config.ending)
+        for _, problem in pairs
+    ]
     heights = np.full((len(pairs), len(analysis.hook_names), 2), np.nan)
     progress = tqdm(pairs, desc="other answers", unit="trace", disable=None)
     for i, (trace, problem) in enumerate(progress):

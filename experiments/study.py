@@ -21,6 +21,7 @@ from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
+from mi_lens.problems.endings import Ending
 from mi_lens.report.plots.style import save_figure
 from mi_lens.runs.measure import activations_path
 from mi_lens.states.shard import capture_code
@@ -64,6 +65,24 @@ class Study:
         return f"{self.limit} problems"
 
 
+@dataclass(frozen=True, kw_only=True)
+class MIStudy(Study):
+    """What to run, for a study of per-trace MI.
+
+    Attributes:
+        ending: How the answer's text ends; peaks depend on it (`experiments.answer_endings`).
+    """
+
+    ending: Ending = "as_written"
+
+    def scope(self) -> str:
+        """The problems, and how the answers end that states are compared with."""
+        ends = f"answers end {self.ending.replace('_', ' ')}"
+        if self.ending == "as_written" and self.problems == "pocket":
+            ends = "answers end with a full stop"
+        return f"{super().scope()}, {ends}"
+
+
 def settled_for_pocket(config: Study, text: str) -> tuple[Premise, ...]:
     """A premise that fails on the pocket models, whose training texts settle the claim.
 
@@ -92,6 +111,8 @@ def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> 
         "hook_names": ("blocks.*.hook_resid_post",),
         **settings,
     }
+    if isinstance(config, MIStudy) and config.ending != "as_written":
+        analyze_settings["ending"] = config.ending
     # Other versions of the code get another folder: states are read by the code that wrote them,
     # and numbers are of one way of measuring.
     measuring = code_hash("information/per_trace")

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, save, saved_analysis, states_of
+from experiments.study import MIStudy, save, saved_analysis, states_of
 from experiments.summaries import affine, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
@@ -32,7 +32,7 @@ BINS = 10  # Bins of entropy.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(MIStudy):
     """What to run.
 
     Attributes:

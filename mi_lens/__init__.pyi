@@ -119,6 +119,7 @@ from .steering.reading_vectors import reading_vectors as reading_vectors
 from .steering.seal import extract_steering_vectors as extract_steering_vectors
 from .steering.separability import coordinates as coordinates
 from .steering.separability import separability as separability
+from .traces.text_pieces import text_pieces as text_pieces
 from .traces.thought_statistics import thought_statistics as thought_statistics
 from .traces.thoughts import Thought as Thought
 from .traces.thoughts import ThoughtRule as ThoughtRule

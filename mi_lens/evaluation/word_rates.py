@@ -103,7 +103,7 @@ def common_unit(traces: Sequence[Trace]) -> Unit:
         raise ValueError(
             f"{alone} of {len(traces)} traces are text alone, and the others have token ids, so "
             "their lengths are in different units; count all of them in text pieces: "
-            "unit='text pieces'"
+            "unit='text pieces' (--unit 'text pieces')"
         )
     return "text pieces" if alone else "tokens"
 

@@ -122,20 +122,37 @@ def evasion(tokenizer, traces: Iterable[Trace], words: Words) -> Evasion:
     """How traces generated under `Suppress(words)` evaded it (paper 1 reports "But wait").
 
     Args:
-        tokenizer: The model's tokenizer.
+        tokenizer: The model's tokenizer. None takes the texts alone, which say only how often each
+            word stands there nevertheless.
         traces: Traces with the events of the suppression: the token wanted, and the token written.
         words: The suppressed words.
+
+    Raises:
+        ValueError: If there is no tokenizer, and a trace has events or words are token ids.
     """
-    names = [w if isinstance(w, str) else tokenizer.decode([w]) for w in as_words(words)]
-    suppressed = TokenSet.of(tokenizer, names)
+    given = as_words(words)
+    if tokenizer is None:
+        if ids := [word for word in given if not isinstance(word, str)]:
+            raise ValueError(f"token ids {ids[:5]} without a tokenizer; expected words as text")
+        keys, suppressed = {word_of(str(word)) for word in given}, frozenset()
+    else:
+        names = [w if isinstance(w, str) else tokenizer.decode([w]) for w in given]
+        token_set = TokenSet.of(tokenizer, names)
+        keys, suppressed = set(token_set.words), token_set.ids
     instead: Counter[str] = Counter()
     respelled: Counter[str] = Counter()
     for trace in traces:
-        for event in trace.events:
-            if event["what"] == "logits" and event["wanted"] in suppressed.ids:
-                token = tokenizer.decode([event["emitted"]])
-                instead[word_of(token) or token] += 1
+        if tokenizer is not None:
+            for event in trace.events:
+                if event["what"] == "logits" and event["wanted"] in suppressed:
+                    token = tokenizer.decode([event["emitted"]])
+                    instead[word_of(token) or token] += 1
+        elif trace.events:
+            raise ValueError(
+                f"trace {trace.id} has events, whose tokens only a tokenizer can read; pass that "
+                "of the trace's model"
+            )
         for piece in trace.text.split():
-            if word_of(piece) in suppressed.words:
+            if word_of(piece) in keys:
                 respelled[word_of(piece)] += 1
     return Evasion(instead.total(), dict(instead.most_common()), dict(respelled))

@@ -29,6 +29,7 @@ from mi_lens.traces.correctness import Labels
 from mi_lens.traces.text_pieces import Unit
 
 COMMON = 5  # Problems in which a word must occur to be compared.
+FEW = 10  # Bootstrap intervals over fewer problems are too narrow.
 MOST_WORDS = 25  # Rows of the table of all words that are not folded.
 NAMED = 6  # The opening sentence names at most this many words.
 OUTCOMES = ("right", "wrong")
@@ -146,8 +147,14 @@ def warnings(compared: Compared) -> list[str]:
         )
     elif any(pairing.left_out):
         said.append(
-            f"Only the {pairing.problems[0]} problems that both groups have are compared. Left out "
-            f"are {pairing.left_out[0]} problems of {a} and {pairing.left_out[1]} of {b}."
+            f"Only the {_problems(pairing.problems[0])} that both groups have "
+            f"{'is' if pairing.problems[0] == 1 else 'are'} compared. Left out are "
+            f"{_problems(pairing.left_out[0])} of {a} and {pairing.left_out[1]} of {b}."
+        )
+    if min(pairing.problems) < FEW:
+        said.append(
+            f"The comparison rests on {_problems(min(pairing.problems))}. Intervals over fewer "
+            f"than {FEW} are too narrow; the p-values hold for any number."
         )
     first, second = (group.models for group in compared.groups)
     if first != second and compared.unit == "tokens":
@@ -161,6 +168,10 @@ def warnings(compared: Compared) -> list[str]:
             "gold answers that tell it."
         )
     return said
+
+
+def _problems(number: int) -> str:
+    return f"{number} problem{'' if number == 1 else 's'}"
 
 
 def accuracy_in_words(compared: Compared) -> str:

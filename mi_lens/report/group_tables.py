@@ -44,7 +44,16 @@ def groups_table(groups: Sequence[Group], outcomes: Sequence[Outcomes], unit: Un
         )
     return Table(
         "The groups",
-        ("group", "traces", "problems", "model", "cut off", f"{unit} (95 %)", "labelled", "right"),
+        (
+            "group",
+            "traces",
+            "problems",
+            "model",
+            "cut off",
+            f"{unit} (95 %)",
+            "outcome known",
+            "right",
+        ),
         rows,
         "Cut off: traces that are known to have been cut off by a budget or a context; of an "
         f"imported text that nobody said it of, it is not known. {unit.capitalize()}: mean over "
@@ -76,15 +85,15 @@ def words_table(compared: WordRates, names: tuple[str, str], caption: str, most:
 
 
 def _word_row(row: WordRate) -> list[Cell]:
-    return [text(row.word), *_contrast_cells(row.per_thousand, 2)]
+    return [text(row.word), *_contrast_cells(row.per_thousand, 2, ratio=True)]
 
 
-def _contrast_cells(contrast: Contrast, digits: int) -> list[Cell]:
+def _contrast_cells(contrast: Contrast, digits: int, *, ratio: bool) -> list[Cell]:
     return [
         estimate(contrast.first, f".{digits}f"),
         estimate(contrast.second, f".{digits}f"),
         estimate(contrast.difference, f"+.{digits}f"),
-        estimate(contrast.ratio, ".2f"),
+        *([estimate(contrast.ratio, ".2f")] if ratio else []),
         p_value(contrast.p_value),
         p_value(contrast.p_adjusted),
     ]
@@ -100,9 +109,10 @@ def thoughts_table(
             text(name),
             text(f"{contrast.traces[0]} and {contrast.traces[1]}"),
             text(pairing_in_words(contrast.pairing)),
-            *_contrast_cells(compared, 1),
+            *_contrast_cells(compared, 1, ratio=False),
         ]
         for part, contrast in parts.items()
+        if part == "all" or contrast.traces != parts["all"].traces
         for name, compared in contrast.classes.items()
     ]
     return Table(
@@ -114,7 +124,6 @@ def thoughts_table(
             "compared",
             *(f"{name} (95 %)" for name in names),
             "difference (95 %)",
-            "ratio (95 %)",
             "p",
             "adjusted",
         ),
@@ -122,7 +131,8 @@ def thoughts_table(
         "Thoughts per trace, by SEAL's keywords, in the text alone: mean over the traces of each "
         "problem, then over the compared problems, with bootstrap intervals over them. A text "
         "without a think block counts from its first blank line on. Traces that were cut off are "
-        "longer, so both parts are compared apart. p as for words, adjusted for the three classes.",
+        "longer, so both parts are compared apart where there are both. p as for words, adjusted "
+        "for the three classes.",
     )
 
 

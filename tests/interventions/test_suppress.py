@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,8 +8,9 @@ from mi_lens.generation.loop import Decoder
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
-from mi_lens.interventions.suppress import LogitPenalty, Suppress, evasion
+from mi_lens.interventions.suppress import Evasion, LogitPenalty, Suppress, evasion
 from mi_lens.interventions.temperature import RaiseTemperature
+from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import TokenSet, word_ids
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?"]
@@ -90,6 +93,16 @@ def test_evasion_counts_what_came_instead(tiny_model):
     assert evaded.prevented == sum(e["wanted"] in ids for t in traces for e in t.events)
     assert sum(evaded.instead.values()) == evaded.prevented
     assert evasion(tiny_model.tokenizer, plain, words).prevented == 0
+
+
+def test_evasion_reads_text_alone(tiny_model):
+    text = Trace.from_text(None, "Why?", "But wait, so it is. Wait! Waiting")
+    assert evasion(None, [text], ["Wait", "hmm"]) == Evasion(0, {}, {"wait": 2})
+    with pytest.raises(ValueError, match=r"token ids \[3\] without a tokenizer"):
+        evasion(None, [text], [3])
+    traces = generate(tiny_model, PROMPTS, Suppress(["the"]), max_new_tokens=60, progress=False)
+    with pytest.raises(ValueError, match="has events, whose tokens only a tokenizer can read"):
+        evasion(None, [replace(traces[0], events=({"step": 1, "what": "logits"},))], ["the"])
 
 
 def test_temperature_rises_right_after_a_word(tiny_model, monkeypatch):
