@@ -232,13 +232,14 @@ def finding(found: Mapping[str, Found]) -> Finding:
     return Finding(
         about="paper 1, peaks and tokens at peaks; criticism: the answer's last character",
         claim="MI peaks are steps that know the gold answer, and thinking tokens stand there.",
-        tests=(
+        tests=tuple(
             ClaimTest(
-                "peaks shared by two endings of one answer, the least alike, less one half",
-                affine(least.overlap, 100, -50),
+                f"peaks shared with the ending {name.replace('_', ' ')!r}, less one half",
+                affine(row.overlap, 100, -50),
                 0.0,
                 "points",
-            ),
+            )
+            for name, row in others.items()
         ),
         text=f"At {hook_name}, of the peaks under the text as written or under another ending of "
         f"the same answer, {with_interval(least.overlap, 100)} % are of both where the two differ "
