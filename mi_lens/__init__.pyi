@@ -46,6 +46,7 @@ from .information.per_trace.controls import sigma_sweep as sigma_sweep
 from .information.per_trace.controls import without_massive as without_massive
 from .information.per_trace.covariates import correlates as correlates
 from .information.per_trace.covariates import covariates as covariates
+from .information.per_trace.covariates import squared_correlation as squared_correlation
 from .information.per_trace.hsic import hsic_mi as hsic_mi
 from .information.per_trace.peak_rules import IQR as IQR
 from .information.per_trace.peak_rules import MAD as MAD
@@ -56,6 +57,7 @@ from .information.per_trace.peaks import find_peaks as find_peaks
 from .information.per_trace.peaks import peak_statistics as peak_statistics
 from .information.per_trace.peaks import top_k_peaks as top_k_peaks
 from .information.per_trace.readouts import answer_probability as answer_probability
+from .information.per_trace.remaining import remaining as remaining
 from .information.per_trace.thinking_tokens import ThinkingTokens as ThinkingTokens
 from .information.per_trace.thinking_tokens import thinking_tokens as thinking_tokens
 from .information.per_trace.trajectories import mi_trajectories as mi_trajectories
@@ -114,6 +116,7 @@ from .states.capture import capture as capture
 from .states.capture_to_disk import capture_into as capture_into
 from .states.shard import load_activations as load_activations
 from .states.shard import save_activations as save_activations
+from .states.uncertainty import next_token_similarity as next_token_similarity
 from .states.uncertainty import next_token_uncertainty as next_token_uncertainty
 from .steering.reading_vectors import reading_vectors as reading_vectors
 from .steering.seal import extract_steering_vectors as extract_steering_vectors
