@@ -24,7 +24,7 @@ LOADERS = re.compile(
 
 def on_files(files: Files, config: Any) -> Files:
     """Adds the pages and figures from outside docs/."""
-    figures = [p for p in sorted((ROOT / "figures").iterdir()) if p.suffix in SHOWN]
+    figures = [p for p in sorted((ROOT / "figures").rglob("*")) if p.suffix in SHOWN]
     for path in [*figures, *map(ROOT.joinpath, PAGES)]:
         where = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, PAGES.get(where, where), abs_src_path=str(path)))

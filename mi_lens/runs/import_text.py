@@ -84,13 +84,14 @@ def read_texts(config: ImportConfig) -> list[Trace]:
     columns = _columns(config, list(dict.fromkeys(name for row in rows for name in row)))
     tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
     seen: Counter[str] = Counter()
+    responses: Counter[tuple[str | None, ...]] = Counter()
     problems: dict[str, Problem] = {}
     traces = []
     for number, row in enumerate(rows, start=1):
         where = f"{config.file}, row {number}"
         values = _Values({name: row.get(column) for name, column in columns.items()}, columns)
         try:
-            trace = _trace(values, config)
+            trace = _trace(values, config, responses)
             _require_same(problems, trace)
             seen[trace.id] += 1
             if seen[trace.id] > 1:
@@ -214,8 +215,16 @@ class _Values:
         return None
 
 
-def _trace(values: _Values, config: ImportConfig) -> Trace:
+def _trace(
+    values: _Values, config: ImportConfig, responses: Counter[tuple[str | None, ...]]
+) -> Trace:
+    """A row's trace. Without a seed, a seed numbers the responses to one question."""
     question, response = (values.required(name) for name in REQUIRED)
+    model = values.text("model") or config.model
+    condition = values.text("condition") or config.condition
+    asked = (model, condition, question)
+    earlier = responses[asked]
+    responses[asked] += 1
     problem = Problem(
         id=values.text("problem_id") or content_hash(question),
         question=question,
@@ -227,11 +236,11 @@ def _trace(values: _Values, config: ImportConfig) -> Trace:
         None,
         problem,
         response,
-        model=values.text("model") or config.model,
+        model=model,
         stop_reason=values.stop_reason(),
         think_open=config.think_open,
-        seed=values.whole("seed", 0),
-        condition=values.text("condition") or config.condition,
+        seed=values.whole("seed", earlier),
+        condition=condition,
         is_correct=values.truth("is_correct"),
     )
 

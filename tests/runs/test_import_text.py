@@ -85,6 +85,15 @@ def test_a_lost_trace_is_noticed(tmp_path):
         status(tmp_path / "run")
 
 
+def test_responses_to_one_question_are_numbered_where_no_seed_is_given(tmp_path):
+    rows = [{"question": q, "response": r} for q, r in ("ab", "ac", "bb", "ab")]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    traces = read_texts(ImportConfig(file=file, out=tmp_path / "out"))
+    assert [trace.seed for trace in traces] == [0, 1, 0, 2]
+    assert len({trace.id for trace in traces}) == 4
+
+
 def test_a_tokenizer_gives_token_ids(tmp_path):
     path = written(tmp_path / "t.jsonl", ROWS)
     traces = texts(path, *COLUMNS, tokenizer="pocket-reasoner", style="raw")
