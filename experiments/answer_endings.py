@@ -244,7 +244,7 @@ def finding(found: Mapping[str, Found]) -> Finding:
         text=f"At {hook_name}, of the peaks under the text as written or under another ending of "
         f"the same answer, {with_interval(least.overlap, 100)} % are of both where the two differ "
         f"most, and {with_interval(wording.overlap, 100)} % where another sentence ends with the "
-        f"same full stop. At thinking words stand {lift_of(list(rows))} % of the peaks; with a "
+        f"same full stop; at thinking words stand {lift_of(list(rows))} % of the peaks, and with a "
         f"full stop that is {with_interval(full_stop.lift)} times their share of all steps. "
         f"With the squared correlation of the coordinates held, {100 * min(squared):.1f} to "
         f"{100 * max(squared):.1f} % of MI's variance is left, by block; with the likeness of the "
