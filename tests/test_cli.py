@@ -29,6 +29,8 @@ def test_ctrl_c_that_a_library_turns_into_its_own_error_is_told_as_ctrl_c(monkey
             raise LookupError("Error building a validator") from interrupt
 
     monkeypatch.setattr(cli, "run", library)
+    # A process that a script started in the background ignores Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as ended:
         cli.main(["status", "x"])
     assert ended.value.code == 130
