@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.labels import ClaimTest, Finding
+from experiments.labels import Finding, half_shared
 from experiments.study import THINKING_WORDS, Study, block_outputs, save, saved_analysis
-from experiments.summaries import affine, with_interval
+from experiments.summaries import with_interval
 from mi_lens.information.per_trace.answer_endings import EndingSummary, compare_endings
 from mi_lens.information.per_trace.covariates import covariates
 from mi_lens.information.per_trace.hsic import hsic_mi
@@ -31,7 +31,7 @@ from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.remaining import Remaining, remaining
 from mi_lens.problems.endings import STATED, endings_of
 from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, dots, style
-from mi_lens.states.uncertainty import next_token_similarity, next_token_uncertainty
+from mi_lens.states.uncertainty import next_token_explanations
 from mi_lens.traces.vocabulary import SCALING_WORDS, word_of
 
 SIGMA = 50.0
@@ -111,12 +111,7 @@ def read_texts(model, config: Config) -> dict[str, Found]:
         }
         own = answers["as_written"]
         last = hooks[-1]
-        next_token = {
-            **next_token_uncertainty(model, trace, states[last]),
-            "next token as after the answer": next_token_similarity(
-                model, trace, states[last], own[last]
-            ),
-        }
+        next_token = next_token_explanations(model, trace, states[last], own[last])
         for name in hooks:
             stacked = torch.stack([answer[name] for answer in answers.values()])
             values = hsic_mi(states[name], stacked, sigma=SIGMA).cpu().numpy().T
@@ -232,14 +227,11 @@ def finding(found: Mapping[str, Found]) -> Finding:
     return Finding(
         about="paper 1, peaks and tokens at peaks; criticism: the answer's last character",
         claim="MI peaks are steps that know the gold answer, and thinking tokens stand there.",
-        tests=tuple(
-            ClaimTest(
-                f"peaks shared with the ending {name.replace('_', ' ')!r}, less one half",
-                affine(row.overlap, 100, -50),
-                0.0,
-                "points",
-            )
-            for name, row in others.items()
+        tests=half_shared(
+            {
+                f"peaks shared with the ending {name!r}, less one half": others[ending].overlap
+                for ending, name in ((ending, ending.replace("_", " ")) for ending in others)
+            }
         ),
         text=f"At {hook_name}, of the peaks under the text as written or under another ending of "
         f"the same answer, {with_interval(least.overlap, 100)} % are of both where the two differ "

@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import mi_lens
-from experiments.labels import ClaimTest, Finding
+from experiments.labels import Finding, half_shared
 from experiments.study import MIStudy, baseline_traces, block_outputs, save
-from experiments.summaries import affine, evenly_spaced, raw_peaks, shared_peaks, with_interval
+from experiments.summaries import evenly_spaced, raw_peaks, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.controls import Calibration, mismatched_gold
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS
@@ -211,14 +211,11 @@ def finding(numbers, overlap, last: str) -> Finding:
         about="paper 1, the answer state; criticism: no chat template, and the answer state is "
         "the last token of the solution",
         claim="Peaks belong to the trace: how the gold answer is read is a detail.",
-        tests=tuple(
-            ClaimTest(
-                f"peaks shared with {choice!r}, less one half of them",
-                affine(share, 100, -50),
-                0.0,
-                "points",
-            )
-            for choice, share in others.items()
+        tests=half_shared(
+            {
+                f"peaks shared with {choice!r}, less one half of them": share
+                for choice, share in others.items()
+            }
         ),
         text=f"At {last}, of the raw peaks of the paper's choice ({papers}) or of another, "
         f"{with_interval(others[most], 100, 0)} % are of both with {most!r}, the most, and "

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
 from experiments.study import Study, save, saved_analysis, states_of
-from experiments.summaries import affine, independent_difference, with_interval
-from mi_lens.common.intervals import estimate_share
+from experiments.summaries import affine, with_interval
+from mi_lens.common.intervals import estimate_share, estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate
 from mi_lens.information.across_problems.error_bounds import entropy_bits
 from mi_lens.information.across_problems.probe import UsableInformation
@@ -164,7 +164,7 @@ def finding(bounds: Bounds, model_error: Estimate) -> Finding:
         tests=(
             ClaimTest(
                 "error at the first step less that at the last",
-                affine(independent_difference(first, last), 100),
+                affine(estimate_unpaired_difference(first, last), 100),
                 5.0,
                 "points",
             ),

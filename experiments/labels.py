@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from experiments.summaries import affine
 from mi_lens.common.statistics import Estimate
 
 Label = Literal["with", "against", "open", "premise not met", "by construction", "not asked"]
@@ -111,6 +112,13 @@ class ClaimTest:
         """Whether every effect that would matter is excluded."""
         low, high = self.effect.low, self.effect.high
         return high is not None and high < self.margin and low != high
+
+
+def half_shared(shares: Mapping[str, Estimate]) -> tuple[ClaimTest, ...]:
+    """Tests, by name, that more than half of the peaks are shared, in points above one half."""
+    return tuple(
+        ClaimTest(name, affine(share, 100, -50), 0.0, "points") for name, share in shares.items()
+    )
 
 
 @dataclass(frozen=True)

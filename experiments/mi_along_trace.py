@@ -14,7 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.labels import ClaimTest, Finding
 from experiments.study import MIStudy, save, saved_analysis
-from experiments.summaries import independent_difference, is_right, with_interval
+from experiments.summaries import is_right, with_interval
+from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.report.plots.peaks import resampled
@@ -162,7 +163,7 @@ def finding(slopes: Slopes, last: str, means) -> Finding:
         f"rise of raw MI in {name} traces": raw,
         f"rise of the specific part in {name} traces": specific,
         "rise of the specific part in right traces less that in wrong ones": (
-            independent_difference(specific, wrong)
+            estimate_unpaired_difference(specific, wrong)
         ),
     }
     end = [estimate.mean for estimate in means["raw"][name]]

@@ -13,9 +13,9 @@ import tyro
 from matplotlib.figure import Figure
 
 import mi_lens
-from experiments.labels import ClaimTest, Finding
+from experiments.labels import Finding, half_shared
 from experiments.study import MIStudy, save, saved_analysis
-from experiments.summaries import affine, evenly_spaced, shared_peaks, with_interval
+from experiments.summaries import evenly_spaced, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import FACTORS, Measurement
 from mi_lens.report.plots.style import BLUE, COLOURS, ORANGE, PAGE, curve, style
@@ -168,14 +168,11 @@ def finding(peaks, ratio, vectors: Synthetic, analysis: mi_lens.Analysis) -> Fin
         about="paper 1, sigma by grid search; criticism: MI depends on scale, and on "
         "one shared large coordinate",
         claim="MI peaks do not hang on the kernel width, nor on how large activations are.",
-        tests=tuple(
-            ClaimTest(
-                f"peaks shared with sigma = {sigma * factor:g}, less one half of them",
-                affine(share, 100, -50),
-                0.0,
-                "points",
-            )
-            for factor, share in shares.items()
+        tests=half_shared(
+            {
+                f"peaks shared with sigma = {sigma * factor:g}, less one half of them": share
+                for factor, share in shares.items()
+            }
         ),
         text=f"At {last}, of the raw peaks at sigma = {sigma:g} or at another width, "
         f"{with_interval(shares[most], 100, 0)} % are of both where that is {sigma * most:g} and "

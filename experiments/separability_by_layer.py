@@ -24,7 +24,7 @@ from experiments.study import (
     block_outputs,
     save,
 )
-from experiments.summaries import independent_difference
+from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.report.plots.style import BLUE, CLASS_COLOURS, GREY, ORANGE, PAGE, style
@@ -203,14 +203,14 @@ def finding(
                 "model's own probability of a thinking word at the boundary, which needs no probe, "
                 f"tells the classes apart with AUC {auc_with_interval(next_word)}.",
                 "by construction",
-                independent_difference(highest, known(next_word)),
+                estimate_unpaired_difference(highest, known(next_word)),
                 MARGIN,
             ),
         ),
         tests=tuple(
             ClaimTest(
                 f"AUC at {best} less that of {name}",
-                independent_difference(highest, known(other)),
+                estimate_unpaired_difference(highest, known(other)),
                 MARGIN,
                 "of AUC",
             )

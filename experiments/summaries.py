@@ -39,23 +39,6 @@ def affine(estimate: Estimate, scale: float = 1.0, shift: float = 0.0) -> Estima
     return Estimate(mean, *ends, estimate.n)
 
 
-def independent_difference(first: Estimate, second: Estimate) -> Estimate:
-    """The difference of two independent means, from their intervals (MOVER; Zou & Donner 2008).
-
-    Each end is as far from the difference as the ends that it joins are from their means, added
-    as independent errors are.
-    """
-    n = first.n + second.n
-    if first.mean is None or second.mean is None:
-        return Estimate(None, None, None, n)
-    mean = first.mean - second.mean
-    if first.low is None or first.high is None or second.low is None or second.high is None:
-        return Estimate(mean, None, None, n)
-    down = np.hypot(first.mean - first.low, second.high - second.mean)
-    up = np.hypot(first.high - first.mean, second.mean - second.low)
-    return Estimate(mean, float(mean - down), float(mean + up), n)
-
-
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> tuple[Estimate, float]:
     """Spearman's correlation with an interval, and the p-value when the steps are exchanged.
 

@@ -14,7 +14,8 @@ import tyro
 import mi_lens
 from experiments.labels import ClaimTest, Finding
 from experiments.study import Study, sampled_traces, save, settled_for_pocket
-from experiments.summaries import affine, independent_difference, is_right, with_interval
+from experiments.summaries import affine, is_right, with_interval
+from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.thought_gains import (
     ThoughtGains,
@@ -125,7 +126,7 @@ def finding(config: Config, groups: Mapping[str, Sequence[ThoughtGains]]) -> Fin
     for name, bits in zip(THOUGHT_CLASSES[1:], others, strict=True):
         if bits.n:
             effects[f"bits by execution less those by {name} in right traces"] = (
-                independent_difference(useful, bits)
+                estimate_unpaired_difference(useful, bits)
             )
     effects |= {
         f"{FEW_BITS:g} bits less those by {name} in wrong traces": affine(

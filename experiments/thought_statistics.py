@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
 from experiments.study import CLASS_MARKERS, Study, baseline_traces, save, settled_for_pocket
-from experiments.summaries import affine, independent_difference, is_right, with_interval
-from mi_lens.common.intervals import estimate_share
+from experiments.summaries import affine, is_right, with_interval
+from mi_lens.common.intervals import estimate_share, estimate_unpaired_difference
 from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate
 from mi_lens.models.pocket.training.reasoning import GUESS_IS_RIGHT
@@ -224,7 +224,7 @@ def harder_is_harder(
             f"accuracy is {with_interval(hardest, 100)} %, that of level {levels[0]} "
             f"{with_interval(easiest, 100)} %.",
             "premise not met",
-            affine(independent_difference(easiest, hardest), 100),
+            affine(estimate_unpaired_difference(easiest, hardest), 100),
         ),
     )
 

@@ -16,7 +16,8 @@ import mi_lens
 from experiments.labels import ClaimTest, Finding
 from experiments.steering import SteeringStudy, vector_traces
 from experiments.study import save
-from experiments.summaries import affine, independent_difference, is_right, with_interval
+from experiments.summaries import affine, is_right, with_interval
+from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, SKY, curve, dots, style
 from mi_lens.steering.seal import states_of_thoughts
@@ -226,7 +227,7 @@ def finding(
                 (
                     "cosine of vectors of other problems, less that with labels shuffled within "
                     "traces",
-                    independent_difference(whole, chance),
+                    estimate_unpaired_difference(whole, chance),
                 ),
                 (
                     f"cosine of vectors of right and wrong traces, less {SAME:g}",

@@ -30,12 +30,12 @@ from experiments.small_benchmarks import discordance, net_gains
 from experiments.study import Study, command, plain, save, study_name
 from experiments.summaries import (
     affine,
-    independent_difference,
     is_right,
     rank_correlation,
     side,
     with_interval,
 )
+from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.answer_parts import AlignedInformation
@@ -251,11 +251,11 @@ def test_a_difference_of_independent_means_is_as_wide_as_simulated():
         Estimate(mean, mean - 1.96 * sd, mean + 1.96 * sd, 9)
         for mean, sd in ((1.0, 0.3), (0.2, 0.4))
     ]
-    found = independent_difference(*means)
+    found = estimate_unpaired_difference(*means)
     low, high = np.quantile(first - second, [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.05)
     nothing = Estimate(None, None, None, 0)
-    assert independent_difference(means[0], nothing) == Estimate(None, None, None, 9)
+    assert estimate_unpaired_difference(means[0], nothing) == Estimate(None, None, None, 9)
 
 
 def test_a_rank_correlation_has_its_steps_as_units():

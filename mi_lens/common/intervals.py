@@ -92,16 +92,16 @@ def estimate_difference(
 
 
 def estimate_unpaired_difference(a: Estimate, b: Estimate) -> Estimate:
-    """The difference a - b of two shares of different units, with Newcombe's interval (1998).
+    """The difference a - b of two shares or means of independent units, from their intervals.
 
-    The interval is as far from the difference as the intervals of both shares together say
-    (his method 10, for Wilson's intervals):
+    The interval is as far from the difference as the intervals of both together say (MOVER; Zou and
+    Donner 2008). For Wilson's intervals of shares it is Newcombe's method 10 (1998):
 
         a - b - sqrt((a - a_low)^2 + (b_high - b)^2),  a - b + sqrt((a_high - a)^2 + (b - b_low)^2)
 
     Args:
-        a: A share with its interval, as `estimate_share` gives it.
-        b: The other share.
+        a: A share or a mean with its interval.
+        b: The other one.
     """
     n = a.n + b.n
     if a.mean is None or b.mean is None:

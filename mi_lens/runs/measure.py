@@ -28,11 +28,10 @@ from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.capture_to_disk import StateStore, shard_path
 from mi_lens.states.shard import load_activations
-from mi_lens.states.uncertainty import next_token_similarity, next_token_uncertainty
+from mi_lens.states.uncertainty import next_token_explanations
 from mi_lens.traces.trace import Trace
 
 Measurements = dict[str, Measurement]  # By hook name.
-NEXT_TOKEN_SIMILARITY = "next token as after the answer"  # The name of a covariate.
 
 
 def activations_path(folder: Path, trace: Trace) -> Path:
@@ -99,10 +98,7 @@ def _measure(
     problem = trace.require_problem("whose answer its states are compared with")
     last_states = load_activations(shard, [last])[last]
     after_answer = answers.last_token(model, problem, last)
-    next_token = {
-        **next_token_uncertainty(model, trace, last_states),
-        NEXT_TOKEN_SIMILARITY: next_token_similarity(model, trace, last_states, after_answer),
-    }
+    next_token = next_token_explanations(model, trace, last_states, after_answer)
     endings = answers.endings(model, problem, hook_names)
     others = answers.other_problems(problem)
     return {
@@ -196,7 +192,9 @@ class _Answers:
         """The problem's answer state under every ending, by hook name."""
         site, template = self.config.site, self.config.template
         return {
-            ending: answer_state(
+            ending: self.states[problem]
+            if ending == self.config.ending
+            else answer_state(
                 model, problem, list(hook_names), site=site, template=template, ending=ending
             )
             for ending in endings_of(problem, site)

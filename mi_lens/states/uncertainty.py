@@ -1,10 +1,11 @@
 """What the model expected as the next token: how surely, in bits, and how like after the answer."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.interventions.replay import ReadUnder, replay_of
@@ -38,21 +39,8 @@ def next_token_uncertainty(
     Raises:
         ValueError: If the number of states is not the number of steps.
     """
-    require_states(last_states, f"trace {trace.id}: last_states", len(trace))
-    backend = backend_of(model)
-    entropy, surprisal = [], []
-    emitted = torch.tensor(trace.token_ids)
-    replay = replay_of(model, trace, condition)
-    for start in range(0, len(trace), 256):
-        tokens = emitted[start : start + 256]
-        logits = replay.logits(backend.unembed(model, last_states[start : start + 256]), start)
-        log_p = logits.double().log_softmax(-1).cpu()
-        entropy.append(torch.special.entr(log_p.exp()).sum(-1) / math.log(2))
-        surprisal.append(-log_p.gather(-1, tokens[:, None])[:, 0] / math.log(2))
-    return {
-        "entropy": torch.cat(entropy).numpy(),
-        "surprisal": torch.cat(surprisal).numpy(),
-    }
+    chunks = _log_probabilities(model, trace, last_states, condition)
+    return _joined([_uncertainty(log_p, tokens) for log_p, tokens in chunks])
 
 
 @torch.inference_mode()
@@ -80,15 +68,74 @@ def next_token_similarity(
     Raises:
         ValueError: If the number of states is not the number of steps.
     """
+    after = _after(model, answer)
+    chunks = _log_probabilities(model, trace, last_states, condition)
+    return torch.cat([_similarity(log_p, after) for log_p, _ in chunks]).numpy()
+
+
+@torch.inference_mode()
+def next_token_explanations(
+    model: Model,
+    trace: Trace,
+    last_states: Float[Tensor, "step d"],
+    answer: Float[Tensor, " d"],
+) -> dict[str, Float[np.ndarray, " step"]]:
+    """What the model expects as next token, as explanations of MI; see `covariates`.
+
+    The logits of the trace are computed once for all of them. Arguments and errors are those of
+    `next_token_similarity`.
+
+    Returns:
+        "entropy", "surprisal" and "next token as after the answer", each with one value per step.
+    """
+    after = _after(model, answer)
+    return _joined(
+        [
+            {
+                **_uncertainty(log_p, tokens),
+                "next token as after the answer": _similarity(log_p, after),
+            }
+            for log_p, tokens in _log_probabilities(model, trace, last_states, "as generated")
+        ]
+    )
+
+
+def _log_probabilities(
+    model: Model, trace: Trace, last_states: Float[Tensor, "step d"], condition: ReadUnder
+) -> Iterator[tuple[Float[Tensor, "chunk vocab"], Int[Tensor, " chunk"]]]:
+    """Log probabilities at the steps of a trace, and the emitted tokens, chunk by chunk."""
     require_states(last_states, f"trace {trace.id}: last_states", len(trace))
     backend = backend_of(model)
-    after_answer = backend.unembed(model, answer[None]).double().softmax(-1).cpu()
+    emitted = torch.tensor(trace.token_ids)
     replay = replay_of(model, trace, condition)
-    values = []
     for start in range(0, len(trace), 256):
         logits = replay.logits(backend.unembed(model, last_states[start : start + 256]), start)
-        p = logits.double().softmax(-1).cpu()
-        entropies = [torch.special.entr(q).sum(-1) for q in (p, after_answer)]
-        middle = torch.special.entr((p + after_answer) / 2).sum(-1)
-        values.append(1 - (middle - sum(entropies) / 2) / math.log(2))
-    return torch.cat(values).clamp(0, 1).numpy()
+        yield logits.double().log_softmax(-1).cpu(), emitted[start : start + 256]
+
+
+def _after(model: Model, answer: Float[Tensor, " d"]) -> Float[Tensor, "1 vocab"]:
+    return backend_of(model).unembed(model, answer[None]).double().softmax(-1).cpu()
+
+
+def _uncertainty(
+    log_p: Float[Tensor, "chunk vocab"], tokens: Int[Tensor, " chunk"]
+) -> dict[str, Float[Tensor, " chunk"]]:
+    return {
+        "entropy": torch.special.entr(log_p.exp()).sum(-1) / math.log(2),
+        "surprisal": -log_p.gather(-1, tokens[:, None])[:, 0] / math.log(2),
+    }
+
+
+def _similarity(
+    log_p: Float[Tensor, "chunk vocab"], after: Float[Tensor, "1 vocab"]
+) -> Float[Tensor, " chunk"]:
+    p = log_p.exp()
+    entropies = [torch.special.entr(q).sum(-1) for q in (p, after)]
+    middle = torch.special.entr((p + after) / 2).sum(-1)
+    return (1 - (middle - sum(entropies) / 2) / math.log(2)).clamp(0, 1)
+
+
+def _joined(
+    chunks: Sequence[dict[str, Float[Tensor, "_"]]],
+) -> dict[str, Float[np.ndarray, " step"]]:
+    return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
