@@ -1,4 +1,4 @@
-"""Loads a built-in model, a Hugging Face id or a folder, with either backend."""
+"""Loads a built-in model, a Hugging Face id, a folder or a GGUF file, with either backend."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from mi_lens.models.checkpoint import (
     TOKENIZER_FILES,
     check_checkpoint,
     check_config,
-    find_folder,
+    find_checkpoint,
 )
 from mi_lens.models.checkpoint_files import (
     require_same_weights,
@@ -19,6 +19,8 @@ from mi_lens.models.checkpoint_files import (
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
+from mi_lens.models.gguf_checkpoint import GGUFCheckpoint
+from mi_lens.models.gguf_tokenizer import build_tokenizer
 
 DTYPES = {
     "float32": torch.float32,
@@ -30,6 +32,7 @@ DTYPES = {
 def load(
     name: str | Path,
     *,
+    gguf_file: str | None = None,
     backend: str = "auto",
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -43,8 +46,11 @@ def load(
     while the model is in use.
 
     Args:
-        name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
-            a folder with `config.json` and safetensors.
+        name: "pocket-reasoner" or "pocket-base"; "smollm2", SmolLM2-135M-Instruct, if the package
+            that it comes with is installed; a Hugging Face id, which is downloaded once; a folder
+            with `config.json` and safetensors; or a GGUF file, by its path or by
+            "owner/model/file.gguf" on the hub. A GGUF file's weights are dequantised.
+        gguf_file: The GGUF file to load from the folder or from the Hugging Face id.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
             the first of the two that the installed TransformerLens has.
         dtype: float32, float64 or bfloat16, as a torch dtype or by name. The default on a GPU is
@@ -71,33 +77,37 @@ def load(
     torch_device = _parse_device(device)
     device_settings = _device_settings(chosen_backend.name, device, n_devices)
     given_dtype = None if dtype is None else _parse_dtype(dtype)
-    folder = find_folder(name)
-    torch_dtype = given_dtype or _default_dtype(check_checkpoint(folder), torch_device)
-    vocabulary = _load_config(folder).get_text_config().vocab_size
-    tokenizer = _load_tokenizer(folder)
-    require_tokenizer_fits(folder, tokenizer, vocabulary)
-    hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
+    path = find_checkpoint(name, gguf_file)
+    source = _opened(path)
+    settings = check_checkpoint(path) if isinstance(source, Path) else source.settings()
+    torch_dtype = given_dtype or _default_dtype(settings, torch_device)
+    vocabulary = _load_config(source).get_text_config().vocab_size
+    tokenizer = _load_tokenizer(source)
+    require_tokenizer_fits(path, tokenizer, vocabulary)
+    hf_model = _load_weights(source, torch_dtype, torch_device, device_settings)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
     model = chosen_backend.build(hf_model, tokenizer)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
         raise ValueError(
-            f"{folder / 'generation_config.json'}: eos_token_id is {strange[0]!r}; expected ids of "
+            f"{path / 'generation_config.json'}: eos_token_id is {strange[0]!r}; expected ids of "
             f"the vocabulary, from 0 to {vocabulary - 1}"
         )
     return model
 
 
-def load_outline(name: str | Path, backend: str = "auto") -> Any:
+def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | None = None) -> Any:
     """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
 
     It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
     shapes and no values.
 
     Args:
-        name: As in `load`; for a Hugging Face id only the small files are downloaded.
+        name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
+            are in a GGUF file.
         backend: As in `load`.
+        gguf_file: As in `load`.
 
     Raises:
         ValueError: If the name, backend or architecture is not supported.
@@ -107,12 +117,14 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     from transformers import AutoModelForCausalLM
 
     chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
-    folder = find_folder(name, TEXT_FILES)
-    check_config(folder)
-    config, tokenizer = _load_config(folder), _load_tokenizer(folder)
+    path = find_checkpoint(name, gguf_file, TEXT_FILES)
+    source = _opened(path)
+    if isinstance(source, Path):
+        check_config(source)
+    config, tokenizer = _load_config(source), _load_tokenizer(source)
 
     def build(device: str) -> Any:
-        with torch.device(device), blaming(folder / "config.json"):
+        with torch.device(device), blaming(_config_file(source)):
             hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
             return chosen_backend.build(hf_model, tokenizer)
 
@@ -122,22 +134,24 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
         return build("cpu")
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, *, gguf_file: str | None = None) -> Any:
     """Load the tokenizer that `load` gives the model, without the model.
 
     Args:
-        name: As in `load`; for a Hugging Face id only the small files are downloaded.
+        name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
+            are in a GGUF file.
+        gguf_file: As in `load`.
 
     Raises:
         ValueError: If there is no model of this name.
         FileNotFoundError: If the folder is missing, or has no tokenizer files.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    folder = find_folder(name, TEXT_FILES)
-    tokenizer = _load_tokenizer(folder)
+    path = find_checkpoint(name, gguf_file, TEXT_FILES)
+    tokenizer = _load_tokenizer(_opened(path))
     if tokenizer is None:
         raise FileNotFoundError(
-            f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
+            f"{path} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
         )
     return tokenizer
 
@@ -182,7 +196,17 @@ def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
 
 
-def _load_config(folder: Path) -> Any:
+def _opened(path: Path) -> Path | GGUFCheckpoint:
+    """A checkpoint's folder as it is; a file opened as GGUF."""
+    return path if path.is_dir() else GGUFCheckpoint(path)
+
+
+def _config_file(source: Path | GGUFCheckpoint) -> Path:
+    """The file to name if a config is wrong."""
+    return source / "config.json" if isinstance(source, Path) else source.path
+
+
+def _load_config(source: Path | GGUFCheckpoint) -> Any:
     """Hugging Face's config of a checkpoint.
 
     Raises:
@@ -190,18 +214,25 @@ def _load_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    with blaming(folder / "config.json"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if isinstance(source, GGUFCheckpoint):
+        return source.config()
+    with blaming(source / "config.json"):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(source: Path | GGUFCheckpoint) -> Any:
     """The tokenizer, read from `tokenizer.json` if there is one; None without tokenizer files.
+
+    A GGUF file always has one.
 
     AutoTokenizer may build a tokenizer from the name of its class or of the model's family. That
     one can split text differently and so give other token ids than the model was trained on.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    if isinstance(source, GGUFCheckpoint):
+        return build_tokenizer(source.path, source.value)
+    folder = source
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     exact = (folder / "tokenizer.json").is_file()
@@ -218,28 +249,32 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _load_weights(
-    folder: Path, dtype: torch.dtype, device: torch.device, device_settings: dict[str, Any]
+    source: Path | GGUFCheckpoint,
+    dtype: torch.dtype,
+    device: torch.device,
+    device_settings: dict[str, Any],
 ) -> Any:
     """The Hugging Face model.
 
     Weights are first read in the dtype in which they are stored, so that the files are only mapped
     into memory. Then each weight is converted to the given dtype and device in turn. The memory of
-    a file is freed with the last of its weights.
+    a file is freed with the last of its weights. Weights in GGUF are dequantised one by one.
     """
     from transformers import AutoModelForCausalLM
 
-    read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
-    with blaming(folder / "config.json"):
-        model, report = read(
-            folder,
-            dtype=stored_dtype(folder) or dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **device_settings,
-        )
-    require_same_weights(folder, report)
+    settings = {
+        "attn_implementation": "eager",
+        "output_loading_info": True,
+        **device_settings,
+    }
+    if isinstance(source, GGUFCheckpoint):
+        model, report = source.read(dtype, **settings)
+    else:
+        settings |= {"use_safetensors": True, "trust_remote_code": False}
+        read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
+        with blaming(source / "config.json"):
+            model, report = read(source, dtype=stored_dtype(source) or dtype, **settings)
+    require_same_weights(source if isinstance(source, Path) else source.path, report)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
     model.config.dtype = dtype
