@@ -1,12 +1,14 @@
 """Models in GGUF, the format of llama.cpp: config, tokenizer and weights in one file.
 
-The weights are dequantised, tensor by tensor. transformers' tables translate llama.cpp's names.
-transformers itself passes over what it has no name for, such as the scaled rotary frequencies of
-Llama 3, and then computes something else; here every name has a place, or the file is refused.
+The weights are dequantised, tensor by tensor. Tables of the gguf library translate llama.cpp's names
+of weights, and tables of transformers its settings. transformers itself passes over what it has no
+name for, such as the scaled rotary frequencies of Llama 3, and then computes something else; here
+every name has a place, or the file is refused.
 
 Not covered: files in parts, and architectures that are not in `ARCHITECTURES`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +62,10 @@ class GGUFCheckpoint:
                 GGUF at all, of an architecture that is not supported, or holds a type of tensor
                 that cannot be dequantised.
         """
-        from gguf.gguf_reader import GGUFReader
-
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {str(path)!r} to load a model from")
         try:
-            reader = GGUFReader(path)
+            reader = _open(path)
         except Exception as error:  # numpy's and the reader's errors are of many kinds
             raise ValueError(
                 f"{path}: not a whole GGUF file of types that the gguf library knows "
@@ -157,21 +157,17 @@ class GGUFCheckpoint:
         """The weights, dequantised in float32 and then rounded, by Hugging Face's names."""
         from gguf.quants import dequantize
         from transformers import AutoModelForCausalLM
-        from transformers.modeling_gguf_pytorch_utils import (
-            TENSOR_PROCESSORS,
-            TensorProcessor,
-            get_gguf_hf_weights_map,
-        )
+        from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config)
-        processor = TENSOR_PROCESSORS.get(self.architecture, TensorProcessor)(config.to_dict())
-        places = get_gguf_hf_weights_map(empty, processor)
+        places = self._places(empty.state_dict(), config.num_hidden_layers)
         if unused := sorted(self.tensors.keys() - places.keys() - {ROPE_FACTORS}):
             raise ValueError(
                 f"{self.path}: {len(unused)} weights have no place in a model of its settings: "
                 f"{', '.join(unused[:4])}{', ...' if len(unused) > 4 else ''}"
             )
+        processor = TENSOR_PROCESSORS.get(self.architecture, TensorProcessor)(config.to_dict())
         weights: dict[str, torch.Tensor] = {}
         # The largest first, because a float32 copy stands beside the weights that are there.
         for name in sorted(places.keys() & self.tensors.keys(), key=self._size, reverse=True):
@@ -179,6 +175,16 @@ class GGUFCheckpoint:
             values = processor.process(values, name, parsed_parameters={"tensors": {}}).weights
             weights[places[name]] = torch.from_numpy(np.ascontiguousarray(values)).to(dtype)
         return weights
+
+    def _places(self, names: Iterable[str], n_layers: int) -> dict[str, str]:
+        """llama.cpp's name of each weight -> Hugging Face's."""
+        from gguf.constants import MODEL_ARCH_NAMES
+        from gguf.tensor_mapping import get_tensor_name_map
+
+        kinds = {name: kind for kind, name in MODEL_ARCH_NAMES.items()}
+        table = get_tensor_name_map(kinds[self.architecture], n_layers)
+        places = {table.get_name(name, (".weight", ".bias")): name for name in names}
+        return {ours: theirs for ours, theirs in places.items() if ours is not None}
 
     def _translated(self) -> dict[str, Any]:
         """The settings of the architecture, by Hugging Face's names."""
@@ -252,3 +258,21 @@ class GGUFCheckpoint:
         shape, kind = tensor.data.shape, tensor.data.dtype
         count, offset = int(tensor.data.size), int(tensor.data_offset)
         return np.fromfile(self.path, kind, count, offset=offset).reshape(shape)
+
+
+def _open(path: Path) -> Any:
+    """Gguf's reader, with the file as a plain array: slices of numpy's memmap take three times as
+    long, and a vocabulary has 100,000 of them.
+    """
+    from gguf.gguf_reader import GGUFReader
+
+    class Reader(GGUFReader):
+        @property
+        def data(self) -> np.ndarray:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._data = np.asarray(mapped)
+
+    return Reader(path)
