@@ -5,6 +5,7 @@ python -m experiments.layer_map
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from textwrap import shorten
 
 import tyro
@@ -32,10 +33,7 @@ def main(config: Config) -> None:
         for name in hooks
     }
     with_last = {name: shared(analysis, name, hooks[-1]) for name in hooks[:-1]}
-    with_next = {
-        name: shared(analysis, name, after)
-        for name, after in zip(hooks[:-1], hooks[1:], strict=True)
-    }
+    with_next = {name: shared(analysis, name, after) for name, after in pairwise(hooks)}
     for name, estimate in with_last.items():
         print(
             f"{name}: {with_interval(ratio[name], 100)} % of steps are peaks, shared with the last "
@@ -43,9 +41,7 @@ def main(config: Config) -> None:
             f"{with_interval(with_next[name], 100)} %"
         )
     question = shorten(trace.require_problem("that is drawn").question, 80, placeholder=" …")
-    label = (
-        f"MI with the gold answer, every block on a scale of its own; dots are peaks: {question}"
-    )
+    label = f"MI with the gold answer, each block on a scale of its own; dots: peaks. {question}"
     save(
         config,
         {config.model: fingerprint_of(analysis)},

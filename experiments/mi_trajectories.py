@@ -75,6 +75,9 @@ def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> C
     """A trace with its MI, its peaks and the labels of its tokens, for drawing."""
     assert trace.problem is not None
     question = shorten(trace.problem.question, 72, placeholder=" …")
+    told = "right" if is_right([trace])[0] else "wrong"
+    if trace.is_correct is not None:
+        told = f"read, not written; its author is {told}"
     calibration = analysis.measurement(trace, hook_name).calibration
     strings = dict(
         zip((other.id for other in analysis.traces), analysis.token_strings, strict=True)
@@ -84,7 +87,7 @@ def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> C
         for string in strings[trace.id]
     ]
     return Curve(
-        title=f"{question} ({'right' if is_right([trace])[0] else 'wrong'})",
+        title=f"{question} ({told})",
         mi=analysis.mi(trace, hook_name),
         peaks=analysis.peaks(trace, hook_name),
         labels=labels,

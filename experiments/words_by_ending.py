@@ -164,7 +164,7 @@ def finding(
         claim="The tokens at MI peaks are those that the gold answer picks out, however it ends.",
         tests=half_shared(
             {
-                f"common part of the words at peaks with the ending {ending!r}, less one half": share
+                f"common part of the words at peaks under {ending!r}, less one half": share
                 for ending, share in alike.items()
             }
         ),
