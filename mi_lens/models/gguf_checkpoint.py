@@ -1,6 +1,6 @@
 """Models in GGUF, the format of llama.cpp: config, tokenizer and weights in one file.
 
-The weights are dequantised, tensor by tensor. Tables of the gguf library translate llama.cpp's names
+The weights are dequantised, one by one. Tables of the gguf library translate llama.cpp's names
 of weights, and tables of transformers its settings. transformers itself passes over what it has no
 name for, such as the scaled rotary frequencies of Llama 3, and then computes something else; here
 every name has a place, or the file is refused.
@@ -149,9 +149,11 @@ class GGUFCheckpoint:
         model_class = getattr(transformers, config.architectures[0])
         weights = self._weights(config, dtype)
         with blaming(self.path):
-            return model_class.from_pretrained(
+            model, report = model_class.from_pretrained(
                 None, config=config, state_dict=weights, dtype=dtype, **settings
             )
+        model.config.name_or_path = str(self.path)
+        return model, report
 
     def _weights(self, config: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """The weights, dequantised in float32 and then rounded, by Hugging Face's names."""
