@@ -1,4 +1,4 @@
-"""What studies share says truly what was found; studies of texts, and of texts that a model reads."""
+"""What studies share says truly what was found; studies of published texts."""
 
 import json
 import re
