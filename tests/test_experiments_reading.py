@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -57,10 +57,8 @@ def test_texts_are_read_up_to_a_number_of_tokens(texts: Path):
     read = texts_of(texts / smollm2.TEXTS, 4, STEPS, tokenizer)
     assert len(read) == 4
     assert all(len(trace) <= STEPS for trace in read)
-    assert (
-        len({trace.id for trace in (*read, *texts_of(texts / smollm2.TEXTS, 4, 20, tokenizer))})
-        == 8
-    )
+    shorter = texts_of(texts / smollm2.TEXTS, 4, 20, tokenizer)
+    assert len({trace.id for trace in (*read, *shorter)}) == 8
     for i, trace in enumerate(read):
         problem = trace.require_problem("that was read")
         assert trace.prompt == problem.question
@@ -146,8 +144,6 @@ def test_a_claim_on_reasoners_is_not_tested_on_an_instruct_model(tmp_path: Path)
 
 def test_words_that_open_sentences_are_counted(traces: list[mi_lens.Trace]):
     tokenizer = mi_lens.load("pocket-reasoner").tokenizer
-    from dataclasses import replace
-
     text = "So it is. Wait! So. Let me\nSo 7 is. 8 Hmm"
     assert openers([replace(traces[0], text=text)], tokenizer, 2) == ("So", "Wait")
 
