@@ -40,7 +40,7 @@ def main(config: Config) -> None:
             f"block {with_interval(estimate, 100)} %, with the next "
             f"{with_interval(with_next[name], 100)} %"
         )
-    question = shorten(trace.require_problem("that is drawn").question, 60, placeholder=" …")
+    question = shorten(trace.require_problem("that is drawn").question, 48, placeholder=" …")
     label = f"MI with the gold answer (dots: peaks): {question}"
     save(
         config,
