@@ -219,7 +219,7 @@ def draw(tables: Mapping[str, Mapping[str, list[Estimate]]]) -> Figure:
             axes.set_xlabel("block")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel(label)
-        panels[3].legend(loc="center")
+        panels[3].legend(loc="best")
         legend_above(figure, panels[0])
     return figure
 
