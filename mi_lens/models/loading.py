@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
-from mi_lens.models.backends.lookup import available, get_backend
+from mi_lens.models.architectures import backends_of
+from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.checkpoint import (
     TEXT_FILES,
     TOKENIZER_FILES,
@@ -19,6 +21,7 @@ from mi_lens.models.checkpoint_files import (
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
+from mi_lens.models.self_check import check, reference
 
 DTYPES = {
     "float32": torch.float32,
@@ -46,7 +49,7 @@ def load(
         name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
             a folder with `config.json` and safetensors.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
-            the first of the two that the installed TransformerLens has.
+            the first of the two that the installed TransformerLens has for this model.
         dtype: float32, float64 or bfloat16, as a torch dtype or by name. The default on a GPU is
             the checkpoint's own dtype, except that float16 becomes float32, because the residual
             stream can exceed the range of float16. The default on a CPU is float32, because
@@ -58,7 +61,10 @@ def load(
     Returns:
         The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
         its tokenizer, which pads on the left, or None if the checkpoint has no tokenizer files.
-        `model.eos_token_ids` are the tokens that end a generation.
+        `model.eos_token_ids` are the tokens that end a generation. `model.abilities` says what a
+        check on a few random tokens found: whether the model can be read, generate and recycle
+        (`mi_lens.models.self_check`); what it cannot is refused with the reason when it is asked
+        for.
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
@@ -67,19 +73,25 @@ def load(
         FileNotFoundError: If the folder or one of its files is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
-    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
+    if backend != "auto":
+        get_backend(backend)
     torch_device = _parse_device(device)
-    device_settings = _device_settings(chosen_backend.name, device, n_devices)
     given_dtype = None if dtype is None else _parse_dtype(dtype)
     folder = find_folder(name)
-    torch_dtype = given_dtype or _default_dtype(check_checkpoint(folder), torch_device)
-    vocabulary = _load_config(folder).get_text_config().vocab_size
+    config = check_checkpoint(folder)
+    hf_config = _load_config(folder)
+    chosen_backend = _choose_backend(folder, backend, config["architectures"][0], hf_config)
+    device_settings = _device_settings(chosen_backend.name, device, n_devices)
+    torch_dtype = given_dtype or _default_dtype(config, torch_device)
+    vocabulary = hf_config.get_text_config().vocab_size
     tokenizer = _load_tokenizer(folder)
     require_tokenizer_fits(folder, tokenizer, vocabulary)
     hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
+    expected = reference(hf_model)
     model = chosen_backend.build(hf_model, tokenizer)
+    model.abilities = check(chosen_backend, model, expected)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
         raise ValueError(
@@ -106,14 +118,18 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
+    if backend != "auto":
+        get_backend(backend)
     folder = find_folder(name, TEXT_FILES)
-    check_config(folder)
+    architecture = check_config(folder)["architectures"][0]
     config, tokenizer = _load_config(folder), _load_tokenizer(folder)
+    chosen_backend = _choose_backend(folder, backend, architecture, config)
 
     def build(device: str) -> Any:
         with torch.device(device), blaming(folder / "config.json"):
             hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            if device == "meta" and hasattr(hf_model, "set_experts_implementation"):
+                hf_model.set_experts_implementation("batched_mm")  # Others look at values.
             return chosen_backend.build(hf_model, tokenizer)
 
     try:
@@ -140,6 +156,30 @@ def load_tokenizer(name: str | Path) -> Any:
             f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
         )
     return tokenizer
+
+
+def _choose_backend(folder: Path, name: str, architecture: str, hf_config: Any) -> Backend:
+    """The backend of this name; for "auto" the first that can load the model.
+
+    Raises:
+        ValueError: If the backend of this name, or every backend, would get the model wrong.
+    """
+    known = backends_of(architecture)
+    if name not in ("auto", *known):
+        raise ValueError(
+            f"{folder / 'config.json'}: backend {name!r} does not know architecture "
+            f"{architecture!r}; use backend={known[0]!r}"
+        )
+    for candidate in known if name == "auto" else [name]:
+        backend = get_backend(candidate)
+        try:
+            backend.require_buildable(hf_config)
+        except ValueError:
+            if candidate == known[-1] or name != "auto":
+                raise
+        else:
+            return backend
+    raise AssertionError("the last backend either raises or is returned")
 
 
 def _parse_device(device: torch.device | str | None) -> torch.device:
@@ -240,6 +280,8 @@ def _load_weights(
             **device_settings,
         )
     require_same_weights(folder, report)
+    if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # The fused kernel has no float64.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
     model.config.dtype = dtype
