@@ -4,8 +4,10 @@ Hugging Face's own model of the same weights says what is right. The tokens are 
 scaled positions that begin behind them are not seen here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -26,10 +28,9 @@ class Abilities:
     """What a model was seen to do when it was loaded; each is empty, or says why not.
 
     Attributes:
-        read: Blocks' outputs at their hooks are Hugging Face's hidden states, and a step with a
-            cache continues as one pass over the whole sequence.
-        generate: A padded batch gives each row what it gets alone, and rows of a cache can be
-            chosen, joined and cut.
+        read: In a padded batch, blocks' outputs at their hooks are Hugging Face's hidden states of
+            each row alone, and a step with a cache continues as one pass over the whole.
+        generate: Rows of a cache can be chosen, joined and cut, and go on as before.
         recycle: A block can run again at the last position, and the model can go on from it.
     """
 
@@ -138,38 +139,50 @@ class _Trial:
         if not worst <= coarsest**0.5:
             raise _DifferenceError(f"{what} differs from Hugging Face's by {100 * worst:.2g} %")
 
+    @contextmanager
+    def recording(self, names: list[str]) -> Iterator[dict[str, list[Tensor]]]:
+        """Inside, what hooks of these names see is recorded."""
+        seen: dict[str, list[Tensor]] = {name: [] for name in names}
+
+        def record(name: str, value: Tensor, hook: Any = None) -> None:
+            seen[name].append(value.clone())
+
+        with self.model.hooks(fwd_hooks=[(name, partial(record, name)) for name in names]):
+            yield seen
+
     def batch(self) -> tuple[Int[Tensor, "2 pos"], Int[Tensor, "2 pos"]]:
         return left_pad(self.expected.rows, self.model.cfg.device)
 
 
 def _read(trial: _Trial) -> None:
-    """One row alone: every block's output, the logits, and the same through a cache."""
+    """A padded batch: every block's output, the logits, and the same through a cache."""
     backend, model, expected = trial.backend, trial.model, trial.expected
-    tokens, mask = left_pad(expected.rows[:1], model.cfg.device)
-    seen: dict[str, list[Tensor]] = {}
+    tokens, mask = trial.batch()
     names = [block_output(layer) for layer in range(model.cfg.n_layers)]
-    hooks = [(name, _recorder(seen.setdefault(name, []))) for name in names]
-    with model.hooks(fwd_hooks=hooks):
+    with trial.recording(names) as seen:
         logits = backend.forward(model, tokens, mask)
     for name in names:
         if len(seen[name]) != 1:
-            raise _DifferenceError(f"{name} fires {len(seen[name])} times in a pass; expected once")
-    for name, wanted in zip(names[:-1], expected.states[0], strict=True):
-        trial.close(name, seen[name][0][0], wanted)
-    trial.close("the logits", logits[0], expected.logits[0])
-    last = backend.unembed(model, seen[names[-1]][0][0])
-    trial.close(f"the logits read from {names[-1]}", last, expected.logits[0])
-    cache = backend.new_cache(model, 1)
+            raise _DifferenceError(f"{name} fires {len(seen[name])} times in a pass, not once")
+    cache = backend.new_cache(model, 2)
     ends = [0, *range(PROMPT, LENGTH + 1)]
     steps = [
-        backend.step(model, tokens[:, start:end], mask[:, :end], cache)[0]
+        backend.step(model, tokens[:, start:end], mask[:, :end], cache)
         for start, end in pairwise(ends)
     ]
-    trial.close("the logits of steps with a cache", torch.cat(steps), expected.logits[0])
+    stepwise = torch.cat(steps, dim=1)
+    for row, (states, wanted) in enumerate(zip(expected.states, expected.logits, strict=True)):
+        real = slice(-len(expected.rows[row]), None)
+        for name, state in zip(names[:-1], states, strict=True):
+            trial.close(f"{name} of row {row}", seen[name][0][row, real], state)
+        trial.close(f"the logits of row {row}", logits[row, real], wanted)
+        last = backend.unembed(model, seen[names[-1]][0][row, real])
+        trial.close(f"the logits read from {names[-1]}", last, wanted)
+        trial.close(f"the logits of row {row} with a cache", stepwise[row, real], wanted)
 
 
 def _generate(trial: _Trial) -> None:
-    """A padded batch; then rows of its cache cut, swapped, joined, trimmed, and read on."""
+    """Rows of a padded batch's cache are cut, swapped, joined and trimmed, and go on."""
     backend, model, expected = trial.backend, trial.model, trial.expected
     tokens, mask = trial.batch()
     cache = backend.new_cache(model, 2)
@@ -195,12 +208,10 @@ def _recycle(trial: _Trial) -> None:
     """Each block runs again on its own input, which must change nothing; then on from a block."""
     backend, model, expected = trial.backend, trial.model, trial.expected
     tokens, mask = trial.batch()
-    seen: dict[str, list[Tensor]] = {}
     n_layers = model.cfg.n_layers
     names = [block_output(layer) for layer in range(n_layers)]
-    hooks = [(name, _recorder(seen.setdefault(name, []))) for name in names]
     cache = backend.new_cache(model, 2)
-    with model.hooks(fwd_hooks=hooks):
+    with trial.recording(names) as seen:
         backend.step(model, tokens, mask, cache, logits_to_keep=0)
     rows = torch.tensor([1, 0], device=tokens.device)
     for layer in sorted({1, n_layers // 2, n_layers - 1} & set(range(1, n_layers))):
@@ -215,10 +226,3 @@ def _recycle(trial: _Trial) -> None:
     if layer:
         output = backend.block(model, layer, seen[names[layer - 1]][0][:1], alone)
         trial.close(f"block {layer} run alone", output[0], seen[names[layer]][0][0])
-
-
-def _recorder(into: list[Tensor]) -> Callable[..., None]:
-    def record(value: Tensor, hook: Any = None) -> None:
-        into.append(value.clone())
-
-    return record

@@ -21,6 +21,7 @@ from mi_lens.models.model import Model
 from mi_lens.models.one_thread import only_thread
 from mi_lens.models.padding import left_pad
 from mi_lens.models.processed_weights import require_unprocessed
+from mi_lens.models.self_check import require_able
 from mi_lens.states.shard import States
 from mi_lens.traces.trace import Trace
 
@@ -57,7 +58,11 @@ def read_in_segments(
 
     Returns:
         The cache of all positions.
+
+    Raises:
+        ValueError: If the model failed its check at being read when it was loaded.
     """
+    require_able(model, "read")
     backend = backend_of(model)
     tokens, mask = left_pad(sequences, device=model.cfg.device)
     width, length = tokens.shape[1], length or SEGMENT

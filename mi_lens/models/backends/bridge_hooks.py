@@ -82,27 +82,32 @@ def probed(model: TransformerBridge) -> Probed:
 
 
 def probe(model: TransformerBridge) -> None:
-    own = {point.name or name for name, point in model.hook_dict.items()}
-    on = {name for name in own if not _is_off(model, name)}
+    """One short pass, whose findings are kept on the model; the user's hooks should be off."""
+    points = {point.name or name: point for name, point in model.hook_dict.items()}
+    on = {name: point for name, point in points.items() if not _is_off(model, name)}
     reached: set[str] = set()
     outputs: list[Any] = []
-    hooks = [(name, partial(_note, reached, name)) for name in on]
+    # Directly on the points: `model.hooks` looks every name up in a list that it makes anew.
+    handles = [
+        point.register_forward_hook(partial(_note, reached, name)) for name, point in on.items()
+    ]
+    handles.append(model.blocks[0].register_forward_hook(lambda *call: outputs.append(call[-1])))
     token = torch.zeros(1, 1, dtype=torch.long)
-    handle = model.blocks[0].register_forward_hook(lambda *call: outputs.append(call[-1]))
     try:
-        with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+        with torch.no_grad():
             forward(model, token, torch.ones_like(token))
-        model._probed = Probed(frozenset(on - reached), isinstance(outputs[0], tuple))
+        model._probed = Probed(frozenset(on.keys() - reached), isinstance(outputs[0], tuple))
     except Exception:
         if model.cfg.device != "meta":
             raise
         # Without values some models cannot run; the loaded model refuses what this one does not.
         model._probed = Probed()
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _note(reached: set[str], name: str, value: Any, hook: Any) -> None:
+def _note(reached: set[str], name: str, *call: Any) -> None:
     reached.add(name)
 
 
