@@ -6,24 +6,34 @@ from typing import Any
 import torch
 
 from mi_lens.models.backends.lookup import available, get_backend
+from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.checkpoint import (
     TEXT_FILES,
     TOKENIZER_FILES,
-    check_checkpoint,
     check_config,
     find_folder,
 )
 from mi_lens.models.checkpoint_files import (
+    read_json,
     require_same_weights,
+    require_tied_as_said,
     require_tokenizer_fits,
+    require_weights,
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
+from mi_lens.models.quantization import (
+    description_of,
+    is_plain,
+    quantization_of,
+    require_quantizer,
+)
 
 DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
 }
 
 
@@ -46,11 +56,14 @@ def load(
         name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
             a folder with `config.json` and safetensors.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
-            the first of the two that the installed TransformerLens has.
-        dtype: float32, float64 or bfloat16, as a torch dtype or by name. The default on a GPU is
-            the checkpoint's own dtype, except that float16 becomes float32, because the residual
-            stream can exceed the range of float16. The default on a CPU is float32, because
-            bfloat16 is slow there.
+            the first of the two that the installed TransformerLens has. Quantised weights need the
+            bridge, and "auto" then takes it.
+        dtype: float32, float64, bfloat16 or float16, as a torch dtype or by name. The default on a
+            GPU is the checkpoint's own dtype, except that float16 becomes float32, because a
+            residual stream can exceed its range; states that do are refused, never returned as
+            infinity or NaN. The default on a CPU is float32, because narrower dtypes are slow
+            there. Quantised weights stay as they are: then the dtype is that of all other weights
+            and of the states, and its default is the checkpoint's own everywhere.
         device: By default "cuda" if there is a GPU, else "cpu".
         n_devices: Number of GPUs over which to spread the layers, evenly by memory. More than one
             needs backend "bridge" and no `device`.
@@ -58,28 +71,43 @@ def load(
     Returns:
         The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
         its tokenizer, which pads on the left, or None if the checkpoint has no tokenizer files.
-        `model.eos_token_ids` are the tokens that end a generation.
+        `model.eos_token_ids` are the tokens that end a generation. `model.quantization` says how
+        its weights are quantised, as its fingerprint does (`mi_lens.models.quantization`); None if
+        they are not.
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
             fewer GPUs than `n_devices`, or the checkpoint's files are damaged or do not fit each
             other.
         FileNotFoundError: If the folder or one of its files is missing.
+        ImportError: If the weights are quantised in a way that needs a package.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
-    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
+    if backend != "auto":
+        get_backend(backend)
     torch_device = _parse_device(device)
-    device_settings = _device_settings(chosen_backend.name, device, n_devices)
     given_dtype = None if dtype is None else _parse_dtype(dtype)
-    folder = find_folder(name)
-    torch_dtype = given_dtype or _default_dtype(check_checkpoint(folder), torch_device)
+    folder = find_folder(name, TEXT_FILES)
+    config = check_config(folder)
+    quantization = quantization_of(folder / "config.json", config)
+    chosen_backend = _backend_for(backend, quantization, folder)
+    device_settings = _device_settings(chosen_backend.name, device, n_devices)
+    if quantization:
+        require_quantizer(folder / "config.json", config, quantization, torch_device)
+        device_settings = device_settings or {"device_map": {"": torch_device}}
+    folder = find_folder(name)  # only now are the weights downloaded
+    require_weights(folder)
+    torch_dtype = given_dtype or _default_dtype(config, torch_device)
     vocabulary = _load_config(folder).get_text_config().vocab_size
     tokenizer = _load_tokenizer(folder)
     require_tokenizer_fits(folder, tokenizer, vocabulary)
     hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
+    if quantization:
+        quantization = description_of(hf_model, quantization)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
     model = chosen_backend.build(hf_model, tokenizer)
+    model.quantization = quantization
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
         raise ValueError(
@@ -106,9 +134,9 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
     folder = find_folder(name, TEXT_FILES)
-    check_config(folder)
+    quantization = quantization_of(folder / "config.json", check_config(folder))
+    chosen_backend = _backend_for(backend, quantization, folder)
     config, tokenizer = _load_config(folder), _load_tokenizer(folder)
 
     def build(device: str) -> Any:
@@ -120,6 +148,18 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
         return build("meta")
     except NotImplementedError:  # the bridge splits GPT-2's fused projections, which needs values
         return build("cpu")
+
+
+def _backend_for(name: str, quantization: str | None, folder: Path) -> Backend:
+    """The backend of this name, or for "auto" the first that can hold a checkpoint's weights."""
+    if quantization is None:
+        return get_backend(available()[0] if name == "auto" else name)
+    if name == "hooked":
+        raise ValueError(
+            f"{folder / 'config.json'}: the weights are quantised by {quantization!r}, and backend "
+            "'hooked' holds plain weights only; use backend='bridge', or the unquantised checkpoint"
+        )
+    return get_backend("bridge")
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -178,8 +218,10 @@ def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
 
 
 def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
-    own = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
+    own = DTYPES.get(config.get("dtype") or config.get("torch_dtype") or "", torch.float32)
+    if config.get("quantization_config") is not None:
+        return own  # the quantised layers were made for it
+    return torch.float32 if device.type == "cpu" or own == torch.float16 else own
 
 
 def _load_config(folder: Path) -> Any:
@@ -224,15 +266,17 @@ def _load_weights(
 
     Weights are first read in the dtype in which they are stored, so that the files are only mapped
     into memory. Then each weight is converted to the given dtype and device in turn. The memory of
-    a file is freed with the last of its weights.
+    a file is freed with the last of its weights. Quantised weights are read, placed and converted
+    by Hugging Face's quantiser, and their modules stay as it leaves them.
     """
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
+    plain = quantization_of(folder / "config.json", read_json(folder / "config.json")) is None
     with blaming(folder / "config.json"):
         model, report = read(
             folder,
-            dtype=stored_dtype(folder) or dtype,
+            dtype=(stored_dtype(folder) if plain else None) or dtype,
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation="eager",
@@ -240,8 +284,14 @@ def _load_weights(
             **device_settings,
         )
     require_same_weights(folder, report)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
+    require_tied_as_said(folder, model)
+    if not plain:  # Some quantisers complete their layers in the first pass, before hooks are in.
+        with torch.no_grad():
+            model(torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False) if plain or is_plain(module) else ():
+            place = parameter.device if device_settings else device
+            parameter.data = parameter.data.to(place, dtype)
     model.config.dtype = dtype
     embedding = model.get_input_embeddings()
     if hasattr(embedding, "scalar_embed_scale"):  # Gemma's; it was rounded to the stored dtype
