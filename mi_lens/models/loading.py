@@ -22,20 +22,14 @@ from mi_lens.models.checkpoint_files import (
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
+from mi_lens.models.placement import default_dtype, parse_device, parse_dtype, placement
 from mi_lens.models.quantization import (
+    complete,
     description_of,
     is_plain,
     quantization_of,
     require_quantizer,
 )
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 def load(
     name: str | Path,
@@ -85,19 +79,19 @@ def load(
     """
     if backend != "auto":
         get_backend(backend)
-    torch_device = _parse_device(device)
-    given_dtype = None if dtype is None else _parse_dtype(dtype)
+    torch_device = parse_device(device)
+    given_dtype = None if dtype is None else parse_dtype(dtype)
     folder = find_folder(name, TEXT_FILES)
     config = check_config(folder)
     quantization = quantization_of(folder / "config.json", config)
     chosen_backend = _backend_for(backend, quantization, folder)
-    device_settings = _device_settings(chosen_backend.name, device, n_devices)
+    device_settings = placement(chosen_backend.name, device, n_devices)
     if quantization:
         require_quantizer(folder / "config.json", config, quantization, torch_device)
         device_settings = device_settings or {"device_map": {"": torch_device}}
     folder = find_folder(name)  # only now are the weights downloaded
     require_weights(folder)
-    torch_dtype = given_dtype or _default_dtype(config, torch_device)
+    torch_dtype = given_dtype or default_dtype(config, torch_device)
     vocabulary = _load_config(folder).get_text_config().vocab_size
     tokenizer = _load_tokenizer(folder)
     require_tokenizer_fits(folder, tokenizer, vocabulary)
@@ -182,48 +176,6 @@ def load_tokenizer(name: str | Path) -> Any:
     return tokenizer
 
 
-def _parse_device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {str(device)!r} is not available here: {error}") from error
-    return torch.device(device)
-
-
-def _device_settings(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
-    """The arguments with which Hugging Face spreads the layers; none for one device."""
-    if n_devices == 1:
-        return {}
-    if n_devices < 1:
-        raise ValueError(f"n_devices={n_devices}: expected at least 1")
-    if backend != "bridge" or device is not None:
-        raise ValueError(
-            f"n_devices={n_devices} with backend {backend!r} and device {device!r}: layers are "
-            "spread over GPUs by backend='bridge' only, which chooses the GPUs itself (leave "
-            "device out); backend 'hooked' runs on one device"
-        )
-    from transformer_lens.utilities.multi_gpu import resolve_device_map
-
-    device_map, max_memory = resolve_device_map(n_devices, None, None)
-    return {"device_map": device_map, "max_memory": max_memory}
-
-
-def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    parsed = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if parsed is None or parsed not in DTYPES.values():
-        raise ValueError(f"dtype {dtype!r} is not supported; choose one of {list(DTYPES)}")
-    return parsed
-
-
-def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
-    own = DTYPES.get(config.get("dtype") or config.get("torch_dtype") or "", torch.float32)
-    if config.get("quantization_config") is not None:
-        return own  # the quantised layers were made for it
-    return torch.float32 if device.type == "cpu" or own == torch.float16 else own
-
-
 def _load_config(folder: Path) -> Any:
     """Hugging Face's config of a checkpoint.
 
@@ -285,9 +237,8 @@ def _load_weights(
         )
     require_same_weights(folder, report)
     require_tied_as_said(folder, model)
-    if not plain:  # Some quantisers complete their layers in the first pass, before hooks are in.
-        with torch.no_grad():
-            model(torch.zeros(1, 1, dtype=torch.long, device=model.device))
+    if not plain:
+        complete(model)
     for module in model.modules():
         for parameter in module.parameters(recurse=False) if plain or is_plain(module) else ():
             place = parameter.device if device_settings else device

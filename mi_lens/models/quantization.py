@@ -79,6 +79,18 @@ def require_quantizer(
         ) from error
 
 
+@torch.no_grad()
+def complete(hf_model: Any) -> None:
+    """Completes the layers that a quantiser completes in the first pass, before hooks are in."""
+    if all(map(is_plain, hf_model.modules())):
+        return
+    for module in hf_model.modules():
+        # On such CPUs bitsandbytes packs its codes anew, and state_dict() then spoils them (0.50.2).
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    hf_model(torch.zeros(1, 1, dtype=torch.long, device=hf_model.device))
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether a module's own parameters and buffers are numbers as they are, and not codes."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
