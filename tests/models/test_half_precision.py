@@ -101,7 +101,7 @@ def test_the_step_that_is_not_finite_is_named(tiny_model):
     place = len(trace.prompt_ids)
 
     def spoil(states, hook):
-        states[:, place] = float("nan")
+        states[:, place:] = float("nan")
         return states
 
     with tiny_model.hooks(fwd_hooks=[(HOOK, spoil)]):
