@@ -14,6 +14,7 @@ from mi_lens.models.attached_hooks import FwdHooks, UserHooks
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
+from mi_lens.models.self_check import require_able
 from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import PromptStyle, encode_prompt, require_tokenizer
 from mi_lens.traces.trace import ConditionRecord, Trace
@@ -72,10 +73,12 @@ class Plan:
         hooks: The user's hooks.
 
     Raises:
-        ValueError: If the model has no tokenizer, or the hooks do not fit; see `UserHooks`.
+        ValueError: If the model has no tokenizer, or failed its check at generating when it was
+            loaded; or the hooks do not fit; see `UserHooks`.
     """
 
     def __init__(self, model: Model, fwd_hooks: FwdHooks = (), hooks_named: str = ""):
+        require_able(model, "generate")
         require_tokenizer(model.tokenizer)
         self.model = model
         self.fingerprint = model_fingerprint(model)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_lens.models.architectures import ARCHITECTURES
+from mi_lens.models.architectures import backends_of
 from mi_lens.models.checkpoint_files import read_json
 from mi_lens.models.config_values import require_possible
 from mi_lens.models.quantization import quantization_of
@@ -118,11 +118,10 @@ def check_config(folder: Path) -> dict[str, Any]:
     config = read_json(config_file)
     architectures = config.get("architectures")
     architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"{config_file}: architecture {architecture!r} is not supported; supported are "
-            f"{', '.join(ARCHITECTURES)}"
-        )
+    try:
+        backends_of(architecture)
+    except ValueError as error:
+        raise ValueError(f"{config_file}: {error}") from None
     quantization_of(config_file, config)
     require_possible(config_file, config)
     return config

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from mi_lens.models.backends.lookup import available, get_backend
-from mi_lens.models.backends.protocol import Backend
+from mi_lens.models.backends.lookup import get_backend
 from mi_lens.models.checkpoint import (
     TEXT_FILES,
     TOKENIZER_FILES,
@@ -22,7 +21,13 @@ from mi_lens.models.checkpoint_files import (
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
-from mi_lens.models.placement import default_dtype, parse_device, parse_dtype, placement
+from mi_lens.models.placement import (
+    choose_backend,
+    default_dtype,
+    parse_device,
+    parse_dtype,
+    placement,
+)
 from mi_lens.models.quantization import (
     complete,
     description_of,
@@ -30,6 +35,8 @@ from mi_lens.models.quantization import (
     quantization_of,
     require_quantizer,
 )
+from mi_lens.models.self_check import check, reference
+
 
 def load(
     name: str | Path,
@@ -50,8 +57,8 @@ def load(
         name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
             a folder with `config.json` and safetensors.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
-            the first of the two that the installed TransformerLens has. Quantised weights need the
-            bridge, and "auto" then takes it.
+            the first of the two that the installed TransformerLens has for this model; only the
+            bridge takes quantised weights.
         dtype: float32, float64, bfloat16 or float16, as a torch dtype or by name. The default on a
             GPU is the checkpoint's own dtype, except that float16 becomes float32, because a
             residual stream can exceed its range; states that do are refused, never returned as
@@ -65,9 +72,11 @@ def load(
     Returns:
         The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
         its tokenizer, which pads on the left, or None if the checkpoint has no tokenizer files.
-        `model.eos_token_ids` are the tokens that end a generation. `model.quantization` says how
-        its weights are quantised, as its fingerprint does (`mi_lens.models.quantization`); None if
-        they are not.
+        `model.eos_token_ids` are the tokens that end a generation. `model.abilities` says what a
+        check on a few random tokens found: whether the model can be read, generate and recycle
+        (`mi_lens.models.self_check`); what it cannot is refused with the reason when it is asked
+        for. `model.quantization` says how its weights are quantised, as its fingerprint does
+        (`mi_lens.models.quantization`); None if they are not.
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
@@ -83,8 +92,9 @@ def load(
     given_dtype = None if dtype is None else parse_dtype(dtype)
     folder = find_folder(name, TEXT_FILES)
     config = check_config(folder)
+    hf_config = _load_config(folder)
     quantization = quantization_of(folder / "config.json", config)
-    chosen_backend = _backend_for(backend, quantization, folder)
+    chosen_backend = choose_backend(folder, backend, config, hf_config)
     device_settings = placement(chosen_backend.name, device, n_devices)
     if quantization:
         require_quantizer(folder / "config.json", config, quantization, torch_device)
@@ -92,7 +102,7 @@ def load(
     folder = find_folder(name)  # only now are the weights downloaded
     require_weights(folder)
     torch_dtype = given_dtype or default_dtype(config, torch_device)
-    vocabulary = _load_config(folder).get_text_config().vocab_size
+    vocabulary = hf_config.get_text_config().vocab_size
     tokenizer = _load_tokenizer(folder)
     require_tokenizer_fits(folder, tokenizer, vocabulary)
     hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
@@ -100,8 +110,16 @@ def load(
         quantization = description_of(hf_model, quantization)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
+    try:
+        expected = reference(hf_model)
+    except RuntimeError as error:  # Layers made for another dtype.
+        raise ValueError(
+            f"{folder}: Hugging Face's own model does not run in {torch_dtype}: {error}"
+            f"{'; leave dtype out' if quantization else ''}"
+        ) from error
     model = chosen_backend.build(hf_model, tokenizer)
     model.quantization = quantization
+    model.abilities = check(chosen_backend, model, expected)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
         raise ValueError(
@@ -128,32 +146,24 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     """
     from transformers import AutoModelForCausalLM
 
+    if backend != "auto":
+        get_backend(backend)
     folder = find_folder(name, TEXT_FILES)
-    quantization = quantization_of(folder / "config.json", check_config(folder))
-    chosen_backend = _backend_for(backend, quantization, folder)
+    checked = check_config(folder)
     config, tokenizer = _load_config(folder), _load_tokenizer(folder)
+    chosen_backend = choose_backend(folder, backend, checked, config)
 
     def build(device: str) -> Any:
         with torch.device(device), blaming(folder / "config.json"):
             hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            if device == "meta" and hasattr(hf_model, "set_experts_implementation"):
+                hf_model.set_experts_implementation("batched_mm")  # Others look at values.
             return chosen_backend.build(hf_model, tokenizer)
 
     try:
         return build("meta")
     except NotImplementedError:  # the bridge splits GPT-2's fused projections, which needs values
         return build("cpu")
-
-
-def _backend_for(name: str, quantization: str | None, folder: Path) -> Backend:
-    """The backend of this name, or for "auto" the first that can hold a checkpoint's weights."""
-    if quantization is None:
-        return get_backend(available()[0] if name == "auto" else name)
-    if name == "hooked":
-        raise ValueError(
-            f"{folder / 'config.json'}: the weights are quantised by {quantization!r}, and backend "
-            "'hooked' holds plain weights only; use backend='bridge', or the unquantised checkpoint"
-        )
-    return get_backend("bridge")
 
 
 def load_tokenizer(name: str | Path) -> Any:
@@ -237,6 +247,8 @@ def _load_weights(
         )
     require_same_weights(folder, report)
     require_tied_as_said(folder, model)
+    if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # The fused kernel has no float64.
     if not plain:
         complete(model)
     for module in model.modules():

@@ -1,8 +1,14 @@
-"""Where a model runs, and in which dtype: what `load` is asked for, held against this machine."""
+"""Which backend runs a model, where and in which dtype: what `load` is asked for and what can be."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from mi_lens.models.architectures import backends_of
+from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.backends.protocol import Backend
+from mi_lens.models.quantization import quantization_of
 
 DTYPES = {
     "float32": torch.float32,
@@ -10,6 +16,46 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+def choose_backend(folder: Path, name: str, config: dict[str, Any], hf_config: Any) -> Backend:
+    """The backend of this name; for "auto" the first that can load the model.
+
+    Args:
+        folder: The checkpoint.
+        name: "auto" or a backend's name.
+        config: What its config.json holds.
+        hf_config: Hugging Face's config of it.
+
+    Raises:
+        ValueError: If the backend of this name, or every backend, would get the model wrong.
+    """
+    config_file = folder / "config.json"
+    architecture = config["architectures"][0]
+    method = quantization_of(config_file, config)
+    known = backends_of(architecture)
+    if name not in ("auto", *known):
+        raise ValueError(
+            f"{config_file}: backend {name!r} does not know architecture {architecture!r}; use "
+            f"backend={known[0]!r}"
+        )
+    if method and name == "hooked":
+        raise ValueError(
+            f"{config_file}: the weights are quantised by {method!r}, and backend 'hooked' holds "
+            "plain weights only; use backend='bridge', or the unquantised checkpoint"
+        )
+    if method and name == "auto":
+        name = "bridge"
+    for candidate in known if name == "auto" else [name]:
+        backend = get_backend(candidate)
+        try:
+            backend.require_buildable(hf_config)
+        except ValueError:
+            if candidate == known[-1] or name != "auto":
+                raise
+        else:
+            return backend
+    raise AssertionError("the last backend either raises or is returned")
 
 
 def parse_device(device: torch.device | str | None) -> torch.device:

@@ -23,6 +23,7 @@ from mi_lens.models.one_thread import only_thread
 from mi_lens.models.overflow import require_finite
 from mi_lens.models.padding import left_pad
 from mi_lens.models.processed_weights import require_unprocessed
+from mi_lens.models.self_check import require_able
 from mi_lens.states.shard import States
 from mi_lens.traces.trace import Trace
 
@@ -59,7 +60,11 @@ def read_in_segments(
 
     Returns:
         The cache of all positions.
+
+    Raises:
+        ValueError: If the model failed its check at being read when it was loaded.
     """
+    require_able(model, "read")
     backend = backend_of(model)
     tokens, mask = left_pad(sequences, device=model.cfg.device)
     width, length = tokens.shape[1], length or SEGMENT
@@ -182,10 +187,7 @@ def last_states(
     hook_names: Sequence[str],
     lasts: Sequence[int],
 ) -> list[States]:
-    """States at the last positions of token sequences, as `states_at` gives them.
-
-    `lasts` says how many positions of each row.
-    """
+    """States at the last `lasts[row]` positions of token sequences, as `states_at` gives them."""
     positions = [
         range(len(ids) - last, len(ids)) for ids, last in zip(sequences, lasts, strict=True)
     ]

@@ -80,6 +80,12 @@ def test_states_beyond_float16_are_refused(overflowing, backend, tmp_path):
     assert states[HOOK].abs().max() > 65504
     half = load(overflowing, backend=backend, dtype="float16", device="cpu")
     remedy = r"load the model with dtype='bfloat16' or 'float32'"
+    refused = rf"cannot (read|generate) with this model: .* not finite; .*{remedy}"
+    with pytest.raises(ValueError, match=refused):
+        mi_lens.generate(half, PROMPTS, max_new_tokens=6, progress=False)
+    with pytest.raises(ValueError, match=refused):
+        mi_lens.capture(half, traces, HOOK)
+    half.abilities = None  # Few random tokens need not overflow where a long trace does.
     with pytest.raises(ValueError, match=rf"request 0: the logits at step 0 .*nan.*{remedy}"):
         mi_lens.generate(half, PROMPTS, max_new_tokens=6, progress=False)
     named = rf"^blocks\.1\.hook_resid_post: the state .* position \d+ holds (-?inf|nan).*{remedy}"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments.timings.loading import growth_mb, make_checkpoint, size_mb
 from mi_lens.models import loading as models
-from mi_lens.models.architectures import ARCHITECTURES
+from mi_lens.models.architectures import CONVERTERS
 from mi_lens.models.backends.lookup import NAMES, available, backend_of, get_backend
 from mi_lens.models.loading import load, load_outline
 from mi_lens.models.placement import default_dtype
@@ -284,7 +284,7 @@ def test_every_architecture_supported_is_tested(
     architectures: list[str], checkpoint: Callable[[str], Path]
 ) -> None:
     configs = [json.loads((checkpoint(name) / "config.json").read_text()) for name in architectures]
-    assert {config["architectures"][0] for config in configs} == set(ARCHITECTURES)
+    assert {config["architectures"][0] for config in configs} == set(CONVERTERS)
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "/no/such", Path("no-such")])
