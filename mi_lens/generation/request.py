@@ -101,6 +101,12 @@ class Plan:
                 f"request {index}: its prefix holds token id {strange[0]}; this model has ids from "
                 f"0 to {d_vocab - 1}"
             )
+        if not request.stop and not end_of_text_ids(self.model):
+            raise ValueError(
+                f"request {index}: no token ends a text of this model (neither its tokenizer nor "
+                "its generation_config.json has an eos_token), so that every text would be cut off "
+                "at max_new_tokens; give stop=, or set model.eos_token_ids"
+            )
         length = len(prompt_ids) + len(request.prefix)
         require_room(f"request {index}", _question(request), length, context)
         for intervention in request.condition.interventions:

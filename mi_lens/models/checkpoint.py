@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mi_lens.models.architectures import backends_of
-from mi_lens.models.checkpoint_files import read_json, require_weights
+from mi_lens.models.checkpoint_files import read_json
 from mi_lens.models.config_values import require_possible
+from mi_lens.models.quantization import quantization_of
 
-# The models of the two papers; a mistyped name is compared with these.
+# The models of the two papers, and those of docs/reproduce.md; a mistyped name is compared with these.
 HUB_IDS = (
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
@@ -25,6 +26,12 @@ HUB_IDS = (
     "Qwen/Qwen2.5-14B",
     "Qwen/Qwen2.5-32B",
     "meta-llama/Llama-3.1-8B",
+    "Qwen/Qwen3-4B-Thinking-2507",
+    "openai/gpt-oss-20b",
+    "allenai/Olmo-3-1025-7B",
+    "allenai/Olmo-3-7B-Think-SFT",
+    "allenai/Olmo-3-7B-Think-DPO",
+    "allenai/Olmo-3-7B-Think",
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
@@ -95,26 +102,13 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
-def check_checkpoint(folder: Path) -> dict[str, Any]:
-    """Reads a checkpoint's config and checks that the checkpoint can be loaded.
-
-    Raises:
-        FileNotFoundError: If the config or a file of weights is missing.
-        ValueError: If the architecture is not supported, the weights are quantized, a value of the
-            config is impossible, or a file is not whole.
-    """
-    config = check_config(folder)
-    require_weights(folder)
-    return config
-
-
 def check_config(folder: Path) -> dict[str, Any]:
     """Reads a checkpoint's config and checks that it is of a model that can be loaded.
 
     Raises:
         FileNotFoundError: If the config is missing.
-        ValueError: If the architecture is not supported, the weights are quantized, or a value of
-            the config is impossible.
+        ValueError: If the architecture or the way in which the weights are quantised is not
+            supported, or a value of the config is impossible.
     """
     config_file = folder / "config.json"
     if not config_file.is_file():
@@ -128,9 +122,6 @@ def check_config(folder: Path) -> dict[str, Any]:
         backends_of(architecture)
     except ValueError as error:
         raise ValueError(f"{config_file}: {error}") from None
-    if "quantization_config" in config:
-        raise ValueError(
-            f"{config_file}: the weights are quantized; use the unquantized checkpoint"
-        )
+    quantization_of(config_file, config)
     require_possible(config_file, config)
     return config

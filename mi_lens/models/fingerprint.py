@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mi_lens.models.model import Model
 
@@ -63,14 +63,19 @@ def model_fingerprint(model: Model) -> str:
     its memory.
 
     Returns:
-        16 hexadecimal digits.
+        16 hexadecimal digits. For quantised weights it goes on with how they are quantised, such as
+        " (fp8 dequantised)", so that whatever names the model says it.
     """
     digest = blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
-    tensors = sorted(model.state_dict().items())
+    tensors = [
+        plain
+        for name, tensor in sorted(model.state_dict().items())
+        for plain in _plain_tensors(name, tensor)
+    ]
     for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-    sums = [_checksum(tensor.detach()) for _, tensor in tensors]
+    sums = [_checksum(tensor) for _, tensor in tensors]
     for value in torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else ():
         digest.update(value.to_bytes(8, "little", signed=True))
     settings = {
@@ -79,7 +84,20 @@ def model_fingerprint(model: Model) -> str:
         "tokenizer": _tokenizer(model.tokenizer),
     }
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+    quantization = getattr(model, "quantization", None)
+    return digest.hexdigest() + (f" ({quantization})" if quantization else "")
+
+
+def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor with its name; or those that a quantised one, of a class of its own, consists of."""
+    tensor = tensor.detach()
+    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    parts, settings = tensor.__tensor_flatten__()
+    yield f"{name} {type(tensor).__name__} {settings}", torch.zeros(0)
+    for part in parts:
+        yield from _plain_tensors(f"{name}.{part}", getattr(tensor, part))
 
 
 def _checksum(tensor: Tensor) -> Int[Tensor, ""]:

@@ -5,29 +5,37 @@ from typing import Any
 
 import torch
 
-from mi_lens.models.architectures import backends_of
 from mi_lens.models.backends.lookup import get_backend
-from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.checkpoint import (
     TEXT_FILES,
     TOKENIZER_FILES,
-    check_checkpoint,
     check_config,
     find_folder,
 )
 from mi_lens.models.checkpoint_files import (
+    read_json,
     require_same_weights,
+    require_tied_as_said,
     require_tokenizer_fits,
+    require_weights,
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
+from mi_lens.models.placement import (
+    choose_backend,
+    default_dtype,
+    parse_device,
+    parse_dtype,
+    placement,
+)
+from mi_lens.models.quantization import (
+    complete,
+    description_of,
+    is_plain,
+    quantization_of,
+    require_quantizer,
+)
 from mi_lens.models.self_check import check, reference
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-}
 
 
 def load(
@@ -49,11 +57,14 @@ def load(
         name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
             a folder with `config.json` and safetensors.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
-            the first of the two that the installed TransformerLens has for this model.
-        dtype: float32, float64 or bfloat16, as a torch dtype or by name. The default on a GPU is
-            the checkpoint's own dtype, except that float16 becomes float32, because the residual
-            stream can exceed the range of float16. The default on a CPU is float32, because
-            bfloat16 is slow there.
+            the first of the two that the installed TransformerLens has for this model; only the
+            bridge takes quantised weights.
+        dtype: float32, float64, bfloat16 or float16, as a torch dtype or by name. The default on a
+            GPU is the checkpoint's own dtype, except that float16 becomes float32, because a
+            residual stream can exceed its range; states that do are refused, never returned as
+            infinity or NaN. The default on a CPU is float32, because narrower dtypes are slow
+            there. Quantised weights stay as they are: then the dtype is that of all other weights
+            and of the states, and its default is the checkpoint's own everywhere.
         device: By default "cuda" if there is a GPU, else "cpu".
         n_devices: Number of GPUs over which to spread the layers, evenly by memory. More than one
             needs backend "bridge" and no `device`.
@@ -64,33 +75,50 @@ def load(
         `model.eos_token_ids` are the tokens that end a generation. `model.abilities` says what a
         check on a few random tokens found: whether the model can be read, generate and recycle
         (`mi_lens.models.self_check`); what it cannot is refused with the reason when it is asked
-        for.
+        for. `model.quantization` says how its weights are quantised, as its fingerprint does
+        (`mi_lens.models.quantization`); None if they are not.
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
             fewer GPUs than `n_devices`, or the checkpoint's files are damaged or do not fit each
             other.
         FileNotFoundError: If the folder or one of its files is missing.
+        ImportError: If the weights are quantised in a way that needs a package.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
     if backend != "auto":
         get_backend(backend)
-    torch_device = _parse_device(device)
-    given_dtype = None if dtype is None else _parse_dtype(dtype)
-    folder = find_folder(name)
-    config = check_checkpoint(folder)
+    torch_device = parse_device(device)
+    given_dtype = None if dtype is None else parse_dtype(dtype)
+    folder = find_folder(name, TEXT_FILES)
+    config = check_config(folder)
     hf_config = _load_config(folder)
-    chosen_backend = _choose_backend(folder, backend, config["architectures"][0], hf_config)
-    device_settings = _device_settings(chosen_backend.name, device, n_devices)
-    torch_dtype = given_dtype or _default_dtype(config, torch_device)
+    quantization = quantization_of(folder / "config.json", config)
+    chosen_backend = choose_backend(folder, backend, config, hf_config)
+    device_settings = placement(chosen_backend.name, device, n_devices)
+    if quantization:
+        require_quantizer(folder / "config.json", config, quantization, torch_device)
+        device_settings = device_settings or {"device_map": {"": torch_device}}
+    folder = find_folder(name)  # only now are the weights downloaded
+    require_weights(folder)
+    torch_dtype = given_dtype or default_dtype(config, torch_device)
     vocabulary = hf_config.get_text_config().vocab_size
     tokenizer = _load_tokenizer(folder)
     require_tokenizer_fits(folder, tokenizer, vocabulary)
     hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
+    if quantization:
+        quantization = description_of(hf_model, quantization)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
-    expected = reference(hf_model)
+    try:
+        expected = reference(hf_model)
+    except RuntimeError as error:  # Layers made for another dtype.
+        raise ValueError(
+            f"{folder}: Hugging Face's own model does not run in {torch_dtype}: {error}"
+            f"{'; leave dtype out' if quantization else ''}"
+        ) from error
     model = chosen_backend.build(hf_model, tokenizer)
+    model.quantization = quantization
     model.abilities = check(chosen_backend, model, expected)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
@@ -121,9 +149,9 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     if backend != "auto":
         get_backend(backend)
     folder = find_folder(name, TEXT_FILES)
-    architecture = check_config(folder)["architectures"][0]
+    checked = check_config(folder)
     config, tokenizer = _load_config(folder), _load_tokenizer(folder)
-    chosen_backend = _choose_backend(folder, backend, architecture, config)
+    chosen_backend = choose_backend(folder, backend, checked, config)
 
     def build(device: str) -> Any:
         with torch.device(device), blaming(folder / "config.json"):
@@ -156,70 +184,6 @@ def load_tokenizer(name: str | Path) -> Any:
             f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
         )
     return tokenizer
-
-
-def _choose_backend(folder: Path, name: str, architecture: str, hf_config: Any) -> Backend:
-    """The backend of this name; for "auto" the first that can load the model.
-
-    Raises:
-        ValueError: If the backend of this name, or every backend, would get the model wrong.
-    """
-    known = backends_of(architecture)
-    if name not in ("auto", *known):
-        raise ValueError(
-            f"{folder / 'config.json'}: backend {name!r} does not know architecture "
-            f"{architecture!r}; use backend={known[0]!r}"
-        )
-    for candidate in known if name == "auto" else [name]:
-        backend = get_backend(candidate)
-        try:
-            backend.require_buildable(hf_config)
-        except ValueError:
-            if candidate == known[-1] or name != "auto":
-                raise
-        else:
-            return backend
-    raise AssertionError("the last backend either raises or is returned")
-
-
-def _parse_device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {str(device)!r} is not available here: {error}") from error
-    return torch.device(device)
-
-
-def _device_settings(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
-    """The arguments with which Hugging Face spreads the layers; none for one device."""
-    if n_devices == 1:
-        return {}
-    if n_devices < 1:
-        raise ValueError(f"n_devices={n_devices}: expected at least 1")
-    if backend != "bridge" or device is not None:
-        raise ValueError(
-            f"n_devices={n_devices} with backend {backend!r} and device {device!r}: layers are "
-            "spread over GPUs by backend='bridge' only, which chooses the GPUs itself (leave "
-            "device out); backend 'hooked' runs on one device"
-        )
-    from transformer_lens.utilities.multi_gpu import resolve_device_map
-
-    device_map, max_memory = resolve_device_map(n_devices, None, None)
-    return {"device_map": device_map, "max_memory": max_memory}
-
-
-def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    parsed = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if parsed is None or parsed not in DTYPES.values():
-        raise ValueError(f"dtype {dtype!r} is not supported; choose one of {list(DTYPES)}")
-    return parsed
-
-
-def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
-    own = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
 
 
 def _load_config(folder: Path) -> Any:
@@ -264,15 +228,17 @@ def _load_weights(
 
     Weights are first read in the dtype in which they are stored, so that the files are only mapped
     into memory. Then each weight is converted to the given dtype and device in turn. The memory of
-    a file is freed with the last of its weights.
+    a file is freed with the last of its weights. Quantised weights are read, placed and converted
+    by Hugging Face's quantiser, and their modules stay as it leaves them.
     """
     from transformers import AutoModelForCausalLM
 
     read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
+    plain = quantization_of(folder / "config.json", read_json(folder / "config.json")) is None
     with blaming(folder / "config.json"):
         model, report = read(
             folder,
-            dtype=stored_dtype(folder) or dtype,
+            dtype=(stored_dtype(folder) if plain else None) or dtype,
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation="eager",
@@ -280,10 +246,15 @@ def _load_weights(
             **device_settings,
         )
     require_same_weights(folder, report)
+    require_tied_as_said(folder, model)
     if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # The fused kernel has no float64.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
+    if not plain:
+        complete(model)
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False) if plain or is_plain(module) else ():
+            place = parameter.device if device_settings else device
+            parameter.data = parameter.data.to(place, dtype)
     model.config.dtype = dtype
     embedding = model.get_input_embeddings()
     if hasattr(embedding, "scalar_embed_scale"):  # Gemma's; it was rounded to the stored dtype

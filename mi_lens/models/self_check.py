@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.hook_names import block_output
+from mi_lens.models.overflow import advice
 from mi_lens.models.padding import left_pad
 
 LENGTH, SHORTER = 12, 8  # Tokens of the two rows, of which one is padded.
@@ -128,6 +129,10 @@ class _Trial:
 
         One position may differ: where two experts are nearly equally good, rounding decides.
         """
+        if not wanted.isfinite().all():
+            raise _DifferenceError(
+                f"{what}: Hugging Face's own are not finite; {advice(self.model.cfg.dtype)}"
+            )
         got, wanted = got.float(), wanted.to(got.device).float()
         if got.shape != wanted.shape:
             raise _DifferenceError(

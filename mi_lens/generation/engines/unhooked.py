@@ -12,6 +12,9 @@ from typing import Any
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.request import Request
+from mi_lens.models.checkpoint import TEXT_FILES, find_folder
+from mi_lens.models.checkpoint_files import read_json
+from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode_prompt
 from mi_lens.traces.trace import ConditionRecord, StopReason, Trace
@@ -49,6 +52,13 @@ def encoded_prompt(tokenizer: Any, request: Request) -> tuple[str, tuple[int, ..
     problem = request.problem
     question = problem if isinstance(problem, str) else problem.question
     return encode_prompt(tokenizer, question, request.style)
+
+
+def weights_note(checkpoint: str | Path) -> str:
+    """What the name of an engine says of quantised weights: ", fp8 weights"; "" for plain ones."""
+    config = find_folder(checkpoint, TEXT_FILES) / "config.json"
+    method = quantization_of(config, read_json(config))
+    return f", {method} weights" if method else ""
 
 
 def until_end(ids: list[int], end_ids: set[int]) -> list[int]:
