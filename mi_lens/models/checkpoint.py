@@ -1,15 +1,11 @@
-"""Finds a checkpoint's folder and checks that it can be loaded, before its weights are read."""
+"""Finds a checkpoint by its name: its folder, or its GGUF file."""
 
 import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mi_lens.models.architectures import backends_of
-from mi_lens.models.checkpoint_files import read_json
-from mi_lens.models.config_values import require_possible
-from mi_lens.models.quantization import quantization_of
+from mi_lens.models.smollm2 import smollm2_file
 
 # The models of the two papers, and those of docs/reproduce.md; a mistyped name is compared with these.
 HUB_IDS = (
@@ -33,28 +29,58 @@ HUB_IDS = (
     "allenai/Olmo-3-7B-Think-DPO",
     "allenai/Olmo-3-7B-Think",
 )
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 DOWNLOADED = [*TEXT_FILES, "*.safetensors"]
+HUB_GGUF = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)")
 NOT_DOWNLOADED = ["consolidated*", "original/*", "onnx/*"]  # copies of the same weights
 
 
-def find_folder(name: str | Path, patterns: Sequence[str] = DOWNLOADED) -> Path:
-    """The folder of a checkpoint; a Hugging Face id is downloaded first.
+def find_checkpoint(
+    name: str | Path, gguf_file: str | None = None, patterns: Sequence[str] = DOWNLOADED
+) -> Path:
+    """The folder of a checkpoint, or its GGUF file; what is on the hub is downloaded first.
 
     Args:
-        name: A built-in model, a Hugging Face id, or a folder.
-        patterns: Which files to download, as glob patterns.
+        name: A built-in model, a Hugging Face id, a folder, or a GGUF file: its path, or
+            "owner/model/file.gguf" on the hub.
+        gguf_file: The GGUF file in the folder or the hub's repository, instead of safetensors.
+        patterns: Which files to download of a checkpoint that is no GGUF file, as glob patterns.
 
     Raises:
-        ValueError: If the name is none of these.
-        FileNotFoundError: If the name is a path and there is no such folder.
+        ValueError: If the name is none of these, or several GGUF files could be meant.
+        FileNotFoundError: If the name is a path and there is no such folder or file, or the model
+            comes with a package that is not installed.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    from mi_lens.models.pocket import CHECKPOINTS
-
     if not str(name).strip():
         raise ValueError(f"model {name!r}: expected a name, a Hugging Face id or a folder")
+    if name == "smollm2" and gguf_file is None:
+        return smollm2_file()
+    if gguf_file is None and (Path(name).is_file() or Path(name).suffix == ".gguf"):
+        on_hub = HUB_GGUF.fullmatch(str(name))
+        if isinstance(name, Path) or Path(name).exists() or on_hub is None:
+            return Path(name)
+        name, gguf_file = on_hub["id"], on_hub["file"]
+    if gguf_file is not None:
+        return _find_folder(name, [gguf_file]) / gguf_file
+    folder = _find_folder(name, patterns)
+    return _only_gguf(folder) or folder
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The GGUF file of a folder that holds no other checkpoint; None if there is none."""
+    files = [] if (folder / "config.json").is_file() else sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        raise ValueError(
+            f"{folder} holds {len(files)} GGUF files and no config.json: say which, as "
+            f"gguf_file={files[0].name!r} or as the path to it"
+        )
+    return files[0] if files else None
+
+
+def _find_folder(name: str | Path, patterns: Sequence[str]) -> Path:
+    from mi_lens.models.pocket import CHECKPOINTS
+
     if name in CHECKPOINTS:
         return CHECKPOINTS[str(name)]
     if Path(name).is_dir():
@@ -63,10 +89,11 @@ def find_folder(name: str | Path, patterns: Sequence[str] = DOWNLOADED) -> Path:
         raise FileNotFoundError(f"there is no folder {str(name)!r} to load a model from")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return _download(name, patterns)
-    hint = _similar_names(name, [*CHECKPOINTS, *HUB_IDS])
+    built_in = sorted([*CHECKPOINTS, "smollm2"])
     raise ValueError(
-        f"there is no model {name!r}{hint}. A name is one of {sorted(CHECKPOINTS)}, a Hugging Face "
-        "id (owner/model), or a folder with config.json and safetensors"
+        f"there is no model {name!r}{_similar_names(name, [*built_in, *HUB_IDS])}. A name is one "
+        f"of {built_in}, a Hugging Face id (owner/model), a folder with config.json and "
+        "safetensors, or a GGUF file"
     )
 
 
@@ -100,28 +127,3 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
             f"{_similar_names(name, list(HUB_IDS))}. Check the name and the connection; a gated "
             "model also needs `hf auth login`"
         ) from error
-
-
-def check_config(folder: Path) -> dict[str, Any]:
-    """Reads a checkpoint's config and checks that it is of a model that can be loaded.
-
-    Raises:
-        FileNotFoundError: If the config is missing.
-        ValueError: If the architecture or the way in which the weights are quantised is not
-            supported, or a value of the config is impossible.
-    """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(
-            f"{config_file} is missing: {folder} is not a Hugging Face checkpoint"
-        )
-    config = read_json(config_file)
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    try:
-        backends_of(architecture)
-    except ValueError as error:
-        raise ValueError(f"{config_file}: {error}") from None
-    quantization_of(config_file, config)
-    require_possible(config_file, config)
-    return config

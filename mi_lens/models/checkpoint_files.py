@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: not JSON ({_pointer(path) or error}); download the file again"
+            f"{path}: not JSON ({pointer(path) or error}); download the file again"
         ) from None
     if not isinstance(value, dict):
         raise ValueError(f"{path}: holds a JSON {type(value).__name__}; expected an object")
@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / shard for shard in sorted(set(shards.values()))]
 
 
-def require_weights(folder: Path) -> None:
+def require_whole(folder: Path) -> None:
     """Raises unless all files of weights are there and whole, as far as their headers tell.
 
     Raises:
@@ -69,7 +69,7 @@ def require_weights(folder: Path) -> None:
                 names = list(opened.keys())
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"{file}: not a whole safetensors file ({_pointer(file) or error}); download it "
+                f"{file}: not a whole safetensors file ({pointer(file) or error}); download it "
                 "again"
             ) from None
         if not names:
@@ -148,7 +148,7 @@ def require_tokenizer_fits(folder: Path, tokenizer: Any, vocabulary: int) -> Non
         )
 
 
-def _pointer(path: Path) -> str:
+def pointer(path: Path) -> str:
     """What a file is if it only points to its content; empty for any other file."""
     with path.open("rb") as file:
         start = file.read(len(GIT_LFS))

@@ -6,21 +6,11 @@ from typing import Any
 import torch
 
 from mi_lens.models.backends.lookup import get_backend
-from mi_lens.models.checkpoint import (
-    TEXT_FILES,
-    TOKENIZER_FILES,
-    check_config,
-    find_folder,
-)
-from mi_lens.models.checkpoint_files import (
-    read_json,
-    require_same_weights,
-    require_tied_as_said,
-    require_tokenizer_fits,
-    require_weights,
-    stored_dtype,
-)
+from mi_lens.models.checkpoint import TEXT_FILES, find_checkpoint
+from mi_lens.models.checkpoint_files import require_tokenizer_fits
 from mi_lens.models.config_values import blaming
+from mi_lens.models.folder_checkpoint import TOKENIZER_FILES, FolderCheckpoint
+from mi_lens.models.gguf_checkpoint import GGUFCheckpoint
 from mi_lens.models.placement import (
     choose_backend,
     default_dtype,
@@ -41,6 +31,7 @@ from mi_lens.models.self_check import check, reference
 def load(
     name: str | Path,
     *,
+    gguf_file: str | None = None,
     backend: str = "auto",
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
@@ -54,8 +45,11 @@ def load(
     while the model is in use.
 
     Args:
-        name: "pocket-reasoner" or "pocket-base"; a Hugging Face id, which is downloaded once; or
-            a folder with `config.json` and safetensors.
+        name: "pocket-reasoner" or "pocket-base"; "smollm2", SmolLM2-135M-Instruct, if the package
+            that it comes with is installed; a Hugging Face id, which is downloaded once; a folder
+            with `config.json` and safetensors; or a GGUF file, by its path or by
+            "owner/model/file.gguf" on the hub. A GGUF file's weights are dequantised.
+        gguf_file: The GGUF file to load from the folder or from the Hugging Face id.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
             the first of the two that the installed TransformerLens has for this model; only the
             bridge takes quantised weights.
@@ -90,22 +84,24 @@ def load(
         get_backend(backend)
     torch_device = parse_device(device)
     given_dtype = None if dtype is None else parse_dtype(dtype)
-    folder = find_folder(name, TEXT_FILES)
-    config = check_config(folder)
-    hf_config = _load_config(folder)
-    quantization = quantization_of(folder / "config.json", config)
-    chosen_backend = choose_backend(folder, backend, config, hf_config)
-    device_settings = placement(chosen_backend.name, device, n_devices)
+    checkpoint = _opened(name, gguf_file)
+    settings, hf_config = checkpoint.settings(), checkpoint.config()
+    config_file = checkpoint.config_file
+    quantization = quantization_of(config_file, settings)
+    chosen_backend = choose_backend(config_file, backend, settings, hf_config)
+    spread = placement(chosen_backend.name, device, n_devices)
     if quantization:
-        require_quantizer(folder / "config.json", config, quantization, torch_device)
-        device_settings = device_settings or {"device_map": {"": torch_device}}
-    folder = find_folder(name)  # only now are the weights downloaded
-    require_weights(folder)
-    torch_dtype = given_dtype or default_dtype(config, torch_device)
+        require_quantizer(config_file, settings, quantization, torch_device)
+        spread = spread or {"device_map": {"": torch_device}}
+    checkpoint.require_weights()  # only now are they downloaded
+    torch_dtype = given_dtype or default_dtype(settings, torch_device)
     vocabulary = hf_config.get_text_config().vocab_size
-    tokenizer = _load_tokenizer(folder)
-    require_tokenizer_fits(folder, tokenizer, vocabulary)
-    hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
+    tokenizer = checkpoint.tokenizer()
+    require_tokenizer_fits(checkpoint.path, tokenizer, vocabulary)
+    hf_model = checkpoint.read(torch_dtype, attn_implementation="eager", **spread)
+    if quantization:
+        complete(hf_model)
+    _convert(hf_model, torch_dtype, None if spread else torch_device, bool(quantization))
     if quantization:
         quantization = description_of(hf_model, quantization)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
@@ -114,7 +110,7 @@ def load(
         expected = reference(hf_model)
     except RuntimeError as error:  # Layers made for another dtype.
         raise ValueError(
-            f"{folder}: Hugging Face's own model does not run in {torch_dtype}: {error}"
+            f"{checkpoint.path}: Hugging Face's own model does not run in {torch_dtype}: {error}"
             f"{'; leave dtype out' if quantization else ''}"
         ) from error
     model = chosen_backend.build(hf_model, tokenizer)
@@ -123,21 +119,23 @@ def load(
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
         raise ValueError(
-            f"{folder / 'generation_config.json'}: eos_token_id is {strange[0]!r}; expected ids of "
-            f"the vocabulary, from 0 to {vocabulary - 1}"
+            f"{checkpoint.path}: its generation config ends at eos_token_id {strange[0]!r}; "
+            f"expected ids of the vocabulary, from 0 to {vocabulary - 1}"
         )
     return model
 
 
-def load_outline(name: str | Path, backend: str = "auto") -> Any:
+def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | None = None) -> Any:
     """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
 
     It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
     shapes and no values.
 
     Args:
-        name: As in `load`; for a Hugging Face id only the small files are downloaded.
+        name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
+            are in a GGUF file.
         backend: As in `load`.
+        gguf_file: As in `load`.
 
     Raises:
         ValueError: If the name, backend or architecture is not supported.
@@ -148,13 +146,13 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
 
     if backend != "auto":
         get_backend(backend)
-    folder = find_folder(name, TEXT_FILES)
-    checked = check_config(folder)
-    config, tokenizer = _load_config(folder), _load_tokenizer(folder)
-    chosen_backend = choose_backend(folder, backend, checked, config)
+    checkpoint = _opened(name, gguf_file)
+    settings, config = checkpoint.settings(), checkpoint.config()
+    tokenizer = checkpoint.tokenizer()
+    chosen_backend = choose_backend(checkpoint.config_file, backend, settings, config)
 
     def build(device: str) -> Any:
-        with torch.device(device), blaming(folder / "config.json"):
+        with torch.device(device), blaming(checkpoint.config_file):
             hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
             if device == "meta" and hasattr(hf_model, "set_experts_implementation"):
                 hf_model.set_experts_implementation("batched_mm")  # Others look at values.
@@ -166,99 +164,57 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
         return build("cpu")
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, *, gguf_file: str | None = None) -> Any:
     """Load the tokenizer that `load` gives the model, without the model.
 
     Args:
-        name: As in `load`; for a Hugging Face id only the small files are downloaded.
+        name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
+            are in a GGUF file.
+        gguf_file: As in `load`.
 
     Raises:
         ValueError: If there is no model of this name.
         FileNotFoundError: If the folder is missing, or has no tokenizer files.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    folder = find_folder(name, TEXT_FILES)
-    tokenizer = _load_tokenizer(folder)
+    checkpoint = _opened(name, gguf_file)
+    tokenizer = checkpoint.tokenizer()
     if tokenizer is None:
         raise FileNotFoundError(
-            f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
+            f"{checkpoint.path} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
         )
     return tokenizer
 
 
-def _load_config(folder: Path) -> Any:
-    """Hugging Face's config of a checkpoint.
+def _opened(name: str | Path, gguf_file: str | None) -> FolderCheckpoint | GGUFCheckpoint:
+    path = find_checkpoint(name, gguf_file, TEXT_FILES)
+    return FolderCheckpoint(path, name) if path.is_dir() else GGUFCheckpoint(path)
 
-    Raises:
-        ValueError: If the config is impossible, or asks for code of the checkpoint's own.
+
+def _convert(
+    hf_model: Any, dtype: torch.dtype, device: torch.device | None, quantised: bool
+) -> None:
+    """Brings a model that was read to a dtype and a device, weight by weight.
+
+    The memory of a mapped file is freed with the last of its weights. Quantised weights stay as
+    Hugging Face's quantiser left them.
+
+    Args:
+        hf_model: The Hugging Face model.
+        dtype: The dtype of all other weights.
+        device: The device; None leaves every weight where it is.
+        quantised: Whether some weights are codes.
     """
-    from transformers import AutoConfig
-
-    with blaming(folder / "config.json"):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """The tokenizer, read from `tokenizer.json` if there is one; None without tokenizer files.
-
-    AutoTokenizer may build a tokenizer from the name of its class or of the model's family. That
-    one can split text differently and so give other token ids than the model was trained on.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return None
-    exact = (folder / "tokenizer.json").is_file()
-    kind = PreTrainedTokenizerFast if exact else AutoTokenizer
-    try:
-        tokenizer = kind.from_pretrained(folder, padding_side="left", trust_remote_code=False)
-    except Exception as error:  # Its parts raise errors of many kinds, without the file's name.
-        raise ValueError(
-            f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # any token would do, because padding is masked
-    return tokenizer
-
-
-def _load_weights(
-    folder: Path, dtype: torch.dtype, device: torch.device, device_settings: dict[str, Any]
-) -> Any:
-    """The Hugging Face model.
-
-    Weights are first read in the dtype in which they are stored, so that the files are only mapped
-    into memory. Then each weight is converted to the given dtype and device in turn. The memory of
-    a file is freed with the last of its weights. Quantised weights are read, placed and converted
-    by Hugging Face's quantiser, and their modules stay as it leaves them.
-    """
-    from transformers import AutoModelForCausalLM
-
-    read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
-    plain = quantization_of(folder / "config.json", read_json(folder / "config.json")) is None
-    with blaming(folder / "config.json"):
-        model, report = read(
-            folder,
-            dtype=(stored_dtype(folder) if plain else None) or dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **device_settings,
-        )
-    require_same_weights(folder, report)
-    require_tied_as_said(folder, model)
-    if dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
-        model.set_experts_implementation("eager")  # The fused kernel has no float64.
-    if not plain:
-        complete(model)
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False) if plain or is_plain(module) else ():
-            place = parameter.device if device_settings else device
-            parameter.data = parameter.data.to(place, dtype)
-    model.config.dtype = dtype
-    embedding = model.get_input_embeddings()
+    if dtype == torch.float64 and hasattr(hf_model, "set_experts_implementation"):
+        hf_model.set_experts_implementation("eager")  # The fused kernel has no float64.
+    converted = [module for module in hf_model.modules() if not quantised or is_plain(module)]
+    for module in converted:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(device or parameter.device, dtype)
+    hf_model.config.dtype = dtype
+    embedding = hf_model.get_input_embeddings()
     if hasattr(embedding, "scalar_embed_scale"):  # Gemma's; it was rounded to the stored dtype
         scale = torch.tensor(embedding.scalar_embed_scale, dtype=dtype)
         embedding.embed_scale = scale.to(embedding.embed_scale.device)
-    # Buffers keep their own dtypes. If layers are spread, the buffers are already in place.
-    return model if device_settings else model.to(device)
+    if device is not None:
+        hf_model.to(device)  # Buffers, which keep their own dtypes.

@@ -18,19 +18,18 @@ DTYPES = {
 }
 
 
-def choose_backend(folder: Path, name: str, config: dict[str, Any], hf_config: Any) -> Backend:
+def choose_backend(config_file: Path, name: str, config: dict[str, Any], hf_config: Any) -> Backend:
     """The backend of this name; for "auto" the first that can load the model.
 
     Args:
-        folder: The checkpoint.
+        config_file: The file that says what the model is, for messages.
         name: "auto" or a backend's name.
-        config: What its config.json holds.
+        config: What it holds, by the names of config.json.
         hf_config: Hugging Face's config of it.
 
     Raises:
         ValueError: If the backend of this name, or every backend, would get the model wrong.
     """
-    config_file = folder / "config.json"
     architecture = config["architectures"][0]
     method = quantization_of(config_file, config)
     known = backends_of(architecture)

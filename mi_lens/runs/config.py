@@ -89,7 +89,8 @@ class GenerateConfig(RunSettings):
 
     Attributes:
         out: Folder to write to: a new or empty one, or one that the same command began.
-        model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
+        model: pocket-reasoner, pocket-base, smollm2, a local checkpoint folder, a hub id, or a GGUF
+            file: its path, or owner/model/file.gguf on the hub.
         intervene: Interventions in the order in which they act, each written as in Python:
             "Suppress(['Wait', 'Hmm'])", "Recycle(2, ['Wait'])",
             "Steer('vectors.safetensors', 'blocks.2.hook_resid_post', alpha=1.0)".
@@ -205,8 +206,8 @@ class ImportConfig:
         condition: Name of the condition of rows that name none.
         think_open: Whether the prompts opened the think block, so that responses begin inside it; a
             response that never closes it then counts as cut off.
-        tokenizer: pocket-reasoner, pocket-base, a local checkpoint folder or a hub id, whose
-            tokenizer gives the texts token ids; None keeps text alone.
+        tokenizer: A model, named as in `mi-lens generate --model`, whose tokenizer gives the texts
+            token ids; None keeps text alone.
         style: Prompt style, if there is a tokenizer.
     """
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import mi_lens
 from mi_lens.models.backends.lookup import available, get_backend
-from mi_lens.models.checkpoint import check_config
+from mi_lens.models.folder_checkpoint import FolderCheckpoint
 from mi_lens.models.loading import load, load_outline, load_tokenizer
 from mi_lens.runs.generate import run_generate
 
@@ -87,7 +87,7 @@ DAMAGES = {
     ),
     "another end in generation_config": (
         lambda f: edit(f / "generation_config.json", eos_token_id=10**6),
-        r"generation_config\.json: eos_token_id is 1000000; expected ids of the vocabulary",
+        r"generation config ends at eos_token_id 1000000; expected ids of the vocabulary",
     ),
     "an index without a map": (
         lambda f: (f / "model.safetensors.index.json").write_text("{}"),
@@ -167,7 +167,7 @@ IMPOSSIBLE = [
 def test_an_impossible_value_is_named(architecture, name, value, expected, checkpoint, tmp_path):
     shutil.copy(checkpoint(architecture) / "config.json", tmp_path)
     edit(tmp_path / "config.json", **{name: value})
-    for reader in (check_config, load_outline):
+    for reader in (lambda path: FolderCheckpoint(path, path).settings(), load_outline):
         with pytest.raises(ValueError, match=rf"config\.json: {name} is ") as error:
             reader(tmp_path)
         assert f"is {value!r}; expected" in str(error.value)

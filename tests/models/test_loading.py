@@ -14,6 +14,7 @@ from experiments.timings.loading import growth_mb, make_checkpoint, size_mb
 from mi_lens.models import loading as models
 from mi_lens.models.architectures import CONVERTERS
 from mi_lens.models.backends.lookup import NAMES, available, backend_of, get_backend
+from mi_lens.models.folder_checkpoint import FolderCheckpoint
 from mi_lens.models.loading import load, load_outline
 from mi_lens.models.placement import default_dtype
 from mi_lens.models.processed_weights import require_unprocessed
@@ -156,7 +157,8 @@ def test_every_dtype_stored_becomes_every_dtype_wanted(
         folder
     )
     dtype = getattr(torch, wanted)
-    ours = models._load_weights(folder, dtype, torch.device("cpu"), {})
+    ours = FolderCheckpoint(folder, folder).read(dtype, attn_implementation="eager")
+    models._convert(ours, dtype, torch.device("cpu"), quantised=False)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     assert ours.dtype == ours.config.dtype == dtype
     for mine, other in (

@@ -12,7 +12,7 @@ from typing import Any
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.request import Request
-from mi_lens.models.checkpoint import TEXT_FILES, find_folder
+from mi_lens.models.checkpoint import TEXT_FILES, find_checkpoint
 from mi_lens.models.checkpoint_files import read_json
 from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.problem import Problem
@@ -56,8 +56,9 @@ def encoded_prompt(tokenizer: Any, request: Request) -> tuple[str, tuple[int, ..
 
 def weights_note(checkpoint: str | Path) -> str:
     """What the name of an engine says of quantised weights: ", fp8 weights"; "" for plain ones."""
-    config = find_folder(checkpoint, TEXT_FILES) / "config.json"
-    method = quantization_of(config, read_json(config))
+    path = find_checkpoint(checkpoint, patterns=TEXT_FILES)
+    config = path / "config.json"
+    method = quantization_of(config, read_json(config)) if path.is_dir() else None
     return f", {method} weights" if method else ""
 
 

@@ -40,9 +40,10 @@ class Blocks:
     def run(self, layer: int, states: Tensor) -> Tensor:
         steps = torch.arange(len(states))
         distance = steps[:, None] - steps
-        kind = (getattr(self.config, "layer_types", None) or ["sliding_attention"] * 3)[layer]
-        window = getattr(self.config, "sliding_window", None) or LENGTH
-        reach = window if kind == "sliding_attention" else LENGTH
+        kinds = getattr(self.config, "layer_types", None)
+        kind = "sliding_attention" if kinds is None else kinds[layer]
+        window = getattr(self.config, "sliding_window", None) or len(states)
+        reach = window if kind == "sliding_attention" else len(states)
         hidden = (distance < 0) | (distance >= reach)
         mask = torch.zeros(hidden.shape, dtype=torch.float64).masked_fill(hidden, -torch.inf)
         told: dict[str, Any] = {"attention_mask": mask[None, None]}
