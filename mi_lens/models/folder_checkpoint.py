@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mi_lens.models.architectures import backends_of
+from mi_lens.models.backends.lookup import backends_of
 from mi_lens.models.checkpoint import find_checkpoint
 from mi_lens.models.checkpoint_files import (
     read_json,

@@ -46,9 +46,7 @@ LLAMA3_ROPE = {
 
 
 class GGUFCheckpoint:
-    """A GGUF file, opened and checked; its weights are not read yet.
-
-    `FolderCheckpoint` has the same methods.
+    """A GGUF file, opened and checked, its weights unread; methods as of `FolderCheckpoint`.
 
     Attributes:
         path: The file.

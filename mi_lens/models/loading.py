@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.checkpoint import TEXT_FILES, find_checkpoint
 from mi_lens.models.checkpoint_files import require_tokenizer_fits
 from mi_lens.models.config_values import blaming
@@ -113,7 +114,7 @@ def load(
             f"{checkpoint.path}: Hugging Face's own model does not run in {torch_dtype}: {error}"
             f"{'; leave dtype out' if quantization else ''}"
         ) from error
-    model = chosen_backend.build(hf_model, tokenizer)
+    model = _built(chosen_backend, hf_model, tokenizer, checkpoint.path)
     model.quantization = quantization
     model.abilities = check(chosen_backend, model, expected)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
@@ -162,6 +163,18 @@ def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | No
         return build("meta")
     except NotImplementedError:  # the bridge splits GPT-2's fused projections, which needs values
         return build("cpu")
+
+
+def _built(backend: Backend, hf_model: Any, tokenizer: Any, path: Path) -> Any:
+    try:
+        return backend.build(hf_model, tokenizer)
+    except (MemoryError, torch.OutOfMemoryError, ValueError):
+        raise
+    except Exception as error:  # TransformerLens knows more architectures than it can wrap here.
+        raise ValueError(
+            f"{path}: TransformerLens cannot take over Hugging Face's {type(hf_model).__name__} "
+            f"({type(error).__name__}: {error}); try another version of it, or of transformers"
+        ) from error
 
 
 def load_tokenizer(name: str | Path, *, gguf_file: str | None = None) -> Any:

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 
-from mi_lens.models.architectures import backends_of
-from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.backends.lookup import backends_of, get_backend
 from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.quantization import quantization_of
 
