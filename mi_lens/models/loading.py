@@ -19,6 +19,7 @@ from mi_lens.models.checkpoint_files import (
     stored_dtype,
 )
 from mi_lens.models.config_values import blaming
+from mi_lens.problems.think_kinds import AUTO, require_think_kind, use_think_kind
 
 DTYPES = {
     "float32": torch.float32,
@@ -34,6 +35,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     n_devices: int = 1,
+    think: str = AUTO,
 ) -> Any:
     """Load a model with its weights as they were trained: nothing is folded or centred.
 
@@ -54,6 +56,9 @@ def load(
         device: By default "cuda" if there is a GPU, else "cpu".
         n_devices: Number of GPUs over which to spread the layers, evenly by memory. More than one
             needs backend "bridge" and no `device`.
+        think: How the model marks its thinking: a kind of
+            `mi_lens.problems.think_kinds.THINK_KINDS`, such as "think" or "none"; "auto" finds it
+            from the tokenizer and its chat template.
 
     Returns:
         The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
@@ -62,8 +67,8 @@ def load(
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
-            fewer GPUs than `n_devices`, or the checkpoint's files are damaged or do not fit each
-            other.
+            fewer GPUs than `n_devices`, the tokenizer cannot write the marks of the kind `think`,
+            or the checkpoint's files are damaged or do not fit each other.
         FileNotFoundError: If the folder or one of its files is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
@@ -71,10 +76,11 @@ def load(
     torch_device = _parse_device(device)
     device_settings = _device_settings(chosen_backend.name, device, n_devices)
     given_dtype = None if dtype is None else _parse_dtype(dtype)
+    require_think_kind(think)
     folder = find_folder(name)
     torch_dtype = given_dtype or _default_dtype(check_checkpoint(folder), torch_device)
     vocabulary = _load_config(folder).get_text_config().vocab_size
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(folder, think)
     require_tokenizer_fits(folder, tokenizer, vocabulary)
     hf_model = _load_weights(folder, torch_dtype, torch_device, device_settings)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
@@ -89,7 +95,7 @@ def load(
     return model
 
 
-def load_outline(name: str | Path, backend: str = "auto") -> Any:
+def load_outline(name: str | Path, backend: str = "auto", think: str = AUTO) -> Any:
     """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
 
     It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
@@ -98,9 +104,10 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     Args:
         name: As in `load`; for a Hugging Face id only the small files are downloaded.
         backend: As in `load`.
+        think: As in `load`.
 
     Raises:
-        ValueError: If the name, backend or architecture is not supported.
+        ValueError: If the name, backend, architecture or kind of think block is not supported.
         FileNotFoundError: If the folder or its config is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
@@ -109,7 +116,7 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
     chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
     folder = find_folder(name, TEXT_FILES)
     check_config(folder)
-    config, tokenizer = _load_config(folder), _load_tokenizer(folder)
+    config, tokenizer = _load_config(folder), _load_tokenizer(folder, think)
 
     def build(device: str) -> Any:
         with torch.device(device), blaming(folder / "config.json"):
@@ -122,19 +129,20 @@ def load_outline(name: str | Path, backend: str = "auto") -> Any:
         return build("cpu")
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, think: str = AUTO) -> Any:
     """Load the tokenizer that `load` gives the model, without the model.
 
     Args:
         name: As in `load`; for a Hugging Face id only the small files are downloaded.
+        think: As in `load`.
 
     Raises:
-        ValueError: If there is no model of this name.
+        ValueError: If there is no model of this name, or no such kind of think block.
         FileNotFoundError: If the folder is missing, or has no tokenizer files.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
     folder = find_folder(name, TEXT_FILES)
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = _load_tokenizer(folder, think)
     if tokenizer is None:
         raise FileNotFoundError(
             f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
@@ -194,7 +202,7 @@ def _load_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def _load_tokenizer(folder: Path, think: str) -> Any:
     """The tokenizer, read from `tokenizer.json` if there is one; None without tokenizer files.
 
     AutoTokenizer may build a tokenizer from the name of its class or of the model's family. That
@@ -202,6 +210,7 @@ def _load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    require_think_kind(think)
     if not any((folder / file).is_file() for file in TOKENIZER_FILES):
         return None
     exact = (folder / "tokenizer.json").is_file()
@@ -214,6 +223,7 @@ def _load_tokenizer(folder: Path) -> Any:
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # any token would do, because padding is masked
+    use_think_kind(tokenizer, think)
     return tokenizer
 
 

@@ -14,6 +14,7 @@ from mi_lens.common.provenance import content_hash
 from mi_lens.generation.request import Request
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode_prompt
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import ConditionRecord, StopReason, Trace
 
 
@@ -94,7 +95,7 @@ def unhooked_trace(
         prompt=text,
         prompt_ids=prompt_ids,
         token_ids=tuple(ids),
-        text=tokenizer.decode(ids, skip_special_tokens=True),
+        text=written_text(tokenizer, ids),
         stop_reason=reason,
         seed=request.seed,
         condition=condition,
