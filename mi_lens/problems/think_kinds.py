@@ -199,6 +199,6 @@ def split_reply(text: str) -> tuple[str, str]:
     marks are left out of the reply.
     """
     ends = [*_REPLIES.finditer(text)]
-    return (
-        (text[: ends[-1].start()], MARKUP.sub("", text[ends[-1].end() :])) if ends else ("", text)
-    )
+    if not ends:
+        return "", text
+    return text[: ends[-1].start()], MARKUP.sub("", text[ends[-1].end() :])

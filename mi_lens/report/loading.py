@@ -174,15 +174,8 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
         if trace.problem is not None and trace.problem.tests is None:
             graded = grade(trace.text, trace.problem)
             verdicts[trace.id] = Verdict(graded.extracted, graded.correct)
-    return _run(
-        folder,
-        record,
-        "generate",
-        config.load_tokenizer(config.model),
-        traces,
-        verdicts,
-        unfinished,
-    )
+    tokenizer = config.load_tokenizer(config.model)
+    return _run(folder, record, "generate", tokenizer, traces, verdicts, unfinished)
 
 
 def _evaluation(folder: Path, record: dict[str, Any]) -> Run:

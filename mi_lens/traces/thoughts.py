@@ -218,8 +218,9 @@ def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Th
 
     Text before the first boundary of a block has no opening boundary and is dropped, as in SEAL.
     A boundary opens no thought if only blank space follows up to the next boundary, the block's end
-    or that of the text. (A literal keyword rule would call this blank space execution. Where models write
-    "\n\n</think>", that would add one thought per trace, with the state that emits "</think>".)
+    or that of the text. (A literal keyword rule would call this blank space execution. Where models
+    write "\n\n</think>", that would add one thought per trace, with the state that emits
+    "</think>".)
 
     Punctuation that shares a token with a boundary, as in ".\n\n", is part of the text, but the
     token is not part of the thought's steps. A thought that has no token of its own, such as "---"

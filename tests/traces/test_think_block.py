@@ -5,10 +5,9 @@ from hypothesis import strategies as st
 from mi_lens.traces.think_block import (
     boundary_ids,
     boundary_steps,
+    closing_ids,
     completes_blank_line,
     require_lines,
-    think_ids,
-    thinking_after,
     writes_lines,
 )
 from mi_lens.traces.vocabulary import token_strings, vocabulary
@@ -19,12 +18,12 @@ def test_boundaries_and_think_tokens(tokenizer):
     strings = vocabulary(tokenizer)
     assert {strings[i] for i in boundary_ids(tokenizer)} == {"\n\n"}
     assert all(("\n\n" in s) == (i in boundary_ids(tokenizer)) for i, s in enumerate(strings))
-    assert think_ids(tokenizer) == tuple(tokenizer.encode("<think></think>"))
+    assert closing_ids(tokenizer) == {tokenizer.encode("</think>")[0]}
 
 
 def test_tokenizer_without_them():
     plain = bare({"So": 0, "\n": 1, "?": 2})
-    assert think_ids(plain) is None
+    assert closing_ids(plain) == set()
     with pytest.raises(ValueError, match=r"no token of this tokenizer \(\w+\) holds a whole"):
         boundary_ids(plain)
     assert boundary_steps(plain, [0, 1, 1, 0]) == [2]
@@ -64,11 +63,3 @@ def test_step_by_step_as_in_the_whole(spelling, parts):
     ids = [i for part in parts for i in spelling.encode(part, add_special_tokens=False)]
     seen = [place for place in range(len(ids)) if completes_blank_line(spelling, ids, place)]
     assert seen == boundary_steps(spelling, ids)
-
-
-@pytest.mark.parametrize(
-    ("text", "thinking"),
-    [("", True), ("a", True), ("a</think>b", False), ("a</think>b<think>c", True)],
-)
-def test_whether_a_text_ends_inside_the_block(text, thinking):
-    assert thinking_after(text) is thinking
