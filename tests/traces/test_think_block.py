@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_lens.interventions.row import Row
-from mi_lens.problems.prompts import encode_prompt
+from mi_lens.problems.prompts import PromptStyle, encode_prompt
 from mi_lens.problems.think_kinds import THINK_KINDS, use_think_kind
 from mi_lens.traces.think_block import (
     boundary_ids,
@@ -74,7 +74,7 @@ def test_step_by_step_as_in_the_whole(spelling, parts):
     assert seen == boundary_steps(spelling, ids)
 
 
-def prompt_of(family, style="chat"):
+def prompt_of(family, style: PromptStyle = "chat"):
     return encode_prompt(tokenizer_of(family), "What is 3 * 4?", style)[1]
 
 
