@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-def train_tokenizer() -> Any:
-    """A byte-level BPE like Qwen's: any text encodes, and comes back as it was."""
+def train_tokenizer(
+    special: Sequence[str] = SPECIAL, chat_template: str = CHAT_TEMPLATE, end: str = "<|end|>"
+) -> Any:
+    """A byte-level BPE like Qwen's: any text encodes, and comes back as it was.
+
+    Args:
+        special: Its special tokens; the first begins a text.
+        chat_template: Its chat template.
+        end: The special token that ends a text.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -170,17 +178,17 @@ def train_tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=384,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS * 2, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|end|>",
-        chat_template=CHAT_TEMPLATE,
+        bos_token=special[0],
+        eos_token=end,
+        pad_token=end,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
     )
 

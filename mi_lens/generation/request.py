@@ -17,6 +17,7 @@ from mi_lens.models.model import Model
 from mi_lens.models.self_check import require_able
 from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import PromptStyle, encode_prompt, require_tokenizer
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import ConditionRecord, Trace
 
 
@@ -178,7 +179,7 @@ class Plan:
             prompt=self.prompt(request)[0],
             prompt_ids=row.prompt_ids,
             token_ids=tuple(row.token_ids),
-            text=row.tokenizer.decode(row.token_ids, skip_special_tokens=True),
+            text=written_text(row.tokenizer, row.token_ids),
             stop_reason=job.stop_reason,
             seed=row.seed,
             condition=condition,

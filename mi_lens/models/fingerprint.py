@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from mi_lens.models.model import Model
+from mi_lens.problems.think_kinds import set_kind
 
 CHUNK = 2**22  # Words of eight bytes summed at a time, which takes some 100 MB.
 # What of a config says where a model runs, what it is called, or what is watched.
@@ -58,9 +59,9 @@ def model_fingerprint(model: Model) -> str:
     """A hash of everything that decides what a model computes and how it is asked.
 
     It covers every byte of every parameter and buffer, the config, the tokens that end a
-    generation, the tokenizer and its chat template. Where the checkpoint lies and on which device
-    the model runs do not matter. The bytes are summed on the model's own device, at the speed of
-    its memory.
+    generation, the tokenizer and its chat template, and a kind of think block that was set. Where
+    the checkpoint lies and on which device the model runs do not matter. The bytes are summed on
+    the model's own device, at the speed of its memory.
 
     Returns:
         16 hexadecimal digits. For quantised weights it goes on with how they are quantised, such as
@@ -150,10 +151,14 @@ def _config(model: Any) -> dict[str, Any]:
 
 
 def _tokenizer(tokenizer: Any) -> Any:
-    """What decides how text becomes tokens: the tokenizer's own file, its template, its ids."""
+    """What decides how text becomes tokens: the tokenizer's own file, its template, its ids.
+
+    A kind of think block that was set, and is not the one found, decides where `Steer` acts.
+    """
     if tokenizer is None:
         return None
     fast = getattr(tokenizer, "backend_tokenizer", None)
     words = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab())
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    return [type(tokenizer).__name__, words, tokenizer.chat_template, ends]
+    described = [type(tokenizer).__name__, words, tokenizer.chat_template, ends]
+    return described if (kind := set_kind(tokenizer)) is None else [*described, kind]

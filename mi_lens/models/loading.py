@@ -27,6 +27,7 @@ from mi_lens.models.quantization import (
     require_quantizer,
 )
 from mi_lens.models.self_check import check, reference
+from mi_lens.problems.think_kinds import AUTO, require_think_kind, use_think_kind
 
 
 def load(
@@ -37,6 +38,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     n_devices: int = 1,
+    think: str = AUTO,
 ) -> Any:
     """Load a model with its weights as they were trained: nothing is folded or centred.
 
@@ -63,6 +65,9 @@ def load(
         device: By default "cuda" if there is a GPU, else "cpu".
         n_devices: Number of GPUs over which to spread the layers, evenly by memory. More than one
             needs backend "bridge" and no `device`.
+        think: How the model marks its thinking: a kind of
+            `mi_lens.problems.think_kinds.THINK_KINDS`, such as "think" or "none"; "auto" finds it
+            from the tokenizer and its chat template.
 
     Returns:
         The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
@@ -75,8 +80,8 @@ def load(
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
-            fewer GPUs than `n_devices`, or the checkpoint's files are damaged or do not fit each
-            other.
+            fewer GPUs than `n_devices`, the tokenizer cannot write the marks of the kind `think`,
+            or the checkpoint's files are damaged or do not fit each other.
         FileNotFoundError: If the folder or one of its files is missing.
         ImportError: If the weights are quantised in a way that needs a package.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
@@ -85,6 +90,7 @@ def load(
         get_backend(backend)
     torch_device = parse_device(device)
     given_dtype = None if dtype is None else parse_dtype(dtype)
+    require_think_kind(think)
     checkpoint = _opened(name, gguf_file)
     settings, hf_config = checkpoint.settings(), checkpoint.config()
     config_file = checkpoint.config_file
@@ -97,7 +103,7 @@ def load(
     checkpoint.require_weights()  # only now are they downloaded
     torch_dtype = given_dtype or default_dtype(settings, torch_device)
     vocabulary = hf_config.get_text_config().vocab_size
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = _tokenizer(checkpoint, think)
     require_tokenizer_fits(checkpoint.path, tokenizer, vocabulary)
     hf_model = checkpoint.read(torch_dtype, attn_implementation="eager", **spread)
     if quantization:
@@ -126,7 +132,9 @@ def load(
     return model
 
 
-def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | None = None) -> Any:
+def load_outline(
+    name: str | Path, backend: str = "auto", think: str = AUTO, *, gguf_file: str | None = None
+) -> Any:
     """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
 
     It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
@@ -136,10 +144,11 @@ def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | No
         name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
             are in a GGUF file.
         backend: As in `load`.
+        think: As in `load`.
         gguf_file: As in `load`.
 
     Raises:
-        ValueError: If the name, backend or architecture is not supported.
+        ValueError: If the name, backend, architecture or kind of think block is not supported.
         FileNotFoundError: If the folder or its config is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
@@ -149,7 +158,7 @@ def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | No
         get_backend(backend)
     checkpoint = _opened(name, gguf_file)
     settings, config = checkpoint.settings(), checkpoint.config()
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = _tokenizer(checkpoint, think)
     chosen_backend = choose_backend(checkpoint.config_file, backend, settings, config)
 
     def build(device: str) -> Any:
@@ -177,21 +186,22 @@ def _built(backend: Backend, hf_model: Any, tokenizer: Any, path: Path) -> Any:
         ) from error
 
 
-def load_tokenizer(name: str | Path, *, gguf_file: str | None = None) -> Any:
+def load_tokenizer(name: str | Path, think: str = AUTO, *, gguf_file: str | None = None) -> Any:
     """Load the tokenizer that `load` gives the model, without the model.
 
     Args:
         name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
             are in a GGUF file.
+        think: As in `load`.
         gguf_file: As in `load`.
 
     Raises:
-        ValueError: If there is no model of this name.
+        ValueError: If there is no model of this name, or no such kind of think block.
         FileNotFoundError: If the folder is missing, or has no tokenizer files.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
     checkpoint = _opened(name, gguf_file)
-    tokenizer = checkpoint.tokenizer()
+    tokenizer = _tokenizer(checkpoint, think)
     if tokenizer is None:
         raise FileNotFoundError(
             f"{checkpoint.path} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
@@ -202,6 +212,14 @@ def load_tokenizer(name: str | Path, *, gguf_file: str | None = None) -> Any:
 def _opened(name: str | Path, gguf_file: str | None) -> FolderCheckpoint | GGUFCheckpoint:
     path = find_checkpoint(name, gguf_file, TEXT_FILES)
     return FolderCheckpoint(path, name) if path.is_dir() else GGUFCheckpoint(path)
+
+
+def _tokenizer(checkpoint: FolderCheckpoint | GGUFCheckpoint, think: str) -> Any:
+    require_think_kind(think)
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is not None:
+        use_think_kind(tokenizer, think)
+    return tokenizer
 
 
 def _convert(

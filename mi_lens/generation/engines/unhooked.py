@@ -17,6 +17,7 @@ from mi_lens.models.checkpoint_files import read_json
 from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode_prompt
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import ConditionRecord, StopReason, Trace
 
 
@@ -105,7 +106,7 @@ def unhooked_trace(
         prompt=text,
         prompt_ids=prompt_ids,
         token_ids=tuple(ids),
-        text=tokenizer.decode(ids, skip_special_tokens=True),
+        text=written_text(tokenizer, ids),
         stop_reason=reason,
         seed=request.seed,
         condition=condition,
