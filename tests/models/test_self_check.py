@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import mi_lens
 from mi_lens.models import self_check
 from mi_lens.models.backends import bridge
 from mi_lens.models.backends.lookup import available
@@ -103,3 +104,31 @@ def test_what_is_wrong_is_found(
         else:
             with pytest.raises(ValueError, match=f"tiny: this package cannot {ability} .*{reason}"):
                 require_able(model, ability)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "sizes", "able"),
+    [
+        ("BloomConfig", {"n_layer": 2, "n_head": 4}, True),
+        ("GPTNeoXConfig", {"num_hidden_layers": 2, "num_attention_heads": 4}, True),
+        ("FalconMambaConfig", {"num_hidden_layers": 2, "state_size": 4}, False),
+    ],
+)
+def test_what_no_list_names_is_checked_all_the_same(
+    tmp_path: Path, tokenizer: Any, config_class: str, sizes: dict[str, int], able: bool
+) -> None:
+    """Bloom names its sizes otherwise and has no positions; FalconMamba has neither."""
+    import transformers
+
+    common = {"vocab_size": 390, "hidden_size": 32, "intermediate_size": 48, "eos_token_id": 1}
+    config = getattr(transformers, config_class)(**common, **sizes, initializer_range=0.3)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load(tmp_path, device="cpu")
+    assert (model.abilities == ABLE) == able
+    if able:
+        (trace,) = mi_lens.generate(model, ["12 * 7?"], max_new_tokens=8, progress=False)
+        assert mi_lens.capture(model, [trace], "blocks.1.hook_resid_post")[0]
+    else:
+        with pytest.raises(ValueError, match=r"cannot generate with this model: blocks\.0"):
+            mi_lens.generate(model, ["12 * 7?"], max_new_tokens=8, progress=False)
