@@ -11,7 +11,7 @@ from mi_lens.models.checkpoint_files import read_json
 from mi_lens.models.config_values import require_possible
 from mi_lens.models.quantization import quantization_of
 
-# The models of the two papers, and those of docs/reproduce.md; a mistyped name is compared with these.
+# The models of docs/reproduce.md; a mistyped name is compared with these.
 HUB_IDS = (
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",

@@ -29,7 +29,9 @@ def test_what_is_read_is_near_float32(architecture, dtype, backend, checkpoint):
     full = load(checkpoint(architecture), backend=backend, device="cpu")
     half = load(checkpoint(architecture), backend=backend, dtype=dtype, device="cpu")
     traces = mi_lens.generate(full, PROMPTS, max_new_tokens=24, progress=False)
-    for whole, stored in zip(*(mi_lens.capture(m, traces, HOOK) for m in (full, half)), strict=True):
+    for whole, stored in zip(
+        *(mi_lens.capture(m, traces, HOOK) for m in (full, half)), strict=True
+    ):
         states, near = whole[HOOK], stored[HOOK]
         assert near.dtype == getattr(torch, dtype)
         assert (near.float() - states).norm() < NEAR[dtype] * states.norm()
@@ -111,7 +113,9 @@ def test_the_step_that_is_not_finite_is_named(tiny_model):
         return states
 
     with tiny_model.hooks(fwd_hooks=[(HOOK, spoil)]):
-        with pytest.raises(ValueError, match=rf"{HOOK}: .* sequence 0 at position {place} holds nan"):
+        with pytest.raises(
+            ValueError, match=rf"{HOOK}: .* sequence 0 at position {place} holds nan"
+        ):
             mi_lens.capture(tiny_model, [trace], HOOK, condition=None)
         (states,) = mi_lens.capture(tiny_model, [trace], HOOK, steps=[[0]], condition=None)
     assert states[HOOK].isfinite().all()
