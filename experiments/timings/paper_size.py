@@ -6,7 +6,7 @@ The script writes a random checkpoint with the config of R1-Distill-Qwen-1.5B (3
 to a temporary folder. Each step then runs in a process of its own on this machine's CPU: loading,
 decoding, reading states at every block, MI, steering at block 19, recycling at block 20. Times are
 without loading; the peak is VmHWM of Linux, which counts the mapped files of weights too. What the
-model writes means nothing.
+model writes means nothing. Then MI is timed at the widths of larger models.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.timings.memory import peak_mb
+from experiments.timings.sizes import mi_costs, mi_table
 
 # Of DeepSeek-R1-Distill-Qwen-1.5B's config.json.
 CONFIG = {
@@ -93,8 +94,9 @@ def _write_tokenizer(folder: Path, tokens: int) -> None:
         if "token" in file.name or file.name in ("chat_template.jinja", "generation_config.json"):
             shutil.copy(file, folder)
     rules = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    first = 1 + max(token["id"] for token in rules["added_tokens"])
-    rules["model"]["vocab"] |= {f"<unused {number}>": number for number in range(first, tokens)}
+    special = {token["content"]: token["id"] for token in rules["added_tokens"]}
+    unused = range(1 + max(special.values()), tokens)
+    rules["model"]["vocab"] |= special | {f"<unused {number}>": number for number in unused}
     (folder / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
 
 
@@ -120,7 +122,7 @@ class Study:
             QUESTION,
             mi_lens.Condition(interventions),
             max_new_tokens=self.tokens,
-            stop=("no such text",),
+            stop=(-1,),  # no token
         )
         (trace,) = mi_lens.generate(model, [request], progress=False)
         return trace
@@ -281,6 +283,7 @@ def measure(
         "processor": platform.machine(),
         "versions": packages,
         "steps": steps,
+        "mi_microseconds": mi_costs(),
     }
 
 
@@ -309,7 +312,7 @@ def main() -> None:
         return
     record = measure(CONFIG, TOKENS, args.tokens, args.threads, args.backend)
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(table(record))
+    print(table(record), "\n".join(mi_table(record["mi_microseconds"])), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mi_lens.models.smollm2 import smollm2_file
 
-# The models of the two papers, and those of docs/reproduce.md; a mistyped name is compared with these.
+# The models of docs/reproduce.md; a mistyped name is compared with these.
 HUB_IDS = (
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",

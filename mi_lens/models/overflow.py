@@ -1,4 +1,4 @@
-"""What to do where a number is not finite: float16 ends at 65504, and residual streams go beyond."""
+"""Numbers that are not finite: float16 ends at 65504, and residual streams go beyond it."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def advice(dtype: torch.dtype) -> str:
-    """The end of an error message about a number that a model in this dtype made infinite or NaN."""
+    """The end of an error message about a number that a model made infinite or NaN."""
     if dtype == torch.float16:
         return (
             "float16 holds values up to 65504, and residual streams exceed that: load the model "

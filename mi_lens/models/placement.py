@@ -1,4 +1,4 @@
-"""Which backend runs a model, where and in which dtype: what `load` is asked for and what can be."""
+"""Which backend runs a model, where, and in which dtype: what is asked for, and what can be."""
 
 from pathlib import Path
 from typing import Any

@@ -85,7 +85,7 @@ def complete(hf_model: Any) -> None:
     if all(map(is_plain, hf_model.modules())):
         return
     for module in hf_model.modules():
-        # On such CPUs bitsandbytes packs its codes anew, and state_dict() then spoils them (0.50.2).
+        # bitsandbytes packs codes anew for some CPUs, and then state_dict() spoils them (0.50.2).
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     hf_model(torch.zeros(1, 1, dtype=torch.long, device=hf_model.device))

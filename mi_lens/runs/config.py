@@ -38,8 +38,8 @@ class RunSettings:
         min_p: Keep tokens at least this many times as likely as the likeliest.
         stop: Texts that end a generation as soon as they are written.
         backend: HookedTransformer or TransformerBridge; auto takes the first that has the model.
-        dtype: float32, bfloat16 or float64; None takes float32 on a CPU, and the checkpoint's dtype
-            elsewhere.
+        dtype: float32, bfloat16, float16 or float64; None takes float32 on a CPU, and the
+            checkpoint's dtype elsewhere and for quantised weights (`mi_lens.load`).
         device: cpu or cuda; None takes cuda if there is one.
         think: How the model marks its thinking: think, gpt-oss, magistral, open-thoughts or none;
             auto finds it from the tokenizer and its chat template.

@@ -1,7 +1,7 @@
 """Quantised checkpoints: read by Hugging Face's quantisers, run by the bridge, marked everywhere.
 
-What runs here without a GPU and without a further package: FP8 and MXFP4, which are dequantised, and
-a quantiser of these tests, whose layers keep their codes as those of bitsandbytes do.
+What runs here without a GPU and without a further package: FP8 and MXFP4, which are dequantised,
+and a quantiser of these tests, whose layers keep their codes as those of bitsandbytes do.
 """
 
 import json
