@@ -36,6 +36,21 @@ def test_the_demo_shows_all_that_it_promises(tmp_path):
     assert all(at in embedded[1] for at in layers)  # the map of the first trace has every layer
 
 
+@pytest.mark.slow
+def test_another_model_is_shown_alone_on_word_problems(tmp_path):
+    printed = result_of(run_demo, DemoConfig(out=tmp_path, model="pocket-base", limit=2))
+    analysis = Analysis.load(tmp_path / "pocket-base")
+    assert analysis.finished
+    assert [trace.problem.id for trace in analysis.traces if trace.problem] == [
+        "grade-school-01",
+        "grade-school-02",
+    ]
+    assert Evaluation.load(tmp_path / "intervention").names == ["baseline", "plain"]
+    assert "pocket-reasoner" not in printed
+    with pytest.raises(FileExistsError, match="holds something else than a demo of pocket;"):
+        run_demo(DemoConfig(out=tmp_path, limit=2))
+
+
 def test_the_demo_takes_no_foreign_folder(tmp_path):
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(FileExistsError, match="holds something else than a demo"):

@@ -36,7 +36,7 @@ from mi_lens.runs.sweep_spec import Spec
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
-    *sorted(ROOT.glob("figures/*.md")),
+    *sorted(ROOT.glob("figures/**/*.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("docs/*.ipynb")),
 ]

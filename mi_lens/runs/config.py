@@ -23,8 +23,9 @@ class RunSettings:
     """Settings of runs and sweeps: problems, prompts, sampling, and where the model runs.
 
     Attributes:
-        problems: "pocket"; a benchmark of the hub (gsm8k, math500, math-train, aime24, aime25,
-            livecodebench, livecodebench-v5); or a file of problems (JSON lines, CSV or Parquet).
+        problems: "pocket"; "grade-school", 20 word problems of our own; a benchmark of the hub
+            (gsm8k, math500, math-train, aime24, aime25, livecodebench, livecodebench-v5); or a file
+            of problems (JSON lines, CSV or Parquet).
         limit: Number of problems; None takes all problems of a file, or 100 pocket problems.
         split: Split of the pocket task or the benchmark (math-train has only train).
         question_column: Column of the questions; None tries the names that benchmarks use.
@@ -282,15 +283,18 @@ class ResultsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Analyze both pocket models on the same problems and write one report.
+    """Analyze a model at every block, try one intervention, and write one report.
 
     Attributes:
         out: Folder to write to: a new or empty one, or one that the same command began.
-        limit: Number of problems.
+        model: "pocket" for both pocket models on the same pocket problems; or any other model,
+            such as smollm2, alone on the word problems "grade-school".
+        limit: Number of problems; of grade-school there are 20.
         seed: Seed of the problems and of bootstrap intervals.
     """
 
     out: Path = Path("demo")
+    model: str = "pocket"
     limit: int = 100
     seed: int = 0
 
