@@ -6,8 +6,9 @@ from typing import Any
 from mi_lens.report.findings import findings
 from mi_lens.report.page import write_report
 from mi_lens.runs.analyze import analyze
-from mi_lens.runs.config import AnalyzeConfig, DemoConfig, EvaluateConfig
+from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig
 from mi_lens.runs.evaluate import run_evaluate
+from mi_lens.runs.page_config import DemoConfig
 
 POCKET = ("pocket-reasoner", "pocket-base")
 OTHERS = {"intervention", "figures", "report.html"}  # What the demo writes beside the analyses.
