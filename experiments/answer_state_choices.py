@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 import mi_lens
 from experiments.labels import Finding, half_shared
-from experiments.study import MIStudy, baseline_traces, block_outputs, save
+from experiments.mi_study import MIStudy
+from experiments.study import baseline_traces, block_outputs, save
 from experiments.summaries import evenly_spaced, raw_peaks, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.controls import Calibration, mismatched_gold

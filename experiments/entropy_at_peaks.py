@@ -14,7 +14,8 @@ from scipy.stats import rankdata
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIStudy, fingerprint_of, saved_analysis
+from experiments.study import save
 from experiments.summaries import affine, by_block, with_interval
 from mi_lens.common.statistics import spearman
 from mi_lens.information.per_trace.measurement import Measurement
@@ -62,7 +63,7 @@ def main(config: Config) -> None:
                 print(f"{kind}, {name}: " + ", ".join(cells))
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(by_kind),
         finding(by_kind["raw"], analysis.hook_names[-1]),
         {"hook_names": analysis.hook_names, **by_kind},

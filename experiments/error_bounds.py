@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
-from experiments.study import Study, save, saved_analysis, states_of
+from experiments.mi_study import fingerprint_of, saved_analysis, states_of
+from experiments.study import Study, save
 from experiments.summaries import affine, with_interval
 from mi_lens.common.intervals import estimate_share, estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate
@@ -86,7 +87,7 @@ def main(config: Config) -> None:
     print(table(bounds))
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(bounds, model_error),
         finding(bounds["step"], model_error),
         {"fractions": FRACTIONS, "entropy": entropy, "model error": model_error, **bounds},

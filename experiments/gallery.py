@@ -75,7 +75,7 @@ def write_gallery(folder: Path) -> Path:
         parts.append(f"- **{title}**: {links}.")
     for (title, meaning), names in groups:
         parts.append(f"\n## {title}\n\n{meaning}\n")
-        parts += [_entry(name, records[name]) for name in names]
+        parts += [entry(name, records[name]) for name in names]
     parts += _of_texts(folder)
     path = folder / "README.md"
     write_text(path, "\n".join(parts))
@@ -94,7 +94,7 @@ def _of_texts(folder: Path) -> list[str]:
     """The section of the studies of texts; empty where they have no figure."""
     paths = {name: folder / f"{name}.json" for name in STUDIES_OF_TEXTS}
     entries = [
-        _entry(name, json.loads(path.read_text(encoding="utf-8")))
+        entry(name, json.loads(path.read_text(encoding="utf-8")))
         for name, path in paths.items()
         if path.exists()
     ]
@@ -106,11 +106,19 @@ def _title(name: str) -> str:
     return title[0].upper() + title[1:]
 
 
-def _entry(name: str, record: dict[str, Any]) -> str:
+def entry(name: str, record: dict[str, Any], folder: str = "") -> str:
+    """A study as a section of a page.
+
+    Args:
+        name: The study.
+        record: What `experiments.study.save` wrote.
+        folder: Where its figure lies, seen from the page: "" or a path that ends in a slash.
+    """
     counts = record["label"] in TESTED
+    figure = f"{folder}{name}"
     return f"""### {_title(name)}
 
-![{_title(name)}]({name}.png)
+![{_title(name)}]({figure}.png)
 
 {record["about"][0].upper()}{record["about"][1:]}. Claim: {record["claim"]}
 
@@ -119,7 +127,7 @@ def _entry(name: str, record: dict[str, Any]) -> str:
 {"".join(_premise(premise) for premise in record["premises"])}\
 {"".join(_test(test, counts) for test in record["tests"])}
 `{record["command"]}`: {", ".join(record["models"])}, {record["scope"]}. \
-[Numbers]({name}.json), [SVG]({name}.svg).
+[Numbers]({figure}.json), [SVG]({figure}.svg).
 """
 
 

@@ -17,7 +17,8 @@ from tqdm import tqdm
 import mi_lens
 from experiments.information_at_words import AtWords, thinking_and_ordinary
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis, states_of
+from experiments.mi_study import MIStudy, fingerprint_of, saved_analysis, states_of
+from experiments.study import save
 from experiments.summaries import rank_correlation, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
@@ -107,7 +108,7 @@ def main(config: Config) -> None:
     }
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(rows, config.parts),
         finding(informations[part], tracking[part], at_words, part),
         {

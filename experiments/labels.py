@@ -19,7 +19,9 @@ from typing import Any, Literal
 from experiments.summaries import affine
 from mi_lens.common.statistics import Estimate
 
-Label = Literal["with", "against", "open", "premise not met", "by construction", "not asked"]
+Label = Literal[
+    "with", "against", "open", "premise not met", "by construction", "not a reasoner", "not asked"
+]
 LABELS: dict[Label, tuple[str, str]] = {
     "with": (
         "Premise met and tested: with the claim",
@@ -43,6 +45,11 @@ LABELS: dict[Label, tuple[str, str]] = {
         "The study could not have come out otherwise on this model: it shows that the method "
         "runs, and nothing on the claim.",
     ),
+    "not a reasoner": (
+        "An instruct model, not a reasoner",
+        "The claim is about reasoning models and this model is none, so the numbers say what it "
+        "does, and nothing on the claim.",
+    ),
     "not asked": ("Not asked by the papers", "A measurement beside the papers' claims."),
 }
 
@@ -63,7 +70,7 @@ class Premise:
     """
 
     text: str
-    otherwise: Literal["premise not met", "by construction"]
+    otherwise: Literal["premise not met", "by construction", "not a reasoner"]
     value: Estimate | None = None
     least: float = 0.0
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIStudy, fingerprint_of, saved_analysis
+from experiments.study import save
 from experiments.summaries import is_right, with_interval
 from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate, estimate_mean
@@ -84,7 +85,7 @@ def main(config: Config) -> None:
             print(f"{kind}, {name}: slope by block " + ", ".join(cells))
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(means, slopes, {name: len(group) for name, group in groups.items()}),
         finding(slopes, analysis.hook_names[-1], means),
         {"hook_names": analysis.hook_names, "slopes": slopes, "means (last block)": means},

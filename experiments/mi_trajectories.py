@@ -11,7 +11,8 @@ import tyro
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIReadingStudy, fingerprint_of, saved_analysis
+from experiments.study import save
 from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.control_summary import MismatchSummary
@@ -21,7 +22,7 @@ PAPER = (0.0051, 0.048)  # Peaks per step in table 1: the fewest and the most of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MIStudy):
+class Config(MIReadingStudy):
     """What to run.
 
     Attributes:
@@ -46,7 +47,7 @@ def main(config: Config) -> None:
     curves = [curve(analysis, trace, last) for trace in traces]
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         trajectories_figure(curves, analysis.peak_rule),
         finding(counts[last], analysis.controls(last).mismatch),
         {"peaks": counts, "curves": curves, "traces": [trace.id for trace in traces]},
@@ -74,6 +75,9 @@ def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> C
     """A trace with its MI, its peaks and the labels of its tokens, for drawing."""
     assert trace.problem is not None
     question = shorten(trace.problem.question, 72, placeholder=" …")
+    told = "right" if is_right([trace])[0] else "wrong"
+    if trace.is_correct is not None:
+        told = f"read, not written; its author is {told}"
     calibration = analysis.measurement(trace, hook_name).calibration
     strings = dict(
         zip((other.id for other in analysis.traces), analysis.token_strings, strict=True)
@@ -83,7 +87,7 @@ def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> C
         for string in strings[trace.id]
     ]
     return Curve(
-        title=f"{question} ({'right' if is_right([trace])[0] else 'wrong'})",
+        title=f"{question} ({told})",
         mi=analysis.mi(trace, hook_name),
         peaks=analysis.peaks(trace, hook_name),
         labels=labels,

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, requested_traces, save, saved_analysis
+from experiments.mi_study import MIStudy, fingerprint_of, saved_analysis
+from experiments.study import requested_traces, save
 from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.statistics import Estimate, estimate_crossed
 from mi_lens.information.per_trace.measurement import Measurement
@@ -79,7 +80,7 @@ def main(config: Config) -> None:
         print(f"{name:<28}success changes by {change:>24} points, entropy {bits} bits")
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(effects),
         finding(effects, last, len(traces), config),
         {

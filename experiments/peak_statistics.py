@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIStudy, saved_analysis
+from experiments.study import save
 from experiments.summaries import affine, evenly_spaced, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style

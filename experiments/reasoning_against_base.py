@@ -9,7 +9,8 @@ import tyro
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIStudy, saved_analysis
+from experiments.study import save
 from experiments.summaries import with_interval
 from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison

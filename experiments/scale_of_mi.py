@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import Finding, half_shared
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIReadingStudy, fingerprint_of, saved_analysis
+from experiments.study import save
 from experiments.summaries import evenly_spaced, shared_peaks, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import FACTORS, Measurement
@@ -24,7 +25,7 @@ Synthetic = dict[str, dict[str, list[float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MIStudy):
+class Config(MIReadingStudy):
     """What to run.
 
     Attributes:
@@ -54,7 +55,7 @@ def main(config: Config) -> None:
         print(f"{hook}: peaks shared at sigma " + ", ".join(cells))
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(peaks, ratio, vectors, analysis.config.sigma),
         finding(peaks, ratio, vectors, analysis),
         {

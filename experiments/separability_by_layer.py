@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
+from experiments.mi_study import ReadingStudy, texts_of
 from experiments.study import (
     CLASS_MARKERS,
     THINKING_WORDS,
-    Study,
     baseline_traces,
     block_outputs,
     save,
@@ -35,7 +35,7 @@ MARGIN = 0.02  # Difference in AUC that would matter.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Study):
+class Config(ReadingStudy):
     """What to run.
 
     Attributes:
@@ -52,7 +52,10 @@ class Config(Study):
 def main(config: Config) -> None:
     """Probes the embedding and the output of every block."""
     model = mi_lens.load(config.model)
-    traces = baseline_traces(config, model, config.load_problems())
+    if config.texts is None:
+        traces = baseline_traces(config, model, config.load_problems())
+    else:
+        traces = texts_of(config.texts, config.limit, config.steps, model.tokenizer)
     hooks = ["blocks.0.hook_resid_pre", *block_outputs(model)]
     by_trace = list(states_of_thoughts(model, traces, hooks))
     classes = np.array([thought.thought_class for trace in by_trace for thought in trace.thoughts])

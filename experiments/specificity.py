@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis
+from experiments.mi_study import MIReadingStudy, fingerprint_of, saved_analysis
+from experiments.study import save
 from experiments.summaries import by_block, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.measurement import Measurement
@@ -49,7 +50,7 @@ COLOURS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MIStudy):
+class Config(MIReadingStudy):
     """What to run.
 
     Attributes:
@@ -82,7 +83,7 @@ def main(config: Config) -> None:
             print(f"{table}, {name}, by block: " + ", ".join(cells))
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(tables),
         finding(tables, analysis.hook_names[-1]),
         {"hook_names": analysis.hook_names, **tables},

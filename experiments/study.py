@@ -6,28 +6,27 @@ A study is a module of `experiments`. It has a frozen `Config`, which is its com
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from torch import Tensor
 
 import mi_lens
 from experiments.labels import LABELS, Finding, Premise
-from mi_lens.common.provenance import code_hash, content_hash, versions
+from mi_lens.common.provenance import versions
 from mi_lens.generation.request import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
-from mi_lens.problems.endings import Ending
-from mi_lens.report.plots.style import save_figure
-from mi_lens.runs.measure import activations_path
-from mi_lens.states.shard import capture_code
+from mi_lens.report.plots.style import GREY, save_figure
 
 CLASS_MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}  # Beside CLASS_COLOURS.
 THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # The pocket reasoner's.
+# Models that the papers' claims are not about, and what they are.
+NOT_REASONERS = {"smollm2": "SmolLM2-135M-Instruct, a 135M instruct model, not a reasoner"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +34,8 @@ class Study:
     """What to run.
 
     Attributes:
-        model: pocket-reasoner, pocket-base, a local checkpoint folder, or a hub id.
-        problems: "pocket", a benchmark of the hub, or a file of problems.
+        model: pocket-reasoner, pocket-base, smollm2, a local checkpoint folder, or a hub id.
+        problems: "pocket", "grade-school", a benchmark of the hub, or a file of problems.
         limit: Number of problems.
         max_new_tokens: Largest number of tokens that a trace may have.
         batch_size: Number of rows decoded together; it does not change results.
@@ -64,23 +63,18 @@ class Study:
         """The number and kind of problems, as the gallery states them."""
         return f"{self.limit} problems"
 
+    def caption(self) -> str:
+        """What stands below the figure: a model that is no reasoner, and what it was tried on."""
+        model = NOT_REASONERS.get(self.model)
+        return "" if model is None else f"{model}; {self.scope()}"
 
-@dataclass(frozen=True, kw_only=True)
-class MIStudy(Study):
-    """What to run, for a study of per-trace MI.
 
-    Attributes:
-        ending: How the answer's text ends; peaks depend on it (`experiments.answer_endings`).
-    """
-
-    ending: Ending = "as_written"
-
-    def scope(self) -> str:
-        """The problems, and how the answers end that states are compared with."""
-        ends = f"answers end {self.ending.replace('_', ' ')}"
-        if self.ending == "as_written" and self.problems == "pocket":
-            ends = "answers end with a full stop"
-        return f"{super().scope()}, {ends}"
+def of_reasoners(config: Study) -> tuple[Premise, ...]:
+    """A premise that fails on a model that is known not to reason, whatever the numbers are."""
+    model = NOT_REASONERS.get(config.model)
+    if model is None:
+        return ()
+    return (Premise(f"The claim is about reasoning models; this is {model}.", "not a reasoner"),)
 
 
 def settled_for_pocket(config: Study, text: str) -> tuple[Premise, ...]:
@@ -94,45 +88,9 @@ def settled_for_pocket(config: Study, text: str) -> tuple[Premise, ...]:
     return (Premise(text, "by construction"),) if pocket else ()
 
 
-def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> mi_lens.Analysis:
-    """The analysis of a model at every block, on the study's problems; all studies share it.
-
-    Args:
-        config: The study.
-        model: The model to analyse; None is the study's own.
-        settings: Settings of `AnalyzeConfig` that replace those of the study.
-    """
-    analyze_settings: dict[str, Any] = {
-        "model": model or config.model,
-        "problems": config.problems,
-        "limit": config.limit,
-        "max_new_tokens": config.max_new_tokens,
-        "seed": config.seed,
-        "hook_names": ("blocks.*.hook_resid_post",),
-        **settings,
-    }
-    if isinstance(config, MIStudy) and config.ending != "as_written":
-        analyze_settings["ending"] = config.ending
-    # Other versions of the code get another folder: states are read by the code that wrote them,
-    # and numbers are of one way of measuring.
-    measuring = code_hash("information/per_trace")
-    name = content_hash([analyze_settings, versions(), capture_code(), measuring])
-    return mi_lens.analyze(
-        mi_lens.AnalyzeConfig(
-            **analyze_settings, out=config.runs / f"analysis-{name}", batch_size=config.batch_size
-        )
-    )
-
-
 def block_outputs(model: Any) -> list[str]:
     """The hook names of all blocks' outputs."""
     return [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
-
-
-def states_of(analysis: mi_lens.Analysis, hook_name: str) -> list[Tensor]:
-    """The states of every analysed trace at a hook name, as the analysis saved them."""
-    paths = [activations_path(analysis.config.out, trace) for trace in analysis.analysed]
-    return [mi_lens.load_activations(path, [hook_name])[hook_name] for path in paths]
 
 
 def requested_traces(
@@ -247,6 +205,9 @@ def save(
         finding: The finding that the figure shows.
         numbers: All numbers drawn or stated, with their intervals; `plain` makes them fit for JSON.
     """
+    finding = replace(finding, premises=(*of_reasoners(config), *finding.premises))
+    if caption := config.caption():
+        figure.supxlabel(fill(caption, 150), fontsize="x-small", color=GREY)
     record = {
         "label": finding.label,
         **plain(finding),

@@ -81,10 +81,17 @@ def accuracies(evaluation: mi_lens.Evaluation, name: str) -> np.ndarray:
 
 
 def is_right(traces: Sequence[mi_lens.Trace]) -> np.ndarray:
-    """For every trace 1 where its answer is the gold answer, 0 where not."""
+    """For every trace 1 where its answer is the gold answer, 0 where not.
+
+    A text that was written elsewhere may be cut, so its author's label counts.
+    """
     return np.array(
         [
-            float(mi_lens.grade(trace.text, trace.problem).correct)
+            float(
+                mi_lens.grade(trace.text, trace.problem).correct
+                if trace.is_correct is None
+                else trace.is_correct
+            )
             for trace in traces
             if trace.problem
         ]

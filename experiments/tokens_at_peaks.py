@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import MIStudy, save, saved_analysis, states_of
+from experiments.mi_study import MIReadingStudy, fingerprint_of, saved_analysis, states_of
+from experiments.study import save
 from experiments.summaries import affine, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.information.per_trace.readouts import Readout, decode_steps
@@ -32,7 +33,7 @@ BINS = 10  # Bins of entropy.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MIStudy):
+class Config(MIReadingStudy):
     """What to run.
 
     Attributes:
@@ -91,7 +92,7 @@ def main(config: Config) -> None:
     print(table(shares, last))
     save(
         config,
-        {config.model: analysis.traces[0].model},
+        {config.model: fingerprint_of(analysis)},
         draw(shares, last, rows, config.words),
         finding(shares["emitted"][last], tables["emitted"], config),
         {

@@ -7,7 +7,7 @@ import pytest
 from mi_lens.demo import run_demo
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.runs.analysis import Analysis
-from mi_lens.runs.config import DemoConfig
+from mi_lens.runs.page_config import DemoConfig
 from tests.processes import result_of
 
 
@@ -34,6 +34,21 @@ def test_the_demo_shows_all_that_it_promises(tmp_path):
     assert page.count("Words at the peaks of") == 2
     embedded = re.findall(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page)
     assert all(at in embedded[1] for at in layers)  # the map of the first trace has every layer
+
+
+@pytest.mark.slow
+def test_another_model_is_shown_alone_on_word_problems(tmp_path):
+    printed = result_of(run_demo, DemoConfig(out=tmp_path, model="pocket-base", limit=2))
+    analysis = Analysis.load(tmp_path / "pocket-base")
+    assert analysis.finished
+    assert [trace.problem.id for trace in analysis.traces if trace.problem] == [
+        "grade-school-01",
+        "grade-school-02",
+    ]
+    assert Evaluation.load(tmp_path / "intervention").names == ["baseline", "plain"]
+    assert "pocket-reasoner" not in printed
+    with pytest.raises(FileExistsError, match="holds something else than a demo of pocket;"):
+        run_demo(DemoConfig(out=tmp_path, limit=2))
 
 
 def test_the_demo_takes_no_foreign_folder(tmp_path):

@@ -1,12 +1,10 @@
-"""Every study runs small and says what it found; what studies share says it truly."""
+"""What studies share says truly what was found; studies of published texts."""
 
 import json
 import re
-import warnings
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +13,7 @@ import pytest
 import mi_lens
 from experiments import (
     STUDIES,
+    STUDIES_OF_SMOLLM2,
     STUDIES_OF_TEXTS,
     error_bounds,
     mi_along_trace,
@@ -40,78 +39,7 @@ from mi_lens.common.statistics import Estimate
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.answer_parts import AlignedInformation
 from mi_lens.information.across_problems.probe import UsableInformation
-from tests.processes import result_of
-
-PROBLEMS = 12
-# Labels that no number of problems changes.
-SETTLED = {
-    "attention_to": "not asked",
-    "critical_tokens": "not asked",
-    "critical_words": "by construction",
-    "error_bounds": "by construction",
-    "suppression": "by construction",
-    "thought_gains": "by construction",
-}
-CHEAPER: dict[str, dict[str, Any]] = {
-    "answer_state_choices": {"limit": 6, "mismatched": 4},
-    "boundary_reproducibility": {"samples": 2, "dtypes": ("float64",), "thoughts": 1},
-    "critical_tokens": {"samples": 4, "rolled_out": 2, "steps": 2, "continuations": 2},
-    "critical_words": {"samples": 4, "minimum_problems": 2},
-    "error_bounds": {"limit": 24},
-    "information_across_problems": {"limit": 24, "parts": ("parity",), "shuffles": 2, "draws": 2},
-    "peak_interventions": {"tried": 4, "steps": 2, "draws": 2},
-    "recycling": {"passes": (1, 2), "layers": (2,), "draws": 2},
-    "reproducibility": {"limit": 4, "dtypes": ("float32", "float64")},
-    "seal_table": {"limit": 8, "draws": 2},
-    "small_benchmarks": {"limit": 6, "seeds": 2},
-    "steering_ablations": {"limit": 6, "alphas": (0.5, 1.0), "draws": 2},
-    "steering_transfer": {"draws": 2},
-    "suppression": {"limit": 8, "words": ("Wait",), "draws": 1},
-    "test_time_scaling": {
-        "limit": 6,
-        "words": ("Wait",),
-        "samples": 2,
-        "max_new_tokens": 384,
-        "budgets": (64, 128, 384),
-    },
-    "truncation": {"draws": 2, "budgets": 5},
-    "vector_stability": {"splits": 10},
-}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all studies: an analysis that several read is made once."""
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(autouse=True)
-def no_figure_is_left_by_another_test():
-    """Where one study fails, only it does."""
-    plt.close("all")
-
-
-def run_small(name: str, runs: Path, out: Path) -> dict[str, Any]:
-    """Runs a study on few problems and returns its record."""
-    settings = {"limit": PROBLEMS, "runs": runs, "out": out} | CHEAPER.get(name, {})
-    result_of(run_study, name, settings)
-    return json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def run_study(name: str, settings: dict[str, Any]) -> None:
-    """Runs a study in a child, where types are not checked, which takes a third of the time.
-
-    The functions that it calls have tests of their own, where types are.
-    """
-    warnings.filterwarnings("error", module="experiments|mi_lens")
-    study = import_module(f"experiments.{name}")
-    study.main(study.Config(**settings))
-    assert not plt.get_fignums()
-
-
-def no_constant(value: str) -> None:
-    """NaN and infinity are no JSON."""
-    raise AssertionError(f"{value} in the JSON")
+from tests.studies import CHEAPER, no_constant
 
 
 @pytest.mark.parametrize("name", STUDIES_OF_TEXTS)
@@ -140,38 +68,6 @@ def test_studies_of_texts_are_skipped_where_the_texts_are_not(tmp_path, capsys):
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
-def test_a_study_draws_its_figure_and_says_what_it_found(name: str, runs: Path, tmp_path: Path):
-    record = run_small(name, runs, tmp_path)
-    assert record["label"] == label_of_record(record)
-    assert record["label"] == SETTLED.get(name, record["label"])
-    assert all(re.search(r"\.$", premise["text"]) for premise in record["premises"])
-    assert record["about"]
-    assert record["claim"]
-    assert record["numbers"]
-    assert "pocket-reasoner" in record["models"]
-    assert record["command"].startswith(f"python -m experiments.{name}")
-    sentences = [s for s in re.split(r"(?<=[.!?])\s+(?=[A-Z0-9'\"])", record["text"]) if s]
-    assert len(sentences) == 2, record["text"]
-    assert re.search(r"\d", record["text"])
-    assert not re.search(r"\bNone\b|\bnan\b|\binf\b|-0\.0+\b", record["text"]), record["text"]
-    written = (tmp_path / f"{name}.json").read_text(encoding="utf-8")
-    json.loads(written, parse_constant=no_constant)
-    assert len(written) < 1_000_000
-    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "<svg" in (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
-
-
-@pytest.mark.slow
-def test_a_study_run_again_makes_no_trace_anew_and_says_the_same(runs: Path, tmp_path: Path):
-    first = run_small("thought_gains", runs, tmp_path)
-    traces = runs / "sampled" / "traces.jsonl"
-    before = traces.read_bytes()
-    assert run_small("thought_gains", runs, tmp_path) == first
-    assert traces.read_bytes() == before
-
-
 @dataclass(frozen=True, kw_only=True)
 class Example(Study):
     """A study of this module."""
@@ -187,7 +83,7 @@ def test_the_command_names_what_differs_and_not_where_results_lie(tmp_path: Path
 
 
 def test_every_study_has_a_module_docstring_that_ends_in_its_command():
-    for name in (*STUDIES, *STUDIES_OF_TEXTS):
+    for name in (*STUDIES, *STUDIES_OF_SMOLLM2, *STUDIES_OF_TEXTS):
         study = import_module(f"experiments.{name}")
         assert f"python -m experiments.{name}" in (study.__doc__ or "")
         assert issubclass(study.Config, Study)
@@ -196,7 +92,7 @@ def test_every_study_has_a_module_docstring_that_ends_in_its_command():
 
 
 def test_cheaper_settings_are_of_studies_that_exist():
-    assert CHEAPER.keys() <= set(STUDIES)
+    assert CHEAPER.keys() <= {*STUDIES, *STUDIES_OF_SMOLLM2}
 
 
 def test_plain_leaves_only_what_json_knows():

@@ -16,7 +16,7 @@ from experiments.trained_length import within_trained_length
 from mi_lens.common.statistics import Estimate
 
 ROOT = Path(__file__).parents[1]
-RECORDS = sorted((ROOT / "figures").glob("*.json"))
+RECORDS = sorted((ROOT / "figures").rglob("*.json"))
 
 
 def claim(low: float | None, high: float | None, margin: float = 1.0) -> ClaimTest:
@@ -116,10 +116,11 @@ def test_steering_must_gain_and_save(gain: float, expected: str):
     assert label([], steering_tests(accuracy, tokens, 200.0)) == expected
 
 
-@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_label_of_a_record_follows_from_its_premises_and_tests(path: Path):
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "tests" not in record:
         pytest.skip("no study, or drawn by an earlier version")
     assert record["label"] in LABELS
     assert label_of_record(record) == record["label"]
+    assert (record["label"] == "not a reasoner") == ("smollm2" in path.parts)

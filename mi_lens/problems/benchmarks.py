@@ -1,4 +1,4 @@
-"""Benchmarks by name, and the rows of problems in a benchmark, a file or a folder."""
+"""Benchmarks by name, shipped problems, and the rows of problems in a file or a folder."""
 
 import csv
 import io
@@ -54,6 +54,20 @@ BENCHMARKS = {
         files=tuple(f"{LIVECODEBENCH}test{n}.jsonl" for n in ("", 2, 3, 4, 5)),
     ),
 }
+# Our own problems, each with a worked solution; they are a test split. grade-school: 20 word
+# problems of one to three steps, easy enough that a model of 135M parameters gets a part right.
+SHIPPED = {"grade-school": Path(__file__).with_name("grade_school.jsonl")}
+
+
+def shipped_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of problems that the package ships.
+
+    Raises:
+        ValueError: If another split than "test" is asked for.
+    """
+    if split != "test":
+        raise ValueError(f"problems {name}: split {split!r}, expected 'test', the only one")
+    return local_rows(SHIPPED[name], split)
 
 
 def hub_rows(name: str, split: str) -> Iterator[dict[str, Any]]:
@@ -97,7 +111,7 @@ def local_rows(path: Path, split: str) -> Iterator[dict[str, Any]]:
     elif not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such file; expected a file or folder of problems, 'pocket', or one of "
-            f"{sorted(BENCHMARKS)}"
+            f"{sorted([*SHIPPED, *BENCHMARKS])}"
         )
     elif path.suffix == ".csv":
         # Spreadsheets begin a file with a byte-order mark, which is no part of a column's name.

@@ -8,7 +8,7 @@ from typing import Any
 
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.arithmetic import pocket_problems
-from mi_lens.problems.benchmarks import BENCHMARKS, hub_rows, local_rows
+from mi_lens.problems.benchmarks import BENCHMARKS, SHIPPED, hub_rows, local_rows, shipped_rows
 from mi_lens.problems.code_tests import CodeTests
 from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import code_question
@@ -33,7 +33,7 @@ def load_problems(
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
 ) -> list[Problem]:
-    r"""Loads problems from the built-in task, a benchmark on the hub, or a file.
+    r"""Loads problems from the built-in task, the package, a benchmark on the hub, or a file.
 
     A row needs a question and a gold answer, in the columns that `columns` names or in those that
     common benchmarks use. The gold answer may also be GSM8K's ending "#### 18", or the last boxed
@@ -41,8 +41,9 @@ def load_problems(
     tests, and its question is extended by the form in which to answer.
 
     Args:
-        source: "pocket"; a name in `mi_lens.problems.benchmarks.BENCHMARKS`, such as "gsm8k"; the
-            path of a JSON-lines, CSV or Parquet file; or a folder that `datasets` loads.
+        source: "pocket"; "grade-school", 20 word problems of our own; a name in
+            `mi_lens.problems.benchmarks.BENCHMARKS`, such as "gsm8k"; the path of a JSON-lines, CSV
+            or Parquet file; or a folder that `datasets` loads.
         limit: Number of problems to take from the start; None takes all, or 100 pocket problems.
         split: The split of the pocket task, the benchmark or the folder. In a file it is the split
             of the rows that have no column `split`.
@@ -67,7 +68,9 @@ def load_problems(
                 "benchmarks"
             )
         return pocket_problems(100 if limit is None else limit, split=split, seed=seed)
-    if name in BENCHMARKS:
+    if name in SHIPPED:
+        rows, label = shipped_rows(name, split), name
+    elif name in BENCHMARKS:
         rows, label = hub_rows(name, split), name
     else:
         rows, label = local_rows(Path(source), split), Path(source).stem
