@@ -55,10 +55,13 @@ class Config(Study):
 
     def scope(self) -> str:
         """The problems, and what the vectors are made from."""
-        source = "own traces of the train split"
+        source = f"traces of {self.text_limit} other problems"
         if self.texts is not None:
-            source = f"the first {self.steps} tokens of texts of {self.texts.stem}, which it reads"
-        return f"{super().scope()}, vectors of {self.text_limit} {source}"
+            source = (
+                f"the first {self.steps} tokens of {self.text_limit} texts of {self.texts.stem}, "
+                "which the model reads"
+            )
+        return f"{super().scope()}, vectors from {source}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from experiments.study import Study, block_outputs
 from mi_lens.common.provenance import code_hash, content_hash, versions
 from mi_lens.common.records import read_record
 from mi_lens.generation.request import Plan
+from mi_lens.problems.benchmarks import SHIPPED
 from mi_lens.problems.endings import STATED, Ending
+from mi_lens.runs.analysis import LAST_WRITTEN
 from mi_lens.runs.folder import open_run
 from mi_lens.runs.measure import activations_path, measure_into
 from mi_lens.states.shard import capture_code
@@ -35,7 +37,7 @@ class MIStudy(Study):
     def scope(self) -> str:
         """The problems, and how the answers end that states are compared with."""
         ends = f"answers end {self.ending.replace('_', ' ')}"
-        if self.ending == "as_written" and self.problems == "pocket":
+        if self.ending == "as_written" and self.problems in ("pocket", *SHIPPED):
             ends = "answers end with a full stop"
         return f"{super().scope()}, {ends}"
 
@@ -98,6 +100,8 @@ def saved_analysis(config: Study, model: str | None = None, **settings: Any) -> 
     )
     if isinstance(config, ReadingStudy) and config.texts is not None:
         return _analysis_of_texts(config.texts, config.steps, analyze_config)
+    if (analyze_config.out / LAST_WRITTEN).exists():  # Its summaries take a minute to write anew.
+        return mi_lens.Analysis.load(analyze_config.out)
     return mi_lens.analyze(analyze_config)
 
 

@@ -83,7 +83,7 @@ def curve(analysis: mi_lens.Analysis, trace: mi_lens.Trace, hook_name: str) -> C
         zip((other.id for other in analysis.traces), analysis.token_strings, strict=True)
     )
     labels = [
-        string if any(map(str.isalnum, string)) else f"“{string.strip()}”"
+        string if any(map(str.isalnum, string)) else f"“{string.strip(' ')}”".replace("\n", "↵")
         for string in strings[trace.id]
     ]
     return Curve(

@@ -109,7 +109,7 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
                 (step, mi[step]),
                 xytext=(0, 3),
                 textcoords="offset points",
-                ha="center",
+                ha="right" if step > 0.95 * len(mi) else "center",  # or it is cut off
                 fontsize=6.5,
                 parse_math=False,
             )
