@@ -61,7 +61,7 @@ def as_qwen2() -> Any:
     from transformers import Qwen2Tokenizer
 
     plain = json.loads(as_gpt2().to_str())["model"]
-    merges = [tuple(pair) for pair in plain["merges"]]
+    merges: Any = [tuple(pair) for pair in plain["merges"]]
     return Qwen2Tokenizer(vocab=plain["vocab"], merges=merges).backend_tokenizer
 
 
