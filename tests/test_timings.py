@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.timings import paper_size
+from experiments.timings.random_checkpoint import write_checkpoint
 from experiments.timings.sizes import SIZES, STUDIES, hours_table, memory_table, mi_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,7 @@ def test_every_step_runs_on_a_tiny_checkpoint(monkeypatch, capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells a peak")
 def test_a_step_has_a_process_of_its_own(tmp_path):
-    paper_size.write_checkpoint(tmp_path, TINY, 1000, 40e3)
+    write_checkpoint(tmp_path, TINY, 1000, 40e3)
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     step = paper_size.in_a_fresh_process(tmp_path, "load", 8, 1, "bridge")
     assert step["step"] == "load"
@@ -61,7 +62,7 @@ def test_the_checkpoint_is_r1_distills_and_pads_its_vocabulary(tmp_path):
 
     import mi_lens
 
-    paper_size.write_checkpoint(tmp_path, TINY, 1000, 40e3)
+    write_checkpoint(tmp_path, TINY, 1000, 40e3)
     model = mi_lens.load(tmp_path, dtype="bfloat16", device="cpu")
     assert model.cfg.d_vocab == 1200
     assert len(model.tokenizer) == 1000
