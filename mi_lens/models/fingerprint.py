@@ -92,10 +92,11 @@ def model_fingerprint(model: Model) -> str:
 def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     """A tensor with its name; or those that a quantised one, of a class of its own, consists of."""
     tensor = tensor.detach()
-    if type(tensor) in (Tensor, nn.Parameter) or not hasattr(tensor, "__tensor_flatten__"):
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if type(tensor) in (Tensor, nn.Parameter) or flatten is None:
         yield name, tensor
         return
-    parts, settings = tensor.__tensor_flatten__()
+    parts, settings = flatten()
     yield f"{name} {type(tensor).__name__} {settings}", torch.zeros(0)
     for part in parts:
         yield from _plain_tensors(f"{name}.{part}", getattr(tensor, part))
