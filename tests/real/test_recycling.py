@@ -109,10 +109,9 @@ def test_generation_recycles_at_every_block_in_one_batch(
     by_hand: list[ByHand],
     float64_throughout: Callable[[], AbstractContextManager[None]],
 ) -> None:
+    asked: dict[str, Any] = {"style": "raw", "max_new_tokens": 2}
     with float64_throughout():
-        (plain,) = generate(
-            exact, [Request(QUESTION, style="raw", max_new_tokens=2)], progress=False
-        )
+        (plain,) = generate(exact, [Request(QUESTION, **asked)], progress=False)
         word = plain.token_ids[0]
         conditions = [Condition((Recycle(layer, (word,)),)) for layer in LAYERS]
         requests = [Request(QUESTION, condition=each, **asked) for each in conditions]
