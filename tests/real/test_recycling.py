@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +15,11 @@ from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.loading import load_tokenizer
 from tests.models.backends.test_running_again import Blocks
 
 pytestmark = pytest.mark.real
-QUESTION = "2+3?"
+QUESTION = "Two and three are"
 LAYERS = range(30)
 
 
@@ -37,8 +39,10 @@ class ByHand:
 
 
 @pytest.fixture(scope="session")
-def prompt(chat_ids: Callable[[str], list[int]]) -> list[int]:
-    return chat_ids(QUESTION)
+def prompt(file: Path) -> list[int]:
+    """The question alone, because whole sequences are run by hand 60 times."""
+    del file
+    return load_tokenizer("smollm2").encode(QUESTION)
 
 
 @pytest.fixture(scope="session")
@@ -105,11 +109,12 @@ def test_generation_recycles_at_every_block_in_one_batch(
     by_hand: list[ByHand],
     float64_throughout: Callable[[], AbstractContextManager[None]],
 ) -> None:
+    asked: dict[str, Any] = {"style": "raw", "max_new_tokens": 2}
     with float64_throughout():
-        (plain,) = generate(exact, [QUESTION], max_new_tokens=2, progress=False)
+        (plain,) = generate(exact, [Request(QUESTION, **asked)], progress=False)
         word = plain.token_ids[0]
         conditions = [Condition((Recycle(layer, (word,)),)) for layer in LAYERS]
-        requests = [Request(QUESTION, condition=each, max_new_tokens=2) for each in conditions]
+        requests = [Request(QUESTION, condition=each, **asked) for each in conditions]
         traces = generate(exact, requests, batch_size=30, progress=False)
     assert list(plain.prompt_ids) == prompt
     for layer, trace in zip(LAYERS, traces, strict=True):
