@@ -48,9 +48,9 @@ class FolderCheckpoint:
             )
         config = read_json(self.config_file)
         architectures = config.get("architectures")
-        named = isinstance(architectures, list) and architectures
+        first = architectures[0] if isinstance(architectures, list) and architectures else None
         try:
-            backends_of(architectures[0] if named else None)
+            backends_of(first)
         except ValueError as error:
             raise ValueError(f"{self.config_file}: {error}") from None
         quantization_of(self.config_file, config)

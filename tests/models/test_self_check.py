@@ -93,7 +93,8 @@ def test_what_is_wrong_is_found(
     source = reference(checkpoint("qwen2")).float()
     expected = self_check.reference(source)
     model = bridge.build(source, None)
-    abilities = check(Broken(name, function), model, expected)
+    broken: Any = Broken(name, function)
+    abilities = check(broken, model, expected)
     found = [each for each in ("read", "generate", "recycle") if not getattr(abilities, each)]
     assert found == able.split()
     model.abilities = abilities

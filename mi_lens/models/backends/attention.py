@@ -165,7 +165,7 @@ class _Fast(AbstractAttention):
         key_weights, value_weights = self._weights_of_keys_and_values()
         k = self.hook_k(project(key_input, *key_weights))
         v = self.hook_v(project(value_input, *value_weights))
-        if self.cfg.use_qk_norm:
+        if self.cfg.use_qk_norm and self.q_norm is not None and self.k_norm is not None:
             q, k = self._apply_qk_norm(q, self.q_norm), self._apply_qk_norm(k, self.k_norm)
         return q, k, v
 

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 from transformer_lens.components.rms_norm import RMSNorm
-from transformer_lens.components.transformer_block import POST_NORM_ARCHITECTURES, TransformerBlock
+from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 
 def is_watched(*points: HookPoint) -> bool:

@@ -19,7 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import DynamicCache
 
-from mi_lens.models.backends.bridge_blocks import again, block, onward, unembed
+from mi_lens.models.backends.bridge_blocks import again, block, layers_of, onward, unembed
 from mi_lens.models.backends.bridge_hooks import (
     finite_scores,
     hook_every_block,
@@ -69,11 +69,6 @@ def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
     return DynamicCache()
 
 
-def _layers(cache: DynamicCache) -> list[Any]:
-    """The layers of a cache, each with `keys` and `values`, `[batch, kv_heads, pos, d_head]`."""
-    return list(cache.layers)
-
-
 def cache_length(cache: DynamicCache) -> int:
     """See `Backend.cache_length`."""
     return cache.get_seq_length()
@@ -86,7 +81,7 @@ def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
 
 def join(cache: DynamicCache, other: DynamicCache) -> None:
     """See `Backend.join`."""
-    for layer, other_layer in zip(_layers(cache), _layers(other), strict=True):
+    for layer, other_layer in zip(layers_of(cache), layers_of(other), strict=True):
         layer.keys = _joined_rows(layer.keys, other_layer.keys)
         layer.values = _joined_rows(layer.values, other_layer.values)
 
@@ -108,6 +103,6 @@ def crop(cache: DynamicCache, length: int) -> None:
 
 def trim(cache: DynamicCache, columns: int) -> None:
     """See `Backend.trim`."""
-    for layer in _layers(cache):
+    for layer in layers_of(cache):
         layer.keys = layer.keys[:, :, columns:]
         layer.values = layer.values[:, :, columns:]

@@ -78,9 +78,9 @@ def _before_last(
     blocks: range,
 ) -> DynamicCache:
     """A copy of these blocks' caches that has these rows without their last position."""
-    past = _cache_of_length(model, attention_mask.shape[1] - 1)
+    past, layers = _cache_of_length(model, attention_mask.shape[1] - 1), layers_of(cache)
     for layer in blocks:
-        full = cache.layers[layer]
+        full = layers[layer]
         past.layers[layer] = DynamicLayer()
         past.update(full.keys[rows, :, :-1], full.values[rows, :, :-1], layer)
     return past
@@ -90,10 +90,16 @@ def _replace_last(
     cache: DynamicCache, rows: Int[Tensor, " rows"], rerun: DynamicCache, blocks: range
 ) -> None:
     """Give these rows the keys and values that a rerun made for their last position."""
+    layers, reruns = layers_of(cache), layers_of(rerun)
     for layer in blocks:
-        full, new = cache.layers[layer], rerun.layers[layer]
+        full, new = layers[layer], reruns[layer]
         full.keys[rows, :, -1] = new.keys[:, :, -1]
         full.values[rows, :, -1] = new.values[:, :, -1]
+
+
+def layers_of(cache: DynamicCache) -> list[Any]:
+    """The layers of a cache, each with `keys` and `values`, `[batch, kv_heads, pos, d_head]`."""
+    return list(cache.layers)
 
 
 def _cache_of_length(model: TransformerBridge, length: int) -> DynamicCache:

@@ -21,7 +21,11 @@ def silenced(
     points = [child for child in module.modules() if isinstance(child, HookPoint)]
     attached = [point._forward_hooks for point in points]
     for point, hooks in zip(points, attached, strict=True):
-        kept = (handle.hook.id for handle in point.fwd_hooks if keep(handle.user_hook))
+        kept = (
+            handle.hook.id
+            for handle in point.fwd_hooks
+            if handle.user_hook and keep(handle.user_hook)
+        )
         point._forward_hooks = OrderedDict((number, hooks[number]) for number in kept)
     try:
         yield
