@@ -40,8 +40,8 @@ def main(config: Config) -> None:
             f"block {with_interval(estimate, 100)} %, with the next "
             f"{with_interval(with_next[name], 100)} %"
         )
-    question = shorten(trace.require_problem("that is drawn").question, 80, placeholder=" …")
-    label = f"MI with the gold answer, each block on a scale of its own; dots: peaks. {question}"
+    question = shorten(trace.require_problem("that is drawn").question, 48, placeholder=" …")
+    label = f"MI with the gold answer (dots: peaks): {question}"
     save(
         config,
         {config.model: fingerprint_of(analysis)},
@@ -65,6 +65,11 @@ def shared(analysis: mi_lens.Analysis, name: str, other: str) -> Estimate:
     return estimate_mean([overlap for overlap in overlaps if overlap is not None])
 
 
+def block(hook_name: str) -> str:
+    """As "block 3"."""
+    return f"block {hook_name.split('.')[1]}"
+
+
 def finding(
     ratio: Mapping[str, Estimate],
     with_last: Mapping[str, Estimate],
@@ -78,18 +83,21 @@ def finding(
     fewest, most_peaks = (
         extreme(ratio, key=lambda n: ratio[n].mean or 0.0) for extreme in (min, max)
     )
-    told = ", ".join(f"{with_interval(shares[n], 100)} % at {n}" for n in compared)
+    told = ", ".join(f"{with_interval(shares[n], 100)} % at {block(n)}" for n in compared)
     return Finding(
         about="paper 1, MI trajectories at one layer; criticism: the layer is not argued",
         claim="MI peaks are steps of the trace, whichever layer they are read at.",
         tests=half_shared(
-            {f"peaks of {n} shared with the last block, less one half": shares[n] for n in shares}
+            {
+                f"peaks at {block(n)} shared with the last block, less one half": shares[n]
+                for n in shares
+            }
         ),
         text=f"Of the peaks at a block or at the last one, at both are {told}; of those of "
-        f"neighbouring blocks, {with_interval(with_next[least], 100)} % ({least}) to "
-        f"{with_interval(with_next[most], 100)} % ({most}). Peaks are "
-        f"{with_interval(ratio[fewest], 100)} % of the steps at {fewest} and "
-        f"{with_interval(ratio[most_peaks], 100)} % at {most_peaks}.",
+        f"neighbouring blocks, {with_interval(with_next[least], 100)} % ({block(least)}) to "
+        f"{with_interval(with_next[most], 100)} % ({block(most)}). Peaks are "
+        f"{with_interval(ratio[fewest], 100)} % of the steps at {block(fewest)} and "
+        f"{with_interval(ratio[most_peaks], 100)} % at {block(most_peaks)}.",
     )
 
 

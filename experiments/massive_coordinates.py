@@ -71,10 +71,10 @@ def peaks_shared(measurement: Measurement) -> float | None:
 def draw(numbers: Mapping[str, list[Estimate]]) -> Figure:
     """One panel per quantity, by block."""
     panels_of = {
-        "massive coordinates": ("massive coordinates a trace", ORANGE, 1.0),
-        "largest over median": ("largest magnitude of a state\nover its median", PURPLE, 1.0),
+        "massive coordinates": ("massive coordinates\na trace", ORANGE, 1.0),
+        "largest over median": ("largest magnitude\nover the median", PURPLE, 1.0),
         "mean MI left": ("% of mean MI left\nwithout them", GREEN, 100.0),
-        "peaks shared": ("% of peaks shared with those\nwithout them (Jaccard)", BLUE, 100.0),
+        "peaks shared": ("% of peaks shared\nwithout them", BLUE, 100.0),
     }
     with style():
         figure, panels = plt.subplots(1, len(panels_of), figsize=(PAGE, 2.1))

@@ -127,11 +127,19 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
         counts[f"{kind} a trace, less those of another answer"]
         for kind in ("specific", "specific and raw")
     )
-    chance = (
-        "too few to tell"
-        if mismatch is None or mismatch.chance is None
-        else (f"{mismatch.peaks:.2f} against {mismatch.chance:.2f}")
-    )
+    if mismatch is None or mismatch.chance is None:
+        specific = (
+            f"Whether some of them are peaks of this answer and no other, the answers of {others} "
+            "other problems are too few to tell."
+        )
+    else:
+        specific = (
+            f"Above what the answers of {others} other problems reach at the same states "
+            f"(family-wise .05) a trace has {with_interval(beyond, digits=2)} peaks more with the "
+            "gold answer than with another problem's answer in its place "
+            f"({mismatch.peaks:.2f} against {mismatch.chance:.2f}), and "
+            f"{with_interval(both, digits=2)} more of those that are raw peaks too."
+        )
     return Finding(
         about="paper 1, MI trajectories; criticism: one pair of vectors is no information",
         claim="MI with the answer leaps at few steps, between .005 and .048 of them.",
@@ -145,10 +153,7 @@ def finding(counts: dict[str, Estimate], mismatch: MismatchSummary | None) -> Fi
             ),
         ),
         text=f"At the last block {with_interval(raw, 100)} % of the steps are peaks of MI with the "
-        f"gold answer. Above what the answers of {others} other problems reach at the same states "
-        f"(family-wise .05) a trace has {with_interval(beyond, digits=2)} peaks more with the gold "
-        f"answer than with another problem's answer in its place ({chance}), and "
-        f"{with_interval(both, digits=2)} more of those that are raw peaks too.",
+        f"gold answer. {specific}",
     )
 
 

@@ -142,7 +142,7 @@ def draw(
             axes.set_ylabel(label)
         left.set_ylim(0, 1.05)
         middle.set_yscale("log")
-        left.legend(loc="lower right")
+        left.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
         for (name, series), colour in zip(vectors.items(), (ORANGE, BLUE), strict=True):
             x, low, high = series["at"], series["least"], series["most"]
             right.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)

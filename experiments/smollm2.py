@@ -27,14 +27,14 @@ from mi_lens.common.files import write_json, write_text
 MEASURED = (
     "mi_trajectories",
     "layer_map",
-    "tokens_at_peaks",
     "answer_endings",
     "words_by_ending",
     "specificity",
     "scale_of_mi",
     "massive_coordinates",
 )
-OWN, READING = (*MEASURED, "layer_sweep"), (*MEASURED, "separability_by_layer")
+OWN = (*MEASURED, "tokens_at_peaks", "layer_sweep")
+READING = (*MEASURED, "separability_by_layer")
 TEXTS = "aime25_DeepSeek-R1-Distill-Llama-8B.jsonl"  # With gold answers.
 THOUGHTS = "cvenhoff_deepseek-r1-distill-llama-8b.jsonl"  # More of them, without gold answers.
 OPENING_THOUGHTS = ("Wait", "Alternatively", "Hmm", "But", "Maybe")  # R1's, in these texts.
@@ -94,7 +94,7 @@ class Config:
             "out": self.out / folder,
         }
         if name == "layer_sweep":
-            settings |= {"texts": self.data / THOUGHTS, "text_limit": 30, "steps": 600, "every": 3}
+            settings |= {"texts": self.data / THOUGHTS, "text_limit": 30, "steps": 600, "every": 5}
         elif name == "separability_by_layer":
             settings |= {"texts": self.data / THOUGHTS, "steps": 600, "limit": 30}
             settings |= {"words": OPENING_THOUGHTS, "shuffles": 2}
@@ -128,7 +128,7 @@ def _run(config: Config, name: str, folder: str) -> None:
     """Runs a study, and adds to its record what it took."""
     study = config.study(name, folder)
     took = {}
-    if name in MEASURED:
+    if name in (*MEASURED, "tokens_at_peaks"):
         shared = config.study("specificity", folder)
         assert isinstance(shared, MeasuredStudy)
         key = f"analysis for {command(shared)}"

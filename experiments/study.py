@@ -207,7 +207,7 @@ def save(
     """
     finding = replace(finding, premises=(*of_reasoners(config), *finding.premises))
     if caption := config.caption():
-        figure.supxlabel(fill(caption, 150), fontsize="x-small", color=GREY)
+        figure.supxlabel(fill(caption, 110), fontsize="x-small", color=GREY)
     record = {
         "label": finding.label,
         **plain(finding),

@@ -3,6 +3,7 @@
 python -m experiments.words_by_ending
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import PAGE, printable, style
 from mi_lens.traces.vocabulary import word_of
 
+MARKUP = re.compile(r"<[^\s<>]+>")  # As <|im_end|>, which is no word.
 Counts = Sequence[Counter[str]]  # What stands at the peaks of each trace.
 
 
@@ -45,7 +47,7 @@ def main(config: Config) -> None:
     alike = {
         ending: likeness(own, counts, config.seed)
         for ending, counts in by_ending.items()
-        if ending != "as_written"
+        if counts != own  # As with a full stop, where the text as it is ends with one.
     }
     shares = {ending: shares_of(counts) for ending, counts in by_ending.items()}
     for ending, of_words in shares.items():
@@ -84,8 +86,11 @@ def at_peaks(analysis: mi_lens.Analysis, hook_name: str, ending: str) -> Counts:
 
 
 def shown(string: str) -> str:
-    """A token as a word; one without letters and digits as it is, with its line ends as signs."""
-    return word_of(string) or printable(string.strip(" ")).replace("\n", "↵") or "␣"
+    """A token as a word; markup and punctuation in quotation marks, with line ends as signs."""
+    word = word_of(string)
+    if word and not MARKUP.fullmatch(string):
+        return word
+    return f"“{printable(string.strip(' ')) or ' '}”".replace("\n", "↵")
 
 
 def shares_of(counts: Counts) -> dict[str, float]:
@@ -141,7 +146,7 @@ def draw(
             for name in shares
         ]
         axes.set_yticks(range(len(names)), names)
-        axes.set_xticks(range(len(words)), words, rotation=45, ha="right", parse_math=False)
+        axes.set_xticks(range(len(words)), words, rotation=90, parse_math=False)
         figure.colorbar(image, ax=axes, label="% of peaks", pad=0.01)
     return figure
 
@@ -157,7 +162,8 @@ def finding(
         return f"{with_interval(alike[ending], 100)} % where it ends {name!r}"
 
     def commonest(ending: str) -> str:
-        return ", ".join(f"“{word}”" for word in list(shares[ending])[:3]) or "nothing"
+        words = [word if "“" in word else f"“{word}”" for word in list(shares[ending])[:3]]
+        return ", ".join(words) or "nothing"
 
     return Finding(
         about="paper 1, figure of tokens at peaks; criticism: the answer's last character",

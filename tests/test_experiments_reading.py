@@ -163,4 +163,5 @@ def test_the_common_part_of_words_is_one_for_equal_counts():
     other = [Counter({"wait": 2}), Counter({".": 2})]
     assert likeness(own, other, 0).mean == pytest.approx(0.2)  # "wait": 1 of 5 and 2 of 4
     assert likeness(own, [Counter(), Counter()], 0).mean is None
-    assert [shown(string) for string in (" Wait", "\n\n", " .", " ")] == ["wait", "↵↵", ".", "␣"]
+    strings = (" Wait", "\n\n", " .", " ", "<|im_end|>")
+    assert [shown(string) for string in strings] == ["wait", "“↵↵”", "“.”", "“ ”", "“<|im_end|>”"]
