@@ -125,7 +125,7 @@ def _draw_remaining(axes, found: Mapping[str, Found]) -> None:
             linewidth=1,
         )
     axes.set_xlabel("block")
-    axes.set_ylabel("% of MI's variance left when held")
+    axes.set_ylabel("% of MI's variance left")
     axes.set_ylim(0, 102)
     axes.set_xticks(range(0, len(found), max(1, len(found) // 6)))
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize="x-small")

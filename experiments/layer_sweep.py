@@ -222,8 +222,8 @@ def draw(tried: Mapping[tuple[str, int], Tried], right: int, problems: int) -> F
             middle.plot(layers, shares, "o-", color=colour, markersize=3)
             last.plot(layers, [r.right for r in rows.values()], "o-", color=colour, markersize=3)
         left.axhline(0, color="black", linewidth=0.5)
-        left.set_ylabel("bits per token of its text under\nthe unchanged model, less without")
-        middle.set_ylabel("% of texts that it changes")
+        left.set_ylabel("bits per token more,\nby the unchanged model")
+        middle.set_ylabel("% of texts changed")
         middle.set_ylim(0, 102)
         last.axhline(right, color="black", linewidth=0.8, linestyle="--")
         last.set_ylabel(f"right answers of {problems}\n(dashed: without)")
@@ -255,8 +255,8 @@ def finding(
         worst = max(rows, key=lambda layer: rows[layer].bits.mean or 0.0)
         counts = sorted(row.right for row in rows.values())
         told.append(
-            f"{kind} up to {with_interval(rows[worst].bits, digits=2)} bits per token (block "
-            f"{worst}) and leaves {counts[0]} to {counts[-1]} answers right"
+            f"{kind} adds at most {with_interval(rows[worst].bits, digits=2)} (block {worst}) and "
+            f"leaves {counts[0]} to {counts[-1]} answers right"
         )
     opening = ", ".join(f"“{word}”" for word in words)
     return Finding(

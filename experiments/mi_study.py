@@ -60,8 +60,8 @@ class ReadingStudy(Study):
         if self.texts is None:
             return super().scope()
         return (
-            f"the first {self.steps} tokens of texts of {self.texts.stem}, which the model reads "
-            f"(teacher-forced) and did not write: {super().scope()}"
+            f"{super().scope()}; the model reads (teacher-forced), and did not write, the first "
+            f"{self.steps} tokens of {self.texts.stem}"
         )
 
 

@@ -49,8 +49,10 @@ fails, and effects are given beside it. `python -m experiments.smollm2` draws th
 
 In the first part the model writes, on the word problems `grade-school`. In the second it reads: \
 the texts are R1-Distill-Llama-8B's, and the states are those of SmolLM2 at each of their tokens \
-(teacher-forced). Peaks there are peaks of a small reader and not of their author. Seconds are of \
-one processor core.
+(teacher-forced). Peaks there are peaks of a small reader and not of their author. The problems \
+were kept by whether the model gets them right without any intervention, until half were; so an \
+intervention that only changes the text can be expected to lose answers. Seconds are of one \
+processor core, which other work kept busy too.
 """
 PARTS = {"": ("Traces that it writes", OWN), "reading/": ("Traces of R1 that it reads", READING)}
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import tyro
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 import mi_lens
@@ -214,13 +215,29 @@ def draw(tables: Mapping[str, Mapping[str, list[Estimate]]]) -> Figure:
                 blocks = range(len(estimates))
                 curve(axes, blocks, estimates, COLOURS[name], name, scale=scale, marker="o")
                 if name in ("massive removed", "both"):  # They may lie on another line.
-                    axes.lines[-1].set(linestyle="--", markersize=6, markerfacecolor="none")
-                axes.set_xticks(blocks)
+                    axes.lines[-1].set(linestyle="--", markersize=4, markerfacecolor="none")
             axes.set_xlabel("block")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel(label)
-        panels[3].legend(loc="center")
+        panels[3].legend(loc="best")
         legend_above(figure, panels[0])
     return figure
+
+
+def specific_part(specific: Estimate, beyond: Estimate, common: Estimate) -> str:
+    """What is known of the peaks of the specific part, as the end of a sentence."""
+    if specific.mean is None:
+        return ", and other answers are too few to tell which of them are specific"
+    chance = "which other answers are too few to compare with chance"
+    if beyond.mean is not None:
+        chance = (
+            f"{with_interval(beyond, digits=2)} more than another problem's answer has in the gold "
+            "one's place"
+        )
+    return (
+        f", {with_interval(specific)} peaks of the specific part (family-wise .05), {chance}, and "
+        f"{with_interval(common, digits=2)} steps that are both"
+    )
 
 
 def finding(tables, last: str) -> Finding:
@@ -233,6 +250,7 @@ def finding(tables, last: str) -> Finding:
     blocks = sorted(100 * estimate.mean for estimate in left)
     raw, specific, common = (tables["peaks"][name][-1] for name in PEAKS)
     (beyond,) = (estimates[-1] for estimates in tables["peaks beyond chance"].values())
+    told = specific_part(specific, beyond, common)
     return Finding(
         about="paper 1, MI peaks; criticism: MI of two vectors sees their shape, not the answer",
         claim="MI peaks are where the state says something about the answer.",
@@ -251,10 +269,7 @@ def finding(tables, last: str) -> Finding:
         f"{with_interval(other, digits=3)}, a difference of {with_interval(more, digits=3)}; at "
         "the very steps of the gold answer's peaks other answers keep "
         f"{with_interval(left[-1], 100, 0)} % of the rise ({blocks[0]:.0f} to {blocks[-1]:.0f} % "
-        f"by block). A trace has {with_interval(raw)} raw peaks, {with_interval(specific)} peaks "
-        f"of the specific part (family-wise .05), {with_interval(beyond, digits=2)} more than "
-        "another problem's answer has in the gold one's place, and "
-        f"{with_interval(common, digits=2)} steps that are both.",
+        f"by block). A trace has {with_interval(raw)} raw peaks{told}.",
     )
 
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from textwrap import fill
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -207,7 +207,9 @@ def save(
     """
     finding = replace(finding, premises=(*of_reasoners(config), *finding.premises))
     if caption := config.caption():
-        figure.supxlabel(fill(caption, 110), fontsize="x-small", color=GREY)
+        lines = wrap(caption, 110)
+        figure.supxlabel("\n".join(lines), fontsize="x-small", color=GREY)
+        figure.set_figheight(figure.get_figheight() + 0.14 * len(lines))
     record = {
         "label": finding.label,
         **plain(finding),

@@ -110,7 +110,7 @@ def test_the_studies_on_smollm2_write_their_page(texts: Path, tmp_path: Path):
         assert record["seconds"]["study"]["clock"] > 0
         assert record["seconds"]["analysis that studies share"]["processor"] > 0
         reads = path.parent.name == "reading"
-        assert ("which the model reads (teacher-forced)" in record["scope"]) == reads
+        assert ("the model reads (teacher-forced), and did not write," in record["scope"]) == reads
         assert ("--texts" in record["command"]) == reads
 
 
