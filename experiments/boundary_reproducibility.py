@@ -19,7 +19,7 @@ from experiments.summaries import affine, with_interval
 from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import Estimate
 from mi_lens.report.plots.style import CLASS_COLOURS, PAGE, dots, legend_above, style
-from mi_lens.traces.think_block import boundary_ids, think_ids
+from mi_lens.traces.think_block import boundary_ids, closing_ids
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought, classify
 from mi_lens.traces.vocabulary import word_of
 
@@ -74,7 +74,7 @@ def main(config: Config) -> None:
     starts = first_of_each_class(thoughts, config.thoughts)
     if {start.thought.thought_class for start in starts} <= {"execution"}:
         raise ValueError(f"limit={config.limit}: no reflection or transition; take more problems")
-    stop = sorted(boundary_ids(model.tokenizer) | set((think_ids(model.tokenizer) or ())[1:]))
+    stop = sorted(boundary_ids(model.tokenizer) | closing_ids(model.tokenizer))
     again = {"greedy, the same": rewritten(config, model, starts, stop)}
     for dtype in config.dtypes:
         in_dtype = mi_lens.load(config.model, dtype=dtype)

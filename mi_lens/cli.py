@@ -13,7 +13,6 @@ import tyro
 from mi_lens.runs.config import (
     AnalyzeConfig,
     CheckConfig,
-    DemoConfig,
     EvaluateConfig,
     GenerateConfig,
     ImportConfig,
@@ -21,7 +20,7 @@ from mi_lens.runs.config import (
     StatusConfig,
     SweepConfig,
 )
-from mi_lens.runs.page_config import CompareConfig, ReportConfig
+from mi_lens.runs.page_config import CompareConfig, DemoConfig, ReportConfig
 
 COMMANDS = {
     "demo": DemoConfig,

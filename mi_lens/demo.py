@@ -6,8 +6,9 @@ from typing import Any
 from mi_lens.report.findings import findings
 from mi_lens.report.page import write_report
 from mi_lens.runs.analyze import analyze
-from mi_lens.runs.config import AnalyzeConfig, DemoConfig, EvaluateConfig
+from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig
 from mi_lens.runs.evaluate import run_evaluate
+from mi_lens.runs.page_config import DemoConfig
 
 POCKET = ("pocket-reasoner", "pocket-base")
 OTHERS = {"intervention", "figures", "report.html"}  # What the demo writes beside the analyses.
@@ -28,7 +29,7 @@ def run_demo(config: DemoConfig) -> str:
     """
     models, intervention = ((config.model,), PLAIN) if config.model != "pocket" else (POCKET, QUIET)
     folders = {model: config.out / Path(model).name for model in models}
-    _require_own(config, {folder.name for folder in folders.values()} | OTHERS)
+    _require_own(config, [folder.name for folder in folders.values()])
     settings: dict[str, Any] = {"limit": config.limit, "seed": config.seed}
     if config.model != "pocket":
         settings |= {"problems": "grade-school", "max_new_tokens": 256}
@@ -60,9 +61,9 @@ def run_demo(config: DemoConfig) -> str:
     return f"{findings(analyses)}\n\n{evaluation.report()}\n\nReport: {page}"
 
 
-def _require_own(config: DemoConfig, own: set[str]) -> None:
-    foreign = [path.name for path in config.out.glob("*") if path.name not in own]
-    begun = any(config.out.glob("*/run.json"))
+def _require_own(config: DemoConfig, models: list[str]) -> None:
+    foreign = {path.name for path in config.out.glob("*")}.difference(models, OTHERS)
+    begun = (config.out / models[0] / "run.json").exists()
     if config.out.is_file() or foreign or (any(config.out.glob("*")) and not begun):
         raise FileExistsError(
             f"{config.out}: holds something else than a demo of {config.model}; give a new --out "

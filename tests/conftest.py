@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +75,75 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "final_logit_softcapping": 8.0,
         },
     ),
+    "gemma3": (
+        "Gemma3TextConfig",
+        ROTARY
+        | {
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "sliding_window": 5,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0},
+            },
+        },
+    ),
+    "olmo2": ("Olmo2Config", ROTARY),
+    "phi3": ("Phi3Config", ROTARY | {"sliding_window": 5}),
     "gpt2": (
         "GPT2Config",
         {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 256, "initializer_range": 0.3},
+    ),
+}
+
+# What only the bridge loads: layers of several kinds, experts, attention sinks, scaled logits.
+ALTERNATING = {
+    "num_hidden_layers": 3,
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+BRIDGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "olmo3": (
+        "Olmo3Config",
+        ROTARY
+        | ALTERNATING
+        | {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "rope_theta": 10_000.0,
+                    "factor": 8.0,
+                    "original_max_position_embeddings": 32,
+                },
+            },
+        },
+    ),
+    "gpt-oss": (
+        "GptOssConfig",
+        ROTARY | ALTERNATING | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    ),
+    "smollm3": ("SmolLM3Config", ROTARY | {"no_rope_layers": [1, 0, 1]}),
+    "qwen3-moe": (
+        "Qwen3MoeConfig",
+        ROTARY
+        | {
+            "head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+        },
+    ),
+    "granite": (
+        "GraniteConfig",
+        ROTARY
+        | {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+            "attention_multiplier": 0.3,
+        },
     ),
 }
 
@@ -88,8 +154,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-def train_tokenizer() -> Any:
-    """A byte-level BPE like Qwen's: any text encodes, and comes back as it was."""
+def train_tokenizer(
+    special: Sequence[str] = SPECIAL, chat_template: str = CHAT_TEMPLATE, end: str = "<|end|>"
+) -> Any:
+    """A byte-level BPE like Qwen's: any text encodes, and comes back as it was.
+
+    Args:
+        special: Its special tokens; the first begins a text.
+        chat_template: Its chat template.
+        end: The special token that ends a text.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -104,17 +178,17 @@ def train_tokenizer() -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=384,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(CORPUS * 2, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|begin|>",
-        eos_token="<|end|>",
-        pad_token="<|end|>",
-        chat_template=CHAT_TEMPLATE,
+        bos_token=special[0],
+        eos_token=end,
+        pad_token=end,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
     )
 
@@ -124,14 +198,14 @@ def save_checkpoint(folder: Path, architecture: str, tokenizer: Any, **changes: 
 
     Args:
         folder: Where to.
-        architecture: A key of `ARCHITECTURES`.
+        architecture: A key of `ARCHITECTURES` or `BRIDGED`.
         tokenizer: The tokenizer, or None to write none.
         changes: Config fields that differ.
     """
     import transformers
     from transformers import AutoModelForCausalLM
 
-    config_class, fields = ARCHITECTURES[architecture]
+    config_class, fields = (ARCHITECTURES | BRIDGED)[architecture]
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     config = getattr(transformers, config_class)(vocab_size=390, **(fields | ends | changes))
     with torch.random.fork_rng():
@@ -171,6 +245,8 @@ def load_reference(folder: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float64, attn_implementation="eager"
     )
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the fused kernel has no float64
     if hasattr(model.model if hasattr(model, "model") else model, "rotary_emb"):
         with compute_in_float64():  # its frequencies are float32 numbers otherwise
             model.model.rotary_emb = type(model.model.rotary_emb)(model.config)

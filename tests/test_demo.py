@@ -7,7 +7,7 @@ import pytest
 from mi_lens.demo import run_demo
 from mi_lens.evaluation.evaluate import Evaluation
 from mi_lens.runs.analysis import Analysis
-from mi_lens.runs.config import DemoConfig
+from mi_lens.runs.page_config import DemoConfig
 from tests.processes import result_of
 
 

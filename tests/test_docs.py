@@ -228,7 +228,10 @@ def test_labels_of_the_findings_are_those_of_their_figures():
 
 @pytest.mark.slow
 def test_the_studies_of_reproduce_run_on_the_pocket_model(tmp_path, monkeypatch, capsys):
-    """Each block, with the pocket model for a large one and its traces for those of a command."""
+    """Each block, with the pocket model for a large one and its traces for those of a command.
+
+    Its tables of costs are held against the arithmetic in tests/test_timings.py.
+    """
     page = ROOT / "docs" / "reproduce.md"
     load, generate = mi_lens.load, mi_lens.generate
     model = load("pocket-reasoner", device="cpu")
@@ -263,10 +266,6 @@ def test_the_studies_of_reproduce_run_on_the_pocket_model(tmp_path, monkeypatch,
             small = small.replace(theirs, ours)
         exec(compile(small, str(page), "exec"), {"__name__": "study"})
         printed.append(capsys.readouterr().out)
-    text = page.read_text(encoding="utf-8")
-    table = [line for out in printed for line in out.splitlines() if line.startswith("| ")]
-    assert len(table) > 10
-    assert all(line in text for line in table), "the costs in the page are not those computed"
     assert "frequency0=Suppress(" in "".join(printed)
     assert "SteeringVector(E-RT at blocks.2.hook_resid_post" in "".join(printed)
 

@@ -169,6 +169,7 @@ def our_generate(model: Any, prompt: str, batch: int) -> Callable[[int], Any]:
                 prompts,
                 style="raw",
                 max_new_tokens=count,
+                stop=[-1],  # No token: every trace takes its budget.
                 batch_size=batch,
                 progress=False,
             )

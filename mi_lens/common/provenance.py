@@ -54,6 +54,7 @@ DECODING = (
     "models/padding.py",
     "problems/chat_template.py",
     "problems/prompts.py",
+    "problems/think_kinds.py",
     "traces/think_block.py",
     "traces/thoughts.py",
     "traces/vocabulary.py",

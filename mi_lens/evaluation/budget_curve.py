@@ -24,6 +24,7 @@ from mi_lens.interventions.condition import Condition
 from mi_lens.models.model import Model
 from mi_lens.problems.answers import boxed_answer
 from mi_lens.problems.grading.grader import grade
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import Trace
 
 FINAL_ANSWER = " Final Answer within \\boxed{}:"  # paper 1's code
@@ -103,10 +104,7 @@ def budget_curve(
     ]
     cuts = [(traces[i], budget) for budget, i in cut_off]
     if final is None:
-        texts = [
-            model.tokenizer.decode(trace.token_ids[:budget], skip_special_tokens=True)
-            for trace, budget in cuts
-        ]
+        texts = [written_text(model.tokenizer, trace.token_ids[:budget]) for trace, budget in cuts]
     else:
         suffix = tuple(model.tokenizer.encode(final, add_special_tokens=False))
         requests = [_final_request(*cut, suffix, final_tokens, condition) for cut in cuts]
@@ -117,9 +115,7 @@ def budget_curve(
             answer.token_ids[len(request.prefix) :]
             for request, answer in zip(requests, answers, strict=True)
         ]
-        texts = [
-            final + model.tokenizer.decode(ids, skip_special_tokens=True) for ids in answer_ids
-        ]
+        texts = [final + written_text(model.tokenizer, ids) for ids in answer_ids]
     text_of = dict(zip(cut_off, texts, strict=True))
     correct = tuple(
         tuple(

@@ -76,8 +76,9 @@ def generate(
 
     Raises:
         ValueError: If there are no requests, an argument is out of range, the model has no
-            tokenizer, a prompt leaves no room in the model's context, or an intervention does not
-            fit the model or must not be tried on a problem; if a hook name does not exist; or if
+            tokenizer or no token that ends a text (then `stop` must), a prompt leaves no room in
+            the model's context, or an intervention does not fit the model or must not be tried on
+            a problem; if a hook name does not exist; or if
             `hooks_named` is given without any hook.
         GenerationInterrupted: On Ctrl-C, with the traces that had finished.
         RuntimeError: If another thread runs the model.

@@ -24,6 +24,7 @@ from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
+from mi_lens.models.overflow import advice
 from mi_lens.models.padding import left_pad
 
 
@@ -135,8 +136,8 @@ class Decoder:
             place = int((~finite).nonzero()[0])
             raise ValueError(
                 f"request {view.jobs[place].index}: the logits at step {view.rows[place].step} "
-                f"hold {changed[place].amax().item()} as their largest value; check hooks, dtype, "
-                "and what is suppressed"
+                f"hold {changed[place].amax().item()} as their largest value; "
+                f"{advice(self.model.cfg.dtype)}"
             )
         chosen = self._choose(view.jobs, changed)
         for row, token in zip(view.rows, chosen, strict=True):

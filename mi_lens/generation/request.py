@@ -14,8 +14,10 @@ from mi_lens.models.attached_hooks import FwdHooks, UserHooks
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
+from mi_lens.models.self_check import require_able
 from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import PromptStyle, encode_prompt, require_tokenizer
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import ConditionRecord, Trace
 
 
@@ -72,10 +74,12 @@ class Plan:
         hooks: The user's hooks.
 
     Raises:
-        ValueError: If the model has no tokenizer, or the hooks do not fit; see `UserHooks`.
+        ValueError: If the model has no tokenizer, or failed its check at generating when it was
+            loaded; or the hooks do not fit; see `UserHooks`.
     """
 
     def __init__(self, model: Model, fwd_hooks: FwdHooks = (), hooks_named: str = ""):
+        require_able(model, "generate")
         require_tokenizer(model.tokenizer)
         self.model = model
         self.fingerprint = model_fingerprint(model)
@@ -97,6 +101,12 @@ class Plan:
             raise ValueError(
                 f"request {index}: its prefix holds token id {strange[0]}; this model has ids from "
                 f"0 to {d_vocab - 1}"
+            )
+        if not request.stop and not end_of_text_ids(self.model):
+            raise ValueError(
+                f"request {index}: no token ends a text of this model (neither its tokenizer nor "
+                "its generation_config.json has an eos_token), so that every text would be cut off "
+                "at max_new_tokens; give stop=, or set model.eos_token_ids"
             )
         length = len(prompt_ids) + len(request.prefix)
         require_room(f"request {index}", _question(request), length, context)
@@ -169,7 +179,7 @@ class Plan:
             prompt=self.prompt(request)[0],
             prompt_ids=row.prompt_ids,
             token_ids=tuple(row.token_ids),
-            text=row.tokenizer.decode(row.token_ids, skip_special_tokens=True),
+            text=written_text(row.tokenizer, row.token_ids),
             stop_reason=job.stop_reason,
             seed=row.seed,
             condition=condition,

@@ -28,6 +28,7 @@ from mi_lens.interventions.words import Worded
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
+from mi_lens.models.self_check import require_able
 from mi_lens.traces.vocabulary import Words, word_ids
 
 
@@ -82,6 +83,7 @@ class Recycle(Worded, Intervention):
                 f"layer={self.layer!r}: the model has {model.cfg.n_layers} layers, blocks.0 to "
                 f"blocks.{model.cfg.n_layers - 1}"
             )
+        require_able(model, "recycle")
         return _Recycle(self, layer, word_ids(model, self.words))
 
     def to_json(self):

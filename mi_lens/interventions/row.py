@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mi_lens.interventions.sampling import uniform
-from mi_lens.traces.think_block import completes_blank_line, pieces, think_ids, thinking_after
+from mi_lens.traces.think_block import completes_blank_line, mark_completed, opened_by
 from mi_lens.traces.thoughts import ThoughtClass, classify
 from mi_lens.traces.trace import Trace
 
@@ -41,6 +41,8 @@ class Row:
     candidate: int | None = None
     forced: deque[int] = field(default_factory=deque)
     events: list[dict[str, Any]] = field(default_factory=list)
+    # After so many generated tokens, whether the think block is open; filled as it is asked.
+    _open: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -61,16 +63,21 @@ class Row:
     def thinking(self, generated: int | None = None) -> bool:
         """Whether the think block is open after a number of generated tokens (None means all).
 
-        The prompt of a reasoning model opens the block, so it is open from the start until
-        "</think>", which may be one token or several.
+        See `mi_lens.traces.think_block.opened_by` for the start. From there on the marks decide
+        that the tokenizer's kind of think block has, each of one token or of several.
         """
-        marks = think_ids(self.tokenizer)
-        if marks is None:
-            return thinking_after("".join(pieces(self.tokenizer, self.token_ids[:generated])))
-        for token in reversed(self.token_ids[:generated]):
-            if token in marks:
-                return token == marks[0]
-        return True
+        count = len(self.token_ids) if generated is None else min(generated, len(self.token_ids))
+        if not self._open:
+            self._open.append(opened_by(self.tokenizer, self.prompt_ids))
+        for place in range(len(self._open) - 1, count):
+            opens = mark_completed(self.tokenizer, self.token_ids, place)
+            self._open.append(self._open[-1] if opens is None else opens)
+        return self._open[count]
+
+    def cut(self, generated: int) -> None:
+        """Takes back all generated tokens but the first few."""
+        del self.token_ids[generated:]
+        del self._open[generated + 1 :]
 
     @property
     def thought(self) -> ThoughtClass:
@@ -152,7 +159,7 @@ class Rewound:
     def at(self, read: int, *, reading: int = 1) -> Row:
         """The row after so many positions were read, of which `reading` in the last step."""
         held, wanted = self.row.token_ids, read - len(self.row.prompt_ids)
-        del held[wanted:]
+        self.row.cut(wanted)
         held += self._tokens[len(held) : wanted]
         self.row.reading, self.row.candidate = reading, None
         return self.row

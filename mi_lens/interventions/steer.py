@@ -38,7 +38,8 @@ class Steer(Intervention):
         alpha: Factor of the vector.
         at: "boundary" steers at tokens that complete a blank line, such as "\n\n"; "all" at every
             token; words at these words, each with every surface form.
-        inside_think: Whether to steer only while the think block is open.
+        inside_think: Whether to steer only while the think block is open. The tokenizer says which
+            marks open and close it (`mi_lens.problems.think_kinds`).
         prompt: Whether to steer the prompt's positions too (even if `inside_think` is True).
         variant: "add" adds the vector; "project" subtracts alpha times the state's component along
             the vector; "random" adds a random direction of the same norm (a control).

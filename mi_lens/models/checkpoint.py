@@ -1,17 +1,13 @@
-"""Finds a checkpoint's folder and checks that it can be loaded, before its weights are read."""
+"""Finds a checkpoint by its name: its folder, or its GGUF file."""
 
 import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mi_lens.models.architectures import ARCHITECTURES
-from mi_lens.models.checkpoint_files import read_json, require_weights
-from mi_lens.models.config_values import require_possible
 from mi_lens.models.smollm2 import smollm2_file
 
-# The models of the two papers; a mistyped name is compared with these.
+# The models of docs/reproduce.md; a mistyped name is compared with these.
 HUB_IDS = (
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
@@ -26,8 +22,13 @@ HUB_IDS = (
     "Qwen/Qwen2.5-14B",
     "Qwen/Qwen2.5-32B",
     "meta-llama/Llama-3.1-8B",
+    "Qwen/Qwen3-4B-Thinking-2507",
+    "openai/gpt-oss-20b",
+    "allenai/Olmo-3-1025-7B",
+    "allenai/Olmo-3-7B-Think-SFT",
+    "allenai/Olmo-3-7B-Think-DPO",
+    "allenai/Olmo-3-7B-Think",
 )
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 TEXT_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 DOWNLOADED = [*TEXT_FILES, "*.safetensors"]
 HUB_GGUF = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)/(?P<file>[\w./-]+\.gguf)")
@@ -126,46 +127,3 @@ def _download(name: str, patterns: Sequence[str]) -> Path:
             f"{_similar_names(name, list(HUB_IDS))}. Check the name and the connection; a gated "
             "model also needs `hf auth login`"
         ) from error
-
-
-def check_checkpoint(folder: Path) -> dict[str, Any]:
-    """Reads a checkpoint's config and checks that the checkpoint can be loaded.
-
-    Raises:
-        FileNotFoundError: If the config or a file of weights is missing.
-        ValueError: If the architecture is not supported, the weights are quantized, a value of the
-            config is impossible, or a file is not whole.
-    """
-    config = check_config(folder)
-    require_weights(folder)
-    return config
-
-
-def check_config(folder: Path) -> dict[str, Any]:
-    """Reads a checkpoint's config and checks that it is of a model that can be loaded.
-
-    Raises:
-        FileNotFoundError: If the config is missing.
-        ValueError: If the architecture is not supported, the weights are quantized, or a value of
-            the config is impossible.
-    """
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(
-            f"{config_file} is missing: {folder} is not a Hugging Face checkpoint (a GGUF file is "
-            "named by its path or by gguf_file=)"
-        )
-    config = read_json(config_file)
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"{config_file}: architecture {architecture!r} is not supported; supported are "
-            f"{', '.join(ARCHITECTURES)}"
-        )
-    if "quantization_config" in config:
-        raise ValueError(
-            f"{config_file}: the weights are quantized; use the unquantized checkpoint"
-        )
-    require_possible(config_file, config)
-    return config

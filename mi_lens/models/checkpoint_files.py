@@ -54,7 +54,7 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / shard for shard in sorted(set(shards.values()))]
 
 
-def require_weights(folder: Path) -> None:
+def require_whole(folder: Path) -> None:
     """Raises unless all files of weights are there and whole, as far as their headers tell.
 
     Raises:
@@ -95,7 +95,14 @@ def require_same_weights(folder: Path, report: dict[str, Any]) -> None:
     """
     absent = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if absent:
-        raise ValueError(f"{folder}: weights are missing or misshapen: {', '.join(absent[:8])}")
+        untied = (
+            "; its config.json does not say tie_word_embeddings, which a model without an output "
+            "layer of its own needs: download the file with it, or set tie_word_embeddings to true"
+        )
+        raise ValueError(
+            f"{folder}: weights are missing or misshapen: {', '.join(absent[:8])}"
+            f"{untied if absent == ['lm_head.weight'] else ''}"
+        )
     unused = sorted(report["unexpected_keys"])
     if unused:
         raise ValueError(
@@ -105,11 +112,35 @@ def require_same_weights(folder: Path, report: dict[str, Any]) -> None:
         )
 
 
+def require_tied_as_said(folder: Path, hf_model: Any) -> None:
+    """Raises a ValueError if embeddings are tied by the config and differ in the weights.
+
+    Hugging Face then believes the weights, and its earlier versions believed the config.
+    """
+    into, out = hf_model.get_input_embeddings().weight, hf_model.get_output_embeddings().weight
+    tied = hf_model.config.get_text_config().tie_word_embeddings
+    if tied and out.data_ptr() != into.data_ptr() and not torch.equal(out, into):
+        raise ValueError(
+            f"{folder}: its config.json says tie_word_embeddings, and its weights have an output "
+            "layer that differs from the embeddings; download both again, or set "
+            "tie_word_embeddings to false if the weights are right"
+        )
+
+
 def require_tokenizer_fits(folder: Path, tokenizer: Any, vocabulary: int) -> None:
-    """Raises a ValueError if a tokenizer gives token ids that the model has no embedding for."""
+    """Raises a ValueError if a tokenizer is another model's.
+
+    It is if it gives token ids that the model has no embedding for, or has ids for less than half
+    of the embeddings. A few embeddings without a token are usual padding.
+    """
     if tokenizer is None:
         return
     largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest + 1 < vocabulary / 2:
+        raise ValueError(
+            f"{folder}: its tokenizer gives ids up to {largest}, and its model has embeddings for "
+            f"{vocabulary}, over twice as many; the two belong to different models"
+        )
     if largest >= vocabulary:
         raise ValueError(
             f"{folder}: its tokenizer gives ids up to {largest}, and its model has embeddings "

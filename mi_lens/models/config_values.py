@@ -5,11 +5,14 @@ model at the rest, without the file's name.
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from mi_lens.models.architectures import CONVERTERS
 
 # Sizes, and the largest that is believed; real ones are far smaller.
 SIZES = {
@@ -32,7 +35,6 @@ POSITIVE_IN_ROPE = (
     "original_max_position_embeddings",
 )
 NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-NEEDED_BY_GPT2 = ("n_embd", "n_layer", "n_head", "vocab_size")
 
 
 def require_possible(config_file: Path, config: dict[str, Any]) -> None:
@@ -53,8 +55,11 @@ def require_possible(config_file: Path, config: dict[str, Any]) -> None:
             "mend it"
         )
 
-    gpt2 = config["architectures"][0].startswith("GPT2")
-    for name in NEEDED_BY_GPT2 if gpt2 else NEEDED:
+    if isinstance(config.get("text_config"), dict):  # a model of text and images
+        require_possible(config_file, config["text_config"])
+        return
+    own = _own_names(config.get("model_type"))
+    for name in map(own.get, filter(own.get, NEEDED)):
         if name not in config:
             raise ValueError(f"{config_file}: {name} is missing; download the file again")
     given: dict[str, Any] = {
@@ -74,16 +79,29 @@ def require_possible(config_file: Path, config: dict[str, Any]) -> None:
     for name in ("dtype", "torch_dtype"):
         if not isinstance(config.get(name), str | None):
             refuse(name, config[name], "a name such as 'bfloat16'")
-    width, heads = ("n_embd", "n_head") if gpt2 else ("hidden_size", "num_attention_heads")
-    if "head_dim" not in given and given[width] % given[heads]:
-        refuse(heads, given[heads], f"a divisor of {width}, {given[width]}")
     ends = given.get("eos_token_id")
     for end in ends if isinstance(ends, list) else [ends]:
-        if end is not None and end not in range(given["vocab_size"]):
+        if end is not None and end not in range(given.get("vocab_size", 10**7)):
             refuse("eos_token_id", end, "an id of the vocabulary")
-    groups: int = given.get("num_key_value_heads", given[heads])
-    if given[heads] % groups:
-        refuse("num_key_value_heads", groups, f"a divisor of {heads}, {given[heads]}")
+    if not CONVERTERS.keys().isdisjoint(config.get("architectures", ())):  # plain attention
+        width, heads = own["hidden_size"], own["num_attention_heads"]
+        if "head_dim" not in given and given[width] % given[heads]:
+            refuse(heads, given[heads], f"a divisor of {width}, {given[width]}")
+        groups: int = given.get("num_key_value_heads", given[heads])
+        if given[heads] % groups:
+            refuse("num_key_value_heads", groups, f"a divisor of {heads}, {given[heads]}")
+
+
+def _own_names(model_type: Any) -> dict[str, str]:
+    """What a kind of config calls each of `NEEDED`; only those that it has."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        return {name: name for name in NEEDED}
+    kind = CONFIG_MAPPING[model_type]
+    names = {name: kind.attribute_map.get(name, name) for name in NEEDED}
+    has = inspect.signature(kind.__init__).parameters
+    return {name: own for name, own in names.items() if own in has}
 
 
 @contextlib.contextmanager

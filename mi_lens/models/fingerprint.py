@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mi_lens.models.model import Model
+from mi_lens.problems.think_kinds import set_kind
 
 CHUNK = 2**22  # Words of eight bytes summed at a time, which takes some 100 MB.
 # What of a config says where a model runs, what it is called, or what is watched.
@@ -58,19 +59,24 @@ def model_fingerprint(model: Model) -> str:
     """A hash of everything that decides what a model computes and how it is asked.
 
     It covers every byte of every parameter and buffer, the config, the tokens that end a
-    generation, the tokenizer and its chat template. Where the checkpoint lies and on which device
-    the model runs do not matter. The bytes are summed on the model's own device, at the speed of
-    its memory.
+    generation, the tokenizer and its chat template, and a kind of think block that was set. Where
+    the checkpoint lies and on which device the model runs do not matter. The bytes are summed on
+    the model's own device, at the speed of its memory.
 
     Returns:
-        16 hexadecimal digits.
+        16 hexadecimal digits. For quantised weights it goes on with how they are quantised, such as
+        " (fp8 dequantised)", so that whatever names the model says it.
     """
     digest = blake2b(digest_size=8)
     digest.update(type(model).__name__.encode())
-    tensors = sorted(model.state_dict().items())
+    tensors = [
+        plain
+        for name, tensor in sorted(model.state_dict().items())
+        for plain in _plain_tensors(name, tensor)
+    ]
     for name, tensor in tensors:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-    sums = [_checksum(tensor.detach()) for _, tensor in tensors]
+    sums = [_checksum(tensor) for _, tensor in tensors]
     for value in torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else ():
         digest.update(value.to_bytes(8, "little", signed=True))
     settings = {
@@ -79,7 +85,21 @@ def model_fingerprint(model: Model) -> str:
         "tokenizer": _tokenizer(model.tokenizer),
     }
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+    quantization = getattr(model, "quantization", None)
+    return digest.hexdigest() + (f" ({quantization})" if quantization else "")
+
+
+def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A tensor with its name; or those that a quantised one, of a class of its own, consists of."""
+    tensor = tensor.detach()
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if type(tensor) in (Tensor, nn.Parameter) or flatten is None:
+        yield name, tensor
+        return
+    parts, settings = flatten()
+    yield f"{name} {type(tensor).__name__} {settings}", torch.zeros(0)
+    for part in parts:
+        yield from _plain_tensors(f"{name}.{part}", getattr(tensor, part))
 
 
 def _checksum(tensor: Tensor) -> Int[Tensor, ""]:
@@ -132,10 +152,14 @@ def _config(model: Any) -> dict[str, Any]:
 
 
 def _tokenizer(tokenizer: Any) -> Any:
-    """What decides how text becomes tokens: the tokenizer's own file, its template, its ids."""
+    """What decides how text becomes tokens: the tokenizer's own file, its template, its ids.
+
+    A kind of think block that was set, and is not the one found, decides where `Steer` acts.
+    """
     if tokenizer is None:
         return None
     fast = getattr(tokenizer, "backend_tokenizer", None)
     words = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab())
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    return [type(tokenizer).__name__, words, tokenizer.chat_template, ends]
+    described = [type(tokenizer).__name__, words, tokenizer.chat_template, ends]
+    return described if (kind := set_kind(tokenizer)) is None else [*described, kind]

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mi_lens.models.checkpoint_files import pointer
+from mi_lens.models.checkpoint_files import pointer, require_same_weights
 from mi_lens.models.config_values import blaming, require_possible
+from mi_lens.models.gguf_tokenizer import build_tokenizer
 
 ROTARY = {"attention.key_length": "head_dim"}
 SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping")
@@ -45,10 +46,11 @@ LLAMA3_ROPE = {
 
 
 class GGUFCheckpoint:
-    """A GGUF file, opened and checked; its weights are not read yet.
+    """A GGUF file, opened and checked, its weights unread; methods as of `FolderCheckpoint`.
 
     Attributes:
         path: The file.
+        config_file: What an error about the config names: the file.
         tensors: What the file holds, by llama.cpp's names.
         architecture: llama.cpp's name of it.
     """
@@ -71,7 +73,7 @@ class GGUFCheckpoint:
                 f"{path}: not a whole GGUF file of types that the gguf library knows "
                 f"({pointer(path) or error}); download it again, or upgrade gguf"
             ) from None
-        self.path = path
+        self.path = self.config_file = path
         self._fields = reader.fields
         self.tensors = {tensor.name: tensor for tensor in reader.tensors}
         self.architecture = self.value("general.architecture")
@@ -133,15 +135,26 @@ class GGUFCheckpoint:
         with blaming(self.path):
             return AutoConfig.for_model(**settings)
 
-    def read(self, dtype: torch.dtype, **settings: Any) -> tuple[Any, dict[str, Any]]:
-        """The Hugging Face model, and what is said of its weights in loading.
+    def tokenizer(self) -> Any:
+        """The tokenizer, with the file's chat template.
+
+        Raises:
+            ValueError: If the file has no tokenizer, or one that cannot be built exactly.
+        """
+        return build_tokenizer(self.path, self.value)
+
+    def require_weights(self) -> None:
+        """The file was found whole when it was opened."""
+
+    def read(self, dtype: torch.dtype, **settings: Any) -> Any:
+        """The Hugging Face model, dequantised one weight after the other.
 
         Args:
             dtype: Of the model.
             settings: Further arguments of Hugging Face's from_pretrained.
 
         Raises:
-            ValueError: If the file holds a weight that the model has no place for.
+            ValueError: If the file's weights are not those of its settings.
         """
         import transformers
 
@@ -150,10 +163,16 @@ class GGUFCheckpoint:
         weights = self._weights(config, dtype)
         with blaming(self.path):
             model, report = model_class.from_pretrained(
-                None, config=config, state_dict=weights, dtype=dtype, **settings
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=dtype,
+                output_loading_info=True,
+                **settings,
             )
+        require_same_weights(self.path, report)
         model.config.name_or_path = str(self.path)
-        return model, report
+        return model
 
     def _weights(self, config: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """The weights, dequantised in float32 and then rounded, by Hugging Face's names."""

@@ -103,11 +103,13 @@ def build_tokenizer(path: Path, value: Any) -> Any:
 def _byte_level(vocabulary: dict[str, int], merges: list[str], splitting: Splitting) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    pairs = [tuple(merge.split(" ")) for merge in merges]
+    pairs: Any = [tuple(merge.split(" ")) for merge in merges]
     built = Tokenizer(
         models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=splitting.whole_words)
     )
-    cuts = [pre_tokenizers.Digits(individual_digits=True)] if splitting.lone_digits else []
+    cuts: list[Any] = (
+        [pre_tokenizers.Digits(individual_digits=True)] if splitting.lone_digits else []
+    )
     if splitting.pattern is not None:
         cuts.append(pre_tokenizers.Split(Regex(splitting.pattern), "isolated"))
     use_regex = splitting.pattern is None

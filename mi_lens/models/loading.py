@@ -1,32 +1,33 @@
-"""Loads a built-in model, a Hugging Face id, a folder or a GGUF file, with either backend."""
+"""Loads a built-in model, a Hugging Face id or a folder, with either backend."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mi_lens.models.backends.lookup import available, get_backend
-from mi_lens.models.checkpoint import (
-    TEXT_FILES,
-    TOKENIZER_FILES,
-    check_checkpoint,
-    check_config,
-    find_checkpoint,
-)
-from mi_lens.models.checkpoint_files import (
-    require_same_weights,
-    require_tokenizer_fits,
-    stored_dtype,
-)
+from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.backends.protocol import Backend
+from mi_lens.models.checkpoint import TEXT_FILES, find_checkpoint
+from mi_lens.models.checkpoint_files import require_tokenizer_fits
 from mi_lens.models.config_values import blaming
+from mi_lens.models.folder_checkpoint import TOKENIZER_FILES, FolderCheckpoint
 from mi_lens.models.gguf_checkpoint import GGUFCheckpoint
-from mi_lens.models.gguf_tokenizer import build_tokenizer
-
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-}
+from mi_lens.models.placement import (
+    choose_backend,
+    default_dtype,
+    parse_device,
+    parse_dtype,
+    placement,
+)
+from mi_lens.models.quantization import (
+    complete,
+    description_of,
+    is_plain,
+    quantization_of,
+    require_quantizer,
+)
+from mi_lens.models.self_check import check, reference
+from mi_lens.problems.think_kinds import AUTO, require_think_kind, use_think_kind
 
 
 def load(
@@ -37,6 +38,7 @@ def load(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     n_devices: int = 1,
+    think: str = AUTO,
 ) -> Any:
     """Load a model with its weights as they were trained: nothing is folded or centred.
 
@@ -52,52 +54,87 @@ def load(
             "owner/model/file.gguf" on the hub. A GGUF file's weights are dequantised.
         gguf_file: The GGUF file to load from the folder or from the Hugging Face id.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
-            the first of the two that the installed TransformerLens has.
-        dtype: float32, float64 or bfloat16, as a torch dtype or by name. The default on a GPU is
-            the checkpoint's own dtype, except that float16 becomes float32, because the residual
-            stream can exceed the range of float16. The default on a CPU is float32, because
-            bfloat16 is slow there.
+            the first of the two that the installed TransformerLens has for this model; only the
+            bridge takes quantised weights.
+        dtype: float32, float64, bfloat16 or float16, as a torch dtype or by name. The default on a
+            GPU is the checkpoint's own dtype, except that float16 becomes float32, because a
+            residual stream can exceed its range; states that do are refused, never returned as
+            infinity or NaN. The default on a CPU is float32, because narrower dtypes are slow
+            there. Quantised weights stay as they are: then the dtype is that of all other weights
+            and of the states, and its default is the checkpoint's own everywhere.
         device: By default "cuda" if there is a GPU, else "cpu".
         n_devices: Number of GPUs over which to spread the layers, evenly by memory. More than one
             needs backend "bridge" and no `device`.
+        think: How the model marks its thinking: a kind of
+            `mi_lens.problems.think_kinds.THINK_KINDS`, such as "think" or "none"; "auto" finds it
+            from the tokenizer and its chat template.
 
     Returns:
         The model in evaluation mode, with parameters that need no gradients. `model.tokenizer` is
         its tokenizer, which pads on the left, or None if the checkpoint has no tokenizer files.
-        `model.eos_token_ids` are the tokens that end a generation.
+        `model.eos_token_ids` are the tokens that end a generation. `model.abilities` says what a
+        check on a few random tokens found: whether the model can be read, generate and recycle
+        (`mi_lens.models.self_check`); what it cannot is refused with the reason when it is asked
+        for. `model.quantization` says how its weights are quantised, as its fingerprint does
+        (`mi_lens.models.quantization`); None if they are not.
 
     Raises:
         ValueError: If the name, backend, dtype, device or architecture is not supported, there are
-            fewer GPUs than `n_devices`, or the checkpoint's files are damaged or do not fit each
-            other.
+            fewer GPUs than `n_devices`, the tokenizer cannot write the marks of the kind `think`,
+            or the checkpoint's files are damaged or do not fit each other.
         FileNotFoundError: If the folder or one of its files is missing.
+        ImportError: If the weights are quantised in a way that needs a package.
         OSError: If the Hugging Face hub cannot be reached, or does not give the model.
     """
-    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
-    torch_device = _parse_device(device)
-    device_settings = _device_settings(chosen_backend.name, device, n_devices)
-    given_dtype = None if dtype is None else _parse_dtype(dtype)
-    path = find_checkpoint(name, gguf_file)
-    source = _opened(path)
-    settings = check_checkpoint(path) if isinstance(source, Path) else source.settings()
-    torch_dtype = given_dtype or _default_dtype(settings, torch_device)
-    vocabulary = _load_config(source).get_text_config().vocab_size
-    tokenizer = _load_tokenizer(source)
-    require_tokenizer_fits(path, tokenizer, vocabulary)
-    hf_model = _load_weights(source, torch_dtype, torch_device, device_settings)
+    if backend != "auto":
+        get_backend(backend)
+    torch_device = parse_device(device)
+    given_dtype = None if dtype is None else parse_dtype(dtype)
+    require_think_kind(think)
+    checkpoint = _opened(name, gguf_file)
+    settings, hf_config = checkpoint.settings(), checkpoint.config()
+    config_file = checkpoint.config_file
+    quantization = quantization_of(config_file, settings)
+    chosen_backend = choose_backend(config_file, backend, settings, hf_config)
+    spread = placement(chosen_backend.name, device, n_devices)
+    if quantization:
+        require_quantizer(config_file, settings, quantization, torch_device)
+        spread = spread or {"device_map": {"": torch_device}}
+    checkpoint.require_weights()  # only now are they downloaded
+    torch_dtype = given_dtype or default_dtype(settings, torch_device)
+    vocabulary = hf_config.get_text_config().vocab_size
+    tokenizer = _tokenizer(checkpoint, think)
+    require_tokenizer_fits(checkpoint.path, tokenizer, vocabulary)
+    hf_model = checkpoint.read(torch_dtype, attn_implementation="eager", **spread)
+    if quantization:
+        complete(hf_model)
+    _convert(hf_model, torch_dtype, None if spread else torch_device, bool(quantization))
+    if quantization:
+        quantization = description_of(hf_model, quantization)
     # Not the tokenizer's end of text: chat models end their turns with other tokens.
     end_ids = hf_model.generation_config.eos_token_id
-    model = chosen_backend.build(hf_model, tokenizer)
+    try:
+        expected = reference(hf_model)
+    except RuntimeError as error:  # Layers made for another dtype.
+        raise ValueError(
+            f"{checkpoint.path}: Hugging Face's own model does not run in {torch_dtype}: {error}"
+            f"{'; leave dtype out' if quantization else ''}"
+        ) from error
+    model = _built(chosen_backend, hf_model, tokenizer, checkpoint.path)
+    model.quantization = quantization
+    model.abilities = check(chosen_backend, model, expected)
     model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
     if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
         raise ValueError(
-            f"{path / 'generation_config.json'}: eos_token_id is {strange[0]!r}; expected ids of "
-            f"the vocabulary, from 0 to {vocabulary - 1}"
+            f"{checkpoint.path}: its generation config ends at eos_token_id {strange[0]!r}; "
+            f"expected ids of the vocabulary, from 0 to {vocabulary - 1}"
         )
     return model
 
 
-def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | None = None) -> Any:
+def load_outline(
+    name: str | Path, backend: str = "auto", think: str = AUTO, *, gguf_file: str | None = None
+) -> Any:
     """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
 
     It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
@@ -107,25 +144,28 @@ def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | No
         name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
             are in a GGUF file.
         backend: As in `load`.
+        think: As in `load`.
         gguf_file: As in `load`.
 
     Raises:
-        ValueError: If the name, backend or architecture is not supported.
+        ValueError: If the name, backend, architecture or kind of think block is not supported.
         FileNotFoundError: If the folder or its config is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
     from transformers import AutoModelForCausalLM
 
-    chosen_backend = get_backend(available()[0] if backend == "auto" else backend)
-    path = find_checkpoint(name, gguf_file, TEXT_FILES)
-    source = _opened(path)
-    if isinstance(source, Path):
-        check_config(source)
-    config, tokenizer = _load_config(source), _load_tokenizer(source)
+    if backend != "auto":
+        get_backend(backend)
+    checkpoint = _opened(name, gguf_file)
+    settings, config = checkpoint.settings(), checkpoint.config()
+    tokenizer = _tokenizer(checkpoint, think)
+    chosen_backend = choose_backend(checkpoint.config_file, backend, settings, config)
 
     def build(device: str) -> Any:
-        with torch.device(device), blaming(_config_file(source)):
+        with torch.device(device), blaming(checkpoint.config_file):
             hf_model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            if device == "meta" and hasattr(hf_model, "set_experts_implementation"):
+                hf_model.set_experts_implementation("batched_mm")  # Others look at values.
             return chosen_backend.build(hf_model, tokenizer)
 
     try:
@@ -134,153 +174,78 @@ def load_outline(name: str | Path, backend: str = "auto", *, gguf_file: str | No
         return build("cpu")
 
 
-def load_tokenizer(name: str | Path, *, gguf_file: str | None = None) -> Any:
+def _built(backend: Backend, hf_model: Any, tokenizer: Any, path: Path) -> Any:
+    try:
+        return backend.build(hf_model, tokenizer)
+    except (MemoryError, torch.OutOfMemoryError, ValueError):
+        raise
+    except Exception as error:  # TransformerLens knows more architectures than it can wrap here.
+        raise ValueError(
+            f"{path}: TransformerLens cannot take over Hugging Face's {type(hf_model).__name__} "
+            f"({type(error).__name__}: {error}); try another version of it, or of transformers"
+        ) from error
+
+
+def load_tokenizer(name: str | Path, think: str = AUTO, *, gguf_file: str | None = None) -> Any:
     """Load the tokenizer that `load` gives the model, without the model.
 
     Args:
         name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
             are in a GGUF file.
+        think: As in `load`.
         gguf_file: As in `load`.
 
     Raises:
-        ValueError: If there is no model of this name.
+        ValueError: If there is no model of this name, or no such kind of think block.
         FileNotFoundError: If the folder is missing, or has no tokenizer files.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    path = find_checkpoint(name, gguf_file, TEXT_FILES)
-    tokenizer = _load_tokenizer(_opened(path))
+    checkpoint = _opened(name, gguf_file)
+    tokenizer = _tokenizer(checkpoint, think)
     if tokenizer is None:
         raise FileNotFoundError(
-            f"{path} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
+            f"{checkpoint.path} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}"
         )
     return tokenizer
 
 
-def _parse_device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {str(device)!r} is not available here: {error}") from error
-    return torch.device(device)
+def _opened(name: str | Path, gguf_file: str | None) -> FolderCheckpoint | GGUFCheckpoint:
+    path = find_checkpoint(name, gguf_file, TEXT_FILES)
+    return FolderCheckpoint(path, name) if path.is_dir() else GGUFCheckpoint(path)
 
 
-def _device_settings(backend: str, device: Any, n_devices: int) -> dict[str, Any]:
-    """The arguments with which Hugging Face spreads the layers; none for one device."""
-    if n_devices == 1:
-        return {}
-    if n_devices < 1:
-        raise ValueError(f"n_devices={n_devices}: expected at least 1")
-    if backend != "bridge" or device is not None:
-        raise ValueError(
-            f"n_devices={n_devices} with backend {backend!r} and device {device!r}: layers are "
-            "spread over GPUs by backend='bridge' only, which chooses the GPUs itself (leave "
-            "device out); backend 'hooked' runs on one device"
-        )
-    from transformer_lens.utilities.multi_gpu import resolve_device_map
-
-    device_map, max_memory = resolve_device_map(n_devices, None, None)
-    return {"device_map": device_map, "max_memory": max_memory}
-
-
-def _parse_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    parsed = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if parsed is None or parsed not in DTYPES.values():
-        raise ValueError(f"dtype {dtype!r} is not supported; choose one of {list(DTYPES)}")
-    return parsed
-
-
-def _default_dtype(config: dict[str, Any], device: torch.device) -> torch.dtype:
-    own = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return torch.float32 if device.type == "cpu" else DTYPES.get(own, torch.float32)
-
-
-def _opened(path: Path) -> Path | GGUFCheckpoint:
-    """A checkpoint's folder as it is; a file opened as GGUF."""
-    return path if path.is_dir() else GGUFCheckpoint(path)
-
-
-def _config_file(source: Path | GGUFCheckpoint) -> Path:
-    """The file to name if a config is wrong."""
-    return source / "config.json" if isinstance(source, Path) else source.path
-
-
-def _load_config(source: Path | GGUFCheckpoint) -> Any:
-    """Hugging Face's config of a checkpoint.
-
-    Raises:
-        ValueError: If the config is impossible, or asks for code of the checkpoint's own.
-    """
-    from transformers import AutoConfig
-
-    if isinstance(source, GGUFCheckpoint):
-        return source.config()
-    with blaming(source / "config.json"):
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-
-
-def _load_tokenizer(source: Path | GGUFCheckpoint) -> Any:
-    """The tokenizer, read from `tokenizer.json` if there is one; None without tokenizer files.
-
-    A GGUF file always has one.
-
-    AutoTokenizer may build a tokenizer from the name of its class or of the model's family. That
-    one can split text differently and so give other token ids than the model was trained on.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if isinstance(source, GGUFCheckpoint):
-        return build_tokenizer(source.path, source.value)
-    folder = source
-    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return None
-    exact = (folder / "tokenizer.json").is_file()
-    kind = PreTrainedTokenizerFast if exact else AutoTokenizer
-    try:
-        tokenizer = kind.from_pretrained(folder, padding_side="left", trust_remote_code=False)
-    except Exception as error:  # Its parts raise errors of many kinds, without the file's name.
-        raise ValueError(
-            f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})"
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token  # any token would do, because padding is masked
+def _tokenizer(checkpoint: FolderCheckpoint | GGUFCheckpoint, think: str) -> Any:
+    require_think_kind(think)
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is not None:
+        use_think_kind(tokenizer, think)
     return tokenizer
 
 
-def _load_weights(
-    source: Path | GGUFCheckpoint,
-    dtype: torch.dtype,
-    device: torch.device,
-    device_settings: dict[str, Any],
-) -> Any:
-    """The Hugging Face model.
+def _convert(
+    hf_model: Any, dtype: torch.dtype, device: torch.device | None, quantised: bool
+) -> None:
+    """Brings a model that was read to a dtype and a device, weight by weight.
 
-    Weights are first read in the dtype in which they are stored, so that the files are only mapped
-    into memory. Then each weight is converted to the given dtype and device in turn. The memory of
-    a file is freed with the last of its weights. Weights in GGUF are dequantised one by one.
+    The memory of a mapped file is freed with the last of its weights. Quantised weights stay as
+    Hugging Face's quantiser left them.
+
+    Args:
+        hf_model: The Hugging Face model.
+        dtype: The dtype of all other weights.
+        device: The device; None leaves every weight where it is.
+        quantised: Whether some weights are codes.
     """
-    from transformers import AutoModelForCausalLM
-
-    settings = {
-        "attn_implementation": "eager",
-        "output_loading_info": True,
-        **device_settings,
-    }
-    if isinstance(source, GGUFCheckpoint):
-        model, report = source.read(dtype, **settings)
-    else:
-        settings |= {"use_safetensors": True, "trust_remote_code": False}
-        read: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
-        with blaming(source / "config.json"):
-            model, report = read(source, dtype=stored_dtype(source) or dtype, **settings)
-    require_same_weights(source if isinstance(source, Path) else source.path, report)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(parameter.device if device_settings else device, dtype)
-    model.config.dtype = dtype
-    embedding = model.get_input_embeddings()
+    if dtype == torch.float64 and hasattr(hf_model, "set_experts_implementation"):
+        hf_model.set_experts_implementation("eager")  # The fused kernel has no float64.
+    converted = [module for module in hf_model.modules() if not quantised or is_plain(module)]
+    for module in converted:
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(device or parameter.device, dtype)
+    hf_model.config.dtype = dtype
+    embedding = hf_model.get_input_embeddings()
     if hasattr(embedding, "scalar_embed_scale"):  # Gemma's; it was rounded to the stored dtype
         scale = torch.tensor(embedding.scalar_embed_scale, dtype=dtype)
         embedding.embed_scale = scale.to(embedding.embed_scale.device)
-    # Buffers keep their own dtypes. If layers are spread, the buffers are already in place.
-    return model if device_settings else model.to(device)
+    if device is not None:
+        hf_model.to(device)  # Buffers, which keep their own dtypes.

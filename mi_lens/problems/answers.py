@@ -2,6 +2,8 @@ r"""Extracts the answer of a text: its last box, what it states, its closing num
 
 import re
 
+from mi_lens.problems.think_kinds import split_reply
+
 BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 STATED = re.compile(r"(?:####|\banswer\b[\s*_]*(?:\bis\b|:|=))[\s*:=]*([^\n]+)", re.IGNORECASE)
@@ -19,9 +21,9 @@ FENCED = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILI
 def boxed_answer(text: str) -> str | None:
     r"""The content of the last `\boxed{...}` in a text, to its matching brace; None without a box.
 
-    A reply after "</think>" is looked at alone, unless it is empty. If the last box never closes,
-    the result is None: the text was cut off before the answer was complete. Escaped braces, as in
-    `\left\{`, are not counted when braces are matched.
+    A reply after the think block is looked at alone, unless it is empty. If the last box never
+    closes, the result is None: the text was cut off before the answer was complete. Escaped braces,
+    as in `\left\{`, are not counted when braces are matched.
     """
     text = reply(text).strip() or text
     boxes = list(BOX.finditer(text))
@@ -48,8 +50,8 @@ def is_correct(text: str, gold: str) -> bool:
 def stated_answer(text: str) -> str | None:
     """The text after the last "answer is", "answer:" or GSM8K's "####", up to the end of its line.
 
-    If the text contains "</think>", only the part after it is searched. A sentence about an answer,
-    such as "this answer is correct", counts only if there is no other.
+    If the text closes a think block, only the part after it is searched. A sentence about an
+    answer, such as "this answer is correct", counts only if there is no other.
     """
     stated = [found.strip() for found in STATED.findall(reply(text))]
     answers = [found for found in stated if not VERDICT.match(found)] or stated
@@ -79,5 +81,5 @@ def code_block(text: str) -> str | None:
 
 
 def reply(text: str) -> str:
-    """The part of a text after "</think>"; the whole text if it does not contain that."""
-    return text.rpartition("</think>")[2]
+    """The part of a text after its think block; the whole text if it closes none."""
+    return split_reply(text)[1]

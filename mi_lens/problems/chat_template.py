@@ -22,12 +22,13 @@ DATE = datetime(2024, 7, 26)  # The date that Llama 3's template writes where th
 CLOCK = re.compile(r"""strftime_now\(\s*(?:'([^'\\]*)'|"([^"\\]*)")\s*\)""")
 
 
-def rendered(tokenizer, messages: list[dict[str, str]]) -> str:
+def rendered(tokenizer, messages: list[dict[str, str]], **variables: bool) -> str:
     """Messages as the tokenizer's chat template writes them, up to where the model goes on.
 
     Args:
         tokenizer: A Hugging Face tokenizer with a chat template.
         messages: The messages, each with its role and content.
+        **variables: Further variables of the template, such as `enable_thinking`.
 
     Raises:
         ValueError: If the template fails, does not end within seconds and a gigabyte of memory, or
@@ -37,9 +38,14 @@ def rendered(tokenizer, messages: list[dict[str, str]]) -> str:
     advice = "use style='raw', or mend the template (chat_template.jinja, or tokenizer_config.json)"
     try:
         template = on_a_fixed_day(tokenizer.get_chat_template())
-        if (limit := _limit_exceeded(template, json.dumps(tokenizer.special_tokens_map))) is None:
+        given = json.dumps({**tokenizer.special_tokens_map, **variables})
+        if (limit := _limit_exceeded(template, given)) is None:
             return tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=True
+                messages,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                **variables,
             )
     except Exception as error:
         raise ValueError(f"{whose} fails ({type(error).__name__}: {error}); {advice}") from error
@@ -66,12 +72,15 @@ def on_a_fixed_day(template: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _limit_exceeded(template: str, special_tokens: str) -> str | None:
-    """The limit that a template exceeds with a short question; None if it ends in time."""
+def _limit_exceeded(template: str, given: str) -> str | None:
+    """The limit that a template exceeds with a short question; None if it ends in time.
+
+    `given` holds further variables as JSON: the special tokens, and what the caller adds.
+    """
     variables = {
         "messages": [{"role": "user", "content": "What is 1 + 1?"}],
         "add_generation_prompt": True,
-        **json.loads(special_tokens),
+        **json.loads(given),
     }
     task = json.dumps({"template": template, "variables": variables, "memory": MEMORY})
     try:

@@ -4,7 +4,12 @@ from typing import Any, Literal, get_args
 
 from mi_lens.problems.chat_template import rendered
 
-PromptStyle = Literal["chat", "raw", "seal"]
+PromptStyle = Literal["chat", "chat-thinking", "chat-no-thinking", "raw", "seal"]
+# What a style tells the chat template, besides the messages.
+TEMPLATE_VARIABLES = {
+    "chat-thinking": {"enable_thinking": True},
+    "chat-no-thinking": {"enable_thinking": False},
+}
 # The prompts of the two papers, as styles of `prompt_text`.
 PUBLISHED: dict[str, PromptStyle] = {"mi-peaks": "raw", "seal": "seal"}
 
@@ -44,16 +49,18 @@ def prompt_text(
     Args:
         tokenizer: A Hugging Face tokenizer.
         question: A problem's question.
-        style: "chat" puts the question into the tokenizer's chat template; "raw" leaves the
-            question as it is (paper 1); "seal" puts paper 2's instruction and the question into
-            the template.
+        style: "chat" puts the question into the tokenizer's chat template; "chat-thinking" and
+            "chat-no-thinking" also set the template's `enable_thinking`, as templates like Qwen3's
+            read it; "raw" leaves the question as it is (paper 1); "seal" puts paper 2's instruction
+            and the question into the template.
         system: A system prompt for the template.
 
     Raises:
         ValueError: If there is no tokenizer; if the style is unknown; if the question or the system
             prompt is empty; if the style needs a chat template and the tokenizer has none, or one
             that fails or does not end; if a system prompt is given with style "raw", or to a
-            template that leaves it out.
+            template that leaves it out; if the style switches thinking on or off, and the template
+            writes the same prompt either way.
     """
     require_tokenizer(tokenizer)
     if style not in get_args(PromptStyle):
@@ -72,10 +79,18 @@ def prompt_text(
             f"prompt style {style!r} needs a chat template, but this model's tokenizer has none; "
             "use style='raw'"
         )
-    content = question if style == "chat" else f"{SEAL_INSTRUCTION}\nQuestion: {question}"
+    content = question if style != "seal" else f"{SEAL_INSTRUCTION}\nQuestion: {question}"
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": content})
-    text = rendered(tokenizer, messages)
+    variables = TEMPLATE_VARIABLES.get(style, {})
+    text = rendered(tokenizer, messages, **variables)
+    if variables:
+        others = {name: not value for name, value in variables.items()}
+        if rendered(tokenizer, messages, **others) == text:
+            raise ValueError(
+                f"prompt style {style!r}: this model's chat template writes the same prompt with "
+                "enable_thinking and without, so it does not read it; use style='chat'"
+            )
     if system is not None and system.strip() not in text:
         raise ValueError(
             "this model's chat template leaves the system prompt out; put it into the question"

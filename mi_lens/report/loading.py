@@ -9,7 +9,6 @@ from mi_lens.common.provenance import content_hash
 from mi_lens.common.records import read_record, read_records, require_all
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
 from mi_lens.interventions.condition import recorded_condition
-from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import grade
 from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
@@ -151,7 +150,7 @@ def _analysis(folder: Path, record: dict[str, Any]) -> Run:
         folder,
         record,
         "analyze",
-        load_tokenizer(analysis.config.model),
+        analysis.config.load_tokenizer(analysis.config.model),
         analysis.traces,
         verdicts,
         unfinished,
@@ -175,9 +174,8 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
         if trace.problem is not None and trace.problem.tests is None:
             graded = grade(trace.text, trace.problem)
             verdicts[trace.id] = Verdict(graded.extracted, graded.correct)
-    return _run(
-        folder, record, "generate", load_tokenizer(config.model), traces, verdicts, unfinished
-    )
+    tokenizer = config.load_tokenizer(config.model)
+    return _run(folder, record, "generate", tokenizer, traces, verdicts, unfinished)
 
 
 def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
@@ -199,7 +197,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
         folder,
         record,
         "evaluate",
-        load_tokenizer(config.model),
+        config.load_tokenizer(config.model),
         _by_problem(traces, names),
         _verdicts(rows),
         unfinished,
@@ -210,7 +208,7 @@ def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
 def _sweep(folder: Path) -> Iterator[Run]:
     record = read_record(folder, "sweep.json")
     evaluations = sweep.results(folder)
-    state, points = sweep_progress(folder), tuple(read_spec(folder).points())
+    state, spec = sweep_progress(folder), read_spec(folder)
     unfinished = None
     if state.done < state.units:
         unfinished = f"{state.counts()}. {COMPARED} {AGAIN}"
@@ -227,12 +225,12 @@ def _sweep(folder: Path) -> Iterator[Run]:
             folder,
             {"config": {**record["spec"], "model": model}, "versions": record["versions"]},
             "sweep",
-            load_tokenizer(model),
+            spec.load_tokenizer(model),
             _by_problem(traces, names),
             _verdicts(rows),
             unfinished,
             evaluation=evaluation,
-            points=points,
+            points=tuple(spec.points()),
         )
 
 

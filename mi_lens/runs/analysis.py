@@ -21,7 +21,6 @@ from mi_lens.information.per_trace.peaks import (
 )
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.models.hook_names import near
-from mi_lens.models.loading import load_tokenizer
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import config_of, traces_so_far
@@ -88,7 +87,7 @@ class Analysis:
             long_enough = [i for i in order if i not in peaks["too_short"]]
             require_all(folder / "readings.jsonl", measurements, long_enough)
         traces = tuple(by_id[i] for i in order)
-        tokenizer = load_tokenizer(config.model)
+        tokenizer = config.load_tokenizer(config.model)
         tables = read_record(folder, LAST_WRITTEN) if finished else {}
         return cls(
             config=config,

@@ -9,6 +9,8 @@ import tyro
 
 from mi_lens.common.checked_types import require_at_least, require_distinct, require_types
 from mi_lens.problems.endings import AnswerSite, Ending
+from mi_lens.problems.prompts import PromptStyle
+from mi_lens.problems.think_kinds import AUTO, require_think_kind
 
 if TYPE_CHECKING:  # torch is loaded when a run begins, not for --help
     from mi_lens.information.per_trace.peak_rules import PeakRule
@@ -28,7 +30,8 @@ class RunSettings:
         split: Split of the pocket task or the benchmark (math-train has only train).
         question_column: Column of the questions; None tries the names that benchmarks use.
         answer_column: Column of the gold answers; None tries the names that benchmarks use.
-        style: Prompt style: the chat template, the raw question (paper 1), or SEAL's instruction.
+        style: Prompt style: the chat template, without or with its thinking switched on or off; the
+            raw question (paper 1); or SEAL's instruction.
         max_new_tokens: Maximum number of generated tokens per trace.
         temperature: Sampling temperature; 0 is greedy.
         top_p: Keep the fewest likeliest tokens whose total probability reaches this.
@@ -36,9 +39,11 @@ class RunSettings:
         min_p: Keep tokens at least this many times as likely as the likeliest.
         stop: Texts that end a generation as soon as they are written.
         backend: HookedTransformer or TransformerBridge; auto takes the first that has the model.
-        dtype: float32, bfloat16 or float64; None takes float32 on a CPU, and the checkpoint's dtype
-            elsewhere.
+        dtype: float32, bfloat16, float16 or float64; None takes float32 on a CPU, and the
+            checkpoint's dtype elsewhere and for quantised weights (`mi_lens.load`).
         device: cpu or cuda; None takes cuda if there is one.
+        think: How the model marks its thinking: think, gpt-oss, magistral, open-thoughts or none;
+            auto finds it from the tokenizer and its chat template.
     """
 
     problems: str = "pocket"
@@ -46,7 +51,7 @@ class RunSettings:
     split: Literal["train", "validation", "test"] = "test"
     question_column: str | None = None
     answer_column: str | None = None
-    style: Literal["chat", "raw", "seal"] = "chat"
+    style: PromptStyle = "chat"
     max_new_tokens: int = 512
     temperature: float = 0.0
     top_p: float = 1.0
@@ -56,9 +61,11 @@ class RunSettings:
     backend: Literal["auto", "hooked", "bridge"] = "auto"
     dtype: str | None = None
     device: str | None = None
+    think: str = AUTO
 
     def __post_init__(self):
         require_types(self)
+        require_think_kind(self.think)
         require_at_least(self, limit=1, max_new_tokens=1, top_k=1)
 
     def sampling(self) -> "Sampling":
@@ -81,7 +88,15 @@ class RunSettings:
         """Loads a model by name, as `mi_lens.load` does."""
         from mi_lens.models.loading import load
 
-        return load(name, backend=self.backend, dtype=self.dtype, device=self.device)
+        return load(
+            name, backend=self.backend, dtype=self.dtype, device=self.device, think=self.think
+        )
+
+    def load_tokenizer(self, name: str) -> Any:
+        """Loads the tokenizer of a model by name, as `load_model` gives it to the model."""
+        from mi_lens.models.loading import load_tokenizer
+
+        return load_tokenizer(name, self.think)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +225,7 @@ class ImportConfig:
         tokenizer: A model, named as in `mi-lens generate --model`, whose tokenizer gives the texts
             token ids; None keeps text alone.
         style: Prompt style, if there is a tokenizer.
+        think: How the texts mark their thinking, if there is a tokenizer; as in other commands.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
@@ -219,10 +235,12 @@ class ImportConfig:
     condition: str | None = None
     think_open: bool = False
     tokenizer: str | None = None
-    style: Literal["chat", "raw", "seal"] = "chat"
+    style: PromptStyle = "chat"
+    think: str = AUTO
 
     def __post_init__(self):
         require_types(self)
+        require_think_kind(self.think)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,25 +279,3 @@ class ResultsConfig:
     out: Annotated[Path, tyro.conf.Positional]
     against: str | None = None
     plot: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Analyze a model at every block, try one intervention, and write one report.
-
-    Attributes:
-        out: Folder to write to: a new or empty one, or one that the same command began.
-        model: "pocket" for both pocket models on the same pocket problems; or any other model,
-            such as smollm2, alone on the word problems "grade-school".
-        limit: Number of problems; of grade-school there are 20.
-        seed: Seed of the problems and of bootstrap intervals.
-    """
-
-    out: Path = Path("demo")
-    model: str = "pocket"
-    limit: int = 100
-    seed: int = 0
-
-    def __post_init__(self):
-        require_types(self)
-        require_at_least(self, limit=1, seed=0)

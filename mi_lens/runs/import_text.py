@@ -82,7 +82,7 @@ def read_texts(config: ImportConfig) -> list[Trace]:
     if not rows:
         raise ValueError(f"{config.file}: no rows in it; expected one per text")
     columns = _columns(config, list(dict.fromkeys(name for row in rows for name in row)))
-    tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer)
+    tokenizer = None if config.tokenizer is None else load_tokenizer(config.tokenizer, config.think)
     seen: Counter[str] = Counter()
     responses: Counter[tuple[str | None, ...]] = Counter()
     problems: dict[str, Problem] = {}

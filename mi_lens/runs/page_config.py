@@ -1,4 +1,4 @@
-"""Configurations of the commands that write a page about what is already there."""
+"""Configurations of the commands whose result is a page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from mi_lens.common.checked_types import require_types
+from mi_lens.common.checked_types import require_at_least, require_types
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +45,25 @@ class CompareConfig:
 
     def __post_init__(self):
         require_types(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Analyze a model at every block, try one intervention, and write one report.
+
+    Attributes:
+        out: Folder to write to: a new or empty one, or one that the same command began.
+        model: "pocket" for both pocket models on the same pocket problems; or any other model,
+            such as smollm2, alone on the word problems "grade-school".
+        limit: Number of problems; of grade-school there are 20.
+        seed: Seed of the problems and of bootstrap intervals.
+    """
+
+    out: Path = Path("demo")
+    model: str = "pocket"
+    limit: int = 100
+    seed: int = 0
+
+    def __post_init__(self):
+        require_types(self)
+        require_at_least(self, limit=1, seed=0)

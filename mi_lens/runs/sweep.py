@@ -168,7 +168,7 @@ def require_fitting(spec: Spec, all_units: Sequence[Unit], problems: Sequence[Pr
     """
     require_distinct("problems", [(problem.source, problem.id) for problem in problems])
     for model in dict.fromkeys(unit.model for unit in all_units if not is_done(unit)):
-        outline = load_outline(model, spec.backend)
+        outline = load_outline(model, spec.backend, spec.think)
         for condition in spec.expand():
             for intervention in condition.interventions:
                 try:

@@ -4,6 +4,7 @@ The callers decide what happens to the states: `capture` keeps them in memory, a
 writes them to disk.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
@@ -19,8 +20,10 @@ from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.models.one_thread import only_thread
+from mi_lens.models.overflow import require_finite
 from mi_lens.models.padding import left_pad
 from mi_lens.models.processed_weights import require_unprocessed
+from mi_lens.models.self_check import require_able
 from mi_lens.states.shard import States
 from mi_lens.traces.trace import Trace
 
@@ -57,7 +60,11 @@ def read_in_segments(
 
     Returns:
         The cache of all positions.
+
+    Raises:
+        ValueError: If the model failed its check at being read when it was loaded.
     """
+    require_able(model, "read")
     backend = backend_of(model)
     tokens, mask = left_pad(sequences, device=model.cfg.device)
     width, length = tokens.shape[1], length or SEGMENT
@@ -97,8 +104,8 @@ def stream_states(
 
     Raises:
         ValueError: If a hook name does not exist or its activation is not of shape (batch, pos, d);
-            if a sequence is empty or longer than the model's context; or if the positions are not
-            increasing or lie outside their sequence.
+            if a sequence is empty or longer than the model's context; if the positions are not
+            increasing or lie outside their sequence; or if a wanted state is not finite.
     """
     names = resolve_hook_names(model, hook_names)
     for row, (ids, chosen) in enumerate(zip(sequences, positions, strict=True)):
@@ -119,10 +126,19 @@ def stream_states(
         for ids, chosen in zip(needed, positions, strict=True)
     ]
 
+    taken: Counter[tuple[int, str]] = Counter()
+
+    def take_finite(row: int, name: str, part: Float[Tensor, "part d"]) -> None:
+        places = positions[row][taken[row, name] :]
+        at = f"{name}: the state of sequence {row} at position"
+        require_finite(part, lambda place: f"{at} {places[place]}")
+        taken[row, name] += len(part)
+        take(row, name, part)
+
     def hooks(start: int, stop: int) -> list[tuple[str, Callable[..., None]]]:
         here = [column[(column >= start) & (column < stop)] - start for column in columns]
         # A bridge may call a hook by another of its names. `take` gets the name that was asked for.
-        hand_on = partial(_hand_on, columns=here, width=stop - start, take=take)
+        hand_on = partial(_hand_on, columns=here, width=stop - start, take=take_finite)
         return [(name, partial(hand_on, name=name)) for name in names]
 
     read_in_segments(model, needed, hooks, replay=replay)
@@ -171,20 +187,7 @@ def last_states(
     hook_names: Sequence[str],
     lasts: Sequence[int],
 ) -> list[States]:
-    """States at the last positions of token sequences, on the CPU in the model's dtype.
-
-    Args:
-        model: A HookedTransformer or TransformerBridge.
-        sequences: Token ids, one sequence per row.
-        hook_names: Hook names of activations of shape (batch, pos, d).
-        lasts: For every row, the number of last positions to return.
-
-    Returns:
-        For every row, a mapping from hook name to states of shape (lasts[row], d).
-
-    Raises:
-        ValueError: For the same reasons as `stream_states`.
-    """
+    """States at the last `lasts[row]` positions of token sequences, as `states_at` gives them."""
     positions = [
         range(len(ids) - last, len(ids)) for ids, last in zip(sequences, lasts, strict=True)
     ]

@@ -4,13 +4,13 @@ import re
 from collections import Counter
 from typing import Literal
 
+from mi_lens.problems.think_kinds import MARKUP
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import word_of
 
 # Raised and lowered digits, fractions and numbers in circles, which \w counts as letters.
 NUMBERS = "²³¹¼-¾⁰⁴-⁹₀-₉⅐-⅟①-⒛"
 PIECE = re.compile(rf"[^\W\d_{NUMBERS}]+|\S")
-TAG = re.compile("</?think>")
 Unit = Literal["tokens", "text pieces"]
 
 
@@ -18,9 +18,9 @@ def text_pieces(text: str) -> list[str]:
     """The pieces of a text: a run of letters, or one other character that is not blank.
 
     "Let's try 12" has six of them: Let ' s try 1 2. English and mathematics have about as many
-    pieces as tokens. The tags of the think block are no pieces.
+    pieces as tokens. The marks of think blocks are no pieces.
     """
-    return PIECE.findall(TAG.sub(" ", text))
+    return PIECE.findall(MARKUP.sub(" ", text))
 
 
 def text_words(trace: Trace) -> Counter[str]:

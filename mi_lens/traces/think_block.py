@@ -1,5 +1,8 @@
 r"""The think block and its boundaries: what opens, closes and divides it, in text and in tokens.
 
+`mi_lens.problems.think_kinds` says which marks open and close it. Whether it is open where
+generation starts is read from the prompt; see `opened_by`.
+
 A boundary is a blank line: two line ends with nothing but spaces, tabs and carriage returns between
 them. Some tokenizers write it as one token, "\n\n" or ".\n\n", others as two. The token that
 completes it is the boundary token.
@@ -11,26 +14,38 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 
+from mi_lens.problems.think_kinds import USUAL, ThinkKind, knows_marks, think_kind
 from mi_lens.traces.vocabulary import token_strings
 
 BLANK_LINE = re.compile(r"\n[ \t\r]*\n")
-MARKS = re.compile(rf"{BLANK_LINE.pattern}|</?think>")
+
+
+def silent_ids(tokenizer) -> frozenset[int]:
+    """The special tokens that add nothing to the text: all but those that mark the thinking."""
+    return _silent_ids(tokenizer, think_kind(tokenizer))
 
 
 @lru_cache(maxsize=8)
-def think_ids(tokenizer) -> tuple[int, int] | None:
-    """The ids of "<think>" and "</think>", or None unless both are single tokens."""
-    ids = tokenizer.get_vocab()
-    if "<think>" in ids and "</think>" in ids:
-        return ids["<think>"], ids["</think>"]
-    return None
+def _silent_ids(tokenizer, kind: ThinkKind) -> frozenset[int]:
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    vocabulary = tokenizer.get_vocab()
+    marks = {vocabulary[token] for token in kind.tokens if token in vocabulary}
+    return frozenset(special.union(tokenizer.all_special_ids) - marks)
 
 
-@lru_cache(maxsize=8)
+def written_text(tokenizer, token_ids: Sequence[int]) -> str:
+    """The text of tokens, without special tokens other than those that mark the thinking."""
+    silent = silent_ids(tokenizer)
+    return tokenizer.decode([token for token in token_ids if token not in silent])
+
+
 def written_strings(tokenizer) -> tuple[str, ...]:
-    """What each token adds to the text. Special tokens add nothing, but think tokens their tag."""
-    marks = think_ids(tokenizer) or ()
-    silent = set(tokenizer.all_special_ids).difference(marks)
+    """What each token adds to the text; nothing for those of `silent_ids`."""
+    return _written_strings(tokenizer, silent_ids(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _written_strings(tokenizer, silent: frozenset[int]) -> tuple[str, ...]:
     return tuple("" if i in silent else s for i, s in enumerate(token_strings(tokenizer)))
 
 
@@ -93,27 +108,69 @@ def boundary_steps(tokenizer, token_ids: Sequence[int]) -> list[int]:
     return sorted({bisect_right(ends, blank.end() - 1) for blank in found})
 
 
-def thought_spans(text: str) -> Iterator[tuple[int, int, int]]:
+def thought_spans(
+    text: str, kind: ThinkKind = USUAL, opened: bool = True
+) -> Iterator[tuple[int, int, int]]:
     """The spans of text that follow a boundary inside the think block.
 
-    The block is open at the start of the text. "</think>" closes it and "<think>" opens it again.
+    Args:
+        text: The text.
+        kind: Says which marks close and open the block.
+        opened: Whether the block is open at the start of the text.
 
     Yields:
         For each span its first character, the character after its last, and the last character of
-        the boundary or the first of the tag that ends the span (the text's length at its end).
+        the boundary or the first of the mark that ends the span (the text's length at its end).
     """
-    start, inside = None, True
-    for mark in MARKS.finditer(text):
-        tag = mark[0] in ("<think>", "</think>")
+    start, inside = None, opened
+    for found in re.finditer(f"{BLANK_LINE.pattern}|{kind.marks.pattern}", text):
+        mark = found[0] in kind.texts
         if start is not None:
-            yield start, mark.start(), mark.start() if tag else mark.end() - 1
-        if tag:
-            inside = mark[0] == "<think>"
-        start = mark.end() if inside and not tag else None
+            yield start, found.start(), found.start() if mark else found.end() - 1
+        if mark:
+            inside = found[0] == kind.opening
+        start = found.end() if inside and not mark else None
     if start is not None:
         yield start, len(text), len(text)
 
 
-def thinking_after(text: str) -> bool:
-    """Whether the think block is open behind a text that begins inside it."""
-    return text.rfind("<think>") >= text.rfind("</think>")
+def opened_by(tokenizer, prompt_ids: Sequence[int]) -> bool:
+    """Whether the think block is open where generation starts.
+
+    The last mark behind the prompt's last special token decides: the templates of R1 end with
+    "<think>", that of Qwen3 without thinking with "<think>", a blank line and "</think>". Without
+    a mark, the model opens the block itself, if its tokenizer or template knows the marks and a
+    template made the prompt: if the prompt holds a special token after its first token. In every
+    other case, such as a bare question, the block counts as open.
+    """
+    kind, silent = think_kind(tokenizer), silent_ids(tokenizer)
+    special = [place for place, token in enumerate(prompt_ids) if token in silent]
+    behind = prompt_ids[special[-1] + 1 :] if special else prompt_ids
+    if marks := kind.marks.findall("".join(pieces(tokenizer, behind))):
+        return marks[-1] == kind.opening
+    return not (knows_marks(tokenizer, kind) and special and special[-1] > 0)
+
+
+def mark_completed(tokenizer, token_ids: Sequence[int], place: int) -> bool | None:
+    """Whether the token at a place completes a mark, and which.
+
+    Returns:
+        True for a mark that opens the think block, False for one that closes it, None for none.
+    """
+    kind = think_kind(tokenizer)
+    (last,) = pieces(tokenizer, token_ids[place : place + 1])
+    if kind.last_characters.isdisjoint(last):
+        return None
+    before, first = "", place
+    while first and len(before) < len(kind.texts[0]) - 1:  # the longest mark, but what is in `last`
+        first -= 1
+        before = pieces(tokenizer, token_ids[first : first + 1])[0] + before
+    marks = [found[0] for found in kind.marks.finditer(before + last) if found.end() > len(before)]
+    return marks[-1] == kind.opening if marks else None
+
+
+def closing_ids(tokenizer) -> frozenset[int]:
+    """The tokens that by themselves close the think block."""
+    closings = think_kind(tokenizer).closings
+    strings = enumerate(written_strings(tokenizer))
+    return frozenset(token for token, string in strings if string in closings)

@@ -12,11 +12,21 @@ from itertools import accumulate
 from typing import Literal, get_args
 
 from mi_lens.common.html import ShownList, one_line
+from mi_lens.problems.think_kinds import (
+    AUTO,
+    MARKUP,
+    THINK_KINDS,
+    kind_of_text,
+    require_think_kind,
+    think_kind,
+)
 from mi_lens.traces.think_block import (
     BLANK_LINE,
+    opened_by,
     pieces,
     require_lines,
     thought_spans,
+    written_text,
 )
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import token_strings
@@ -170,14 +180,30 @@ class TextThought:
         return f"TextThought({self.thought_class}, {place}: {text!r})"
 
 
-def split_text(text: str, rule: ThoughtRule = SEAL) -> list[TextThought]:
+def split_text(
+    text: str, rule: ThoughtRule = SEAL, *, kind: str = AUTO, opened: bool = True
+) -> list[TextThought]:
     """The thoughts of a text, in order; no tokenizer is needed.
 
-    They are those that `split_thoughts` finds in the text's tokens, under the same rules.
+    They are those that `split_thoughts` finds in the text's tokens, under the same rules, if the
+    kind and `opened` are what tokenizer and prompt say.
+
+    Args:
+        text: The text.
+        rule: Assigns a class to every thought.
+        kind: The kind of think block (`mi_lens.problems.think_kinds.THINK_KINDS`); "auto" takes the
+            one whose mark comes first in the text.
+        opened: Whether the think block is open at the start of the text, because the prompt opened
+            it. It makes no difference to a text that begins with the mark.
+
+    Raises:
+        ValueError: If there is no such kind.
     """
+    require_think_kind(kind)
+    marked = kind_of_text(text) if kind == AUTO else THINK_KINDS[kind]
     return [
         TextThought(classify(text[start:stop], rule), text[start:stop].strip(), start, stop)
-        for start, stop, _ in thought_spans(text)
+        for start, stop, _ in thought_spans(text, marked, opened)
         if text[start:stop].strip()
     ]
 
@@ -185,14 +211,16 @@ def split_text(text: str, rule: ThoughtRule = SEAL) -> list[TextThought]:
 def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Thought]:
     r"""The thoughts of a trace, in order.
 
-    Only text inside the think block counts. The block is open at the start of the generation,
-    because R1's prompts open it. "</think>" closes it and "<think>" opens it again. Only generated
+    Only text inside the think block counts. The tokenizer says which marks open and close it
+    (`mi_lens.problems.think_kinds.think_kind`), and the prompt whether it is open where generation
+    starts (`mi_lens.traces.think_block.opened_by`), as R1's prompts leave it. Only generated
     boundaries count. A blank line may hold spaces and tabs, and end as Windows writes it.
 
     Text before the first boundary of a block has no opening boundary and is dropped, as in SEAL.
-    A boundary opens no thought if only blank space follows up to the next boundary, "</think>" or
-    the end. (A literal keyword rule would call this blank space execution. Where models write
-    "\n\n</think>", that would add one thought per trace, with the state that emits "</think>".)
+    A boundary opens no thought if only blank space follows up to the next boundary, the block's end
+    or that of the text. (A literal keyword rule would call this blank space execution. Where models
+    write "\n\n</think>", that would add one thought per trace, with the state that emits
+    "</think>".)
 
     Punctuation that shares a token with a boundary, as in ".\n\n", is part of the text, but the
     token is not part of the thought's steps. A thought that has no token of its own, such as "---"
@@ -210,12 +238,13 @@ def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Th
     text = "".join(strings)
     _require_same_blank_lines(tokenizer, trace, text)
     thoughts = Thoughts()
-    for first, last, closing in thought_spans(text):
+    kind, opened = think_kind(tokenizer), opened_by(tokenizer, trace.prompt_ids)
+    for first, last, closing in thought_spans(text, kind, opened):
         opening, stop = bisect_right(ends, first - 1), bisect_right(ends, closing)
         start = opening + 1
         before = text[first : min(ends[opening], last)]
         # Where tokens split a character, only `decode` puts it together.
-        within = tokenizer.decode(token_ids[start:stop], skip_special_tokens=True)
+        within = written_text(tokenizer, token_ids[start:stop])
         behind = text[ends[stop - 1] : last] if start <= stop < len(ends) else ""
         if whole := (before + within + behind).strip():
             stop = max(stop, start + 1)
@@ -226,14 +255,14 @@ def split_thoughts(tokenizer, trace: Trace, rule: ThoughtRule = SEAL) -> list[Th
 def _require_same_blank_lines(tokenizer, trace: Trace, text: str) -> None:
     """Raises a ValueError unless tokens write as many blank lines as the trace's text has.
 
-    Special tokens may stand in the text or be left out, and think tokens may be special.
+    Special tokens may stand in the text or be left out, also those that mark the think block.
     """
     wanted, found = (len(BLANK_LINE.findall(written)) for written in (trace.text, text))
     if found == wanted:
         return
     strings = token_strings(tokenizer)
     literal = "".join(strings[token] for token in trace.token_ids if token < len(strings))
-    for other in (literal, text.replace("<think>", "").replace("</think>", "")):
+    for other in (literal, MARKUP.sub("", text)):
         if len(BLANK_LINE.findall(other)) == wanted:
             return
     raise ValueError(

@@ -7,6 +7,7 @@ from mi_lens.common.html import one_line, table, text_box
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.problem import Problem, require_writable
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.problems.think_kinds import kind_of_text, think_kind
 
 StopReason = Literal["eos", "stop", "length", "context", "imported"]
 
@@ -54,7 +55,8 @@ class Trace:
         prompt_ids: The prompt's token ids, without padding. Empty in a trace of text alone.
         token_ids: The generated token ids. A final end-of-text token is included. Empty in a trace
             of text alone.
-        text: The generated tokens as text, without special tokens.
+        text: The generated tokens as text, without special tokens. Those that mark the think block
+            stay in it, even where they are special tokens.
         stop_reason: Why the generation ended: "eos" (end-of-text token), "stop" (a stop text or
             token), "length" (the budget is spent), "context" (the model's context is full), or
             "imported" (the text was not generated here).
@@ -201,7 +203,7 @@ class Trace:
             stop_reason: Why the generation ended. If None, it is "length" for a text that is cut
                 off inside the think block, and "imported" for any other.
             think_open: Whether the prompt opened the think block, as chat templates of reasoning
-                models do. A text without "<think>" and "</think>" is then cut off inside it.
+                models do. A text without any mark of a block is then cut off inside it.
             seed: The sampling seed.
             condition: Name of the condition.
             is_correct: Whether the answer is right, as whoever published the text says.
@@ -215,7 +217,8 @@ class Trace:
             raise ValueError(f"problem {problem.id}: the text to import is empty")
         require_writable(text, f"problem {problem.id}: the text to import")
         if stop_reason is None:
-            cut_off = (think_open or "<think>" in text) and "</think>" not in text
+            kind = kind_of_text(text)
+            cut_off = (think_open or kind.opening in text) and kind.closings[-1] not in text
             stop_reason = "length" if cut_off else "imported"
         alone = cls(
             id=content_hash([model, problem.question, text, seed, condition]),
@@ -236,11 +239,11 @@ class Trace:
         """A trace of text alone with the token ids that a tokenizer gives prompt and text.
 
         The token boundaries are the tokenizer's and not the sampler's: where a model sampled "Wa" +
-        "it", the tokenizer may write "Wait". If the chat template already ends with "<think>", a
-        "<think>" at the start of the text is removed.
+        "it", the tokenizer may write "Wait". If the prompt already ends with the mark that opens
+        the think block, such as "<think>", that mark is removed from the start of the text.
 
         Raises:
-            ValueError: If the trace has token ids, or its text holds only "<think>".
+            ValueError: If the trace has token ids, or its text holds only that mark.
         """
         if not self.text_only:
             raise ValueError(
@@ -249,9 +252,9 @@ class Trace:
             )
         question = self.prompt if self.problem is None else self.problem.question
         prompt, prompt_ids = encode_prompt(tokenizer, question, style)
-        text = self.text
-        if prompt.rstrip().endswith("<think>"):
-            text = text.removeprefix("<think>").removeprefix("\n")
+        text, opening = self.text, think_kind(tokenizer).opening
+        if opening and prompt.rstrip().endswith(opening):
+            text = text.removeprefix(opening).removeprefix("\n")
         token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
         if not token_ids:
             name = self.id if self.problem is None else self.problem.id

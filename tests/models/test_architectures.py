@@ -3,12 +3,12 @@ import sys
 
 import pytest
 
-from mi_lens.models.architectures import ARCHITECTURES, weight_converter
+from mi_lens.models.architectures import CONVERTERS, weight_converter
 from mi_lens.models.backends.lookup import available
 
 
 @pytest.mark.skipif("hooked" not in available(), reason="this TransformerLens has no converters")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", CONVERTERS)
 def test_every_converter_is_there(architecture: str) -> None:
     assert callable(weight_converter(architecture))
 

@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mi_lens.models.checkpoint import check_config
+import mi_lens
+from mi_lens.models.backends.lookup import available, get_backend
+from mi_lens.models.folder_checkpoint import FolderCheckpoint
 from mi_lens.models.loading import load, load_outline, load_tokenizer
+from mi_lens.runs.generate import run_generate
 
 CODE = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
 
@@ -23,6 +26,18 @@ def folder(checkpoint, tmp_path):
 
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes))
+
+
+def rewrite_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def longer_vocabulary(weights, size):
+    """Embeddings of a larger vocabulary: padding below, as published models have."""
+    names = [name for name in weights if "embed" in name or "lm_head" in name]
+    return {name: torch.nn.functional.pad(weights[name], (0, 0, 0, size - 390)) for name in names}
 
 
 DAMAGES = {
@@ -72,7 +87,7 @@ DAMAGES = {
     ),
     "another end in generation_config": (
         lambda f: edit(f / "generation_config.json", eos_token_id=10**6),
-        r"generation_config\.json: eos_token_id is 1000000; expected ids of the vocabulary",
+        r"generation config ends at eos_token_id 1000000; expected ids of the vocabulary",
     ),
     "an index without a map": (
         lambda f: (f / "model.safetensors.index.json").write_text("{}"),
@@ -91,6 +106,21 @@ DAMAGES = {
     "a deeper model's weights": (
         lambda f: edit(f / "config.json", num_hidden_layers=2),
         r"weights have no place in a model of this config.json: model\.layers\.2\.",
+    ),
+    "an output layer that the config has and the file lacks": (
+        lambda f: rewrite_weights(f, lambda w: w.pop("lm_head.weight")),
+        r"missing or misshapen: lm_head\.weight; .*set tie_word_embeddings to true",
+    ),
+    "an output layer that the config does without": (
+        lambda f: edit(f / "config.json", tie_word_embeddings=True),
+        r"config\.json says tie_word_embeddings, .*set tie_word_embeddings to false",
+    ),
+    "another model's small tokenizer": (
+        lambda f: (
+            edit(f / "config.json", vocab_size=1000),
+            rewrite_weights(f, lambda w: w.update(longer_vocabulary(w, 1000))),
+        ),
+        r"ids up to \d+, and its model has embeddings for 1000, over twice as many",
     ),
     "a smaller vocabulary": (
         lambda f: edit(f / "config.json", vocab_size=100),
@@ -137,7 +167,7 @@ IMPOSSIBLE = [
 def test_an_impossible_value_is_named(architecture, name, value, expected, checkpoint, tmp_path):
     shutil.copy(checkpoint(architecture) / "config.json", tmp_path)
     edit(tmp_path / "config.json", **{name: value})
-    for reader in (check_config, load_outline):
+    for reader in (lambda path: FolderCheckpoint(path, path).settings(), load_outline):
         with pytest.raises(ValueError, match=rf"config\.json: {name} is ") as error:
             reader(tmp_path)
         assert f"is {value!r}; expected" in str(error.value)
@@ -179,6 +209,91 @@ def test_what_no_model_is_built_from_is_named(changes, message, folder):
     if "hidden_size" not in changes:
         with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
             load_outline(folder)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_nothing_of_a_damaged_checkpoint_stays(damage, folder):
+    """After the error the same folder loads once it is mended: no cache, no half of a model."""
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    DAMAGES[damage][0](folder)
+    with pytest.raises(ValueError, match=r"."):
+        load(folder, device="cpu")
+    for path in folder.iterdir():
+        path.unlink()
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    assert load(folder, device="cpu").cfg.n_layers == 3
+
+
+def test_padding_of_the_vocabulary_is_usual(folder):
+    edit(folder / "config.json", vocab_size=500)
+    rewrite_weights(folder, lambda w: w.update(longer_vocabulary(w, 500)))
+    assert load(folder, device="cpu").cfg.d_vocab == 500
+
+
+def test_an_output_layer_equal_to_the_embeddings_is_tied(folder):
+    edit(folder / "config.json", tie_word_embeddings=True)
+    copy = {"lm_head.weight": "model.embed_tokens.weight"}
+    rewrite_weights(folder, lambda w: w.update({k: w[v].clone() for k, v in copy.items()}))
+    tokens = torch.arange(6, 12)[None]
+    logits = [
+        get_backend(name).forward(
+            load(folder, backend=name, device="cpu"), tokens, torch.ones_like(tokens)
+        )
+        for name in available()
+    ]
+    rewrite_weights(folder, lambda w: w.pop("lm_head.weight"))
+    for name, expected in zip(available(), logits, strict=True):
+        model = load(folder, backend=name, device="cpu")
+        found = get_backend(name).forward(model, tokens, torch.ones_like(tokens))
+        assert torch.equal(found, expected)
+
+
+def without_end(folder):
+    """A base model's checkpoint: nothing says which token ends a text."""
+    for file in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        content = {k: v for k, v in content.items() if k not in ("eos_token", "eos_token_id")}
+        (folder / file).write_text(json.dumps(content))
+
+
+def test_a_model_that_ends_no_text_is_read_and_writes_up_to_a_stop(folder):
+    without_end(folder)
+    model = load(folder, device="cpu")
+    assert model.eos_token_ids == frozenset()
+    assert model.tokenizer.eos_token is None
+    with pytest.raises(ValueError, match=r"no token ends a text .*give stop=, or set .*eos_token"):
+        mi_lens.generate(model, ["1 + 1"], style="raw", progress=False)
+    (trace,) = mi_lens.generate(
+        model, ["1 + 1"], style="raw", stop=["zzz"], max_new_tokens=5, progress=False
+    )
+    assert trace.stop_reason == "length"
+    (states,) = mi_lens.capture(model, [trace], "blocks.0.hook_resid_post")
+    assert len(states["blocks.0.hook_resid_post"]) == 5
+    model.eos_token_ids = frozenset({trace.token_ids[2]})
+    (ended,) = mi_lens.generate(model, ["1 + 1"], style="raw", progress=False)
+    assert ended.stop_reason == "eos"
+
+
+def test_a_model_without_a_chat_template_takes_raw_prompts(folder, tmp_path):
+    for file in folder.glob("chat_template*"):
+        file.unlink()
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    model = load(folder, device="cpu")
+    for style in ("chat", "seal"):
+        with pytest.raises(ValueError, match=rf"'{style}' needs a chat template.*style='raw'"):
+            mi_lens.generate(model, ["fine", "1 + 1"], style=style, progress=False)
+    problem = mi_lens.Problem("1", "1 + 1", "2", "It is 2.", "test")
+    with pytest.raises(ValueError, match=r"needs a chat template.*style='raw'"):
+        mi_lens.answer_state(model, problem, "blocks.0.hook_resid_post", template=True)
+    (trace,) = mi_lens.generate(model, ["1 + 1"], style="raw", max_new_tokens=3, progress=False)
+    assert trace.prompt == "1 + 1"
+    config = mi_lens.GenerateConfig(model=str(folder), out=tmp_path / "run", limit=1, device="cpu")
+    with pytest.raises(ValueError, match=r"needs a chat template.*style='raw'"):
+        run_generate(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_that_are_dropped_are_named(folder):

@@ -11,11 +11,11 @@ import torch
 
 from experiments.timings.loading import growth_mb
 from mi_lens import cli
-from mi_lens.models import loading as models
 from mi_lens.models.backends.lookup import NAMES, available, get_backend
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.gguf_checkpoint import GGUFCheckpoint
 from mi_lens.models.loading import load, load_outline, load_tokenizer
+from mi_lens.models.placement import default_dtype
 from tests.conftest import ARCHITECTURES, LLAMA3_ROPE
 from tests.gguf_files import write_gguf
 from tests.processes import result_of
@@ -88,7 +88,7 @@ def test_weights_are_what_the_blocks_are_worth(
     original = random_model(architecture, **WIDE)
     worth = write_gguf(path, original, tokenizer, kind)
     original.load_state_dict(worth, strict=False)
-    loaded = models._load_weights(GGUFCheckpoint(path), torch.float32, torch.device("cpu"), {})
+    loaded = GGUFCheckpoint(path).read(torch.float32, attn_implementation="eager")
     assert loaded.state_dict().keys() == original.state_dict().keys()
     for name, weight in loaded.state_dict().items():
         assert torch.equal(weight, original.state_dict()[name]), name
@@ -152,7 +152,7 @@ def test_scaled_rotary_frequencies_of_llama_3_are_read(tmp_path: Path, tokenizer
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_weights_are_rounded_once(file: Path, dtype: str) -> None:
     wanted = getattr(torch, dtype)
-    loaded = models._load_weights(GGUFCheckpoint(file), wanted, torch.device("cpu"), {})
+    loaded = GGUFCheckpoint(file).read(wanted, attn_implementation="eager")
     assert loaded.config.dtype == wanted
     for name, weight in random_model("qwen2").state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight.to(wanted)), name
@@ -164,7 +164,7 @@ def test_weights_are_rounded_once(file: Path, dtype: str) -> None:
 def test_the_default_dtype_on_a_gpu(tmp_path: Path, tokenizer: Any, kind: str, own: str) -> None:
     write_gguf(tmp_path / "model.gguf", random_model("qwen2", **NARROW), tokenizer, kind)
     settings = GGUFCheckpoint(tmp_path / "model.gguf").settings()
-    assert models._default_dtype(settings, torch.device("cuda")) == getattr(torch, own)
+    assert default_dtype(settings, torch.device("cuda")) == getattr(torch, own)
 
 
 def test_the_model_is_not_marked_as_quantised(tmp_path: Path, tokenizer: Any, backend: str) -> None:
@@ -347,8 +347,8 @@ def growth_mb_of_gguf(path: Path, small: Path, backend: str, dtype: str) -> floa
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a peak")
 def test_a_model_stands_in_memory_once(tmp_path: Path, tokenizer: Any) -> None:
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "vocab_size": 8192}
-    wide = random_model("llama", **sizes, num_hidden_layers=2, initializer_range=0.02)
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
+    wide = random_model("llama", **sizes, initializer_range=0.02)
     files = (tmp_path / "wide.gguf", tmp_path / "small.gguf")
     write_gguf(files[0], wide, tokenizer, "Q8_0")
     write_gguf(files[1], random_model("llama"), tokenizer)

@@ -61,7 +61,7 @@ def as_qwen2() -> Any:
     from transformers import Qwen2Tokenizer
 
     plain = json.loads(as_gpt2().to_str())["model"]
-    merges = [tuple(pair) for pair in plain["merges"]]
+    merges: Any = [tuple(pair) for pair in plain["merges"]]
     return Qwen2Tokenizer(vocab=plain["vocab"], merges=merges).backend_tokenizer
 
 
@@ -155,7 +155,8 @@ def test_names_and_template_are_the_files(pair: tuple[Any, Any]) -> None:
 
 def test_a_beginning_is_added_if_the_file_says_so(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "model.gguf"
-    write_gguf(path, random_model("qwen2"), tokenizer, **{"tokenizer.ggml.add_bos_token": True})
+    changes: dict[str, Any] = {"tokenizer.ggml.add_bos_token": True}
+    write_gguf(path, random_model("qwen2"), tokenizer, **changes)
     read = load_tokenizer(path)
     assert read.encode("So 3") == [0, *tokenizer.encode("So 3")]
     assert read.encode("So 3", add_special_tokens=False) == tokenizer.encode("So 3")

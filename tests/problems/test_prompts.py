@@ -3,8 +3,10 @@ import copy
 import jaxtyping
 import pytest
 
+from mi_lens.problems import chat_template
 from mi_lens.problems.prompts import PUBLISHED, code_question, encode, encode_prompt, prompt_text
 from mi_lens.traces.vocabulary import TokenSet
+from tests.think_blocks import FAMILIES, tokenizer_of
 
 
 def test_styles(tokenizer):
@@ -67,6 +69,36 @@ def test_a_system_prompt(tokenizer):
     deaf.chat_template = "{{ messages[-1]['content'] }}"
     with pytest.raises(ValueError, match="leaves the system prompt out"):
         prompt_text(deaf, "q", system="Be brief.")
+
+
+def test_thinking_is_switched_on_and_off():
+    tokenizer = tokenizer_of(FAMILIES["qwen3"])
+    plain = "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    assert prompt_text(tokenizer, "2 + 2?") == plain
+    assert prompt_text(tokenizer, "2 + 2?", "chat-thinking") == plain
+    off = prompt_text(tokenizer, "2 + 2?", "chat-no-thinking")
+    assert off == f"{plain}<think>\n\n</think>\n\n"
+    assert encode_prompt(tokenizer, "2 + 2?", "chat-no-thinking")[1] == tuple(tokenizer.encode(off))
+    with_system = prompt_text(tokenizer, "2 + 2?", "chat-no-thinking", system="Be brief.")
+    assert "Be brief." in with_system
+    assert with_system.endswith("</think>\n\n")
+
+
+def test_a_switch_that_the_template_does_not_read_is_refused(tokenizer, monkeypatch):
+    for style in ("chat-thinking", "chat-no-thinking"):
+        with pytest.raises(
+            ValueError, match=f"'{style}'.*the same prompt with enable_thinking and"
+        ):
+            prompt_text(tokenizer, "q", style)
+    monkeypatch.setattr(chat_template, "SECONDS", 0.5)
+    loops = copy.deepcopy(tokenizer)
+    loops.chat_template = (
+        "{{ messages[0]['content'] }}{% if enable_thinking is false %}"
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}"
+    )
+    assert prompt_text(loops, "q") == "q"
+    with pytest.raises(ValueError, match="takes over"):
+        prompt_text(loops, "q", "chat-no-thinking")
 
 
 def test_published_prompts_by_name(tokenizer):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mi_lens.models.backends.lookup import NAMES, available
-from mi_lens.models.loading import load
+from mi_lens.models.loading import load, load_tokenizer
 from mi_lens.models.smollm2 import smollm2_file
 
 
@@ -65,7 +65,25 @@ def model(file: Path, backend: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def exact(file: Path, backend: str) -> Any:
+def exact(file: Path, backend: str, reference: Any) -> Any:
     """Our model in float64; run it in float64 throughout."""
     del file
-    return load("smollm2", backend=backend, dtype="float64", device="cpu")
+    model = load("smollm2", backend=backend, dtype="float64", device="cpu")
+    for part in model.modules():  # a bridge keeps Hugging Face's float32 frequencies
+        if "inv_freq" in part._buffers:
+            part._buffers["inv_freq"] = reference.model.rotary_emb.inv_freq
+    return model
+
+
+@pytest.fixture(scope="session")
+def chat_ids(file: Path) -> Callable[[str], list[int]]:
+    """The token ids of a question under the chat template, as transformers renders it."""
+    del file
+    tokenizer = load_tokenizer("smollm2")
+
+    def ids(question: str) -> list[int]:
+        message = {"role": "user", "content": question}
+        told = {"add_generation_prompt": True, "return_dict": True}
+        return tokenizer.apply_chat_template([message], **told)["input_ids"]
+
+    return ids

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +15,11 @@ from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.loading import load_tokenizer
 from tests.models.backends.test_running_again import Blocks
 
 pytestmark = pytest.mark.real
-QUESTION = "2+3?"
+QUESTION = "Two and three are"
 LAYERS = range(30)
 
 
@@ -35,57 +38,52 @@ class ByHand:
     next_logits: torch.Tensor
 
 
-@pytest.fixture(scope="module")
-def prompt(exact: Any) -> list[int]:
-    return exact.tokenizer.apply_chat_template(
-        [{"role": "user", "content": QUESTION}], add_generation_prompt=True, return_dict=True
-    )["input_ids"]
+@pytest.fixture(scope="session")
+def prompt(file: Path) -> list[int]:
+    """The question alone, because whole sequences are run by hand 60 times."""
+    del file
+    return load_tokenizer("smollm2").encode(QUESTION)
 
 
 @pytest.fixture(scope="session")
-def by_hand(reference: Any, float64_throughout: Any) -> Callable[[list[int]], dict[int, ByHand]]:
-    """By layer, for a prompt; the states below a layer are shared between layers."""
-    known: dict[tuple[int, ...], dict[int, ByHand]] = {}
+def by_hand(
+    reference: Any, prompt: list[int], float64_throughout: Callable[[], AbstractContextManager]
+) -> list[ByHand]:
+    """By layer."""
+    blocks, place = Blocks(reference), len(prompt) - 1
 
-    def evaluate(prompt: list[int]) -> dict[int, ByHand]:
-        blocks, place = Blocks(reference), len(prompt) - 1
-        found = {}
-        with float64_throughout():
-            states = blocks.embed(torch.tensor(prompt))
-            for layer in LAYERS:
-                logits = onwards(blocks, layer, states, place)[-1]
-                token = int(logits.argmax())
-                longer = torch.tensor([*prompt, token])
-                next_logits = blocks.logits(longer, layer, [place], keep_kv=False)[-1]
-                found[layer] = ByHand(logits, token, next_logits)
-                states = blocks.run(layer, states)
-        return found
+    @cache
+    def below(layer: int, tokens: tuple[int, ...]) -> torch.Tensor:
+        """The states that a block reads; layers share them."""
+        if layer == 0:
+            return blocks.embed(torch.tensor(tokens))
+        return blocks.run(layer - 1, below(layer - 1, tokens))
 
-    def once(prompt: list[int]) -> dict[int, ByHand]:
-        if tuple(prompt) not in known:
-            known[tuple(prompt)] = evaluate(prompt)
-        return known[tuple(prompt)]
+    def last_logits(layer: int, tokens: tuple[int, ...]) -> torch.Tensor:
+        states = blocks.again(layer, below(layer, tokens), [place], keep_kv=False)
+        for above in LAYERS[layer + 1 :]:
+            states = blocks.run(above, states)
+        return blocks.unembed(states[-1:])[0]
 
-    return once
-
-
-def onwards(blocks: Blocks, layer: int, states: torch.Tensor, place: int) -> torch.Tensor:
-    states = blocks.again(layer, states, [place], keep_kv=False)
-    for above in range(layer + 1, len(blocks.layers)):
-        states = blocks.run(above, states)
-    return blocks.unembed(states)
+    found = []
+    with float64_throughout():
+        for layer in LAYERS:
+            logits = last_logits(layer, tuple(prompt))
+            token = int(logits.argmax())
+            found.append(ByHand(logits, token, last_logits(layer, (*prompt, token))))
+    return found
 
 
 def test_logits_of_every_block_run_again(
     exact: Any,
     backend: str,
     prompt: list[int],
-    by_hand: Callable[[list[int]], dict[int, ByHand]],
+    by_hand: list[ByHand],
     float64_throughout: Callable[[], AbstractContextManager[None]],
 ) -> None:
     """The token after it reads the keys and values of the further run."""
-    engine, expected = get_backend(backend), by_hand(prompt)
-    told = {"rtol": 1e-8, "atol": 1e-8}
+    engine = get_backend(backend)
+    told: dict[str, Any] = {"rtol": 1e-8, "atol": 1e-8}
     row = torch.tensor([0])
     for layer in LAYERS:
         outputs: list[torch.Tensor] = []
@@ -98,25 +96,25 @@ def test_logits_of_every_block_run_again(
             given = (mask[:, :-1], cache, row)
             state = engine.again(exact, layer, outputs[0][:, -1:], *given)
             logits = engine.onward(exact, layer + 1, state, *given)[0]
-            token = torch.tensor([[expected[layer].token]])
+            token = torch.tensor([[by_hand[layer].token]])
             following = engine.step(exact, token, mask, cache, 1)[0, 0]
-        torch.testing.assert_close(logits, expected[layer].logits, **told)
-        torch.testing.assert_close(following, expected[layer].next_logits, **told)
+        torch.testing.assert_close(logits, by_hand[layer].logits, **told)
+        torch.testing.assert_close(following, by_hand[layer].next_logits, **told)
         assert (logits - plain).abs().max() > 1e-3
 
 
 def test_generation_recycles_at_every_block_in_one_batch(
     exact: Any,
     prompt: list[int],
-    by_hand: Callable[[list[int]], dict[int, ByHand]],
+    by_hand: list[ByHand],
     float64_throughout: Callable[[], AbstractContextManager[None]],
 ) -> None:
-    expected = by_hand(prompt)
+    asked: dict[str, Any] = {"style": "raw", "max_new_tokens": 2}
     with float64_throughout():
-        (plain,) = generate(exact, [QUESTION], max_new_tokens=2, progress=False)
+        (plain,) = generate(exact, [Request(QUESTION, **asked)], progress=False)
         word = plain.token_ids[0]
         conditions = [Condition((Recycle(layer, (word,)),)) for layer in LAYERS]
-        requests = [Request(QUESTION, condition=each, max_new_tokens=2) for each in conditions]
+        requests = [Request(QUESTION, condition=each, **asked) for each in conditions]
         traces = generate(exact, requests, batch_size=30, progress=False)
     assert list(plain.prompt_ids) == prompt
     for layer, trace in zip(LAYERS, traces, strict=True):
@@ -124,10 +122,10 @@ def test_generation_recycles_at_every_block_in_one_batch(
         assert (first["layer"], first["wanted"], first["emitted"]) == (
             layer,
             word,
-            expected[layer].token,
+            by_hand[layer].token,
         )
-        assert trace.token_ids[0] == expected[layer].token
+        assert trace.token_ids[0] == by_hand[layer].token
         if len(trace.events) == 1:
-            assert trace.token_ids[1] == int(expected[layer].next_logits.argmax())
+            assert trace.token_ids[1] == int(by_hand[layer].next_logits.argmax())
     assert any(trace.token_ids[0] != word for trace in traces)
     assert any(len(trace.events) == 1 for trace in traces)

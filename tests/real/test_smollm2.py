@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import mi_lens
 from mi_lens.generation.generate import generate
 from mi_lens.information.per_trace.controls import massive_coordinates
 from mi_lens.information.per_trace.hsic import hsic_mi
-from mi_lens.models.backends.lookup import get_backend
+from mi_lens.models.backends.lookup import available, get_backend
 from mi_lens.models.padding import left_pad
 from mi_lens.problems.problem import Problem
 from mi_lens.states.answer_state import answer_state
@@ -33,15 +32,12 @@ PROBLEMS = [
 PROBLEM = Problem("d", "What is 2 + 2?", "4", solution="2 and 2 are 4.\nThe answer is 4.")
 
 
-def prompts(model: Any) -> list[list[int]]:
-    return [
-        model.tokenizer.apply_chat_template(
-            [{"role": "user", "content": problem.question}],
-            add_generation_prompt=True,
-            return_dict=True,
-        )["input_ids"]
-        for problem in PROBLEMS
-    ]
+ONE_BACKEND = pytest.mark.parametrize("backend", available()[:1], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def prompts(chat_ids: Callable[[str], list[int]]) -> list[list[int]]:
+    return [chat_ids(problem.question) for problem in PROBLEMS]
 
 
 # The file
@@ -55,6 +51,7 @@ def test_the_model_is_the_one_it_says(model: Any) -> None:
     assert model.tokenizer.eos_token == "<|im_end|>"
 
 
+@ONE_BACKEND
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [
@@ -73,11 +70,12 @@ def test_text_is_split_as_in_training(model: Any, text: str, tokens: list[str]) 
 # The model
 
 
-def test_logits_are_hugging_faces(model: Any, backend: str, hugging_face: Any) -> None:
-    rows = prompts(model)
-    tokens, mask = left_pad(rows)
+def test_logits_are_hugging_faces(
+    model: Any, backend: str, hugging_face: Any, prompts: list[list[int]]
+) -> None:
+    tokens, mask = left_pad(prompts)
     together = get_backend(backend).forward(model, tokens, mask)
-    for row, ids in enumerate(rows):
+    for row, ids in enumerate(prompts):
         alone = torch.tensor([ids])
         expected = hugging_face(alone).logits[0]
         for logits in (
@@ -87,33 +85,34 @@ def test_logits_are_hugging_faces(model: Any, backend: str, hugging_face: Any) -
             assert (logits - expected).abs().max() < 1e-4 * expected.std()
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_greedy_tokens_are_hugging_faces(
-    model: Any, hugging_face: Any, greedy: list[tuple[int, ...]], batch_size: int
-) -> None:
-    traces = generate(model, PROBLEMS, max_new_tokens=64, batch_size=batch_size, progress=False)
-    assert [list(trace.prompt_ids) for trace in traces] == prompts(model)
-    assert [trace.token_ids for trace in traces] == greedy
-
-
-@pytest.fixture(scope="module")
-def greedy(hugging_face: Any, model: Any) -> list[tuple[int, ...]]:
+@pytest.fixture(scope="session")
+def greedy(hugging_face: Any, prompts: list[list[int]]) -> list[tuple[int, ...]]:
     """64 tokens of every problem, by Hugging Face's generate."""
     written = []
-    for ids in prompts(model):
+    for ids in prompts:
         tokens = hugging_face.generate(torch.tensor([ids]), max_new_tokens=64, do_sample=False)
         written.append(tuple(tokens[0, len(ids) :].tolist()))
-    assert all(len(tokens) > 20 for tokens in written)
+    assert max(map(len, written)) == 64
     return written
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_greedy_tokens_are_hugging_faces(
+    model: Any, prompts: list[list[int]], greedy: list[tuple[int, ...]], batch_size: int
+) -> None:
+    traces = generate(model, PROBLEMS, max_new_tokens=64, batch_size=batch_size, progress=False)
+    assert [list(trace.prompt_ids) for trace in traces] == prompts
+    assert [trace.token_ids for trace in traces] == greedy
+
+
+@pytest.mark.skipif("hooked" not in available(), reason="a bridge's hooks are its own")
+@pytest.mark.parametrize("backend", ["hooked"], indirect=True)
 @pytest.mark.parametrize("padded", [False, True])
-def test_every_hook_has_transformer_lens_value(exact: Any, backend: str, padded: bool) -> None:
-    if backend != "hooked":
-        pytest.skip("a bridge's hooks are TransformerLens's own")
+def test_every_hook_has_transformer_lens_value(
+    exact: Any, prompts: list[list[int]], padded: bool
+) -> None:
     untouched = without_our_classes(exact)
-    rows = prompts(exact)[:2]
-    tokens, mask = left_pad(rows) if padded else (torch.tensor(rows[:1]), None)
+    tokens, mask = left_pad(prompts[:2]) if padded else (torch.tensor(prompts[:1]), None)
     given = {} if mask is None else {"attention_mask": mask}
     wanted_logits, wanted = untouched.run_with_cache(tokens, **given)
     logits, values = exact.run_with_cache(tokens, **given)
@@ -168,6 +167,7 @@ def test_states_are_hugging_faces(
         torch.testing.assert_close(captured, expected, rtol=1e-8, atol=1e-8)
 
 
+@ONE_BACKEND
 def test_mi_with_massive_coordinates_is_the_papers_formula(
     exact: Any, states: dict[str, torch.Tensor], float64_throughout: Float64
 ) -> None:
@@ -183,4 +183,3 @@ def test_mi_with_massive_coordinates_is_the_papers_formula(
                 hsic_mi(rows, answer, sigma=sigma), expected, rtol=1e-8, atol=1e-12
             )
     assert sum(count > 0 for count in massive.values()) > 10, massive
-    assert mi_lens.hsic_mi is hsic_mi

@@ -42,7 +42,7 @@ def a_trace(tokenizer: Any, text: str, question: str, **fields: Any) -> Trace:
         **{**defaults, **fields},
         model="synthetic",
         prompt=question,
-        prompt_ids=(0, 1),
+        prompt_ids=(0, 9),
         token_ids=ids,
         text=text,
         stop_reason="eos",

@@ -258,7 +258,7 @@ def test_logit_lens_and_answer_sites(config, tmp_path):
 def test_a_run_is_read_back_without_its_model(config, analysis, monkeypatch):
     before = contents(config.out)
     monkeypatch.setattr("mi_lens.models.loading.load", None)
-    monkeypatch.setattr("mi_lens.models.loading._load_weights", None)
+    monkeypatch.setattr("mi_lens.models.folder_checkpoint.FolderCheckpoint.read", None)
     loaded = Analysis.load(config.out)
     assert loaded.finished
     for field in ("traces", "token_strings", "hook_names", "tokens"):

@@ -102,6 +102,16 @@ def test_a_tokenizer_gives_token_ids(tmp_path):
     assert len({t.id for t in traces}) == 3
 
 
+def test_the_kind_of_think_block_may_be_set(tmp_path):
+    path = written(tmp_path / "t.jsonl", ROWS)
+    command = ["import", str(path), "--columns", *COLUMNS, "--out", str(tmp_path / "run")]
+    main([*command, "--tokenizer", "pocket-reasoner", "--style", "raw", "--think", "none"])
+    with pytest.raises(ValueError, match=r"think='thinks': expected 'auto' or one of \['gpt-oss'"):
+        texts(path, *COLUMNS, tokenizer="pocket-reasoner", think="thinks")
+    with pytest.raises(ValueError, match="cannot write '\\[THINK\\]'"):
+        texts(path, *COLUMNS, tokenizer="pocket-reasoner", think="magistral")
+
+
 def test_other_columns(tmp_path):
     row = {"question": "q", "response": "So", "finished": False, "level": 5, "problem_id": 7}
     (trace,) = texts(written(tmp_path / "t.jsonl", [row]))

@@ -9,11 +9,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mi_lens.generation.generate import generate
+from mi_lens.interventions.row import Row
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
 from mi_lens.problems.problem import Problem
+from mi_lens.problems.think_kinds import THINK_KINDS, use_think_kind
 from mi_lens.states.capture import capture
-from mi_lens.traces.think_block import boundary_ids, boundary_steps, completes_blank_line
+from mi_lens.traces.think_block import boundary_ids, boundary_steps, completes_blank_line, opened_by
 from mi_lens.traces.thought_statistics import thought_statistics
 from mi_lens.traces.thoughts import (
     EASYSTEER,
@@ -24,6 +26,7 @@ from mi_lens.traces.thoughts import (
     split_thoughts,
 )
 from mi_lens.traces.trace import Trace
+from tests.think_blocks import FAMILIES, new_tokenizer, tokenizer_of
 from tests.traces.conftest import bare
 
 PROBLEM = Problem("p", "What is 12 * 7?", "84", level="easy")
@@ -182,6 +185,57 @@ def test_tokens_that_a_tokenizer_would_join(tokenizer, parts):
 )
 def test_text_by_hand(text, thoughts):
     assert [t.text for t in split_text(text)] == thoughts
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_thoughts_of_every_kind_of_block(name):
+    family = FAMILIES[name]
+    tokenizer = tokenizer_of(family)
+    trace = imported(tokenizer, family.text)
+    assert trace.text == family.text
+    thoughts = split_thoughts(tokenizer, trace)
+    expected = [("reflection", "Wait, 12."), ("execution", "So 12.")]
+    assert [(t.thought_class, t.text) for t in thoughts][-2:] == expected
+    # Sky's models write a blank line behind the mark: before it nothing is inside.
+    assert [t.text for t in thoughts[:-2]] == (["Okay."] if name == "sky" else [])
+    assert [t.text for t in split_text(family.text)] == [t.text for t in thoughts]
+    again = imported(None, family.text).tokenized(tokenizer)
+    assert again == trace
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(data=st.data(), style=st.sampled_from(["chat", "raw"]))
+def test_text_and_tokens_agree_for_every_kind(name, data, style):
+    family = FAMILIES[name]
+    tokenizer, kind = tokenizer_of(family), THINK_KINDS[family.kind]
+    marks = [*kind.texts, *kind.others, "</think>", "[/THINK]"]
+    parts = data.draw(st.lists(st.sampled_from([*marks, "\n\n", "Wait", " 84", "é", " "])))
+    text = "".join(["So", *parts])
+    trace = imported(tokenizer, text, style=style)
+    thoughts = split_thoughts(tokenizer, trace)
+    opened = opened_by(tokenizer, trace.prompt_ids)
+    in_text = split_text(trace.text, kind=kind.name, opened=opened)
+    assert [(t.thought_class, t.text) for t in thoughts] == [
+        (t.thought_class, t.text) for t in in_text
+    ]
+    row = Row(tokenizer, trace.prompt_ids, 0, len(trace), list(trace.token_ids))
+    for thought in thoughts:  # A running generation steers where thoughts begin.
+        assert row.at_boundary(thought.start)
+        assert row.thinking(thought.start)
+
+
+def test_thoughts_where_thinking_is_switched_off():
+    family = FAMILIES["qwen3"]
+    tokenizer = tokenizer_of(family)
+    off = imported(tokenizer, "It is\n\nWait, no.\n\n5.", style="chat-no-thinking")
+    assert split_thoughts(tokenizer, off) == []
+    assert split_text(off.text, opened=False) == []
+    assert len(split_text(off.text)) == 2  # the text alone does not tell
+    none = new_tokenizer(family)
+    use_think_kind(none, "none")
+    assert len(split_thoughts(none, off)) == 2
+    with pytest.raises(ValueError, match="think='thinks': expected 'auto' or one of"):
+        split_text("a", kind="thinks")
 
 
 def test_a_text_s_thoughts_show_where_they_are():

@@ -8,8 +8,11 @@ import pytest
 import mi_lens
 from mi_lens.common.provenance import content_hash
 from mi_lens.problems.problem import Problem
+from mi_lens.problems.think_kinds import THINK_KINDS
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.trace_files import Traces
+from tests.think_blocks import FAMILIES, tokenizer_of
 
 PROBLEM = Problem("p/1", "What is 2 + 2?", "4", solution="It is 4", level="easy")
 
@@ -114,6 +117,21 @@ def test_text_alone_gets_token_ids(tokenizer):
 def test_why_imported_text_ended(tokenizer, text, settings, reason):
     assert Trace.from_text(None, PROBLEM, text, **settings).stop_reason == reason
     assert Trace.from_text(tokenizer, PROBLEM, text, **settings).stop_reason == reason
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_imported_text_of_every_kind_of_block(family):
+    tokenizer = tokenizer_of(family)
+    opening = THINK_KINDS[family.kind].opening
+    text = family.text if family.begins else f"{opening}\n{family.text}"
+    for reader in (None, tokenizer):
+        assert Trace.from_text(reader, PROBLEM, text).stop_reason == "imported"
+        cut = Trace.from_text(reader, PROBLEM, text.split(family.turns)[0])
+        assert cut.stop_reason == "length"
+    trace = Trace.from_text(tokenizer, PROBLEM, text)
+    # What the prompt ends with is not written again.
+    assert trace.text == family.text
+    assert written_text(tokenizer, trace.token_ids) == family.text
 
 
 def test_half_a_character_is_refused():

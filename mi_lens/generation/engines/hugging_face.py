@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 
-from mi_lens.generation.engines.unhooked import encoded_prompt, refuse, unhooked_trace, until_end
+from mi_lens.generation.engines.unhooked import (
+    encoded_prompt,
+    refuse,
+    unhooked_trace,
+    until_end,
+    weights_note,
+)
 from mi_lens.generation.request import Request
 from mi_lens.models.padding import left_pad
 from mi_lens.traces.trace import StopReason, Trace
@@ -45,6 +51,7 @@ def generate_with_transformers(
     ends = model.generation_config.eos_token_id
     end_ids = set(ends if isinstance(ends, list) else [ends]) - {None}
     engine = f"transformers {version('transformers')} generate, {model.dtype}"
+    engine += weights_note(checkpoint)
     traces = []
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]

@@ -12,8 +12,12 @@ from typing import Any
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.request import Request
+from mi_lens.models.checkpoint import TEXT_FILES, find_checkpoint
+from mi_lens.models.checkpoint_files import read_json
+from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode_prompt
+from mi_lens.traces.think_block import written_text
 from mi_lens.traces.trace import ConditionRecord, StopReason, Trace
 
 
@@ -49,6 +53,14 @@ def encoded_prompt(tokenizer: Any, request: Request) -> tuple[str, tuple[int, ..
     problem = request.problem
     question = problem if isinstance(problem, str) else problem.question
     return encode_prompt(tokenizer, question, request.style)
+
+
+def weights_note(checkpoint: str | Path) -> str:
+    """What the name of an engine says of quantised weights: ", fp8 weights"; "" for plain ones."""
+    path = find_checkpoint(checkpoint, patterns=TEXT_FILES)
+    config = path / "config.json"
+    method = quantization_of(config, read_json(config)) if path.is_dir() else None
+    return f", {method} weights" if method else ""
 
 
 def until_end(ids: list[int], end_ids: set[int]) -> list[int]:
@@ -94,7 +106,7 @@ def unhooked_trace(
         prompt=text,
         prompt_ids=prompt_ids,
         token_ids=tuple(ids),
-        text=tokenizer.decode(ids, skip_special_tokens=True),
+        text=written_text(tokenizer, ids),
         stop_reason=reason,
         seed=request.seed,
         condition=condition,

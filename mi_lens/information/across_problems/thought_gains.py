@@ -23,13 +23,14 @@ from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.interventions.replay import replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
+from mi_lens.problems.think_kinds import think_kind
 from mi_lens.states.segments import read_in_segments
 from mi_lens.traces.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.traces.thoughts import split_thoughts as split
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary
 
-ASKING = "\n</think>\n\nThe final answer is \\boxed{"
+ASKING = "The final answer is \\boxed{"  # behind the text that leaves the think block
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def thought_gains(
     model: Model,
     traces: Sequence[Trace],
     *,
-    asking: str = ASKING,
+    asking: str | None = None,
     closing: str = "}",
     rule: ThoughtRule = SEAL,
     progress: bool = False,
@@ -85,7 +86,8 @@ def thought_gains(
         traces: The traces, with their problems. Traces without thoughts are skipped.
         asking: The text between a cut and the answer. It should be the text with which the model
             itself ends. To check this, look at the last cut of correct traces: almost no bits
-            should be left.
+            should be left. None leaves the think block as models of the tokenizer's kind do, such
+            as by "</think>", and says "The final answer is", with an open box.
         closing: The text that ends the answer.
         rule: The rule that tells the classes of thoughts apart.
         progress: Whether to show the progress on stderr (`mi_lens.generate`).
@@ -109,7 +111,12 @@ def thought_gains(
 
 @torch.inference_mode()
 def answer_bits(
-    model: Model, trace: Trace, cuts: Sequence[int], *, asking: str = ASKING, closing: str = "}"
+    model: Model,
+    trace: Trace,
+    cuts: Sequence[int],
+    *,
+    asking: str | None = None,
+    closing: str = "}",
 ) -> tuple[float, ...]:
     """-log2 P(gold answer) when a trace is cut, one value per cut.
 
@@ -127,6 +134,8 @@ def answer_bits(
     assert trace.problem is not None
     if min(cuts) < 0 or max(cuts) > len(trace):
         raise ValueError(f"cuts {list(cuts)} of trace {trace.id}: expected 0 to {len(trace)}")
+    if asking is None:
+        asking = think_kind(model.tokenizer).leaving + ASKING
     asked = model.tokenizer.encode(asking, add_special_tokens=False)
     answer = model.tokenizer.encode(trace.problem.answer, add_special_tokens=False)
     start = len(trace.prompt_ids)

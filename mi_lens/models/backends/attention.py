@@ -48,7 +48,7 @@ class Positions:
     new: int
     device: torch.device
     _seen: dict[int | None, Bool[Tensor, "rows 1 new total"]] = field(default_factory=dict)
-    _angles: Angles | None = None
+    _angles: dict[float, Angles] = field(default_factory=dict)
 
     @cached_property
     def padding(self) -> Int[Tensor, "batch total"] | None:
@@ -75,7 +75,8 @@ class Positions:
 
     def angles(self, attention: AbstractAttention) -> Angles:
         """Cosines and sines of the new positions; the sines have the signs that `rotate` needs."""
-        if self._angles is None:
+        base = attention._rotary_base()  # Gemma 3's layers with a window have another.
+        if base not in self._angles:
             total = self.past + self.new
             if min(total, attention.cfg.n_ctx) > len(attention.rotary_cos):
                 size = max(total, 2 * len(attention.rotary_cos))
@@ -86,8 +87,8 @@ class Positions:
                 index = ((self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :, None],)
             sine, half = attention.rotary_sin[index], attention.rotary_sin.shape[1] // 2
             signed_sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-            self._angles = attention.rotary_cos[index], signed_sine
-        return self._angles
+            self._angles[base] = attention.rotary_cos[index], signed_sine
+        return self._angles[base]
 
 
 @dataclass
@@ -138,6 +139,10 @@ class _Fast(AbstractAttention):
             new, device = query_input.shape[1], query_input.device
             step = LayerStep(Positions(attention_mask, 0, new, device), None)
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
+        if self.q_norm is not None and self.k_norm is not None and not self.cfg.use_qk_norm:
+            # OLMo 2 normalises the queries of all heads together.
+            q = self.q_norm(q.flatten(2)).view_as(q)
+            k = self.k_norm(k.flatten(2)).view_as(k)
         if self.cfg.positional_embedding_type == "rotary":
             angles = step.positions.angles(self)
             q = self.hook_rot_q(rotate(q, angles))
@@ -160,7 +165,7 @@ class _Fast(AbstractAttention):
         key_weights, value_weights = self._weights_of_keys_and_values()
         k = self.hook_k(project(key_input, *key_weights))
         v = self.hook_v(project(value_input, *value_weights))
-        if self.q_norm is not None and self.k_norm is not None:
+        if self.cfg.use_qk_norm and self.q_norm is not None and self.k_norm is not None:
             q, k = self._apply_qk_norm(q, self.q_norm), self._apply_qk_norm(k, self.k_norm)
         return q, k, v
 

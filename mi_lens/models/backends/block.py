@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 
 def is_watched(*points: HookPoint) -> bool:
@@ -53,14 +54,19 @@ class FastBlock(TransformerBlock):
                 resid_pre, shortformer_pos_embed, past_kv_cache_entry, attention_mask
             )
         resid_pre = self.hook_resid_pre(resid_pre)
-        normed = self.ln1(resid_pre)
+        # OLMo 2 normalises what attention and MLP give, not what they get; see `apply_mlp` for ln2.
+        norms_after = cfg.original_architecture in POST_NORM_ARCHITECTURES
+        normed = resid_pre if norms_after else self.ln1(resid_pre)
         attn_out = self.attn(
             normed, normed, normed, past_kv_cache_entry, attention_mask=attention_mask
         )
         if cfg.use_normalization_before_and_after:
             attn_out = self.ln1_post(attn_out)
+        if norms_after:
+            attn_out = self.ln1(attn_out)
         resid_mid = self.hook_resid_mid(resid_pre + self.hook_attn_out(attn_out))
-        return self.hook_resid_post(resid_mid + self.apply_mlp(self.ln2(resid_mid)))
+        mlp_in = resid_mid if norms_after else self.ln2(resid_mid)
+        return self.hook_resid_post(resid_mid + self.apply_mlp(mlp_in))
 
 
 class FastRMSNorm(RMSNorm):

@@ -22,7 +22,7 @@ def convert_weights(hf_model: Any, cfg: HookedTransformerConfig) -> dict[str, Te
     """
     architecture = type(hf_model).__name__
     weights = weight_converter(architecture)(hf_model, cfg)
-    if architecture == "Gemma2ForCausalLM":
+    if architecture in ("Gemma2ForCausalLM", "Gemma3ForCausalLM"):
         weights |= _gemma_norms(hf_model)
     return {key: value.detach().to(cfg.dtype) for key, value in weights.items()}
 
@@ -39,6 +39,10 @@ def _gemma_norms(hf_model: Any) -> dict[str, Tensor]:
     for index, layer in enumerate(hf_model.model.layers):
         for hf_name, name in norm_names.items():
             norms[f"blocks.{index}.{name}.w"] = 1 + getattr(layer, hf_name).weight
+        for name in ("q_norm", "k_norm"):  # Gemma 3's
+            if hasattr(layer.self_attn, name):
+                weight = getattr(layer.self_attn, name).weight
+                norms[f"blocks.{index}.attn.{name}.w"] = 1 + weight
     return norms
 
 
@@ -49,9 +53,8 @@ def convert_config(hf_model: Any) -> HookedTransformerConfig:
         ValueError: If the model needs something that HookedTransformer cannot do.
     """
     hf, architecture = hf_model.config, type(hf_model).__name__
-    shape = _gpt2_shape(hf) if architecture == "GPT2LMHeadModel" else _rotary_shape(hf)
     return HookedTransformerConfig(
-        **shape,
+        **shape(hf),
         d_vocab=hf.vocab_size,
         n_ctx=hf.max_position_embeddings,
         original_architecture=architecture,
@@ -60,6 +63,18 @@ def convert_config(hf_model: Any) -> HookedTransformerConfig:
         dtype=hf_model.dtype,
         device=str(hf_model.device),
     )
+
+
+def shape(hf: Any) -> dict[str, Any]:
+    """What a HookedTransformer's config says of a model's shape.
+
+    Args:
+        hf: Hugging Face's config, of an architecture in `CONVERTERS`.
+
+    Raises:
+        ValueError: If the model needs something that HookedTransformer cannot do.
+    """
+    return _gpt2_shape(hf) if hf.model_type == "gpt2" else _rotary_shape(hf)
 
 
 def _gpt2_shape(hf: Any) -> dict[str, Any]:
@@ -84,7 +99,13 @@ def _rotary_shape(hf: Any) -> dict[str, Any]:
             f"{hf.model_type} with attention_bias or mlp_bias: HookedTransformer would drop these "
             "biases; use backend='bridge'"
         )
+    if getattr(hf, "use_bidirectional_attention", False):
+        raise ValueError(
+            f"{hf.model_type} with use_bidirectional_attention: HookedTransformer only looks back; "
+            "use backend='bridge'"
+        )
     d_head = getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads
+    is_gemma = hf.model_type in ("gemma2", "gemma3_text")
     shape = {
         "n_layers": hf.num_hidden_layers,
         "d_model": hf.hidden_size,
@@ -92,17 +113,17 @@ def _rotary_shape(hf: Any) -> dict[str, Any]:
         "n_key_value_heads": hf.num_key_value_heads,
         "d_head": d_head,
         "d_mlp": hf.intermediate_size,
-        "act_fn": hf.hidden_activation if hf.model_type == "gemma2" else hf.hidden_act,
+        "act_fn": hf.hidden_activation if is_gemma else hf.hidden_act,
         "gated_mlp": True,
         "eps": hf.rms_norm_eps,
         "normalization_type": "RMS",
         "final_rms": True,
         "positional_embedding_type": "rotary",
         "rotary_dim": d_head,
-        "use_qk_norm": hf.model_type == "qwen3",
+        "use_qk_norm": hf.model_type in ("qwen3", "gemma3_text"),
     }
     shape |= _rope(hf) | _windows(hf)
-    if hf.model_type == "gemma2":
+    if is_gemma:
         shape |= {
             "attn_scale": hf.query_pre_attn_scalar**0.5,
             "attn_scores_soft_cap": hf.attn_logit_softcapping or -1.0,
@@ -113,22 +134,40 @@ def _rotary_shape(hf: Any) -> dict[str, Any]:
 
 
 def _rope(hf: Any) -> dict[str, Any]:
-    rope = hf.rope_parameters
-    if rope["rope_type"] == "default":
-        return {"rotary_base": rope["rope_theta"]}
-    if rope["rope_type"] == "llama3":
-        return {
-            "rotary_base": rope["rope_theta"],
+    """Rotary positions; Gemma 3's layers with a window have frequencies of their own."""
+    rope, local = hf.rope_parameters, None
+    if "full_attention" in rope:
+        rope, local = rope["full_attention"], rope["sliding_attention"]
+    settings: dict[str, Any] = {"rotary_base": rope["rope_theta"]}
+    if local is not None:
+        settings["rotary_base_local"] = local["rope_theta"]
+    kind = rope["rope_type"]
+    if kind == "llama3":
+        settings |= {
             "use_NTK_by_parts_rope": True,
             "NTK_by_parts_factor": rope["factor"],
             "NTK_by_parts_low_freq_factor": rope["low_freq_factor"],
             "NTK_by_parts_high_freq_factor": rope["high_freq_factor"],
             "NTK_original_ctx_len": rope["original_max_position_embeddings"],
         }
-    raise ValueError(
-        f"rope type {rope['rope_type']!r} is not supported by backend 'hooked', which knows "
-        "'default' and 'llama3'; use backend='bridge'"
-    )
+    elif kind == "linear":
+        settings["rotary_scaling_factor"] = rope["factor"]
+    elif kind != "default":
+        raise ValueError(
+            f"rope type {kind!r} is not supported by backend 'hooked', which knows 'default', "
+            "'linear' and 'llama3'; use backend='bridge'"
+        )
+    if (local or rope)["rope_type"] not in ("default", kind) or _turned_share(hf, rope) != 1:
+        raise ValueError(
+            f"{hf.model_type} with these rope_parameters, {hf.rope_parameters}: HookedTransformer "
+            "turns whole heads, and scales no layers with a window; use backend='bridge'"
+        )
+    return settings
+
+
+def _turned_share(hf: Any, rope: dict[str, Any]) -> float:
+    """The share of a head's dimensions that positions turn."""
+    return rope.get("partial_rotary_factor") or getattr(hf, "partial_rotary_factor", None) or 1.0
 
 
 def _windows(hf: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from transformer_lens.components.transformer_block import TransformerBlock
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.activation_functions import apply_softcap
 
-from mi_lens.models.architectures import ARCHITECTURES
+from mi_lens.models.architectures import CONVERTERS
 from mi_lens.models.backends.attention import (
     FastAttention,
     FastGroupedAttention,
@@ -30,7 +30,7 @@ from mi_lens.models.backends.attention import (
 from mi_lens.models.backends.block import FastBlock, FastHookPoint, FastRMSNorm
 from mi_lens.models.backends.cache import LayerCache
 from mi_lens.models.backends.context import require_context
-from mi_lens.models.backends.conversion import convert_config, convert_weights
+from mi_lens.models.backends.conversion import convert_config, convert_weights, shape
 from mi_lens.models.backends.silence import silenced
 
 name = "hooked"
@@ -57,17 +57,27 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
     return model.eval().requires_grad_(False)
 
 
+def require_buildable(hf_config: Any) -> None:
+    """See `Backend.require_buildable`."""
+    shape(hf_config)
+
+
 def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
     parameters = {key for key, _ in model.named_parameters()}
-    # GPT-2's converter leaves out the bias of the unembedding, which stays zero as it should.
-    missing = parameters - weights.keys() - {"unembed.b_U"}
-    unused = weights.keys() - parameters
+    # Biases that no model of the architecture has, and that stay zero where a converter gives none.
+    no_bias = {"unembed.b_U"}
+    if model.cfg.gated_mlp:
+        no_bias |= {key for key in parameters if key.endswith((".mlp.b_in", ".mlp.b_out"))}
+    missing = parameters - weights.keys() - no_bias
+    # One converter gives zeros as a bias to norms that have none.
+    unused = {key for key in weights.keys() - parameters if not key.endswith((".ln1.b", ".ln2.b"))}
     if missing or unused:
         raise RuntimeError(
             f"the weights do not fit HookedTransformer: missing {sorted(missing)}, unexpected "
             f"{sorted(unused)}; mi_lens may not support this version of TransformerLens"
         )
-    model.load_state_dict(weights, strict=False, assign=True)
+    kept = {key: weight for key, weight in weights.items() if key in parameters}
+    model.load_state_dict(kept, strict=False, assign=True)
 
 
 FASTER = {
@@ -228,7 +238,7 @@ def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
     """
     if not isinstance(model.blocks[0], FastBlock):
         architecture = model.cfg.original_architecture
-        if architecture not in ARCHITECTURES:
+        if architecture not in CONVERTERS:
             remedy = (
                 "load the checkpoint with mi_lens.load"
                 if architecture
@@ -237,7 +247,7 @@ def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
             )
             raise ValueError(
                 f"architecture {architecture!r}: backend 'hooked' supports only "
-                f"{list(ARCHITECTURES)}; {remedy}"
+                f"{list(CONVERTERS)}; {remedy}"
             )
         _speed_up(model)
     return [LayerCache() for _ in model.blocks]

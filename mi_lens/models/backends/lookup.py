@@ -1,9 +1,12 @@
-"""Finds the backends of the installed TransformerLens, and the backend of a model."""
+"""Finds the backends of the installed TransformerLens, of an architecture, and of a model."""
 
+import difflib
 import importlib.metadata
 import importlib.util
+from functools import cache
 from typing import Any
 
+from mi_lens.models.architectures import CONVERTERS
 from mi_lens.models.backends.protocol import Backend
 
 NAMES = ("hooked", "bridge")
@@ -13,6 +16,38 @@ def available() -> tuple[str, ...]:
     """The backends that the installed TransformerLens has, the preferred one first."""
     has_hooked = importlib.util.find_spec("transformer_lens.HookedTransformer") is not None
     return NAMES if has_hooked else ("bridge",)
+
+
+@cache
+def bridge_architectures() -> frozenset[str]:
+    """Hugging Face's causal language models that the installed TransformerLens's bridge knows."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal: set[str] = set()
+    for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+        causal.update([names] if isinstance(names, str) else names)
+    return frozenset(causal.intersection(SUPPORTED_ARCHITECTURES))
+
+
+def backends_of(architecture: Any) -> tuple[str, ...]:
+    """The installed backends that can load an architecture, the preferred one first.
+
+    Raises:
+        ValueError: If there is none; the message has similar names.
+    """
+    known = bridge_architectures()
+    found = tuple(
+        name for name in available() if architecture in (CONVERTERS if name == "hooked" else known)
+    )
+    if not found:
+        near = difflib.get_close_matches(str(architecture), known, n=3, cutoff=0.8)
+        raise ValueError(
+            f"architecture {architecture!r} is not supported; expected one of the {len(known)} "
+            "causal language models that TransformerLens's bridge knows, such as "
+            f"{', '.join([*near, 'LlamaForCausalLM', 'Qwen2ForCausalLM'])}"
+        )
+    return found
 
 
 def get_backend(name: str) -> Backend:

@@ -27,6 +27,17 @@ class Backend(Protocol):
         """
         ...
 
+    def require_buildable(self, hf_config: Any) -> None:
+        """Refuse a model that `build` would get wrong, before its weights are read.
+
+        Args:
+            hf_config: Hugging Face's config, of an architecture that the backend knows.
+
+        Raises:
+            ValueError: If the model needs something that the class cannot do.
+        """
+        ...
+
     def hook_names(self, model: Any) -> list[str]:
         """The names of the hooks that fire with the model's current settings."""
         ...

@@ -34,6 +34,7 @@ from mi_lens.problems.grading.programs import run_tests
 from mi_lens.problems.grading.sandbox import Limits, isolation
 from mi_lens.problems.notation import differ_by_sign, normalised
 from mi_lens.problems.problem import Problem
+from mi_lens.problems.think_kinds import split_reply
 
 Method = Literal[
     "exact", "integer", "math-verify", "closing number", "tests", "no answer", "no gold"
@@ -226,12 +227,12 @@ def _shared_grader(process: int) -> Grader:
 
 def _extracted(text: str) -> tuple[str | None, bool]:
     """The answer in a text, and whether a box holds it."""
-    thought, closed, _ = text.rpartition("</think>")
+    thought, _ = split_reply(text)
     if boxed := boxed_answer(text):
         return boxed, True
     if stated := stated_answer(text):
         return stated, False
-    if closed and closing_number(text, "") is None and (boxed := boxed_answer(thought)):
+    if thought and closing_number(text, "") is None and (boxed := boxed_answer(thought)):
         return boxed, True
     return None, False
 

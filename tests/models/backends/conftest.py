@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mi_lens.models.backends.lookup import NAMES, available, get_backend
+from tests.conftest import ARCHITECTURES, BRIDGED
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -15,18 +16,26 @@ def backend(request: pytest.FixtureRequest) -> Any:
     return get_backend(request.param)
 
 
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES | BRIDGED))
+def any_architecture(request: pytest.FixtureRequest, backend: Any) -> str:
+    """Each architecture that the backend loads."""
+    if backend.name == "hooked" and request.param in BRIDGED:
+        pytest.skip("only the bridge loads it")
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def source(architecture: str, checkpoint: Any, reference: Any) -> Any:
+def source(any_architecture: str, checkpoint: Any, reference: Any) -> Any:
     """Hugging Face's own model."""
-    return reference(checkpoint(architecture))
+    return reference(checkpoint(any_architecture))
 
 
 @pytest.fixture(scope="module")
 def model(
-    backend: Any, architecture: str, checkpoint: Any, reference: Any, float64_throughout: Any
+    backend: Any, any_architecture: str, checkpoint: Any, reference: Any, float64_throughout: Any
 ) -> Any:
     """The backend's model with the weights of `source`."""
-    hf_model = reference(checkpoint(architecture))
+    hf_model = reference(checkpoint(any_architecture))
     with float64_throughout():
         return backend.build(hf_model, None)
 

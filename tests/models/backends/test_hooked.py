@@ -55,13 +55,17 @@ def test_a_qwen2_with_windows_has_them(new_checkpoint: NewCheckpoint) -> None:
     assert model.cfg.attn_types == ["global", "local", "local"]
 
 
+HALF_TURNED = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+
+
 @pytest.mark.parametrize(
     ("architecture", "changes", "named"),
     [
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
-        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "'linear'"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'"),
+        ("phi3", {"rope_parameters": HALF_TURNED}, "partial_rotary_factor"),
     ],
 )
 def test_what_hooked_transformer_would_get_wrong_is_refused(

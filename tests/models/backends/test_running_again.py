@@ -32,6 +32,7 @@ class Blocks:
 
     def embed(self, tokens: Tensor) -> Tensor:
         states = self.source.get_input_embeddings()(tokens)
+        states = states * getattr(self.config, "embedding_multiplier", 1.0)
         if self.is_gpt2:
             states = states + self.source.base_model.wpe(torch.arange(len(tokens)))
         return states
@@ -47,12 +48,14 @@ class Blocks:
         mask = torch.zeros(hidden.shape, dtype=torch.float64).masked_fill(hidden, -torch.inf)
         told: dict[str, Any] = {"attention_mask": mask[None, None]}
         if not self.is_gpt2:
-            rotary = self.source.base_model.rotary_emb(states[None], steps[None])
-            told["position_embeddings"] = rotary
+            by_kind = "full_attention" in self.config.rope_parameters
+            rotary, kinds = self.source.base_model.rotary_emb, [kind] if by_kind else []
+            told["position_embeddings"] = rotary(states[None], steps[None], *kinds)
         return self.layers[layer](states[None], **told)[0]
 
     def unembed(self, states: Tensor) -> Tensor:
         logits = self.source.lm_head(self.norm(states))
+        logits = logits / getattr(self.config, "logits_scaling", 1.0)
         cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
 
