@@ -14,7 +14,7 @@ def advice(dtype: torch.dtype) -> str:
             "float16 holds values up to 65504, and residual streams exceed that: load the model "
             "with dtype='bfloat16' or 'float32'"
         )
-    return "check the model's weights, the hooks on it and what acts on it"
+    return "check the model's weights, the hooks on it and what is suppressed"
 
 
 def require_finite(states: Float[Tensor, "rows d"], which: Callable[[int], str]) -> None:

@@ -87,11 +87,11 @@ def probe(model: TransformerBridge) -> None:
     on = {name: point for name, point in points.items() if not _is_off(model, name)}
     reached: set[str] = set()
     outputs: list[Any] = []
-    # Directly on the points: `model.hooks` looks every name up in a list that it makes anew.
-    handles = [
-        point.register_forward_hook(partial(_note, reached, name)) for name, point in on.items()
-    ]
-    handles.append(model.blocks[0].register_forward_hook(lambda *call: outputs.append(call[-1])))
+    # Directly on the points: `model.hooks` looks every name up in a list that it makes anew. Some
+    # points are reached only while TransformerLens knows of a hook on them.
+    for name, point in on.items():
+        point.add_hook(partial(_note, reached, name))
+    handle = model.blocks[0].register_forward_hook(lambda *call: outputs.append(call[-1]))
     token = torch.zeros(1, 1, dtype=torch.long)
     try:
         with torch.no_grad():
@@ -103,11 +103,12 @@ def probe(model: TransformerBridge) -> None:
         # Without values some models cannot run; the loaded model refuses what this one does not.
         model._probed = Probed()
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+        for point in on.values():
+            point.fwd_hooks.pop().hook.remove()
 
 
-def _note(reached: set[str], name: str, *call: Any) -> None:
+def _note(reached: set[str], name: str, value: Any, hook: Any) -> None:
     reached.add(name)
 
 
