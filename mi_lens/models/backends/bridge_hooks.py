@@ -108,7 +108,7 @@ def probe(model: TransformerBridge) -> None:
             point.fwd_hooks.pop().hook.remove()
 
 
-def _note(reached: set[str], name: str, value: Any, hook: Any) -> None:
+def _note(reached: set[str], name: str, tensor: Tensor, *, hook: HookPoint) -> None:
     reached.add(name)
 
 
