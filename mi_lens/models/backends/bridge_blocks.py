@@ -180,11 +180,12 @@ def unembed(
     model: TransformerBridge, residual: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_vocab"]:
     """See `Backend.unembed`."""
-    states = residual.to(model.cfg.device, model.cfg.dtype).reshape(1, -1, residual.shape[-1])
-    new, end = states.shape[1], model.cfg.n_layers
-    mask = torch.ones(1, new, dtype=torch.long, device=states.device)
+    # Each state is a row of its own, so that their number needs no context and no mask.
+    states = residual.to(model.cfg.device, model.cfg.dtype).reshape(-1, 1, residual.shape[-1])
+    end = model.cfg.n_layers
+    mask = torch.ones(len(states), 1, dtype=torch.long, device=states.device)
     with _silent_before_blocks(model):
         _, logits = _run_blocks(
-            model, range(end, end), states, mask, _cache_of_length(model, 0), new
+            model, range(end, end), states, mask, _cache_of_length(model, 0), logits_to_keep=1
         )
     return logits.reshape(*residual.shape[:-1], -1)

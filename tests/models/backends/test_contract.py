@@ -236,6 +236,8 @@ def test_unembed_takes_stored_states(backend: Any, model: Any) -> None:
     logits = backend.unembed(model, states)
     assert logits.dtype == torch.float64
     torch.testing.assert_close(logits, backend.unembed(model, states.to(torch.float64)), **EXACT)
+    more_than_the_context = states[:1].expand(model.cfg.n_ctx + 1, -1)
+    assert len(backend.unembed(model, more_than_the_context)) == model.cfg.n_ctx + 1
 
 
 def test_rows_may_be_as_long_as_the_context(backend: Any, model: Any, source: Any) -> None:
