@@ -158,6 +158,7 @@ def test_a_device_may_lack_float64() -> None:
             lambda: torch.ones(2, dtype=torch.float64).to("cuda:0"),
             lambda: torch.zeros(2, dtype=torch.float64, device="cuda:0"),
             lambda: on("cuda:0", 2).sum(dtype=torch.float64),
+            lambda: on("cuda:0", 2).to("cpu", torch.float64),
         ):
             with pytest.raises(TypeError, match="has no float64"):
                 make()

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch.nn.attention.bias import CausalBias
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.pretend_device import attention, rules
@@ -55,9 +54,7 @@ class Devices:
     def run(self, operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operation of PyTorch's library."""
         name = operation._schema.name.removeprefix("aten::")
-        if operation._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
-            operation.name(), torch._C.DispatchKey.CompositeImplicitAutograd
-        ):
+        if rules.dissolves(operation):
             with Operations():
                 made = operation.decompose(*args, **kwargs)
             if made is not NotImplemented:
@@ -71,7 +68,7 @@ class Devices:
         rules.require_generator_of(name, place, kwargs)
         self._require_dtype(name, place, kwargs.get("dtype"))
 
-        held_args, held_kwargs = pytree.tree_map(held, (args, kwargs))
+        held_args, held_kwargs = rules.mapped(held, (args, kwargs))
         if asked is not None:
             held_kwargs["device"] = HOST
         made = operation(*held_args, **held_kwargs)
@@ -114,8 +111,15 @@ class Devices:
         host = source if from_host else to
         if not (asynchronous and (host is None or self.is_pinned(host))):
             self.count("waits", name)
+        self._convert_at_the_source(name, source, kwargs.get("dtype") if to is None else to.dtype)
         self.count("uploads" if from_host else "downloads", name)
         return True
+
+    def _convert_at_the_source(self, name: str, source: Any, dtype: Any) -> None:
+        """Numbers get the dtype of the copy before they leave a device."""
+        if isinstance(source, PretendTensor) and dtype not in (None, source.dtype):
+            self._require_dtype(name, source.place, dtype)
+            self.count("launches", name)
 
     def _require_dtype(self, name: str, place: torch.device, dtype: Any) -> None:
         if dtype == torch.float64 and place != HOST and not self._float64:
@@ -126,7 +130,9 @@ class Devices:
         written = {id(tensor.held): tensor for tensor in ours}
         changes = operation._schema.is_mutable
 
-        def wrap(tensor: torch.Tensor) -> torch.Tensor:
+        def wrap(tensor: Any) -> Any:
+            if not isinstance(tensor, torch.Tensor):
+                return tensor
             if changes and id(tensor) in written:
                 return written[id(tensor)]
             if changes or place == HOST:
@@ -134,7 +140,7 @@ class Devices:
             self._require_dtype(operation.name(), place, tensor.dtype)
             return PretendTensor(tensor, place)
 
-        return pytree.tree_map_only(torch.Tensor, wrap, made)
+        return rules.mapped(wrap, made)
 
 
 def numbered(device: Any) -> torch.device:
@@ -148,7 +154,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if any(is_ours(value) for value in pytree.tree_leaves((args, kwargs))):
+        if any(is_ours(value) for value in rules.leaves((args, kwargs))):
             return current().run(operation, args, kwargs)
         return operation(*args, **kwargs)
 

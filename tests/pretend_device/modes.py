@@ -50,7 +50,7 @@ def _is_device(value: Any) -> bool:
     return isinstance(value, torch.device | str)
 
 
-def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> torch.Tensor:
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: Any = None) -> torch.Tensor:
     """One kernel with CUDA, several operations without."""
     made = torch.rms_norm(x.held, shape, held(weight), eps)
     current().count("launches", "rms_norm")

@@ -70,7 +70,7 @@ class PretendTensor(_Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def numpy(self, **_: Any) -> Any:
+    def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"can't convert {self.place} device type tensor to numpy; use .cpu() first")
 
     __array__ = numpy

@@ -49,7 +49,8 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
         model = HookedTransformer(cfg, move_to_device=False)
     _take_weights(model, convert_weights(hf_model, cfg))
     _speed_up(model)
-    model.to(hf_model.device, print_details=False)
+    # By name: of a device TransformerLens would keep the type, and forget which one of several.
+    model.to(str(hf_model.device), print_details=False)
     if tokenizer is not None:
         # set_tokenizer would load it a second time, and add a BOS token that it does not have.
         model.tokenizer = tokenizer
