@@ -48,7 +48,7 @@ class Devices:
     def attend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """See `attention.attend`."""
         given = [t for t in rules.tensors_in((args, kwargs)) if not isinstance(t, CausalBias)]
-        rules.require_one_device("attention", torch.ops.aten.bmm.default, given, {})
+        rules.require_one_device("attention", torch.ops.aten.bmm.default, args, given)
         return attention.attend(self._open, self._cudnn, *args, **kwargs)
 
     def run(self, operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -59,25 +59,30 @@ class Devices:
                 made = operation.decompose(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        ours = [t for t in rules.tensors_in((args, kwargs)) if isinstance(t, PretendTensor)]
+        tensors = rules.tensors_in((args, kwargs))
+        ours = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
         asked = kwargs.get("device")
         place = numbered(asked) if asked is not None else ours[0].place if ours else HOST
         if name in rules.REFUSED and ours:
             raise NotImplementedError(f"a pretend tensor cannot follow {name}")
-        rules.require_one_device(name, operation, args, kwargs)
+        rules.require_one_device(name, operation, args, tensors)
         rules.require_generator_of(name, place, kwargs)
-        self._require_dtype(name, place, kwargs.get("dtype"))
+        # A copy has its dtype before it leaves a device.
+        working = ours[0].place if ours and name in rules.COPIES else place
+        dtype = args[0].dtype if name == "copy_" else kwargs.get("dtype")
+        self._require_dtype(name, working, dtype)
 
         held_args, held_kwargs = rules.mapped(held, (args, kwargs))
         if asked is not None:
             held_kwargs["device"] = HOST
         made = operation(*held_args, **held_kwargs)
-        self._count_operation(name, operation, args, kwargs, place, made)
+        if self._open:
+            self._count_operation(name, operation, args, kwargs, place, made)
         return self._wrapped(operation, ours, place, made)
 
     def count(self, kind: str, name: str, times: int = 1) -> None:
         """Counts in all that is open: "launches", "uploads" and so on, of an operation."""
-        if self._open and times:
+        if times and self._open:
             where = name, line_of_package()
             for counts in self._open:
                 getattr(counts, kind)[where] += times
@@ -111,15 +116,10 @@ class Devices:
         host = source if from_host else to
         if not (asynchronous and (host is None or self.is_pinned(host))):
             self.count("waits", name)
-        self._convert_at_the_source(name, source, kwargs.get("dtype") if to is None else to.dtype)
         self.count("uploads" if from_host else "downloads", name)
+        dtype = kwargs.get("dtype") if to is None else to.dtype
+        self.count("launches", name, to_host and dtype not in (None, source.dtype))
         return True
-
-    def _convert_at_the_source(self, name: str, source: Any, dtype: Any) -> None:
-        """Numbers get the dtype of the copy before they leave a device."""
-        if isinstance(source, PretendTensor) and dtype not in (None, source.dtype):
-            self._require_dtype(name, source.place, dtype)
-            self.count("launches", name)
 
     def _require_dtype(self, name: str, place: torch.device, dtype: Any) -> None:
         if dtype == torch.float64 and place != HOST and not self._float64:

@@ -72,18 +72,25 @@ def dissolves(operation: OpOverload) -> bool:
     )
 
 
-def require_one_device(name: str, operation: OpOverload, args: Any, kwargs: Any) -> None:
+def require_one_device(
+    name: str, operation: OpOverload, args: Any, tensors: list[torch.Tensor]
+) -> None:
     """Refuses tensors of two devices, but for numbers and indices from the host.
 
     A number (a tensor without dimensions) of the host may stand in arithmetic, and be written to a
     place of an indexed tensor. Indices may come from the host.
 
+    Args:
+        name: The operation's name.
+        operation: The operation.
+        args: What it is called with.
+        tensors: All tensors among these.
+
     Raises:
         RuntimeError: With the devices and the operation.
     """
-    if name in COPIES:
+    if name in COPIES or len(tensors) < 2:
         return
-    tensors = tensors_in((args, kwargs))
     if name in INDEXING:
         indices = tensors_in(args[1])
         tensors = [tensor for tensor in tensors if all(tensor is not i for i in indices)]
