@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_lens.common.on_device import on_device
+from mi_lens.generation.candidates import Candidates
 from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
@@ -49,6 +51,13 @@ class Job:
         """Whether an action may change the row's states while it reads what it reads now."""
         return any(action.will_edit(self.row) for action in self.actions)
 
+    def sampling_now(self) -> Sampling:
+        """How the next token is drawn, as the actions have it."""
+        sampling = self.sampling
+        for action in self.actions:
+            sampling = action.sampling(self.row, sampling)
+        return sampling
+
     def accept(self, token: int, end_ids: frozenset[int]) -> None:
         """Appends a token, and ends the row if the token or a limit ends it."""
         row = self.row
@@ -74,6 +83,21 @@ class Job:
 
 
 @dataclass
+class Turn:
+    """An action, and the jobs of a view on which it acts at the same time.
+
+    Attributes:
+        action: The action.
+        places: The jobs' places in the view.
+        rows: Their rows.
+    """
+
+    action: Action
+    places: list[int]
+    rows: list[Row]
+
+
+@dataclass
 class View:
     """Jobs whose activations are the rows of one tensor, in this order."""
 
@@ -85,42 +109,49 @@ class View:
         return [job.row for job in self.jobs]
 
     @cached_property
-    def _plans(self) -> dict[str, list[tuple[Action, list[int]]]]:
+    def _plans(self) -> dict[str, list[Turn]]:
         return {}
 
-    def acting(self, what: str, acts: Callable[[Action], bool]) -> list[tuple[Action, list[int]]]:
-        """Actions in the order in which they act, each with the places of its jobs in this view.
+    @cached_property
+    def candidates(self) -> Candidates:
+        """What the jobs draw."""
+        return Candidates(self.rows)
+
+    def acting(self, what: str, acts: Callable[[Action], bool]) -> list[Turn]:
+        """Actions in the order in which they act, each with its jobs in this view.
 
         Args:
             what: Names the question that `acts` answers; the view remembers the answers by it.
             acts: Whether an action takes part.
         """
         if what not in self._plans:
-            plan: list[tuple[Action, list[int]]] = []
+            plan: list[Turn] = []
             for turn in range(max((len(job.actions) for job in self.jobs), default=0)):
-                entries: dict[int, tuple[Action, list[int]]] = {}
+                entries: dict[int, Turn] = {}
                 for place, job in enumerate(self.jobs):
                     if turn < len(job.actions) and acts(job.actions[turn]):
                         action = job.actions[turn]
-                        entries.setdefault(id(action), (action, []))[1].append(place)
+                        entry = entries.setdefault(id(action), Turn(action, [], []))
+                        entry.places.append(place)
+                        entry.rows.append(job.row)
                 plan += entries.values()
             self._plans[what] = plan
         return self._plans[what]
 
     def apply(
         self,
-        plan: Iterable[tuple[Action, list[int]]],
+        plan: Iterable[Turn],
         change: Callable[[Action, Tensor, list[Row]], Tensor],
         tensor: Float[Tensor, "rows ..."],
     ) -> Float[Tensor, "rows ..."]:
         """What a tensor becomes when each action changes its own rows of it."""
-        for action, places in plan:
-            if len(places) == len(self.jobs):
-                tensor = change(action, tensor, self.rows)
+        for turn in plan:
+            if len(turn.places) == len(self.jobs):
+                tensor = change(turn.action, tensor, turn.rows)
                 continue
-            index = torch.tensor(places, device=tensor.device)
+            index = on_device(tuple(turn.places), tensor.device)
             part = tensor[index]
-            changed = change(action, part, [self.rows[place] for place in places])
+            changed = change(turn.action, part, turn.rows)
             if changed is not part:
                 tensor = tensor.index_copy(0, index, changed)
         return tensor
@@ -141,7 +172,7 @@ class Batch:
         backend: The functions that drive the model.
         jobs: All jobs.
         strands: The strand of each job: its row of the mask, of the cache and of activations.
-        mask: 1 at real tokens, 0 at padding.
+        mask: 1 at real tokens, 0 at padding; on the CPU.
         cache: The backend's cache.
     """
 
@@ -168,6 +199,25 @@ class Batch:
                 jobs[strand] = job
         return View(jobs)
 
+    def by_job(self, logits: Float[Tensor, "strands d_vocab"]) -> Float[Tensor, "jobs d_vocab"]:
+        """A row for each job."""
+        if self.strands == list(range(len(logits))):
+            return logits
+        return logits[on_device(tuple(self.strands), logits.device)]
+
+    def last_tokens(self) -> Int[Tensor, "strands 1"]:
+        """The last token of every strand, which is on the device already if it was drawn there."""
+        ids = [job.row.token_ids[-1] for job in self.jobs]
+        job_of = dict(zip(reversed(self.strands), reversed(range(len(ids))), strict=True))
+        places = [job_of.get(strand, 0) for strand in range(len(self.mask))]
+        drawn = self.job_view.candidates
+        if drawn.tokens is None or drawn.ids != ids:
+            last = [[ids[place]] for place in places]
+            return torch.tensor(last, device=self.model.cfg.device)
+        if places == list(range(len(ids))):
+            return drawn.tokens[:, None]
+        return drawn.tokens[on_device(tuple(places), drawn.tokens.device), None]
+
     def regrouped(self, keys: Mapping[int, Hashable]) -> "Batch":
         """Some of the jobs; those of one strand are parted where their keys differ.
 
@@ -190,9 +240,8 @@ class Batch:
             if len(jobs) == len(self.jobs):
                 return self
             return replace(self, jobs=jobs, strands=[self.strands[place] for place in keys])
-        index = torch.tensor(sources, device=self.mask.device)
-        self.backend.keep_rows(self.cache, index)
-        parted = replace(self, jobs=jobs, strands=strands, mask=self.mask[index])
+        self.backend.keep_rows(self.cache, on_device(tuple(sources), self.model.cfg.device))
+        parted = replace(self, jobs=jobs, strands=strands, mask=self.mask[sources])
         return parted._trimmed()
 
     def _trimmed(self) -> "Batch":

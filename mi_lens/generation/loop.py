@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mi_lens.generation.batch import Batch, CurrentPass, Job, View
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
-from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
@@ -93,10 +92,7 @@ class Decoder:
             {place: place if job.will_edit else None for place, job in enumerate(batch.jobs)}
         )
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), 1)], dim=1)
-        last = [0] * len(batch.mask)
-        for strand, job in zip(batch.strands, batch.jobs, strict=True):
-            last[strand] = job.row.token_ids[-1]
-        return self._step(current, batch, torch.tensor(last, device=self.device)[:, None])
+        return self._step(current, batch, batch.last_tokens())
 
     def _step(
         self, current: CurrentPass, batch: Batch, tokens: Int[Tensor, "strands new"]
@@ -108,8 +104,7 @@ class Decoder:
         logits = self.backend.step(self.model, tokens, batch.mask, batch.cache, logits_to_keep=1)
         logits = logits[:, -1]
         # 2. Draw a candidate for every row.
-        unshared = batch.strands == list(range(len(logits)))
-        self._draw(batch.job_view, logits if unshared else logits[batch.strands])
+        self._draw(batch.job_view, batch.by_job(logits))
         # 3. Draw again where the candidate asks for a block to run again.
         batch = recycle_candidates(current, self._draw)
         # 4. Accept the candidates, or what actions put in their place.
@@ -131,33 +126,21 @@ class Decoder:
         """Gives every row its candidate, and the token wanted without actions on the logits."""
         plan = view.acting("logits", lambda action: action.changes_logits)
         changed = view.apply(plan, lambda action, part, rows: action.logits(part, rows), logits)
-        finite = changed.amax(-1).isfinite()
-        if not finite.all():
-            place = int((~finite).nonzero()[0])
+        samplings = [job.sampling_now() for job in view.jobs]
+        acted_on = sorted({place for turn in plan for place in turn.places})
+        candidates = view.candidates
+        finite, wanted = candidates.draw(changed, samplings, logits, acted_on)
+        if not all(finite):
+            place = finite.index(False)
             raise ValueError(
                 f"request {view.jobs[place].index}: the logits at step {view.rows[place].step} "
                 f"hold {changed[place].amax().item()} as their largest value; "
                 f"{advice(self.model.cfg.dtype)}"
             )
-        chosen = self._choose(view.jobs, changed)
-        for row, token in zip(view.rows, chosen, strict=True):
+        for row, token in zip(view.rows, candidates.ids, strict=True):
             row.candidate = row.forced[0] if row.forced else token
-        acted_on = sorted({place for _, places in plan for place in places})
-        if acted_on:
-            jobs = [view.jobs[place] for place in acted_on]
-            for job, token in zip(jobs, self._choose(jobs, logits[acted_on]), strict=True):
-                job.wanted = token
-
-    def _choose(self, jobs: Sequence[Job], logits: Float[Tensor, "rows d_vocab"]) -> list[int]:
-        """The likeliest token of every row, or one that the row's sampling settings draw."""
-        tokens = logits.argmax(-1).tolist()
-        for place, job in enumerate(jobs):
-            sampling = job.sampling
-            for action in job.actions:
-                sampling = action.sampling(job.row, sampling)
-            if sampling.temperature > 0:
-                tokens[place] = choose_token(logits[place], sampling, job.row.uniform("token"))
-        return tokens
+        for place, token in wanted.items():
+            view.jobs[place].wanted = token
 
     def _accept(self, job: Job) -> None:
         """Appends a row's forced token, or its candidate as the actions let it stand."""
