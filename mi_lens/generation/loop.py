@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.generation.batch import Batch, CurrentPass, Job, View
+from mi_lens.generation.batch import Batch, CurrentPass
+from mi_lens.generation.jobs import Job, View
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.backends.lookup import backend_of
@@ -41,6 +42,7 @@ class Decoder:
         self.fwd_hooks = fwd_hooks
         self.backend = backend_of(model)
         self.device = model.cfg.device
+        self.waiting: deque[Job] = deque()
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
@@ -48,7 +50,8 @@ class Decoder:
         current = CurrentPass()
         ours = [(name, partial(_edit, current, name)) for name in _hook_names(jobs)]
         hooks = [*self.fwd_hooks, *ours]
-        waiting, batch = deque(_same_prompts_together(jobs)), None
+        self.waiting = waiting = deque(_same_prompts_together(jobs))
+        batch = None
         while waiting or batch:
             finished: list[Job] = []
             with self.model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
@@ -120,7 +123,8 @@ class Decoder:
             for place, job in enumerate(batch.jobs)
             if job.stop_reason is None
         }
-        return (batch.regrouped(written) if written else None), finished
+        batch_left = batch.regrouped(written, spare=len(self.waiting)) if written else None
+        return batch_left, finished
 
     def _draw(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Gives every row its candidate, and the token wanted without actions on the logits."""

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.on_device import on_device
-from mi_lens.generation.batch import Batch, CurrentPass, View
+from mi_lens.generation.batch import Batch, CurrentPass
+from mi_lens.generation.jobs import View
 from mi_lens.interventions.protocol import Action, Recycling, Trigger
 
 

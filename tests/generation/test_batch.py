@@ -3,7 +3,8 @@ from typing import Any
 
 import torch
 
-from mi_lens.generation.batch import Batch, Job, View
+from mi_lens.generation.batch import Batch
+from mi_lens.generation.jobs import Job, View
 from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling

@@ -77,13 +77,22 @@ class LayerCache:
         """Keeps only these rows, in this order."""
         self.slots = [slots.index_select(0, rows) for slots in self.slots]
 
-    def join(self, other: "LayerCache") -> None:
-        """Appends the rows of another cache."""
+    def copy_rows(self, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]) -> None:
+        """Makes some rows copies of others."""
+        for slots in self.slots:
+            slots.index_copy_(0, targets, slots.index_select(0, sources))
+
+    def join(self, other: "LayerCache", rows: Int[Tensor, " rows"] | None) -> None:
+        """Takes the rows of another cache, in the place of some of its own or behind them."""
         capacity = max(cache.slots[0].shape[2] for cache in (self, other))
-        self.slots = [
-            torch.cat([pad(part, (0, 0, 0, capacity - part.shape[2])) for part in pair])
+        pairs = [
+            [pad(part, (0, 0, 0, capacity - part.shape[2])) for part in pair]
             for pair in zip(self.slots, other.slots, strict=True)
         ]
+        if rows is None:
+            self.slots = [torch.cat(pair) for pair in pairs]
+        else:
+            self.slots = [own.index_copy_(0, rows, new) for own, new in pairs]
 
 
 class Cache:
@@ -106,8 +115,13 @@ class Cache:
         for layer in self.layers:
             layer.keep_rows(rows)
 
-    def join(self, other: "Cache") -> None:
-        """Appends the rows of another cache."""
+    def copy_rows(self, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]) -> None:
+        """Makes some rows copies of others."""
+        for layer in self.layers:
+            layer.copy_rows(sources, targets)
+
+    def join(self, other: "Cache", rows: Int[Tensor, " rows"] | None) -> None:
+        """Takes the rows of another cache, in the place of some of its own or behind them."""
         self.columns = max(self.columns, other.columns)
         for layer, other_layer in zip(self.layers, other.layers, strict=True):
-            layer.join(other_layer)
+            layer.join(other_layer, rows)

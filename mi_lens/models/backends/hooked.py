@@ -312,9 +312,16 @@ def keep_rows(cache: Cache, rows: Int[Tensor, " kept"]) -> None:
     cache.keep_rows(rows)
 
 
-def join(cache: Cache, other: Cache) -> None:
+def copy_rows(
+    cache: Cache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
+) -> None:
+    """See `Backend.copy_rows`."""
+    cache.copy_rows(sources, targets)
+
+
+def join(cache: Cache, other: Cache, rows: Int[Tensor, " rows"] | None = None) -> None:
     """See `Backend.join`."""
-    cache.join(other)
+    cache.join(other, rows)
 
 
 def crop(cache: Cache, length: int) -> None:
