@@ -29,7 +29,7 @@ from transformer_lens.utilities.activation_functions import apply_softcap, softc
 
 from mi_lens.models.backends.block import is_watched
 from mi_lens.models.backends.cache import LayerCache
-from mi_lens.models.backends.fused import Joint
+from mi_lens.models.backends.fused import Joint, linear
 from mi_lens.models.backends.positions import Angles, Positions, padding_of
 
 
@@ -227,7 +227,7 @@ class _Fast(AbstractAttention):
         if self.cfg.use_attn_result:
             result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
             return self.hook_result(result).sum(dim=2) + self.b_O
-        return functional.linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
+        return linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
 
 
 def project(

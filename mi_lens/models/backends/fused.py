@@ -48,4 +48,23 @@ class Joint:
             parameter = self._parameters.get(name)
             if parameter is None or parameter.data_ptr() != address or parameter.requires_grad:
                 return None
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
+
+
+# On a CPU, PyTorch's product of few rows with a large matrix takes up to 1.8 times as long as that
+# of the matrix with the rows as columns (`python -m experiments.timings.few_rows`).
+FEW_ROWS, LARGE = range(5, 33), 2**19
+
+
+def linear(
+    x: Float[Tensor, "*batch d_in"],
+    weight: Float[Tensor, "d_out d_in"],
+    bias: Float[Tensor, " d_out"] | None = None,
+) -> Float[Tensor, "*batch d_out"]:
+    """Torch's `linear`, in the order that is faster here."""
+    rows = x.numel() // x.shape[-1]
+    if x.device.type != "cpu" or rows not in FEW_ROWS or weight.numel() < LARGE:
+        return functional.linear(x, weight, bias)
+    columns = weight @ x.reshape(rows, -1).T
+    product = columns.T.contiguous() if bias is None else columns.T + bias
+    return product.view(*x.shape[:-1], -1)

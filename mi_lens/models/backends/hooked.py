@@ -7,28 +7,34 @@ hooks are at the same places as in TransformerLens and see the same values.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 from transformer_lens import HookedTransformer
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
 from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.transformer_block import TransformerBlock
+from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.models.architectures import CONVERTERS
 from mi_lens.models.backends.attention import FastAttention, FastGroupedAttention, LayerStep
-from mi_lens.models.backends.block import FastBlock, FastGatedMLP, FastHookPoint, FastRMSNorm
-from mi_lens.models.backends.cache import Cache, LayerCache
+from mi_lens.models.backends.block import (
+    FastBlock,
+    FastGatedMLP,
+    FastHookPoint,
+    FastRMSNorm,
+    FastUnembed,
+)
+from mi_lens.models.backends.cache import Cache
 from mi_lens.models.backends.context import require_context
 from mi_lens.models.backends.conversion import convert_config, convert_weights, shape
 from mi_lens.models.backends.fused import Joint
+from mi_lens.models.backends.hooked_passes import last_logits, run
 from mi_lens.models.backends.kernels import no_cudnn_attention
 from mi_lens.models.backends.positions import Positions, padding_of
 from mi_lens.models.backends.silence import silenced
@@ -101,6 +107,7 @@ FASTER = {
     HookPoint: FastHookPoint,
     RMSNorm: FastRMSNorm,
     TransformerBlock: FastBlock,
+    Unembed: FastUnembed,
 }
 
 
@@ -135,6 +142,7 @@ def is_own_hook(module: Any, function: Callable[..., Any]) -> bool:
     return False
 
 
+@no_cudnn_attention()
 def forward(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
@@ -145,9 +153,10 @@ def forward(
     _require_fast(model)
     require_context(model, attention_mask)
     positions = Positions(padding_of(attention_mask), 0, tokens.shape[1], model.cfg.device)
-    return _run(model, tokens, positions, [None] * model.cfg.n_layers, logits_to_keep)
+    return run(model, tokens, positions, [None] * model.cfg.n_layers, logits_to_keep)
 
 
+@no_cudnn_attention()
 def step(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch new"],
@@ -159,35 +168,9 @@ def step(
     require_context(model, attention_mask)
     past, new = cache.columns, tokens.shape[1]
     positions = Positions(padding_of(attention_mask), past, new, model.cfg.device)
-    logits = _run(model, tokens, positions, cache.layers, logits_to_keep)
+    logits = run(model, tokens, positions, cache.layers, logits_to_keep)
     cache.columns = past + new
     return logits
-
-
-@no_cudnn_attention()
-def _run(
-    model: HookedTransformer,
-    tokens: Int[Tensor, "batch new"],
-    positions: Positions,
-    caches: Sequence[LayerCache | None],
-    logits_to_keep: int | None,
-) -> Float[Tensor, "batch kept d_vocab"]:
-    residual = _embed(model, tokens.to(model.cfg.device), positions)
-    for block, cache in zip(model.blocks, caches, strict=True):
-        residual = block(residual, past_kv_cache_entry=LayerStep(positions, cache))
-    return _last_logits(model, residual, logits_to_keep)
-
-
-def _embed(
-    model: HookedTransformer, tokens: Int[Tensor, "batch new"], positions: Positions
-) -> Float[Tensor, "batch new d_model"]:
-    if model.cfg.use_hook_tokens:
-        tokens = model.hook_tokens(tokens)
-    embedded = model.hook_embed(model.embed(tokens))
-    if model.cfg.positional_embedding_type != "standard":
-        return embedded
-    at_position = functional.embedding(positions.position, model.pos_embed.W_pos)
-    return embedded + model.hook_pos_embed(at_position.expand_as(embedded))
 
 
 @no_cudnn_attention()
@@ -237,7 +220,7 @@ def onward(
     positions = _last_position(attention_mask, residual)
     for index in range(layer, model.cfg.n_layers):
         residual = _rerun(model, index, residual, positions, cache, rows, keep_kv=False)
-    return _last_logits(model, residual, None)[:, 0]
+    return last_logits(model, residual, None)[:, 0]
 
 
 def _last_position(
@@ -262,15 +245,6 @@ def _rerun(
     if not keep_kv:
         cache[layer].replace(rows, positions.position[:, 0].expand(len(rows)), copy)
     return output
-
-
-def _last_logits(
-    model: HookedTransformer, residual: Float[Tensor, "batch pos d_model"], keep: int | None
-) -> Float[Tensor, "batch kept d_vocab"]:
-    normed = model.ln_final(residual)
-    if keep is not None:
-        normed = normed[:, normed.shape[1] - keep :]
-    return apply_softcap(model.unembed(normed), model.cfg.output_logits_soft_cap)
 
 
 def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
@@ -339,4 +313,4 @@ def unembed(
 ) -> Float[Tensor, "*batch d_vocab"]:
     """See `Backend.unembed`."""
     states = residual.to(model.cfg.device, model.cfg.dtype).reshape(1, -1, residual.shape[-1])
-    return _last_logits(model, states, None).reshape(*residual.shape[:-1], -1)
+    return last_logits(model, states, None).reshape(*residual.shape[:-1], -1)
