@@ -95,6 +95,7 @@ def pretend_devices(*, float64: bool = True, cudnn: bool = False) -> Iterator[De
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.object(torch.cuda, "_lazy_init"))
+            stack.enter_context(mock.patch.object(torch.backends.cuda, "is_built", lambda: True))
             stack.enter_context(mock.patch.object(CausalBias, "__new__", _causal_bias))
             for mode in (torch.no_grad(), Operations(), _Functions()):
                 stack.enter_context(mode)

@@ -14,7 +14,16 @@ GUARDED = {
 }
 
 
-class PretendTensor(_Tensor):
+class _TensorKind(type(torch.Tensor)):
+    """Equal to the class of an ordinary tensor, which TransformerLens's generate asks for."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or other is torch.Tensor
+
+    __hash__ = type.__hash__
+
+
+class PretendTensor(_Tensor, metaclass=_TensorKind):
     """Numbers on the CPU that say they are on another device.
 
     Args:
