@@ -12,7 +12,8 @@ from transformer_lens.components.abstract_attention import AbstractAttention
 from mi_lens.common.on_device import on_device
 
 Angles = tuple[Float[Tensor, "rows new 1 d_head"], Float[Tensor, "rows new 1 d_head"]]
-ACCELERATOR_PLACES = 256  # Steps read so many places, or a multiple: shapes that seldom change.
+# Passes read a multiple of so many places: on an accelerator every new shape is prepared anew.
+PLACES, ANYWHERE_ELSE = {"cpu": 1}, 256
 
 
 def padding_of(attention_mask: Int[Tensor, "rows total"] | None) -> tuple[int, ...] | None:
@@ -38,8 +39,7 @@ class Positions:
     Attributes:
         is_together: Whether all rows are at the same positions.
         places: Number of places in use after the pass, in the longest row.
-        read: How many places of a cache the pass reads. On an accelerator it is rounded up, because
-            every shape is prepared anew there.
+        read: How many places of a cache the pass reads.
         needed: Number of places that a cache must have.
     """
 
@@ -50,8 +50,8 @@ class Positions:
         self.device = torch.device(device)
         self.is_together = padding is None
         self.places = past + new - min(padding or (0,))
-        step = 1 if self.device.type == "cpu" else ACCELERATOR_PLACES
-        self.read = -(-self.places // step) * step
+        multiple = PLACES.get(self.device.type, ANYWHERE_ELSE)
+        self.read = -(-self.places // multiple) * multiple
         # Padding among the new columns is kept behind all places in use, where nobody looks.
         self.needed = max(self.read, self.places + (padding is not None))
         self._seen: dict[int | None, Bool[Tensor, "rows 1 new total"]] = {}
