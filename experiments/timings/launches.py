@@ -2,12 +2,13 @@
 
     python -m experiments.timings.launches
 
-However fast a GPU is, the host starts each of its kernels, and waits for it at each copy back. These
+However fast a GPU is, the host starts each of its kernels, and waits for it at each copy back. The
 numbers are the same on every machine, so they are counted without a GPU: tensors on the CPU say
 that they are on `cuda:0` (tests/pretend_device). A step is the difference between two generations
-of different lengths. The model has the blocks of Qwen2.5-0.5B (24 layers, 14 heads of queries on 2
-of keys, biases, tied embeddings) with narrow heads, as the number of launches does not depend on
-their width, in bfloat16 with random weights. What a GPU takes for them was not measured.
+of different lengths, and without CUDA graphs, of which one replays many kernels at once. The model
+has the blocks of Qwen2.5-0.5B (24 layers, 14 heads of queries on 2 of keys, biases, tied
+embeddings) with narrow heads, as the number of launches does not depend on their width, in bfloat16
+with random weights. What a GPU takes for them was not measured.
 """
 
 import argparse
@@ -169,11 +170,11 @@ def steps(shape: dict[str, Any], short: int, long: int) -> list[dict[str, Any]]:
         ]
 
 
-def kernels(devices: Devices, run: Callable[[], Any]) -> Counter[str]:
+def kernels(devices: Devices, run: Callable[..., Any], *args: Any) -> Counter[str]:
     """Calls of the attention kernels by what they were given."""
     calls: Counter[str] = Counter()
     with devices.counted() as counts:
-        run()
+        run(*args)
     for (given, _), count in counts.attention.items():
         calls[given] += count
     return calls
@@ -189,14 +190,15 @@ def attention(shape: dict[str, Any]) -> dict[str, dict[str, int]]:
             unequal = [equal[0], *prompts_of(model.tokenizer, 1, PROMPT // 2)]
             for what, prompts in (("equal", equal), ("unequal", unequal)):
                 generate = ours(model, prompts, [mi_lens.Condition()] * 2)
-                prompt = kernels(devices, lambda: generate(1))
-                step = kernels(devices, lambda: generate(2)) - prompt
+                prompt = kernels(devices, generate, 1)
                 found[f"{name}, prompts of {what} length"] = dict(prompt)
+                step = kernels(devices, generate, 2) - prompt
                 found[f"{name}, a step after {what} prompts"] = dict(step)
-            (trace,) = ours(model, equal[:1], [mi_lens.Condition()])(2)
+            trace = generate(2)[0]
             hook = f"blocks.{model.cfg.n_layers // 2}.hook_resid_post"
-            calls = kernels(devices, lambda: mi_lens.capture(model, [trace], hook))
-            found[f"{name}, capture"] = dict(calls)
+            found[f"{name}, capture"] = dict(
+                kernels(devices, mi_lens.capture, model, [trace], hook)
+            )
     return found
 
 

@@ -95,7 +95,8 @@ def pretend_devices(*, float64: bool = True, cudnn: bool = False) -> Iterator[De
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.object(torch.cuda, "_lazy_init"))
-            stack.enter_context(mock.patch.object(torch.backends.cuda, "is_built", lambda: True))
+            built = mock.patch.object(torch.backends.cuda, "is_built", return_value=True)
+            stack.enter_context(built)
             stack.enter_context(mock.patch.object(CausalBias, "__new__", _causal_bias))
             for mode in (torch.no_grad(), Operations(), _Functions()):
                 stack.enter_context(mode)
