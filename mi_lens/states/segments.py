@@ -282,7 +282,7 @@ def states_at(
 
 
 def widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
-    """The width d of every hook name's activation. The model reads a single token to tell it.
+    """The width d of every hook name's activation, in order. The model reads a token to tell it.
 
     Raises:
         ValueError: For the same reasons as `stream_states`.
@@ -290,4 +290,4 @@ def widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
     if not hook_names:
         return {}
     (states,) = last_states(model, [[0]], hook_names, [1])
-    return {name: state.shape[1] for name, state in states.items()}
+    return {name: states[name].shape[1] for name in hook_names}
