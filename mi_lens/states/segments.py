@@ -168,7 +168,7 @@ def _watch(
                 f"{model.cfg.n_ctx}"
             )
         require_increasing(f"positions of sequence {row}", chosen, len(ids))
-    at_least = replay.rewound.first if replay else 0  # the first step is read whole
+    at_least = replay.at_once if replay else 0
     needed = [
         ids[: max(chosen[-1] + 1, at_least)]
         for ids, chosen in zip(sequences, positions, strict=True)
