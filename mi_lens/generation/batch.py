@@ -1,7 +1,7 @@
-"""Generations under way together: jobs, the cache rows that they share, and what acts on each."""
+"""Generations under way together: jobs, and the cache rows that they share."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,120 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.interventions.protocol import Action
-from mi_lens.interventions.row import Row
-from mi_lens.interventions.sampling import Sampling
+from mi_lens.common.on_device import on_device
+from mi_lens.generation.jobs import Job, View
 from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.model import Model
-from mi_lens.traces.trace import StopReason
-
-
-@dataclass
-class Job:
-    """A row with all that the loop needs to continue it.
-
-    Attributes:
-        index: The number that the caller knows the job by.
-        row: What interventions see.
-        sampling: How tokens are drawn.
-        actions: What acts on the row, in this order.
-        stops: Texts and token ids that end the row once generated.
-        context: The most tokens that prompt and generated tokens may be together.
-        wanted: The candidate that the logits would have given without interventions on them.
-        seconds: The job's share of the time that its batches took.
-        stop_reason: Why the row ended; None while it is under way.
-    """
-
-    index: int
-    row: Row
-    sampling: Sampling
-    actions: tuple[Action, ...]
-    stops: tuple[str | int, ...]
-    context: int
-    wanted: int | None = None
-    seconds: float = 0.0
-    stop_reason: StopReason | None = None
-
-    @property
-    def will_edit(self) -> bool:
-        """Whether an action may change the row's states while it reads what it reads now."""
-        return any(action.will_edit(self.row) for action in self.actions)
-
-    def accept(self, token: int, end_ids: frozenset[int]) -> None:
-        """Appends a token, and ends the row if the token or a limit ends it."""
-        row = self.row
-        row.token_ids.append(token)
-        row.candidate = None
-        if token in end_ids:
-            self.stop_reason = "eos"
-        elif self.stops and self._stopped(token):
-            self.stop_reason = "stop"
-        elif len(row.token_ids) >= row.limit:
-            self.stop_reason = "length"
-        elif len(row.prompt_ids) + len(row.token_ids) >= self.context:
-            self.stop_reason = "context"
-
-    def _stopped(self, token: int) -> bool:
-        texts = [stop for stop in self.stops if isinstance(stop, str)]
-        if token in self.stops or not texts:
-            return token in self.stops
-        # A character is at most four tokens of a byte-level vocabulary.
-        recent = self.row.token_ids[-4 * max(map(len, texts)) :]
-        written = self.row.tokenizer.decode(recent)
-        return any(text in written for text in texts)
-
-
-@dataclass
-class View:
-    """Jobs whose activations are the rows of one tensor, in this order."""
-
-    jobs: Sequence[Job]
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """The jobs' rows."""
-        return [job.row for job in self.jobs]
-
-    @cached_property
-    def _plans(self) -> dict[str, list[tuple[Action, list[int]]]]:
-        return {}
-
-    def acting(self, what: str, acts: Callable[[Action], bool]) -> list[tuple[Action, list[int]]]:
-        """Actions in the order in which they act, each with the places of its jobs in this view.
-
-        Args:
-            what: Names the question that `acts` answers; the view remembers the answers by it.
-            acts: Whether an action takes part.
-        """
-        if what not in self._plans:
-            plan: list[tuple[Action, list[int]]] = []
-            for turn in range(max((len(job.actions) for job in self.jobs), default=0)):
-                entries: dict[int, tuple[Action, list[int]]] = {}
-                for place, job in enumerate(self.jobs):
-                    if turn < len(job.actions) and acts(job.actions[turn]):
-                        action = job.actions[turn]
-                        entries.setdefault(id(action), (action, []))[1].append(place)
-                plan += entries.values()
-            self._plans[what] = plan
-        return self._plans[what]
-
-    def apply(
-        self,
-        plan: Iterable[tuple[Action, list[int]]],
-        change: Callable[[Action, Tensor, list[Row]], Tensor],
-        tensor: Float[Tensor, "rows ..."],
-    ) -> Float[Tensor, "rows ..."]:
-        """What a tensor becomes when each action changes its own rows of it."""
-        for action, places in plan:
-            if len(places) == len(self.jobs):
-                tensor = change(action, tensor, self.rows)
-                continue
-            index = torch.tensor(places, device=tensor.device)
-            part = tensor[index]
-            changed = change(action, part, [self.rows[place] for place in places])
-            if changed is not part:
-                tensor = tensor.index_copy(0, index, changed)
-        return tensor
 
 
 @dataclass
@@ -141,7 +31,7 @@ class Batch:
         backend: The functions that drive the model.
         jobs: All jobs.
         strands: The strand of each job: its row of the mask, of the cache and of activations.
-        mask: 1 at real tokens, 0 at padding.
+        mask: 1 at real tokens, 0 at padding; on the CPU.
         cache: The backend's cache.
     """
 
@@ -168,32 +58,78 @@ class Batch:
                 jobs[strand] = job
         return View(jobs)
 
-    def regrouped(self, keys: Mapping[int, Hashable]) -> "Batch":
+    def by_job(self, logits: Float[Tensor, "strands d_vocab"]) -> Float[Tensor, "jobs d_vocab"]:
+        """A row for each job."""
+        if self.strands == list(range(len(logits))):
+            return logits
+        return logits[on_device(tuple(self.strands), logits.device)]
+
+    def last_tokens(self) -> Int[Tensor, "strands 1"]:
+        """The last token of every strand, which is on the device already if it was drawn there."""
+        ids = [job.row.token_ids[-1] for job in self.jobs]
+        job_of = dict(zip(reversed(self.strands), reversed(range(len(ids))), strict=True))
+        places = [job_of.get(strand, 0) for strand in range(len(self.mask))]
+        drawn = self.job_view.candidates
+        if drawn.tokens is None or drawn.ids != ids:
+            last = [[ids[place]] for place in places]
+            return torch.tensor(last, device=self.model.cfg.device)
+        if places == list(range(len(ids))):
+            return drawn.tokens[:, None]
+        return drawn.tokens[on_device(tuple(places), drawn.tokens.device), None]
+
+    def regrouped(self, keys: Mapping[int, Hashable], spare: int = 0) -> "Batch":
         """Some of the jobs; those of one strand are parted where their keys differ.
 
-        A few strands without a job stay until the cache is copied anyway, and are read in vain.
+        A strand keeps its row of the cache; one that parts from it gets a copy in an idle row. A
+        few rows may stay idle, and are read in vain.
 
         Args:
             keys: By the place of each job that stays, what it shares a strand by.
+            spare: How many more rows may stay idle, because newcomers will take them.
         """
-        strand_numbers: dict[tuple[int, Hashable], int] = {}
-        strands = [
-            strand_numbers.setdefault((self.strands[place], key), len(strand_numbers))
-            for place, key in keys.items()
-        ]
-        jobs = [self.jobs[place] for place in keys]
-        sources = [source for source, _ in strand_numbers]
+        rows: dict[tuple[int, Hashable], int] = {}  # The row of each strand.
+        parting: list[tuple[int, Hashable]] = []
+        for place, key in keys.items():
+            strand = self.strands[place], key
+            if strand not in rows and strand[0] not in rows.values():
+                rows[strand] = strand[0]
+            elif strand not in rows and strand not in parting:
+                parting.append(strand)
         size, width = self.mask.shape
-        idle = size - len(sources)
-        nothing_parts = len(set(sources)) == len(sources)
-        if nothing_parts and (idle == 0 or (width < self.model.cfg.n_ctx and idle <= size // 8)):
-            if len(jobs) == len(self.jobs):
-                return self
-            return replace(self, jobs=jobs, strands=[self.strands[place] for place in keys])
-        index = torch.tensor(sources, device=self.mask.device)
-        self.backend.keep_rows(self.cache, index)
-        parted = replace(self, jobs=jobs, strands=strands, mask=self.mask[index])
-        return parted._trimmed()
+        idle = sorted(set(range(size)) - set(rows.values()))
+        left = len(idle) - len(parting)
+        if left < 0 or left > (size // 8 + spare if width < self.model.cfg.n_ctx else 0):
+            return self._copied(keys, [*rows, *parting])
+        if not parting and len(keys) == len(self.jobs):
+            return self
+        mask = self.mask
+        if parting:
+            sources = [source for source, _ in parting]
+            targets = idle[: len(parting)]
+            device = self.model.cfg.device
+            self.backend.copy_rows(
+                self.cache, on_device(tuple(sources), device), on_device(tuple(targets), device)
+            )
+            mask = mask.clone()
+            mask[targets] = mask[sources]
+            rows |= zip(parting, targets, strict=True)
+        strands = [rows[self.strands[place], key] for place, key in keys.items()]
+        return replace(self, jobs=[self.jobs[place] for place in keys], strands=strands, mask=mask)
+
+    def _copied(
+        self, keys: Mapping[int, Hashable], strands: Sequence[tuple[int, Hashable]]
+    ) -> "Batch":
+        """See `regrouped`: a cache with a row for each of these strands, and no idle one."""
+        sources = [source for source, _ in strands]
+        self.backend.keep_rows(self.cache, on_device(tuple(sources), self.model.cfg.device))
+        rows = {strand: row for row, strand in enumerate(strands)}
+        copied = replace(
+            self,
+            jobs=[self.jobs[place] for place in keys],
+            strands=[rows[self.strands[place], key] for place, key in keys.items()],
+            mask=self.mask[sources],
+        )
+        return copied._trimmed()
 
     def _trimmed(self) -> "Batch":
         """Without the leading positions that are padding in every strand."""
@@ -204,16 +140,24 @@ class Batch:
         return replace(self, mask=self.mask[:, padding:])
 
     def joined(self, other: "Batch") -> "Batch":
-        """The jobs of both batches."""
+        """The jobs of both batches; the other's take idle rows if these are enough."""
         width = max(self.mask.shape[1], other.mask.shape[1])
-        masks = [
-            torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
-            for mask in (self.mask, other.mask)
-        ]
-        self.backend.join(self.cache, other.cache)
+        mask, coming = (
+            torch.nn.functional.pad(batch.mask, (width - batch.mask.shape[1], 0))
+            for batch in (self, other)
+        )
+        size = len(mask)
+        rows = sorted(set(range(size)) - set(self.strands))[: len(coming)]
+        if len(rows) == len(coming):
+            place_of = on_device(tuple(rows), self.model.cfg.device)
+            self.backend.join(self.cache, other.cache, place_of)
+            mask[rows] = coming
+        else:
+            self.backend.join(self.cache, other.cache)
+            rows, mask = list(range(size, size + len(coming))), torch.cat([mask, coming])
         jobs = [*self.jobs, *other.jobs]
-        strands = [*self.strands, *(len(self.mask) + strand for strand in other.strands)]
-        return replace(self, jobs=jobs, strands=strands, mask=torch.cat(masks))
+        strands = [*self.strands, *(rows[strand] for strand in other.strands)]
+        return replace(self, jobs=jobs, strands=strands, mask=mask)._trimmed()
 
 
 class CurrentPass:

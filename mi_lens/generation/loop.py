@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.generation.batch import Batch, CurrentPass, Job, View
+from mi_lens.generation.batch import Batch, CurrentPass
+from mi_lens.generation.jobs import Job, View
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
-from mi_lens.interventions.sampling import choose_token
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
@@ -42,6 +42,7 @@ class Decoder:
         self.fwd_hooks = fwd_hooks
         self.backend = backend_of(model)
         self.device = model.cfg.device
+        self.waiting: deque[Job] = deque()
 
     @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
@@ -49,7 +50,8 @@ class Decoder:
         current = CurrentPass()
         ours = [(name, partial(_edit, current, name)) for name in _hook_names(jobs)]
         hooks = [*self.fwd_hooks, *ours]
-        waiting, batch = deque(_same_prompts_together(jobs)), None
+        self.waiting = waiting = deque(_same_prompts_together(jobs))
+        batch = None
         while waiting or batch:
             finished: list[Job] = []
             with self.model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
@@ -93,10 +95,7 @@ class Decoder:
             {place: place if job.will_edit else None for place, job in enumerate(batch.jobs)}
         )
         batch.mask = torch.cat([batch.mask, batch.mask.new_ones(len(batch.mask), 1)], dim=1)
-        last = [0] * len(batch.mask)
-        for strand, job in zip(batch.strands, batch.jobs, strict=True):
-            last[strand] = job.row.token_ids[-1]
-        return self._step(current, batch, torch.tensor(last, device=self.device)[:, None])
+        return self._step(current, batch, batch.last_tokens())
 
     def _step(
         self, current: CurrentPass, batch: Batch, tokens: Int[Tensor, "strands new"]
@@ -108,8 +107,7 @@ class Decoder:
         logits = self.backend.step(self.model, tokens, batch.mask, batch.cache, logits_to_keep=1)
         logits = logits[:, -1]
         # 2. Draw a candidate for every row.
-        unshared = batch.strands == list(range(len(logits)))
-        self._draw(batch.job_view, logits if unshared else logits[batch.strands])
+        self._draw(batch.job_view, batch.by_job(logits))
         # 3. Draw again where the candidate asks for a block to run again.
         batch = recycle_candidates(current, self._draw)
         # 4. Accept the candidates, or what actions put in their place.
@@ -125,39 +123,28 @@ class Decoder:
             for place, job in enumerate(batch.jobs)
             if job.stop_reason is None
         }
-        return (batch.regrouped(written) if written else None), finished
+        batch_left = batch.regrouped(written, spare=len(self.waiting)) if written else None
+        return batch_left, finished
 
     def _draw(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Gives every row its candidate, and the token wanted without actions on the logits."""
         plan = view.acting("logits", lambda action: action.changes_logits)
         changed = view.apply(plan, lambda action, part, rows: action.logits(part, rows), logits)
-        finite = changed.amax(-1).isfinite()
-        if not finite.all():
-            place = int((~finite).nonzero()[0])
+        samplings = [job.sampling_now() for job in view.jobs]
+        acted_on = sorted({place for turn in plan for place in turn.places})
+        candidates = view.candidates
+        finite, wanted = candidates.draw(changed, samplings, logits, acted_on)
+        if not all(finite):
+            place = finite.index(False)
             raise ValueError(
                 f"request {view.jobs[place].index}: the logits at step {view.rows[place].step} "
                 f"hold {changed[place].amax().item()} as their largest value; "
                 f"{advice(self.model.cfg.dtype)}"
             )
-        chosen = self._choose(view.jobs, changed)
-        for row, token in zip(view.rows, chosen, strict=True):
+        for row, token in zip(view.rows, candidates.ids, strict=True):
             row.candidate = row.forced[0] if row.forced else token
-        acted_on = sorted({place for _, places in plan for place in places})
-        if acted_on:
-            jobs = [view.jobs[place] for place in acted_on]
-            for job, token in zip(jobs, self._choose(jobs, logits[acted_on]), strict=True):
-                job.wanted = token
-
-    def _choose(self, jobs: Sequence[Job], logits: Float[Tensor, "rows d_vocab"]) -> list[int]:
-        """The likeliest token of every row, or one that the row's sampling settings draw."""
-        tokens = logits.argmax(-1).tolist()
-        for place, job in enumerate(jobs):
-            sampling = job.sampling
-            for action in job.actions:
-                sampling = action.sampling(job.row, sampling)
-            if sampling.temperature > 0:
-                tokens[place] = choose_token(logits[place], sampling, job.row.uniform("token"))
-        return tokens
+        for place, token in wanted.items():
+            view.jobs[place].wanted = token
 
     def _accept(self, job: Job) -> None:
         """Appends a row's forced token, or its candidate as the actions let it stand."""

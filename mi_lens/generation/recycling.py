@@ -4,14 +4,15 @@ Where the token that is read asks for it, the block's output is replaced in pass
 candidate asks for it, the layers above are computed anew too, and another candidate is drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.generation.batch import Batch, CurrentPass, View
+from mi_lens.common.on_device import on_device
+from mi_lens.generation.batch import Batch, CurrentPass
+from mi_lens.generation.jobs import View
 from mi_lens.interventions.protocol import Action, Recycling, Trigger
 
 
@@ -33,11 +34,11 @@ class Order:
         self,
         batch: Batch,
         states: Float[Tensor, "rows 1 d"],
-        strands: Int[Tensor, " rows"],
+        strands: Sequence[int],
     ) -> Float[Tensor, "rows 1 d"]:
         """The outputs of the block at the last position of strands, run again on its outputs."""
-        mask = batch.mask[strands]
-        return self.recycling.run(batch.model, self.layer, states, mask, batch.cache, strands)
+        rows, mask = on_device(tuple(strands), states.device), batch.mask[list(strands)]
+        return self.recycling.run(batch.model, self.layer, states, mask, batch.cache, rows)
 
 
 def recycle_consumed(
@@ -51,8 +52,8 @@ def recycle_consumed(
     if any(row.reading > 1 for row in view.rows):
         return states
     for order in _orders(view, layer, "consumed"):
-        strands = torch.tensor(order.places, device=states.device)
-        states = states.index_copy(0, strands, order.run(batch, states[strands], strands))
+        index = on_device(tuple(order.places), states.device)
+        states = states.index_copy(0, index, order.run(batch, states[index], order.places))
         for place in order.places:
             row = view.rows[place]
             row.note("recycle", layer=layer, consumed=row.consumed)
@@ -84,7 +85,7 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
         for order in _orders(batch.job_view, layer, "candidate")
     ]
     outputs_by_order = [
-        current.outputs[order.layer][[batch.strands[place] for place in order.places]]
+        _rows(current.outputs[order.layer], [batch.strands[place] for place in order.places])
         for order in orders
     ]
     current.outputs.clear()
@@ -95,15 +96,14 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
         {place: place if place in recycled else None for place in range(len(batch.jobs))}
     )
     for order, outputs in zip(orders, outputs_by_order, strict=True):
-        strands = torch.tensor(
-            [batch.strands[place] for place in order.places], device=outputs.device
-        )
+        strands = [batch.strands[place] for place in order.places]
         view = View([batch.jobs[place] for place in order.places])
         candidates = [row.candidate for row in view.rows]
         states = order.run(batch, outputs, strands)
         current.start(batch, view)
+        rows = on_device(tuple(strands), states.device)
         logits = batch.backend.onward(
-            batch.model, order.layer + 1, states, batch.mask[strands], batch.cache, strands
+            batch.model, order.layer + 1, states, batch.mask[strands], batch.cache, rows
         )
         draw(view, logits)
         for row, candidate in zip(view.rows, candidates, strict=True):
@@ -115,12 +115,16 @@ def _orders(view: View, layer: int, trigger: Trigger) -> list[Order]:
     """How a block is to run again, with the places of the jobs for which it is."""
     places: dict[Recycling, list[int]] = {}
     plan = view.acting(f"{trigger} {layer}", lambda action: _may_recycle(action, layer, trigger))
-    for action, acting in plan:
-        for place in acting:
-            recycling = action.recycling(view.rows[place])
+    for turn in plan:
+        for place, row in zip(turn.places, turn.rows, strict=True):
+            recycling = turn.action.recycling(row)
             if recycling is not None:
                 places.setdefault(recycling, []).append(place)
     return [Order(layer, recycling, jobs) for recycling, jobs in places.items()]
+
+
+def _rows(states: Float[Tensor, "strands 1 d"], strands: Sequence[int]) -> Tensor:
+    return states[on_device(tuple(strands), states.device)]
 
 
 def _may_recycle(action: Action, layer: int, trigger: Trigger) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 from mi_lens import __version__
 from mi_lens.common.checked_types import require_at_least, require_types
 from mi_lens.common.provenance import DECODING, code_hash, content_hash
-from mi_lens.generation.batch import Job
+from mi_lens.generation.jobs import Job
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.checked_types import require_at_least, require_types
+from mi_lens.common.on_device import on_device
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row
 from mi_lens.models.model import Model
@@ -50,7 +51,9 @@ class _Forbid(Action):
         self, logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]
     ) -> Float[Tensor, "rows d_vocab"]:
         """See `Action.logits`."""
-        here = torch.tensor([row.step == self.step for row in rows])
+        here = [place for place, row in enumerate(rows) if row.step == self.step]
+        if not here:
+            return logits
         changed = logits.clone()
-        changed[here, self.token] = -torch.inf
+        changed[on_device(tuple(here), logits.device), self.token] = -torch.inf
         return changed

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mi_lens.interventions.sampling import uniform
+from mi_lens.interventions.sampling import uniform, uniform_key
 from mi_lens.traces.think_block import completes_blank_line, mark_completed, opened_by
 from mi_lens.traces.thoughts import ThoughtClass, classify
 from mi_lens.traces.trace import Trace
@@ -43,6 +43,8 @@ class Row:
     events: list[dict[str, Any]] = field(default_factory=list)
     # After so many generated tokens, whether the think block is open; filled as it is asked.
     _open: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+    # By purpose, the key of the row's random numbers.
+    _keys: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def step(self) -> int:
@@ -94,9 +96,16 @@ class Row:
             ids, place = self.prompt_ids, len(self.prompt_ids) + generated - 1
         return completes_blank_line(self.tokenizer, ids, place)
 
-    def uniform(self, purpose: str) -> float:
-        """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose."""
-        return uniform(self.seed, self.prompt_ids, self.step, purpose)
+    def uniform(self, purpose: str, *, after: int = 0) -> float:
+        """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose.
+
+        Args:
+            purpose: What the number is for.
+            after: How many steps after the present one it is for.
+        """
+        if purpose not in self._keys:
+            self._keys[purpose] = uniform_key(self.seed, self.prompt_ids, purpose)
+        return uniform(self._keys[purpose], self.step + after)
 
     def note(self, what: str, **details: Any) -> None:
         """Records what an intervention did at this step."""

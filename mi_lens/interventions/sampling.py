@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
+from mi_lens.common.on_device import on_device
 from mi_lens.common.provenance import content_hash
 
 
@@ -38,31 +40,59 @@ class Sampling:
             raise ValueError(f"min_p={self.min_p}: expected a ratio of probabilities, 0 to 1")
 
 
-def choose_token(logits: Float[Tensor, "d_vocab"], sampling: Sampling, uniform: float) -> int:
-    """Chooses a token from logits; the number `uniform`, in [0, 1), is the only randomness.
+def choose_tokens(
+    logits: Float[Tensor, "rows d_vocab"],
+    samplings: Sequence[Sampling],
+    uniforms: Float[Tensor, " rows"] | None,
+) -> Int[Tensor, " rows"]:
+    """Chooses a token for every row; numbers in [0, 1) are the only randomness.
 
-    If several tokens are equally likely, greedy decoding takes the one with the lowest id.
+    If several tokens are equally likely, greedy decoding takes the one with the lowest id. A row's
+    token does not depend on the other rows, and the host does not wait for it.
+
+    Args:
+        logits: Next-token logits.
+        samplings: How each row's token is chosen.
+        uniforms: A number for each row, in float64. Greedy rows do not use theirs, and need none.
     """
-    if sampling.temperature == 0:
-        return int(logits.argmax())
+    greedy = logits.argmax(-1)
+    if all(sampling.temperature == 0 for sampling in samplings):
+        return greedy
+    assert uniforms is not None
+    exact = in_float64(logits)
+
+    def column(name: str, instead: float | int) -> Float[Tensor, "rows 1"]:
+        values = tuple(getattr(sampling, name) or instead for sampling in samplings)
+        return on_device(values, exact.device, torch.float64)[:, None]
+
     # Shifted by the maximum before division: a tiny temperature must not overflow.
-    scaled = (logits.double() - logits.max().double()) / sampling.temperature
+    scaled = (exact - exact.amax(-1, keepdim=True)) / column("temperature", 1.0)
     probabilities, order = scaled.softmax(-1).sort(descending=True, stable=True)
-    keep = probabilities >= sampling.min_p * probabilities[0]
+    keep = probabilities >= column("min_p", 0.0) * probabilities[:, :1]
     # A token stays if those before it have not yet reached top_p; so the first always stays.
-    keep[1:] &= probabilities.cumsum(-1)[:-1] < sampling.top_p
-    if sampling.top_k is not None:
-        keep[sampling.top_k :] = False
+    keep[:, 1:] &= probabilities.cumsum(-1)[:, :-1] < column("top_p", 1.0)
+    if any(sampling.top_k is not None for sampling in samplings):
+        ranks = torch.arange(keep.shape[1], device=keep.device)
+        keep &= ranks < column("top_k", keep.shape[1])
     cumulative = (probabilities * keep).cumsum(-1)
-    index = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
-    return int(order[min(index, int(keep.sum()) - 1)])
+    index = torch.searchsorted(
+        cumulative, uniforms[:, None].to(exact.device) * cumulative[:, -1:], right=True
+    )
+    index = torch.minimum(index, keep.sum(-1, keepdim=True) - 1)
+    sampled = order.gather(-1, index)[:, 0].to(greedy.device)
+    is_greedy = tuple(sampling.temperature == 0 for sampling in samplings)
+    return torch.where(on_device(is_greedy, greedy.device, torch.bool), greedy, sampled)
 
 
-def uniform(seed: int, prompt_ids: Sequence[int], step: int, purpose: str = "token") -> float:
+def uniform_key(seed: int, prompt_ids: Sequence[int], purpose: str = "token") -> int:
+    """The key of the numbers of a request for one purpose; see `uniform`."""
+    return int(content_hash([seed, list(prompt_ids), purpose]), 16)
+
+
+def uniform(key: int, step: int) -> float:
     """A number in [0, 1) from a counter-based generator: the request is the key, the step counts.
 
     The key includes the prompt, so that problems sampled with the same seed are independent. It
     also includes the purpose, so that several draws at the same step are independent.
     """
-    key = int(content_hash([seed, list(prompt_ids), purpose]), 16)
     return float(np.random.Generator(np.random.Philox(key=key, counter=step)).random())

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_lens.common.on_device import on_device
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row, positions, wanted_of
@@ -204,7 +205,13 @@ class _Steer(Action):
             change = -self.settings.alpha * (states @ self.unit)[..., None] * self.unit
         else:
             change = self.shift
-        return torch.where(mask[..., None].to(states.device), states + change, states)
+        if mask.all():
+            return states + change
+        if states.shape[1] == 1:  # A step, whose like was seen before.
+            here = on_device(tuple(mask[:, 0].tolist()), states.device, torch.bool)[:, None]
+        else:
+            here = mask.to(states.device)
+        return torch.where(here[..., None], states + change, states)
 
 
 def _note(row: Row, hook_name: str, steered: Bool[Tensor, " pos"]) -> None:

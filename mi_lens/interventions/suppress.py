@@ -76,13 +76,23 @@ class _Penalty(Action):
 
     def __init__(self, ids: Tensor, penalty: float):
         self.ids, self.penalty = ids, penalty
+        self._biases: dict[tuple[torch.device, torch.dtype, int], Tensor] = {}
 
     def logits(
         self, logits: Float[Tensor, "rows d_vocab"], rows: Sequence[Row]
     ) -> Float[Tensor, "rows d_vocab"]:
         """See `Action.logits`."""
-        ids = self.ids.to(logits.device)
-        return logits.index_add(1, ids, logits.new_full((len(logits), len(ids)), self.penalty))
+        return logits + self._bias(logits)
+
+    def _bias(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, " d_vocab"]:
+        """What is added to each logit; it is made once, and stays on the device."""
+        key = logits.device, logits.dtype, logits.shape[-1]
+        if key not in self._biases:
+            with torch.inference_mode(False):
+                bias = torch.zeros(logits.shape[-1], dtype=logits.dtype)
+                bias[self.ids] = self.penalty
+                self._biases[key] = bias.to(logits.device)
+        return self._biases[key]
 
 
 @dataclass(frozen=True)

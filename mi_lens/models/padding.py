@@ -13,6 +13,11 @@ def left_pad(
     """Token ids padded on the left, and a mask that is 1 at real tokens and 0 at padding.
 
     The pad token is always 0, not the tokenizer's: nothing reads padded positions.
+
+    Args:
+        sequences: The token ids of each row.
+        device: Where the token ids lie. The mask is on the CPU, where a pass sees without waiting
+            for the device whether there is padding.
     """
     width = max(map(len, sequences))
     tokens = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -20,4 +25,4 @@ def left_pad(
     for row, ids in enumerate(sequences):
         tokens[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
-    return tokens.to(device), mask.to(device)
+    return tokens.to(device), mask

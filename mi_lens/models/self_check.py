@@ -218,12 +218,13 @@ def _recycle(trial: _Trial) -> None:
     cache = backend.new_cache(model, 2)
     with trial.recording(names) as seen:
         backend.step(model, tokens, mask, cache, logits_to_keep=0)
-    rows = torch.tensor([1, 0], device=tokens.device)
+    order = [1, 0]
+    rows = torch.tensor(order, device=tokens.device)
     for layer in sorted({1, n_layers // 2, n_layers - 1} & set(range(1, n_layers))):
         before = seen[names[layer - 1]][0][rows, -1:]
-        again = backend.again(model, layer, before, mask[rows], cache, rows)
+        again = backend.again(model, layer, before, mask[order], cache, rows)
         trial.close(f"block {layer} run again", again, seen[names[layer]][0][rows, -1:])
-        logits = backend.onward(model, layer, before, mask[rows], cache, rows)
+        logits = backend.onward(model, layer, before, mask[order], cache, rows)
         for got, wanted in zip(logits, reversed(expected.logits), strict=True):
             trial.close(f"the logits from block {layer} on", got[None], wanted[-1:])
     alone = backend.new_cache(model, 1)

@@ -3,7 +3,8 @@ from typing import Any
 
 import torch
 
-from mi_lens.generation.batch import Batch, Job, View
+from mi_lens.generation.batch import Batch
+from mi_lens.generation.jobs import Job, View
 from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
@@ -66,7 +67,7 @@ def test_actions_change_their_own_rows_in_order():
     assert changed.flatten().tolist() == [2, 1, 3, 4]  # 2 * 1 + 1 and (1 + 1) * 2
     assert sorted(count for _, count in seen) == [1, 1, 1, 2]
     acting = view.acting("b only", lambda action: action is b)
-    assert [places for _, places in acting] == [[2], [3]]
+    assert [turn.places for turn in acting] == [[2], [3]]
 
 
 def test_nothing_is_done_to_a_shared_state():

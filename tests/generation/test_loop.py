@@ -13,7 +13,7 @@ from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.row import positions
-from mi_lens.interventions.sampling import Sampling, choose_token
+from mi_lens.interventions.sampling import Sampling, choose_tokens
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
@@ -129,11 +129,11 @@ def test_a_waiting_row_takes_a_finished_ones_place(tiny_model, monkeypatch):
 def test_only_rows_whose_logits_change_are_drawn_without_the_change(tiny_model, monkeypatch):
     drawn = []
 
-    def spy(logits, sampling, number):
-        drawn.append(sampling.temperature)
-        return choose_token(logits, sampling, number)
+    def spy(logits, samplings, numbers):
+        drawn.extend(sampling.temperature for sampling in samplings)
+        return choose_tokens(logits, samplings, numbers)
 
-    monkeypatch.setattr("mi_lens.generation.loop.choose_token", spy)
+    monkeypatch.setattr("mi_lens.generation.candidates.choose_tokens", spy)
     acts = [(), (Suppress(THIRD),), (Steer(VECTOR, "blocks.1.hook_resid_post", at=THIRD),)]
     requests = [
         Request(PROMPTS[0], Condition(interventions, Sampling(0.7 + 0.1 * i)), max_new_tokens=5)

@@ -1,6 +1,7 @@
 import torch
 
-from mi_lens.generation.batch import Batch, CurrentPass, Job
+from mi_lens.generation.batch import Batch, CurrentPass
+from mi_lens.generation.jobs import Job
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.row import Row

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from scipy.stats import chisquare
 
-from mi_lens.interventions.sampling import Sampling, choose_token, uniform
+from mi_lens.interventions.sampling import Sampling, choose_tokens, uniform, uniform_key
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,8 @@ def test_samples_follow_the_probabilities(sampling, kept):
     probabilities = torch.tensor([0.1, 0.2, 0.15, 0.45, 0.1], dtype=torch.float64)
     logits = probabilities.log() + 1000
     draws = 4000
-    chosen = [choose_token(logits, sampling, uniform(s, [5], 0)) for s in range(draws)]
+    numbers = torch.tensor([numbers_of(s, [5], 0) for s in range(draws)], dtype=torch.float64)
+    chosen = choose_tokens(logits.expand(draws, -1), [sampling] * draws, numbers)
     counts = np.bincount(chosen, minlength=5)
     assert counts[kept].sum() == draws
     if len(kept) > 1:
@@ -31,10 +33,53 @@ def test_samples_follow_the_probabilities(sampling, kept):
         assert chisquare(counts[kept], expected * draws / expected.sum()).pvalue > 1e-4
 
 
+def numbers_of(seed, prompt, step, purpose="token"):
+    return uniform(uniform_key(seed, prompt, purpose), step)
+
+
+def alone(logits, sampling, number):
+    """The token of one row, by numpy's own functions."""
+    if sampling.temperature == 0:
+        return int(np.argmax(logits))
+    weights = softmax((logits - logits.max()) / sampling.temperature)
+    order = np.argsort(-weights, kind="stable")
+    weights = weights[order]
+    kept = weights >= sampling.min_p * weights[0]
+    before = np.concatenate([[0], weights.cumsum()[:-1]])
+    kept &= before < sampling.top_p
+    kept &= np.arange(len(weights)) < (sampling.top_k or len(weights))
+    reached = (weights * kept).cumsum()
+    return int(order[np.flatnonzero(reached > number * reached[-1])[0]])
+
+
+SETTINGS = [
+    Sampling(),
+    Sampling(1.0),
+    Sampling(0.6, top_p=0.95),
+    Sampling(0.7, top_k=3),
+    Sampling(1.3, min_p=0.05, top_p=0.8, top_k=20),
+    Sampling(1e-300),
+]
+
+
+def test_rows_of_different_settings_are_drawn_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    samplings = SETTINGS * 20
+    logits = torch.randn(len(samplings), 50, generator=generator) * 3
+    logits[:, 7] = -torch.inf
+    numbers = torch.rand(len(samplings), dtype=torch.float64, generator=generator)
+    together = choose_tokens(logits, samplings, numbers)
+    wanted = [
+        alone(row.double().numpy(), sampling, float(number))
+        for row, sampling, number in zip(logits, samplings, numbers, strict=True)
+    ]
+    assert together.tolist() == wanted
+
+
 def test_uniform_is_a_function_of_seed_prompt_step_and_purpose():
-    assert uniform(0, [1], 2) != uniform(0, [1], 2, "recycle")
-    values = [uniform(s, p, t) for s in (0, 1) for p in ([1], [2]) for t in range(50)]
-    assert values == [uniform(s, p, t) for s in (0, 1) for p in ([1], [2]) for t in range(50)]
+    assert numbers_of(0, [1], 2) != numbers_of(0, [1], 2, "recycle")
+    values = [numbers_of(s, p, t) for s in (0, 1) for p in ([1], [2]) for t in range(50)]
+    assert values == [numbers_of(s, p, t) for s in (0, 1) for p in ([1], [2]) for t in range(50)]
     assert len(set(values)) == 200
     assert all(0 <= v < 1 for v in values)
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mi_lens.generation.candidates import Candidates
 from mi_lens.generation.generate import generate
-from mi_lens.generation.loop import Decoder
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
@@ -19,14 +19,14 @@ PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?"]
 def logits_of(model, condition, monkeypatch, steps=6):
     """Logits at every step of one row before and after its interventions."""
     seen = []
-    choose = Decoder._choose
+    draw = Candidates.draw
 
-    def spy(self, view, logits):
-        seen.append(logits[0].clone())
-        return choose(self, view, logits)
+    def spy(self, logits, samplings, unchanged, changed):
+        seen.extend((logits[0].clone(), unchanged[0].clone()))
+        return draw(self, logits, samplings, unchanged, changed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Decoder, "_choose", spy)
+        patch.setattr(Candidates, "draw", spy)
         (trace,) = generate(model, PROMPTS[:1], condition, max_new_tokens=steps, progress=False)
     return trace, seen
 

@@ -3,7 +3,8 @@
 These are the differences:
 - Each key is rotated once and cached after its rotation.
 - A cache grows in place.
-- The query heads of a group share their key head without copying it.
+- Queries, keys and values come from one product, and queries and keys are rotated together.
+- The query heads of a group share their key head without copying it in single steps.
 - Masks and rotation angles are computed once per step, not once per layer.
 - Scores and pattern are computed only if they have a hook or a softcap. Otherwise the fused kernel
   computes the heads' outputs.
@@ -12,14 +13,14 @@ With a cache, `hook_rot_k` sees only the new positions, like all hooks. If a cal
 TransformerLens's own class, as `generate` does, TransformerLens's own attention runs.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.bias import causal_lower_right
 from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.components.attention import Attention
@@ -28,67 +29,8 @@ from transformer_lens.utilities.activation_functions import apply_softcap, softc
 
 from mi_lens.models.backends.block import is_watched
 from mi_lens.models.backends.cache import LayerCache
-
-Angles = tuple[Float[Tensor, "rows new 1 d_head"], Float[Tensor, "rows new 1 d_head"]]
-
-
-@dataclass
-class Positions:
-    """The new positions of a step, which are the same for all its layers.
-
-    Attributes:
-        mask: The mask of past and new positions, 0 on padding; None if there is no padding.
-        past: Number of positions before the new ones.
-        new: Number of new positions.
-        device: The model's device.
-    """
-
-    mask: Int[Tensor, "batch total"] | None
-    past: int
-    new: int
-    device: torch.device
-    _seen: dict[int | None, Bool[Tensor, "rows 1 new total"]] = field(default_factory=dict)
-    _angles: dict[float, Angles] = field(default_factory=dict)
-
-    @cached_property
-    def padding(self) -> Int[Tensor, "batch total"] | None:
-        """The mask; None if no row has padding."""
-        return None if self.mask is None or bool(self.mask.all()) else self.mask
-
-    def sees_all(self, window: int | None) -> bool:
-        """Whether every new position sees every position up to itself."""
-        total = self.past + self.new
-        return self.padding is None and (window is None or total <= window)
-
-    def seen(self, window: int | None) -> Bool[Tensor, "rows 1 new total"]:
-        """Which positions each new one sees: those up to itself, unpadded and in the window."""
-        if window not in self._seen:
-            total = self.past + self.new
-            seen = torch.ones(self.new, total, dtype=torch.bool, device=self.device)
-            seen = seen.tril(self.past)[None, None]
-            if window is not None:
-                seen = seen.triu(self.past - window + 1)
-            if self.padding is not None:
-                seen = seen & self.padding[:, None, None].bool()
-            self._seen[window] = seen
-        return self._seen[window]
-
-    def angles(self, attention: AbstractAttention) -> Angles:
-        """Cosines and sines of the new positions; the sines have the signs that `rotate` needs."""
-        base = attention._rotary_base()  # Gemma 3's layers with a window have another.
-        if base not in self._angles:
-            total = self.past + self.new
-            if min(total, attention.cfg.n_ctx) > len(attention.rotary_cos):
-                size = max(total, 2 * len(attention.rotary_cos))
-                attention._extend_rotary_embeddings(min(size, attention.cfg.n_ctx))
-            if self.padding is None:
-                index = (None, slice(self.past, total), None)
-            else:
-                index = ((self.padding.cumsum(dim=1) - 1).clamp(min=0)[:, self.past :, None],)
-            sine, half = attention.rotary_sin[index], attention.rotary_sin.shape[1] // 2
-            signed_sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
-            self._angles[base] = attention.rotary_cos[index], signed_sine
-        return self._angles[base]
+from mi_lens.models.backends.fused import Joint, linear
+from mi_lens.models.backends.positions import Angles, Positions, padding_of
 
 
 @dataclass
@@ -116,6 +58,8 @@ def rotate(x: Float[Tensor, "batch new heads d_head"], angles: Angles) -> Tensor
 class _Fast(AbstractAttention):
     """The fast forward pass; a subclass takes the weights from a class of TransformerLens."""
 
+    joint: Joint | None = None
+
     def forward(
         self,
         query_input: Float[Tensor, "batch new *heads d_model"],
@@ -137,37 +81,75 @@ class _Fast(AbstractAttention):
             )
         if step is None:
             new, device = query_input.shape[1], query_input.device
-            step = LayerStep(Positions(attention_mask, 0, new, device), None)
+            step = LayerStep(Positions(padding_of(attention_mask), 0, new, device), None)
+        positions, cache = step.positions, step.cache
+        q, k, v = self._heads(query_input, key_input, value_input, positions)
+        if cache is None:
+            keys, values = k.transpose(1, 2), v.transpose(1, 2)
+        else:
+            keys, values = cache.append(k, v, positions)
+        scores_needed = softcap_enabled(self.cfg.attn_scores_soft_cap) or is_watched(
+            self.hook_attn_scores, self.hook_pattern
+        )
+        if not scores_needed:
+            z = self._attend_fused(q, keys, values, positions, slots=cache is not None)
+        else:
+            if cache is not None:
+                keys, values = cache.in_columns(positions)
+            z = self._attend_with_scores(q, keys, values, positions)
+        return self._project_out(self.hook_z(z))
+
+    def _heads(
+        self, query_input: Tensor, key_input: Tensor, value_input: Tensor, positions: Positions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, rotated if the model rotates them, and values; for each head."""
+        rotary = self.cfg.positional_embedding_type == "rotary"
+        plain = self.q_norm is None and not is_watched(self.hook_q, self.hook_k)
+        product = self._product(query_input, key_input, value_input) if rotary and plain else None
+        if product is not None:
+            n_queries = self.cfg.n_heads
+            n_keys = (product.shape[2] - n_queries) // 2
+            q_and_k, v = product.split((n_queries + n_keys, n_keys), dim=2)
+            rotated = rotate(q_and_k, positions.angles(self))
+            q, k = rotated.split((n_queries, n_keys), dim=2)
+            return self.hook_rot_q(q), self.hook_rot_k(k), self.hook_v(v)
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
         if self.q_norm is not None and self.k_norm is not None and not self.cfg.use_qk_norm:
             # OLMo 2 normalises the queries of all heads together.
             q = self.q_norm(q.flatten(2)).view_as(q)
             k = self.k_norm(k.flatten(2)).view_as(k)
-        if self.cfg.positional_embedding_type == "rotary":
-            angles = step.positions.angles(self)
+        if rotary:
+            angles = positions.angles(self)
             q = self.hook_rot_q(rotate(q, angles))
             k = self.hook_rot_k(rotate(k, angles))
-        if step.cache is None:
-            keys, values = k.transpose(1, 2), v.transpose(1, 2)
-        else:
-            keys, values = step.cache.append(k, v)
-        needs_scores = softcap_enabled(self.cfg.attn_scores_soft_cap) or is_watched(
-            self.hook_attn_scores, self.hook_pattern
-        )
-        attend = self._attend_with_scores if needs_scores else self._attend_fused
-        return self._project_out(self.hook_z(attend(q, keys, values, step.positions)))
+        return q, k, v
 
     def calculate_qkv_matrices(self, query_input: Tensor, key_input: Tensor, value_input: Tensor):
         """Queries, keys and values, `[batch, new, heads, d_head]` each."""
         if query_input.ndim == 4:  # each head has its own input
             return super().calculate_qkv_matrices(query_input, key_input, value_input)
-        q = self.hook_q(project(query_input, self.W_Q, self.b_Q))
-        key_weights, value_weights = self._weights_of_keys_and_values()
-        k = self.hook_k(project(key_input, *key_weights))
-        v = self.hook_v(project(value_input, *value_weights))
+        product = self._product(query_input, key_input, value_input)
+        if product is None:
+            key_weights, value_weights = self._weights_of_keys_and_values()
+            q = project(query_input, self.W_Q, self.b_Q)
+            k, v = project(key_input, *key_weights), project(value_input, *value_weights)
+        else:
+            n_keys = (product.shape[2] - self.cfg.n_heads) // 2
+            q, k, v = product.split((self.cfg.n_heads, n_keys, n_keys), dim=2)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if self.cfg.use_qk_norm and self.q_norm is not None and self.k_norm is not None:
             q, k = self._apply_qk_norm(q, self.q_norm), self._apply_qk_norm(k, self.k_norm)
         return q, k, v
+
+    def _product(
+        self, query_input: Tensor, key_input: Tensor, value_input: Tensor
+    ) -> Float[Tensor, "batch new all_heads d_head"] | None:
+        """Queries, keys and values of one input by one product; None where it takes several."""
+        one_input = query_input is key_input and key_input is value_input and query_input.ndim == 3
+        if self.joint is None or not one_input or self.cfg.ungroup_grouped_query_attention:
+            return None
+        product = self.joint.product(query_input)
+        return None if product is None else product.unflatten(-1, (-1, self.cfg.d_head))
 
     def _weights_of_keys_and_values(self) -> Any:
         return (self.W_K, self.b_K), (self.W_V, self.b_V)
@@ -182,30 +164,43 @@ class _Fast(AbstractAttention):
         keys: Float[Tensor, "batch kv_heads total d_head"],
         values: Float[Tensor, "batch kv_heads total d_head"],
         positions: Positions,
+        *,
+        slots: bool,
     ) -> Float[Tensor, "batch new heads d_head"]:
         """The output of each head, computed without scores or pattern in memory."""
         batch, new, heads, d_head = q.shape
-        sees_all = positions.sees_all(self._window)
-        mask = None if sees_all and new in (1, keys.shape[2]) else positions.seen(self._window)
-        scale = 1 / self.attn_scale
+        scale, window = 1 / self.attn_scale, self._window
+        sees_all = positions.sees_all(window)
         if new == 1:  # the query heads of a group become several queries to one key head
+            bias = None if sees_all else positions.bias(window, slots, q.dtype)
             groups = q.reshape(batch, keys.shape[1], -1, d_head)
             z = functional.scaled_dot_product_attention(
-                groups, keys, values, attn_mask=mask, scale=scale
+                groups, keys, values, attn_mask=bias, scale=scale
             )
             return z.reshape(batch, 1, heads, d_head)
-        if mask is not None:
-            # Padding sees nothing, which gives NaN in some kernels: let it see itself.
-            mask = mask | torch.ones_like(mask[:1]).triu(positions.past).tril(positions.past)
-        return functional.scaled_dot_product_attention(
+        square = sees_all and new == keys.shape[2]
+        if square:
+            bias = None
+        elif sees_all and q.device.type != "cpu":
+            bias = causal_lower_right(new, keys.shape[2])
+        else:
+            bias = positions.bias(window, slots, q.dtype)
+        flash = q.dtype in (torch.float16, torch.bfloat16) and not isinstance(bias, Tensor)
+        if q.device.type != "cpu" and not flash and keys.shape[1] != heads:
+            # On an accelerator the only kernel for grouped heads here would hold all scores.
+            keys, values = (
+                part.repeat_interleave(heads // part.shape[1], dim=1) for part in (keys, values)
+            )
+        z = functional.scaled_dot_product_attention(
             q.transpose(1, 2),
             keys,
             values,
-            attn_mask=mask,
-            is_causal=mask is None,
+            attn_mask=bias,
+            is_causal=square,
             scale=scale,
-            enable_gqa=True,
-        ).transpose(1, 2)
+            enable_gqa=keys.shape[1] != heads,
+        )
+        return z.transpose(1, 2)
 
     def _attend_with_scores(
         self,
@@ -232,7 +227,7 @@ class _Fast(AbstractAttention):
         if self.cfg.use_attn_result:
             result = torch.einsum("bphd,hdm->bphm", z, self.W_O)
             return self.hook_result(result).sum(dim=2) + self.b_O
-        return functional.linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
+        return linear(z.flatten(2), self.W_O.permute(2, 0, 1).flatten(1), self.b_O)
 
 
 def project(

@@ -79,19 +79,34 @@ def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
     cache.batch_select_indices(rows)
 
 
-def join(cache: DynamicCache, other: DynamicCache) -> None:
+def copy_rows(
+    cache: DynamicCache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
+) -> None:
+    """See `Backend.copy_rows`."""
+    for layer in layers_of(cache):
+        for states in (layer.keys, layer.values):
+            to, source = targets.to(states.device), sources.to(states.device)
+            states.index_copy_(0, to, states.index_select(0, source))
+
+
+def join(
+    cache: DynamicCache, other: DynamicCache, rows: Int[Tensor, " rows"] | None = None
+) -> None:
     """See `Backend.join`."""
     for layer, other_layer in zip(layers_of(cache), layers_of(other), strict=True):
-        layer.keys = _joined_rows(layer.keys, other_layer.keys)
-        layer.values = _joined_rows(layer.values, other_layer.values)
+        layer.keys = _joined_rows(layer.keys, other_layer.keys, rows)
+        layer.values = _joined_rows(layer.values, other_layer.values, rows)
 
 
 def _joined_rows(
-    upper: Float[Tensor, "batch heads pos d_head"], lower: Float[Tensor, "more heads other d_head"]
+    own: Float[Tensor, "batch heads pos d_head"],
+    new: Float[Tensor, "more heads other d_head"],
+    rows: Int[Tensor, " more"] | None,
 ) -> Float[Tensor, "rows heads longer d_head"]:
     """The rows of both, with the shorter rows padded by zeros on the left."""
-    length = max(upper.shape[2], lower.shape[2])
-    return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in (upper, lower)])
+    length = max(own.shape[2], new.shape[2])
+    own, new = (pad(part, (0, 0, length - part.shape[2], 0)) for part in (own, new))
+    return torch.cat([own, new]) if rows is None else own.index_copy(0, rows.to(own.device), new)
 
 
 def crop(cache: DynamicCache, length: int) -> None:

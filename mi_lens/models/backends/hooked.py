@@ -15,26 +15,31 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.attention import Attention
 from transformer_lens.components.grouped_query_attention import GroupedQueryAttention
+from transformer_lens.components.mlps.gated_mlp import GatedMLP
 from transformer_lens.components.rms_norm import RMSNorm
 from transformer_lens.components.transformer_block import TransformerBlock
+from transformer_lens.components.unembed import Unembed
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities.activation_functions import apply_softcap
 
 from mi_lens.models.architectures import CONVERTERS
-from mi_lens.models.backends.attention import (
-    FastAttention,
-    FastGroupedAttention,
-    LayerStep,
-    Positions,
+from mi_lens.models.backends.attention import FastAttention, FastGroupedAttention, LayerStep
+from mi_lens.models.backends.block import (
+    FastBlock,
+    FastGatedMLP,
+    FastHookPoint,
+    FastRMSNorm,
+    FastUnembed,
 )
-from mi_lens.models.backends.block import FastBlock, FastHookPoint, FastRMSNorm
-from mi_lens.models.backends.cache import LayerCache
+from mi_lens.models.backends.cache import Cache
 from mi_lens.models.backends.context import require_context
 from mi_lens.models.backends.conversion import convert_config, convert_weights, shape
+from mi_lens.models.backends.fused import Joint
+from mi_lens.models.backends.hooked_passes import last_logits, run
+from mi_lens.models.backends.kernels import no_cudnn_attention
+from mi_lens.models.backends.positions import Positions, padding_of
 from mi_lens.models.backends.silence import silenced
 
 name = "hooked"
-Cache = list[LayerCache]
 
 
 def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
@@ -50,11 +55,16 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
     _take_weights(model, convert_weights(hf_model, cfg))
     _speed_up(model)
     model.to(hf_model.device, print_details=False)
+    for module in hf_model.modules():  # Each weight is freed once it is joined with others.
+        module._parameters.clear()
+    model.requires_grad_(False)
+    for block in model.blocks:
+        _join_weights(block)
     if tokenizer is not None:
         # set_tokenizer would load it a second time, and add a BOS token that it does not have.
         model.tokenizer = tokenizer
         cfg.tokenizer_prepends_bos = cfg.default_prepend_bos = len(tokenizer("")["input_ids"]) > 0
-    return model.eval().requires_grad_(False)
+    return model.eval()
 
 
 def require_buildable(hf_config: Any) -> None:
@@ -80,12 +90,24 @@ def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
     model.load_state_dict(kept, strict=False, assign=True)
 
 
+def _join_weights(block: Any) -> None:
+    attention, mlp = block.attn, block.mlp
+    if isinstance(attention, FastGroupedAttention):
+        attention.joint = Joint(attention, ("W_Q", "_W_K", "_W_V"), ("b_Q", "_b_K", "_b_V"))
+    elif isinstance(attention, FastAttention):
+        attention.joint = Joint(attention, ("W_Q", "W_K", "W_V"), ("b_Q", "b_K", "b_V"))
+    if isinstance(mlp, FastGatedMLP):
+        mlp.joint = Joint(mlp, ("W_gate", "W_in"))
+
+
 FASTER = {
     Attention: FastAttention,
+    GatedMLP: FastGatedMLP,
     GroupedQueryAttention: FastGroupedAttention,
     HookPoint: FastHookPoint,
     RMSNorm: FastRMSNorm,
     TransformerBlock: FastBlock,
+    Unembed: FastUnembed,
 }
 
 
@@ -120,6 +142,7 @@ def is_own_hook(module: Any, function: Callable[..., Any]) -> bool:
     return False
 
 
+@no_cudnn_attention()
 def forward(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch pos"],
@@ -127,11 +150,13 @@ def forward(
     logits_to_keep: int | None = None,
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """See `Backend.forward`."""
+    _require_fast(model)
     require_context(model, attention_mask)
-    residual = model(tokens, attention_mask=attention_mask, stop_at_layer=model.cfg.n_layers)
-    return _last_logits(model, residual, logits_to_keep)
+    positions = Positions(padding_of(attention_mask), 0, tokens.shape[1], model.cfg.device)
+    return run(model, tokens, positions, [None] * model.cfg.n_layers, logits_to_keep)
 
 
+@no_cudnn_attention()
 def step(
     model: HookedTransformer,
     tokens: Int[Tensor, "batch new"],
@@ -141,25 +166,14 @@ def step(
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """See `Backend.step`."""
     require_context(model, attention_mask)
-    tokens, attention_mask = tokens.to(model.cfg.device), attention_mask.to(model.cfg.device)
-    positions = Positions(attention_mask, cache_length(cache), tokens.shape[1], tokens.device)
-    residual = _embed(model, tokens, positions)
-    for block, layer_cache in zip(model.blocks, cache, strict=True):
-        residual = block(residual, past_kv_cache_entry=LayerStep(positions, layer_cache))
-    return _last_logits(model, residual, logits_to_keep)
+    past, new = cache.columns, tokens.shape[1]
+    positions = Positions(padding_of(attention_mask), past, new, model.cfg.device)
+    logits = run(model, tokens, positions, cache.layers, logits_to_keep)
+    cache.columns = past + new
+    return logits
 
 
-def _embed(
-    model: HookedTransformer, tokens: Int[Tensor, "batch new"], positions: Positions
-) -> Float[Tensor, "batch new d_model"]:
-    if model.cfg.use_hook_tokens:
-        tokens = model.hook_tokens(tokens)
-    embedded = model.hook_embed(model.embed(tokens))
-    if model.cfg.positional_embedding_type != "standard":
-        return embedded
-    return embedded + model.hook_pos_embed(model.pos_embed(tokens, positions.past, positions.mask))
-
-
+@no_cudnn_attention()
 def block(
     model: HookedTransformer,
     layer: int,
@@ -167,12 +181,16 @@ def block(
     cache: Cache,
 ) -> Float[Tensor, "1 new d_model"]:
     """See `Backend.block`."""
-    new = residual.shape[1]
-    positions = Positions(None, cache[layer].length, new, residual.device)
+    positions = Positions(None, cache.columns, residual.shape[1], residual.device)
     with silenced(model.blocks[layer]):
-        return model.blocks[layer](residual, past_kv_cache_entry=LayerStep(positions, cache[layer]))
+        output = model.blocks[layer](
+            residual, past_kv_cache_entry=LayerStep(positions, cache[layer])
+        )
+    cache.columns += residual.shape[1]
+    return output
 
 
+@no_cudnn_attention()
 def again(
     model: HookedTransformer,
     layer: int,
@@ -184,10 +202,12 @@ def again(
     keep_kv: bool = False,
 ) -> Float[Tensor, "rows 1 d_model"]:
     """See `Backend.again`."""
+    positions = _last_position(attention_mask, residual)
     with silenced(model.blocks[layer]):
-        return _rerun(model, layer, residual, attention_mask, cache, rows, keep_kv)
+        return _rerun(model, layer, residual, positions, cache, rows, keep_kv)
 
 
+@no_cudnn_attention()
 def onward(
     model: HookedTransformer,
     layer: int,
@@ -197,89 +217,95 @@ def onward(
     rows: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows d_vocab"]:
     """See `Backend.onward`."""
+    positions = _last_position(attention_mask, residual)
     for index in range(layer, model.cfg.n_layers):
-        residual = _rerun(model, index, residual, attention_mask, cache, rows, keep_kv=False)
-    return _last_logits(model, residual, None)[:, 0]
+        residual = _rerun(model, index, residual, positions, cache, rows, keep_kv=False)
+    return last_logits(model, residual, None)[:, 0]
+
+
+def _last_position(
+    attention_mask: Int[Tensor, "rows total"], residual: Float[Tensor, "rows 1 d_model"]
+) -> Positions:
+    padding, total = padding_of(attention_mask), attention_mask.shape[1]
+    return Positions(padding, total - 1, 1, residual.device)
 
 
 def _rerun(
     model: HookedTransformer,
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
-    attention_mask: Int[Tensor, "rows total"],
+    positions: Positions,
     cache: Cache,
     rows: Int[Tensor, " rows"],
     keep_kv: bool,
 ) -> Float[Tensor, "rows 1 d_model"]:
-    """Run a block on a copy of its cache that has these rows without their last position."""
-    attention_mask = attention_mask.to(model.cfg.device)
-    positions = Positions(attention_mask, attention_mask.shape[1] - 1, 1, residual.device)
-    past = cache[layer].before_last(rows)
-    output = model.blocks[layer](residual, past_kv_cache_entry=LayerStep(positions, past))
+    """Run a block on a copy of these rows, whose last position it writes anew."""
+    copy = cache[layer].copy_of(rows)
+    output = model.blocks[layer](residual, past_kv_cache_entry=LayerStep(positions, copy))
     if not keep_kv:
-        cache[layer].replace_last(rows, past)
+        cache[layer].replace(rows, positions.position[:, 0].expand(len(rows)), copy)
     return output
 
 
-def _last_logits(
-    model: HookedTransformer, residual: Float[Tensor, "batch pos d_model"], keep: int | None
-) -> Float[Tensor, "batch kept d_vocab"]:
-    normed = model.ln_final(residual)
-    if keep is not None:
-        normed = normed[:, normed.shape[1] - keep :]
-    return apply_softcap(model.unembed(normed), model.cfg.output_logits_soft_cap)
-
-
 def new_cache(model: HookedTransformer, batch_size: int) -> Cache:
-    """See `Backend.new_cache`. The cache is a list with one `LayerCache` per layer.
+    """See `Backend.new_cache`.
 
     Raises:
         ValueError: If TransformerLens built this model, with an architecture not in our table.
     """
-    if not isinstance(model.blocks[0], FastBlock):
-        architecture = model.cfg.original_architecture
-        if architecture not in CONVERTERS:
-            remedy = (
-                "load the checkpoint with mi_lens.load"
-                if architecture
-                else "a model built from a config has none; say in model.cfg.original_architecture "
-                "which of these it is"
-            )
-            raise ValueError(
-                f"architecture {architecture!r}: backend 'hooked' supports only "
-                f"{list(CONVERTERS)}; {remedy}"
-            )
-        _speed_up(model)
-    return [LayerCache() for _ in model.blocks]
+    _require_fast(model)
+    return Cache(model.cfg.n_layers)
+
+
+def _require_fast(model: HookedTransformer) -> None:
+    """Exchanges the classes of a model that TransformerLens built."""
+    if isinstance(model.blocks[0], FastBlock):
+        return
+    architecture = model.cfg.original_architecture
+    if architecture not in CONVERTERS:
+        remedy = (
+            "load the checkpoint with mi_lens.load"
+            if architecture
+            else "a model built from a config has none; say in model.cfg.original_architecture "
+            "which of these it is"
+        )
+        raise ValueError(
+            f"architecture {architecture!r}: backend 'hooked' supports only "
+            f"{list(CONVERTERS)}; {remedy}"
+        )
+    _speed_up(model)
 
 
 def cache_length(cache: Cache) -> int:
     """See `Backend.cache_length`."""
-    return cache[0].length
+    return cache.columns
 
 
 def keep_rows(cache: Cache, rows: Int[Tensor, " kept"]) -> None:
     """See `Backend.keep_rows`."""
-    for layer in cache:
-        layer.keep_rows(rows)
+    cache.keep_rows(rows)
 
 
-def join(cache: Cache, other: Cache) -> None:
+def copy_rows(
+    cache: Cache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
+) -> None:
+    """See `Backend.copy_rows`."""
+    cache.copy_rows(sources, targets)
+
+
+def join(cache: Cache, other: Cache, rows: Int[Tensor, " rows"] | None = None) -> None:
     """See `Backend.join`."""
-    for layer, other_layer in zip(cache, other, strict=True):
-        layer.join(other_layer)
+    cache.join(other, rows)
 
 
 def crop(cache: Cache, length: int) -> None:
-    """See `Backend.crop`."""
-    for layer in cache:
-        layer.crop(length)
+    """See `Backend.crop`. What is behind stays until it is written anew; nothing sees it."""
+    cache.columns = min(cache.columns, length)
 
 
 def trim(cache: Cache, columns: int) -> None:
-    """See `Backend.trim`."""
-    for layer in cache:
-        layer.trim(columns)
+    """See `Backend.trim`. Slots hold no padding."""
+    cache.columns -= columns
 
 
 def unembed(
@@ -287,4 +313,4 @@ def unembed(
 ) -> Float[Tensor, "*batch d_vocab"]:
     """See `Backend.unembed`."""
     states = residual.to(model.cfg.device, model.cfg.dtype).reshape(1, -1, residual.shape[-1])
-    return _last_logits(model, states, None).reshape(*residual.shape[:-1], -1)
+    return last_logits(model, states, None).reshape(*residual.shape[:-1], -1)

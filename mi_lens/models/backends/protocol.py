@@ -12,8 +12,10 @@ class Backend(Protocol):
     """The functions of the modules `hooked` and `bridge`.
 
     Batches are left-padded: `attention_mask` is 0 on the padding at the left of a row and 1 from
-    its first token on. Every position of a row is computed as if the row were alone in the batch.
-    The outputs at padding positions are finite but meaningless.
+    its first token on. It lies on the CPU, where a backend sees without waiting whether there is
+    padding; for a mask on the model's device the host waits. Every position of a row is computed
+    as if the row were alone in the batch. The outputs at padding positions are finite but
+    meaningless.
 
     Each backend has its own class of caches. A function that takes a cache changes it in place.
     """
@@ -191,11 +193,23 @@ class Backend(Protocol):
         """Keep only these rows of the cache, in this order. A row may occur several times."""
         ...
 
-    def join(self, cache: Any, other: Any) -> None:
-        """Append the rows of another cache of the same model, which must not be used any more.
+    def copy_rows(
+        self, cache: Any, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
+    ) -> None:
+        """Make some rows of the cache copies of others; no row is both."""
+        ...
 
-        The shorter cache is padded on the left, and the caller must pad the masks in the same
-        way. Both caches must hold at least one step.
+    def join(self, cache: Any, other: Any, rows: Int[Tensor, " rows"] | None = None) -> None:
+        """Take over the rows of another cache of the same model, not to be used any more.
+
+        The shorter rows are padded on the left, and the caller must pad the masks in the same way.
+        Both caches must hold at least one step.
+
+        Args:
+            cache: The cache.
+            other: The other cache.
+            rows: The rows of the cache whose place the other's rows take, one for each; None
+                appends them.
         """
         ...
 

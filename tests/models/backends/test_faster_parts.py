@@ -233,14 +233,21 @@ def test_a_cache_may_be_filled_in_inference_mode_and_used_outside(ours: Any) -> 
 @pytest.mark.parametrize("architecture", ["qwen2"], indirect=True)
 def test_a_cache_outgrows_its_room(ours: Any) -> None:
     from mi_lens.models.backends.cache import ROOM, LayerCache
+    from mi_lens.models.backends.positions import Positions
 
+    padding = (0, 3)
     cache = LayerCache()
     keys = torch.randn(2, 2 * ROOM + 5, 3, 4)
     values = torch.randn_like(keys)
     for start, end in ((0, 7), (7, 8), (8, ROOM + 9), (ROOM + 9, 2 * ROOM + 5)):
-        held = cache.append(keys[:, start:end], values[:, start:end])
-        assert torch.equal(held[0], keys[:, :end].transpose(1, 2))
-        assert torch.equal(held[1], values[:, :end].transpose(1, 2))
+        positions = Positions(padding, start, end - start, "cpu")
+        held = cache.append(keys[:, start:end], values[:, start:end], positions)
+        in_columns = cache.in_columns(positions)
+        for slots, columns, given in zip(held, in_columns, (keys, values), strict=True):
+            for row, first in enumerate(padding):
+                real = given[row, first:end].transpose(0, 1)
+                assert torch.equal(slots[row, :, : end - first], real)
+                assert torch.equal(columns[row, :, first:end], real)
 
 
 def test_bfloat16_is_no_worse_than_before(
@@ -249,7 +256,7 @@ def test_bfloat16_is_no_worse_than_before(
     backend = get_backend("hooked")
     tokens, mask = batch()
     model = load(checkpoint(architecture), backend="hooked", dtype="bfloat16", device="cpu")
-    usual = backend.forward(without_our_classes(model), tokens, mask, 1)
+    usual = without_our_classes(model)(tokens, attention_mask=mask)[:, -1:]
     cache = backend.new_cache(model, len(tokens))
     backend.step(model, tokens[:, :-1], mask[:, :-1], cache)
     logits = backend.step(model, tokens[:, -1:], mask, cache)
