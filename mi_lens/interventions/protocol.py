@@ -83,7 +83,7 @@ class Recycling:
             cache: See `run`.
         """
         row = torch.zeros(1, dtype=torch.long, device=states.device)
-        mask = torch.ones(1, read, dtype=torch.long, device=states.device)
+        mask = torch.ones(1, read, dtype=torch.long)
         last = self.run(model, layer, states[:, -1:], mask, cache, row)
         return torch.cat([states[:, :-1], last], dim=1)
 

@@ -67,8 +67,7 @@ def read_in_segments(
     """
     require_able(model, "read")
     backend = backend_of(model)
-    tokens, mask = left_pad(sequences)  # The mask stays on the host, where backends look at it.
-    tokens = tokens.to(model.cfg.device)
+    tokens, mask = left_pad(sequences, device=model.cfg.device)
     width, length = tokens.shape[1], length or SEGMENT
     cache = backend.new_cache(model, len(sequences))
     segments = [(start, min(start + length, width)) for start in range(0, width, length)]
