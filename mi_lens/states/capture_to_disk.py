@@ -19,18 +19,17 @@ from mi_lens.models.attached_hooks import require_hooks_of_traces
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
-from mi_lens.states.segments import (
+from mi_lens.states.segments import stream_states, widths
+from mi_lens.states.shard import Origin, held_names
+from mi_lens.states.shard_writer import new_shard
+from mi_lens.states.trace_batches import (
     batches,
     capture_bar,
     positions_of,
     read_ids,
     replay_of_batch,
     require_readable,
-    stream_states,
-    widths,
 )
-from mi_lens.states.shard import Origin, held_names
-from mi_lens.states.shard_writer import new_shard
 from mi_lens.traces.trace import Trace
 
 
