@@ -44,30 +44,37 @@ class Decoder:
         self.device = model.cfg.device
         self.waiting: deque[Job] = deque()
 
-    @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Yields jobs as they finish. None of these hooks is on the model between two of them."""
         current = CurrentPass()
         ours = [(name, partial(_edit, current, name)) for name in _hook_names(jobs)]
         hooks = [*self.fwd_hooks, *ours]
-        self.waiting = waiting = deque(_same_prompts_together(jobs))
-        batch = None
-        while waiting or batch:
-            finished: list[Job] = []
+        self.waiting, batch = deque(_same_prompts_together(jobs)), None
+        while self.waiting or batch:
             with self.model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
-                while not finished and (waiting or batch):
-                    free = self.batch_size - (len(batch.jobs) if batch else 0)
-                    # Rows come and go by the eighth of a batch: either way the cache is copied.
-                    if waiting and (batch is None or free > self.batch_size // 8):
-                        # 1. Waiting rows take free places; their prompts are read.
-                        coming = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                        newcomers, finished = self._read_prompts(current, coming)
-                        batch = _joined(batch, newcomers)
-                    elif batch:
-                        # 2. If none can come, every row reads its last token.
-                        batch, finished = self._read_last_tokens(current, batch)
-            # 3. What has ended is given back.
+                batch, finished = self._until_finished(current, batch)
             yield from finished
+
+    @torch.inference_mode()
+    def _until_finished(
+        self, current: CurrentPass, batch: Batch | None
+    ) -> tuple[Batch | None, list[Job]]:
+        """Steps until a job has ended: the batch without it, and what has ended."""
+        finished: list[Job] = []
+        while not finished and (self.waiting or batch):
+            free = self.batch_size - (len(batch.jobs) if batch else 0)
+            # Rows come by the eighth of a batch: their prompts are read together.
+            if self.waiting and (batch is None or free > self.batch_size // 8):
+                # 1. Waiting rows take free places; their prompts are read.
+                count = min(free, len(self.waiting))
+                newcomers, finished = self._read_prompts(
+                    current, [self.waiting.popleft() for _ in range(count)]
+                )
+                batch = _joined(batch, newcomers)
+            elif batch:
+                # 2. If none can come, every row reads its last token.
+                batch, finished = self._read_last_tokens(current, batch)
+        return batch, finished
 
     def _read_prompts(
         self, current: CurrentPass, jobs: list[Job]
