@@ -73,7 +73,8 @@ class Steer(Intervention):
             set_field("made_from", self.made_from or tuple(self.vector.problems))
             set_field("of_model", self.of_model or self.vector.model or None)
             set_field("vector", self.vector.vector)
-        vector = torch.as_tensor(self.vector, dtype=torch.float64).detach().cpu().clone()
+        given = self.vector.detach().cpu() if isinstance(self.vector, Tensor) else self.vector
+        vector = torch.as_tensor(given, dtype=torch.float64).clone()
         set_field("vector", vector)
         set_field("made_from", tuple(self.made_from))
         if not isinstance(self.at, str):

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS, find_peaks
@@ -234,12 +235,12 @@ def massive_coordinates(
     require_pair(states, answer)
 
     def far(vectors: Tensor) -> Tensor:
-        magnitude = vectors.double().abs()
+        magnitude = in_float64(vectors).abs()
         if not magnitude.isfinite().all():
             raise ValueError("a vector holds NaN or infinity; leave it out")
         return magnitude > ratio * magnitude.median(-1, keepdim=True).values
 
-    return far(answer) | (far(states).double().mean(0) >= 0.5)
+    return (far(answer) | (far(states).double().mean(0) >= 0.5)).to(answer.device)
 
 
 def without_massive(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.states.activation_cache import require_states
 
@@ -32,7 +33,7 @@ def covariates(
     return {
         **next_token,
         "squared correlation": squared_correlation(states, answer),
-        "norm": torch.linalg.vector_norm(states.double(), dim=-1).cpu().numpy(),
+        "norm": torch.linalg.vector_norm(in_float64(states), dim=-1).cpu().numpy(),
         "position": np.arange(len(states), dtype=float),
     }
 
@@ -45,8 +46,8 @@ def squared_correlation(
     Where all coordinates lie within a small part of sigma, the kernel is linear and MI says the
     same. It is 0 for a vector whose coordinates are all equal.
     """
-    x = states.double() - states.double().mean(-1, keepdim=True)
-    y = answer.double() - answer.double().mean()
+    x, y = in_float64(states), in_float64(answer)
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean()
     scale = (x.square().sum(-1) * y.square().sum()).clamp(min=torch.finfo(torch.float64).tiny)
     return ((x @ y).square() / scale).clamp(max=1).cpu().numpy()
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.states.activation_cache import require_states
@@ -92,7 +93,7 @@ def answer_probability(
     for name, at_hook in states.items():
         require_states(at_hook, f"trace {trace.id}: states at {name}", len(trace))
         parts = [
-            backend.unembed(model, part).double().softmax(-1)[:, chosen].sum(-1).cpu()
+            in_float64(backend.unembed(model, part)).softmax(-1)[:, chosen].sum(-1).cpu()
             for part in at_hook.split(256)
         ]
         probabilities[name] = torch.cat(parts).numpy()
