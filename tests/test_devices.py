@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -141,9 +142,11 @@ def evaluated(g: Given) -> list[Any]:
 
 
 def swept(g: Given) -> list[Any]:
-    """A sweep of one condition on one problem."""
+    """A sweep of one condition on one problem; `analyzed` loads its own model."""
     spec = mi_lens.Spec(("baseline",), **g.run_settings())
-    return results(mi_lens.run_sweep(spec, g.folder / "sweep", progress=False)["pocket-reasoner"])
+    with mock.patch("mi_lens.models.loading.load", return_value=g.model):
+        found = mi_lens.run_sweep(spec, g.folder / "sweep", progress=False)
+    return results(found["pocket-reasoner"])
 
 
 def analyzed(g: Given) -> Any:
