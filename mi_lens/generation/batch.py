@@ -50,13 +50,17 @@ class Batch:
     @cached_property
     def strand_view(self) -> View:
         """One row per strand, for what is done to states; no action where several jobs share."""
-        silent = replace(self.jobs[0], actions=())
-        jobs = [silent] * len(self.mask)
+        jobs = list(self.silent_view.jobs)
         sharing = Counter(self.strands)
         for strand, job in zip(self.strands, self.jobs, strict=True):
             if sharing[strand] == 1:
                 jobs[strand] = job
         return View(jobs)
+
+    @property
+    def silent_view(self) -> View:
+        """One row per strand, on which nothing acts."""
+        return View([replace(self.jobs[0], actions=())] * len(self.mask))
 
     def by_job(self, logits: Float[Tensor, "strands d_vocab"]) -> Float[Tensor, "jobs d_vocab"]:
         """A row for each job."""

@@ -3,7 +3,6 @@
 A finished row leaves the batch and a waiting one takes its place: its prompt is read by itself, and
 its cache is joined to the others'. Rows of one batch may have different interventions; each action
 is called with its own rows only. Conditions of one prompt are one row until they differ (`Batch`).
-What this does not cover: prompts longer than one forward pass takes.
 """
 
 from collections import deque
@@ -20,12 +19,14 @@ from torch import Tensor
 from mi_lens.generation.batch import Batch, CurrentPass
 from mi_lens.generation.jobs import Job, View
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
-from mi_lens.models.attached_hooks import FwdHooks
+from mi_lens.models.attached_hooks import FwdHooks, attached_hooks
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
 from mi_lens.models.overflow import advice
 from mi_lens.models.padding import left_pad
+
+SEGMENT = 512  # Positions of a prompt read at once, which bounds the memory of a pass.
 
 
 class Decoder:
@@ -42,32 +43,40 @@ class Decoder:
         self.fwd_hooks = fwd_hooks
         self.backend = backend_of(model)
         self.device = model.cfg.device
+        self.watched = bool(fwd_hooks) or bool(attached_hooks(model))
         self.waiting: deque[Job] = deque()
 
-    @torch.inference_mode()
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
         """Yields jobs as they finish. None of these hooks is on the model between two of them."""
         current = CurrentPass()
         ours = [(name, partial(_edit, current, name)) for name in _hook_names(jobs)]
         hooks = [*self.fwd_hooks, *ours]
-        self.waiting = waiting = deque(_same_prompts_together(jobs))
-        batch = None
-        while waiting or batch:
-            finished: list[Job] = []
+        self.waiting, batch = deque(_same_prompts_together(jobs)), None
+        while self.waiting or batch:
             with self.model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
-                while not finished and (waiting or batch):
-                    free = self.batch_size - (len(batch.jobs) if batch else 0)
-                    # Rows come and go by the eighth of a batch: either way the cache is copied.
-                    if waiting and (batch is None or free > self.batch_size // 8):
-                        # 1. Waiting rows take free places; their prompts are read.
-                        coming = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                        newcomers, finished = self._read_prompts(current, coming)
-                        batch = _joined(batch, newcomers)
-                    elif batch:
-                        # 2. If none can come, every row reads its last token.
-                        batch, finished = self._read_last_tokens(current, batch)
-            # 3. What has ended is given back.
+                batch, finished = self._until_finished(current, batch)
             yield from finished
+
+    @torch.inference_mode()
+    def _until_finished(
+        self, current: CurrentPass, batch: Batch | None
+    ) -> tuple[Batch | None, list[Job]]:
+        """Steps until a job has ended: the batch without it, and what has ended."""
+        finished: list[Job] = []
+        while not finished and (self.waiting or batch):
+            free = self.batch_size - (len(batch.jobs) if batch else 0)
+            # Rows come by the eighth of a batch: their prompts are read together.
+            if self.waiting and (batch is None or free > self.batch_size // 8):
+                # 1. Waiting rows take free places; their prompts are read.
+                count = min(free, len(self.waiting))
+                newcomers, finished = self._read_prompts(
+                    current, [self.waiting.popleft() for _ in range(count)]
+                )
+                batch = _joined(batch, newcomers)
+            elif batch:
+                # 2. If none can come, every row reads its last token.
+                batch, finished = self._read_last_tokens(current, batch)
+        return batch, finished
 
     def _read_prompts(
         self, current: CurrentPass, jobs: list[Job]
@@ -83,7 +92,25 @@ class Decoder:
         tokens, mask = left_pad([sequence for sequence, _ in strand_numbers], device=self.device)
         cache = self.backend.new_cache(self.model, len(mask))
         batch = Batch(self.model, self.backend, jobs, strands, mask, cache)
-        return self._step(current, batch, tokens)
+        return self._step(current, batch, self._last_segment(current, batch, tokens))
+
+    def _last_segment(
+        self, current: CurrentPass, batch: Batch, tokens: Int[Tensor, "strands pos"]
+    ) -> Int[Tensor, "strands last"]:
+        """Reads long prompts segment by segment, but for the last one, which is given back.
+
+        What is to be watched or changed is read at once, since hooks see a whole prompt.
+        """
+        if self.watched or any(job.will_edit for job in batch.jobs):
+            return tokens
+        first, width = 0, tokens.shape[1]
+        current.start(batch, batch.silent_view)
+        for end in range(SEGMENT, width, SEGMENT):
+            self.backend.step(
+                self.model, tokens[:, first:end], batch.mask[:, :end], batch.cache, logits_to_keep=0
+            )
+            first = end
+        return tokens[:, first:]
 
     def _read_last_tokens(
         self, current: CurrentPass, batch: Batch

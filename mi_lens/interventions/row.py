@@ -176,13 +176,13 @@ def positions(
 
     Args:
         rows: The rows of the states.
-        width: Number of positions of the states.
+        width: Number of positions of the states; the last ones, if rows read more.
         wanted: Called with a row, a token that the row reads now, and the number of generated
             tokens up to and including that token. The number is 0 for the last token of the prompt,
             and negative for the tokens before it.
     """
     read = [wanted_of(row, wanted) for row in rows]
-    padded = [[False] * (width - len(of_row)) + of_row for of_row in read]
+    padded = [[False] * (width - len(of_row)) + of_row[-width:] for of_row in read]
     return torch.tensor(padded, dtype=torch.bool).reshape(len(rows), width)
 
 

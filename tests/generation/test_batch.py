@@ -129,3 +129,33 @@ def test_left_pad():
     tokens, mask = left_pad([[5, 6], [7], [8, 9, 10]])
     assert tokens.tolist() == [[0, 5, 6], [0, 0, 7], [8, 9, 10]]
     assert mask.tolist() == [[0, 1, 1], [0, 0, 1], [1, 1, 1]]
+
+
+def test_newcomers_take_idle_rows(tiny_model):
+    prompts = [[8, number] for number in range(9, 17)]
+    alone = next_logits(started(tiny_model, prompts[1:], list(range(7))))
+    coming = next_logits(started(tiny_model, [[20, 21, 22]], [0, 0]))
+    batch = started(tiny_model, prompts, list(range(8)))
+    kept = [layer.slots[0].data_ptr() for layer in batch.cache.layers]
+    batch = batch.regrouped(dict.fromkeys(range(1, 8)), spare=1)
+    joined = batch.joined(started(tiny_model, [[20, 21, 22]], [0, 0]))
+    assert joined.strands == [*range(1, 8), 0, 0]
+    assert [layer.slots[0].data_ptr() for layer in joined.cache.layers] == kept
+    torch.testing.assert_close(next_logits(joined), torch.cat([alone, coming]), rtol=0, atol=1e-12)
+
+
+def test_a_parting_job_takes_an_idle_row(tiny_model):
+    prompts = [[8, 9], [10, 11, 12], [13]]
+    together = next_logits(started(tiny_model, prompts, [0, 1, 2, 1]))[[1, 2, 3]]
+    batch = started(tiny_model, prompts, [0, 1, 2, 1])
+    parted = batch.regrouped({1: "a", 2: "a", 3: "b"})
+    assert parted.strands == [1, 2, 0]
+    torch.testing.assert_close(next_logits(parted), together, rtol=0, atol=1e-12)
+    assert parted.mask.tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 1]]
+
+
+def test_idle_rows_stay_only_for_newcomers(tiny_model):
+    prompts = [[8, number] for number in range(9, 17)]
+    batch = started(tiny_model, prompts, list(range(8)))
+    assert len(batch.regrouped(dict.fromkeys(range(3, 8)), spare=2).mask) == 8
+    assert len(batch.regrouped(dict.fromkeys(range(3, 8)), spare=1).mask) == 5

@@ -17,6 +17,7 @@ from mi_lens.interventions.sampling import Sampling, choose_tokens
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
+from mi_lens.models.backends.lookup import get_backend
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?", "2"]
 THIRD, FIFTH = tuple(range(0, 384, 3)), tuple(range(2, 384, 5))
@@ -283,3 +284,34 @@ def test_thoughts_and_think_blocks_are_seen(tiny_model):
     assert seen[0] == (True, "transition")
     outside = len(encode("\n\nAlternatively")) + 1
     assert seen[1] == len(trace.prompt_ids) + len(prefix) - outside
+
+
+@pytest.mark.parametrize("length", [1, 7, 16])
+def test_long_prompts_are_read_in_segments(tiny_model, monkeypatch, length):
+    words = tuple(range(40, 200))
+    conditions = [
+        Condition(),
+        Condition((Steer(VECTOR, "blocks.1.hook_resid_post", at=words, inside_think=False),)),
+        Condition((Recycle(1, words),)),
+        Condition((Recycle(1, words, trigger="consumed"),)),
+    ]
+    requests = [Request(p, each, max_new_tokens=6) for p in PROMPTS for each in conditions]
+    at_once = generate(tiny_model, requests, progress=False)
+    assert {event["what"] for trace in at_once for event in trace.events} == {"steer", "recycle"}
+    monkeypatch.setattr("mi_lens.generation.loop.SEGMENT", length)
+    widths = []
+    backend = get_backend("hooked")
+    step = backend.step
+
+    def spy(model, tokens, mask, cache, logits_to_keep):
+        widths.append(tokens.shape[1])
+        return step(model, tokens, mask, cache, logits_to_keep)
+
+    monkeypatch.setattr(backend, "step", spy)
+    assert generate(tiny_model, requests, progress=False) == at_once
+    assert max(widths) <= length
+    widths.clear()
+    seen = []
+    hook = ("blocks.0.hook_resid_post", lambda state, hook: seen.append(state.shape[1]))
+    assert [t.token_ids for t in generate(tiny_model, requests, fwd_hooks=[hook], progress=False)]
+    assert max(seen) == max(widths) == max(len(trace.prompt_ids) for trace in at_once)

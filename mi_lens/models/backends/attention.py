@@ -155,7 +155,8 @@ class _Fast(AbstractAttention):
         return (self.W_K, self.b_K), (self.W_V, self.b_V)
 
     @property
-    def _window(self) -> int | None:
+    def window(self) -> int | None:
+        """How many positions a position sees, itself included; None for all."""
         return self.cfg.window_size if self.attn_type == "local" else None
 
     def _attend_fused(
@@ -169,7 +170,7 @@ class _Fast(AbstractAttention):
     ) -> Float[Tensor, "batch new heads d_head"]:
         """The output of each head, computed without scores or pattern in memory."""
         batch, new, heads, d_head = q.shape
-        scale, window = 1 / self.attn_scale, self._window
+        scale, window = 1 / self.attn_scale, self.window
         sees_all = positions.sees_all(window)
         if new == 1:  # the query heads of a group become several queries to one key head
             bias = None if sees_all else positions.bias(window, slots, q.dtype)
@@ -214,7 +215,7 @@ class _Fast(AbstractAttention):
         groups = q.transpose(1, 2).reshape(batch, keys.shape[1], -1, d_head)
         scores = (groups @ keys.transpose(2, 3)).view(batch, heads, new, -1) / self.attn_scale
         scores = apply_softcap(scores, self.cfg.attn_scores_soft_cap)
-        scores = scores.masked_fill(~positions.seen(self._window), -torch.inf)
+        scores = scores.masked_fill(~positions.seen(self.window), -torch.inf)
         # A padding position at the start of a row sees nothing, and its pattern would be NaN.
         pattern = self.hook_attn_scores(scores).softmax(dim=-1).nan_to_num(nan=0.0)
         pattern = self.hook_pattern(pattern).to(values.dtype)

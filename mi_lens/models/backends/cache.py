@@ -8,6 +8,8 @@ Callers count in columns, and pad rows on the left. Here every row is a slot tha
 first token, at place 0, so that no row moves when longer or shorter ones come or go.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -22,7 +24,18 @@ class LayerCache:
     """Keys and values of one layer, `[rows, kv_heads, places, d_head]` each."""
 
     def __init__(self) -> None:
-        self.slots: list[Tensor] = []  # Keys and values, with room at the end.
+        self._slots: list[Tensor] = []
+        self.exchanged = 0  # How often `slots` became other tensors.
+
+    @property
+    def slots(self) -> list[Float[Tensor, "rows kv_heads places d_head"]]:
+        """Keys and values, with room at the end."""
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: list[Tensor]) -> None:
+        self._slots = slots
+        self.exchanged += 1
 
     def append(
         self,
@@ -31,8 +44,9 @@ class LayerCache:
         positions: Positions,
     ) -> list[Float[Tensor, "rows kv_heads places d_head"]]:
         """Writes new positions; returns the keys and values of all places that the pass reads."""
-        if not self.slots or self.slots[0].shape[2] < positions.needed:
-            self._make_room(keys, positions.needed)
+        if not self.slots:
+            self._make_room(keys.transpose(1, 2), positions.needed)
+        self.reserve(positions)
         for slots, new in zip(self.slots, (keys, values), strict=True):
             if positions.is_together:
                 slots.narrow(2, positions.past, positions.new).copy_(new.transpose(1, 2))
@@ -49,8 +63,13 @@ class LayerCache:
         rows, places = positions.columns
         return [slots[rows, :, places].transpose(1, 2) for slots in self.slots]
 
-    def _make_room(self, like: Float[Tensor, "rows new kv_heads d_head"], needed: int) -> None:
-        rows, _, heads, d_head = like.shape
+    def reserve(self, positions: Positions) -> None:
+        """Makes room for the places that a pass needs."""
+        if self.slots[0].shape[2] < positions.needed:
+            self._make_room(self.slots[0], positions.needed)
+
+    def _make_room(self, like: Float[Tensor, "rows kv_heads places d_head"], needed: int) -> None:
+        rows, heads, _, d_head = like.shape
         capacity = -(-(needed + max(ROOM, needed // 8)) // ROOM) * ROOM
         # A tensor made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
@@ -86,13 +105,21 @@ class LayerCache:
         """Takes the rows of another cache, in the place of some of its own or behind them."""
         capacity = max(cache.slots[0].shape[2] for cache in (self, other))
         pairs = [
-            [pad(part, (0, 0, 0, capacity - part.shape[2])) for part in pair]
+            [_lengthened(part, capacity) for part in pair]
             for pair in zip(self.slots, other.slots, strict=True)
         ]
         if rows is None:
             self.slots = [torch.cat(pair) for pair in pairs]
         else:
-            self.slots = [own.index_copy_(0, rows, new) for own, new in pairs]
+            if pairs[0][0] is not self.slots[0]:  # They were too short.
+                self.slots = [own for own, _ in pairs]
+            for own, new in pairs:
+                own.index_copy_(0, rows, new)
+
+
+def _lengthened(slots: Tensor, capacity: int) -> Tensor:
+    missing = capacity - slots.shape[2]
+    return pad(slots, (0, 0, 0, missing)) if missing else slots
 
 
 class Cache:
@@ -101,27 +128,41 @@ class Cache:
     Attributes:
         layers: One for each block.
         columns: Number of positions so far, padding included.
+        recorded: What is replayed for a single step on these rows, if anything is.
     """
 
     def __init__(self, n_layers: int) -> None:
         self.layers = [LayerCache() for _ in range(n_layers)]
         self.columns = 0
+        self.recorded: Any = None
+
+    @property
+    def exchanged(self) -> int:
+        """A number that changes when a layer's slots become other tensors."""
+        return sum(layer.exchanged for layer in self.layers)
 
     def __getitem__(self, layer: int) -> LayerCache:
         return self.layers[layer]
 
+    def _rows_change(self) -> None:
+        if self.recorded is not None:
+            self.recorded.forget_places()
+
     def keep_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keeps only these rows, in this order."""
+        self._rows_change()
         for layer in self.layers:
             layer.keep_rows(rows)
 
     def copy_rows(self, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]) -> None:
         """Makes some rows copies of others."""
+        self._rows_change()
         for layer in self.layers:
             layer.copy_rows(sources, targets)
 
     def join(self, other: "Cache", rows: Int[Tensor, " rows"] | None) -> None:
         """Takes the rows of another cache, in the place of some of its own or behind them."""
+        self._rows_change()
         self.columns = max(self.columns, other.columns)
         for layer, other_layer in zip(self.layers, other.layers, strict=True):
             layer.join(other_layer, rows)

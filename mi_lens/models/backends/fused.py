@@ -66,5 +66,5 @@ def linear(
     if x.device.type != "cpu" or rows not in FEW_ROWS or weight.numel() < LARGE:
         return functional.linear(x, weight, bias)
     columns = weight @ x.reshape(rows, -1).T
-    product = columns.T.contiguous() if bias is None else columns.T + bias
-    return product.view(*x.shape[:-1], -1)
+    product = columns.T.contiguous().view(*x.shape[:-1], -1)
+    return product if bias is None else product + bias

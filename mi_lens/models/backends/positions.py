@@ -1,6 +1,6 @@
 """The new positions of a pass: where each row keeps them, what they see, and their angles."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,8 @@ from transformer_lens.components.abstract_attention import AbstractAttention
 from mi_lens.common.on_device import on_device
 
 Angles = tuple[Float[Tensor, "rows new 1 d_head"], Float[Tensor, "rows new 1 d_head"]]
-ACCELERATOR_PLACES = 256  # Steps read so many places, or a multiple: shapes that seldom change.
+# Passes read a multiple of so many places: on an accelerator every new shape is prepared anew.
+PLACES, ANYWHERE_ELSE = {"cpu": 1}, 256
 
 
 def padding_of(attention_mask: Int[Tensor, "rows total"] | None) -> tuple[int, ...] | None:
@@ -38,8 +39,7 @@ class Positions:
     Attributes:
         is_together: Whether all rows are at the same positions.
         places: Number of places in use after the pass, in the longest row.
-        read: How many places of a cache the pass reads. On an accelerator it is rounded up, because
-            every shape is prepared anew there.
+        read: How many places of a cache the pass reads.
         needed: Number of places that a cache must have.
     """
 
@@ -50,8 +50,8 @@ class Positions:
         self.device = torch.device(device)
         self.is_together = padding is None
         self.places = past + new - min(padding or (0,))
-        step = 1 if self.device.type == "cpu" else ACCELERATOR_PLACES
-        self.read = -(-self.places // step) * step
+        multiple = PLACES.get(self.device.type, ANYWHERE_ELSE)
+        self.read = -(-self.places // multiple) * multiple
         # Padding among the new columns is kept behind all places in use, where nobody looks.
         self.needed = max(self.read, self.places + (padding is not None))
         self._seen: dict[int | None, Bool[Tensor, "rows 1 new total"]] = {}
@@ -88,6 +88,11 @@ class Positions:
         """The rows and places of a cache at which all columns are kept; place 0 for padding."""
         places = self._key_positions(slots=False)[:, 0, 0].clamp(min=0)
         return on_device(tuple(range(len(places))), self.device)[:, None], places
+
+    def last(self, rows: int) -> tuple[int, ...]:
+        """The last new position of each row."""
+        column = self.past + self.new - 1
+        return tuple(column - padding for padding in self.padding or (0,) * rows)
 
     def sees_all(self, window: int | None) -> bool:
         """Whether every new position sees all keys up to itself, and no other key is read."""
@@ -156,6 +161,45 @@ class Positions:
             signed_sine = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
             self._angles[base] = attention.rotary_cos[index], signed_sine
         return self._angles[base]
+
+
+class StandingPositions(Positions):
+    """Positions of single steps whose tensors and shapes stay, so that a step can be replayed.
+
+    Args:
+        position: The place of each row's new token. It is changed in place between two steps.
+        like: The positions of the first of these steps.
+    """
+
+    def __init__(self, position: Int[Tensor, "rows 1"], like: Positions):
+        super().__init__(like.padding, like.past, 1, like.device)
+        self.is_together = False
+        self.places = self.read = like.read  # Angles are looked up for all of them.
+        self.needed = like.needed
+        self._standing = position
+
+    @property
+    def _unclamped(self) -> Int[Tensor, "rows 1"]:
+        return self._standing
+
+    @property
+    def _all_real(self) -> bool:
+        return True
+
+    def renew(self, blocks: Iterable[Any]) -> Tensor:
+        """Computes what all blocks need of the positions; gives some tensor of it."""
+        self._biases.clear()
+        self._angles.clear()
+        for block in blocks:
+            attention = block.attn
+            if attention.cfg.positional_embedding_type == "rotary":
+                self.angles(attention)
+            self.bias(attention.window, True, attention.cfg.dtype)
+        return next(iter(self._biases.values()))
+
+    def sees_all(self, window: int | None) -> bool:
+        """No: behind a row's last place are others, which only the bias hides."""
+        return False
 
 
 def _in_reach(keys: Tensor, queries: Tensor, window: int | None) -> Bool[Tensor, "..."]:

@@ -137,6 +137,44 @@ def test_joined_rows_go_on_as_before(backend: Any, model: Any, lengths: tuple[in
         torch.testing.assert_close(logits, whole[:, -1:], **EXACT)
 
 
+def test_a_row_may_be_copied_over_another(backend: Any, model: Any) -> None:
+    tokens, mask = batch()
+    whole = backend.forward(model, tokens, mask)
+    cache = backend.new_cache(model, len(tokens))
+    backend.step(model, tokens[:, :20], mask[:, :20], cache)
+    backend.copy_rows(cache, torch.tensor([2]), torch.tensor([0]))
+    rows = [2, 1, 2]
+    logits = backend.step(model, tokens[rows, 20:], mask[rows], cache)
+    torch.testing.assert_close(logits, whole[rows, 20:], **EXACT)
+
+
+@pytest.mark.parametrize("lengths", [(20, 12), (12, 20)])
+def test_joined_rows_may_take_the_place_of_others(
+    backend: Any, model: Any, lengths: tuple[int, int]
+) -> None:
+    width = max(lengths)
+    (tokens, mask), (others, others_mask) = batch(), batch((3, 7), seed=1)
+    caches = []
+    for ids, real, length in zip((tokens, others), (mask, others_mask), lengths, strict=True):
+        caches.append(backend.new_cache(model, len(ids)))
+        first = LENGTH - length
+        real[:, :first] = 0
+        real[:, -1] = 1
+        backend.step(model, ids[:, first:], real[:, first:], caches[-1])
+    backend.join(caches[0], caches[1], torch.tensor([2, 0]))
+    tokens[[2, 0]], mask[[2, 0]] = others, others_mask
+    assert backend.cache_length(caches[0]) == width
+    new = torch.randint(6, 384, (3, 2))
+    step_mask = torch.cat([mask[:, LENGTH - width :], torch.ones(3, 2, dtype=torch.long)], dim=1)
+    logits = backend.step(model, new, step_mask, caches[0])
+    whole = backend.forward(
+        model,
+        torch.cat([tokens, new], dim=1),
+        torch.cat([mask, torch.ones(3, 2, dtype=torch.long)], dim=1),
+    )
+    torch.testing.assert_close(logits, whole[:, -2:], **EXACT)
+
+
 def test_padding_may_be_trimmed(backend: Any, model: Any) -> None:
     tokens, mask = batch((4, 9, 6))
     whole = backend.forward(model, tokens, mask)
