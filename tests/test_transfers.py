@@ -135,7 +135,7 @@ def test_numbers_are_those_of_the_host(model, host_model, traces):
 
 def test_states_are_measured_on_the_device(model, traces, devices, tmp_path):
     """Kept or not, on the same device, with the same numbers; not kept, no state is copied."""
-    plan, results = Plan(model), []
+    plan, results, copies = Plan(model), {}, {}
     for keep in (True, False):
         config = AnalyzeConfig(out=tmp_path / str(keep), keep_states=keep)
         config.out.mkdir()
@@ -143,20 +143,17 @@ def test_states_are_measured_on_the_device(model, traces, devices, tmp_path):
             measured = measuring.measure_into(
                 config.out, config, plan, traces[:1], NAMES[:1], progress=False
             )
-        results.append(
-            {
-                trace: {name: measuring.measurement_to_row(m) for name, m in by_hook.items()}
-                for trace, by_hook in measured.items()
-            }
-        )
+        results[keep] = [
+            measuring.measurement_to_row(measurement)
+            for by_hook in measured.values()
+            for measurement in by_hook.values()
+        ]
         assert within(counts.float64, "information/per_trace/hsic.py") > 0
-        copies = within(counts.downloads, "states/host_copies.py")
-        # Answers are copied; of the trace, states and their finiteness at two hook names.
-        if keep:
-            kept = copies
-        else:
-            assert kept - copies == 2 * 2
-    assert results[0] == results[1]
+        copies[keep] = within(counts.downloads, "states/host_copies.py")
+    # Answers are copied; of the trace, states and their finiteness at two hook names.
+    assert copies[True] - copies[False] == 2 * 2
+    assert len(results[True]) == 1
+    assert results[True] == results[False]
 
 
 def test_a_fingerprint_waits_once(model, host_model, devices):
