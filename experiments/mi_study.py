@@ -20,7 +20,7 @@ from mi_lens.problems.benchmarks import SHIPPED
 from mi_lens.problems.endings import STATED, Ending
 from mi_lens.runs.analysis import LAST_WRITTEN
 from mi_lens.runs.folder import open_run
-from mi_lens.runs.measure import activations_path, measure_into
+from mi_lens.runs.measure import measure_into
 from mi_lens.states.shard import capture_code
 
 
@@ -161,5 +161,4 @@ def fingerprint_of(analysis: mi_lens.Analysis) -> str:
 
 def states_of(analysis: mi_lens.Analysis, hook_name: str) -> list[Tensor]:
     """The states of every analysed trace at a hook name, as the analysis saved them."""
-    paths = [activations_path(analysis.config.out, trace) for trace in analysis.analysed]
-    return [mi_lens.load_activations(path, [hook_name])[hook_name] for path in paths]
+    return [analysis.states(trace, hook_name) for trace in analysis.analysed]

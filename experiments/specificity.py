@@ -35,8 +35,6 @@ from mi_lens.report.plots.style import (
     legend_above,
     style,
 )
-from mi_lens.runs.measure import activations_path
-from mi_lens.states.shard import load_activations
 
 TREATMENTS = ("gold answer", "massive removed", "other answers", "answer permuted")
 COLOURS = {
@@ -109,11 +107,10 @@ def own_peaks(analysis: mi_lens.Analysis, config: Config) -> dict[str, list[Esti
         rng = np.random.default_rng([config.seed, i])
         different = [j for j, (_, other) in enumerate(pairs) if other.answer != problem.answer]
         others = rng.choice(different, min(config.others, len(different)), replace=False)
-        states = load_activations(activations_path(analysis.config.out, trace))
         for layer, hook in enumerate(analysis.hook_names):
             vectors = torch.stack([answers[j][hook] for j in [i, *others]])
             gold_height, *heights_of_others = map(
-                height, mi_lens.hsic_mi(states[hook], vectors).T.numpy()
+                height, mi_lens.hsic_mi(analysis.states(trace, hook), vectors).T.numpy()
             )
             heights[i, layer] = gold_height, np.mean(heights_of_others)
     gold, other = heights[..., 0], heights[..., 1]

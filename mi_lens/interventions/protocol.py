@@ -83,7 +83,7 @@ class Recycling:
             cache: See `run`.
         """
         row = torch.zeros(1, dtype=torch.long, device=states.device)
-        mask = torch.ones(1, read, dtype=torch.long, device=states.device)
+        mask = torch.ones(1, read, dtype=torch.long)
         last = self.run(model, layer, states[:, -1:], mask, cache, row)
         return torch.cat([states[:, :-1], last], dim=1)
 
@@ -97,12 +97,15 @@ class Action:
         recycled_when: When `recycling` is asked: "consumed" means while a token is read,
             "candidate" means once a candidate is drawn.
         needs_tokens: Whether what the action does depends on which tokens the row has.
+        by_position: Whether `edit` makes each state's new one of that state and the row's tokens
+            alone. If not, a trace's whole prompt is read at once, however long it is.
     """
 
     hook_names: Sequence[str] = ()
     recycled_layer: int | None = None
     recycled_when: Trigger = "candidate"
     needs_tokens: bool = True
+    by_position: bool = False
 
     def edit(
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
@@ -138,15 +141,35 @@ class Action:
             hook_name: Where the states are.
             states: States of the positions from `start` on.
             rewound: The row.
-            start: The first position: 0, or one after the positions that the first step read.
+            start: The first position.
+
+        Raises:
+            ValueError: If these are some of the positions that the first step read, and the action
+                must see all of them (`by_position`).
         """
         parts = []
         for first, stop in rewound.steps(start, start + states.shape[1]):
             part = states[:, first - start : stop - start]
             if self.will_edit(rewound.row):
-                part = self.edit(hook_name, part, [rewound.row])
+                part = self._edit_part(hook_name, part, rewound, first)
             parts.append(part)
         return torch.cat(parts, dim=1)
+
+    def _edit_part(
+        self, hook_name: str, part: Float[Tensor, "1 pos *d"], rewound: Rewound, first: int
+    ) -> Float[Tensor, "1 pos *d"]:
+        """What `edit` makes of some of the positions that a step read."""
+        row, stop = rewound.row, first + part.shape[1]
+        if part.shape[1] == row.reading:
+            return self.edit(hook_name, part, [row])
+        if not self.by_position:
+            raise ValueError(
+                f"positions {first} to {stop - 1} are read; expected the first {rewound.first} at "
+                "once, which the generation read in its first step"
+            )
+        whole = part.new_zeros(1, row.reading, *part.shape[2:])
+        whole[:, first:stop] = part
+        return self.edit(hook_name, whole, [row])[:, first:stop]
 
     def fwd_hooks(
         self, model: Model, rows: Sequence[Rewound], name: str

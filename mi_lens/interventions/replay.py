@@ -55,13 +55,21 @@ class Replay:
             for position, recycling in action.recycled_again(self.rewound).items()
         }
 
+    @property
+    def at_once(self) -> int:
+        """How many positions must be read at once: 0, or all that the first step read.
+
+        The latter if an action edits states and may need those of other positions for it.
+        """
+        whole = any(action.hook_names and not action.by_position for action in self.actions)
+        return self.rewound.first if whole else 0
+
     def segments(self, width: int, length: int) -> list[tuple[int, int]]:
         """Parts of `width` positions to read one after another, each of about `length` at most.
 
-        What the generation read in its first step is read at once. A position at which a block runs
-        again is the last of its part.
+        A position at which a block runs again is the last of its part; see also `at_once`.
         """
-        first = min(self.rewound.first, width)
+        first = min(self.at_once, width)
         ends = {first, width} | {position + 1 for _, position in self.recycled if position < width}
         segments, start = [], 0
         for end in sorted(ends):

@@ -151,16 +151,11 @@ class Rewound:
         """The positions from `start` to `stop`, in the parts in which the generation read them.
 
         Each part is given as its first position and the position after its last. While it is
-        given, `row` is as it was in that step.
+        given, `row` is as it was in that step, which may have read more positions.
         """
         if start < self.first:
-            if start or stop < self.first:
-                raise ValueError(
-                    f"positions {start} to {stop - 1} are read; expected the first "
-                    f"{self.first} at once, which the generation read in its first step"
-                )
             self.at(self.first, reading=self.first)
-            yield 0, self.first
+            yield start, min(stop, self.first)
         for position in range(max(start, self.first), stop):
             self.at(position + 1)
             yield position, position + 1

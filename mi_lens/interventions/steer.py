@@ -160,6 +160,8 @@ def random_like(vector: Float[Tensor, "d"], seed: int) -> Float[Tensor, "d"]:
 
 
 class _Steer(Action):
+    by_position = True
+
     def __init__(self, settings: Steer, ids: Set[int] | None, device, dtype: torch.dtype):
         self.settings, self.ids = settings, ids
         self.hook_names = (str(settings.hook_name),)

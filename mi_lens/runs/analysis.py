@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from mi_lens.common.html import table
 from mi_lens.common.records import read_record, read_records, require_all
@@ -24,7 +26,8 @@ from mi_lens.models.hook_names import near
 from mi_lens.problems.grading.grader import Grade, grade
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import config_of, traces_so_far
-from mi_lens.runs.measure import Measurements, measurements_from_row
+from mi_lens.runs.measure import Measurements, activations_path, measurements_from_row
+from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import SCALING_WORDS, word_of
 
@@ -146,6 +149,24 @@ class Analysis:
                 f"{near(hook_name, measurements)}"
             )
         return measurements[hook_name]
+
+    def states(self, trace: Trace, hook_name: str) -> Float[Tensor, "step d"]:
+        """The states of a trace at a hook name, from the run's folder.
+
+        Raises:
+            ValueError: If the run kept no states, or the trace was not measured at this hook name.
+            FileNotFoundError: If the file of the states was removed.
+            DamagedError: If it was altered.
+        """
+        self.measurement(trace, hook_name)
+        if not self.config.keep_states:
+            raise ValueError(
+                f"{self.config.out}: its states were measured and not kept (keep_states=False); "
+                "analyse to another folder with keep_states=True, or read them again with "
+                "mi_lens.capture"
+            )
+        path = activations_path(self.config.out, trace)
+        return load_activations(path, [hook_name])[hook_name]
 
     def mi(self, trace: Trace, hook_name: str) -> list[float]:
         """The trajectory of a trace at a hook name."""

@@ -30,9 +30,10 @@ from mi_lens.traces.trace import Trace
 def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     """Generates traces, reads their states, and finds peaks and the words they decode to.
 
-    Writes run.json, traces.jsonl, activations/ (one safetensors file per trace), readings.jsonl,
-    peaks.json, controls.json and thinking_tokens.json to `config.out`. Each result is written
-    before the next begins; a run that was killed continues where it stopped.
+    Writes run.json, traces.jsonl, activations/ (one safetensors file per trace, unless
+    `keep_states` is False), readings.jsonl, peaks.json, controls.json and thinking_tokens.json to
+    `config.out`. Each result is written before the next begins; a run that was killed continues
+    where it stopped.
 
     Args:
         config: The settings of the run.

@@ -143,6 +143,9 @@ class AnalyzeConfig(GenerateConfig):
             "MAD(k=3)", "TopK(20)" (paper 1's notebook).
         mismatched: Maximum number of other problems' answers that every trace is compared with.
         readout: What a peak decodes to: the token it emits, the token it reads, or its logit lens.
+        keep_states: Whether the states that are read stay on disk, in activations/. Without, they
+            are measured where the model is and dropped, and the numbers are the same; the logit
+            lens needs them later.
     """
 
     hook_names: tuple[str, ...] | None = None
@@ -153,10 +156,17 @@ class AnalyzeConfig(GenerateConfig):
     peaks: str = "IQR()"
     mismatched: int = 64
     readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
+    keep_states: bool = True
 
     def __post_init__(self):
         super().__post_init__()
         require_at_least(self, mismatched=0)
+        if self.readout == "logit_lens" and not self.keep_states:
+            raise ValueError(
+                "keep_states=False: readout='logit_lens' decodes the states of peaks, which are "
+                "known once all states were measured; keep the states, or use 'emitted' or "
+                "'consumed'"
+            )
         if not 0 < self.sigma < math.inf:
             raise ValueError(f"sigma={self.sigma}: expected a positive width of the kernel")
         # Written in full, so that equal rules give the same run, however they are written.

@@ -1,6 +1,6 @@
 """Measures MI between the states of traces and answers; writes each trace before the next."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.float64 import float64_device
 from mi_lens.common.progress import tracked
 from mi_lens.common.records import append_record, continue_records
 from mi_lens.generation.request import Plan
 from mi_lens.information.per_trace.measurement import (
     Measurement,
+    Trajectory,
     measure,
     measurement_from_row,
     measurement_to_row,
@@ -26,12 +28,15 @@ from mi_lens.problems.endings import Ending, endings_of
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.states.answer_state import answer_state
+from mi_lens.states.by_hook import states_by_hook
 from mi_lens.states.capture_to_disk import StateStore, shard_path
 from mi_lens.states.shard import load_activations
 from mi_lens.states.uncertainty import next_token_explanations
 from mi_lens.traces.trace import Trace
 
 Measurements = dict[str, Measurement]  # By hook name.
+# The states of a trace, hook name by hook name.
+ByHook = Iterator[tuple[str, Float[Tensor, "step d"]]]
 
 
 def activations_path(folder: Path, trace: Trace) -> Path:
@@ -50,9 +55,10 @@ def measure_into(
 ) -> dict[str, Measurements]:
     """Measures traces; writes to a folder's activations/ and readings.jsonl, and keeps their rows.
 
-    The last block's states are stored in addition to those of `hook_names`. The model's uncertainty
-    about each token is computed from them, so a run that was killed between states and measurements
-    does not run the model again.
+    The last block's states are read in addition to those of `hook_names`: the model's uncertainty
+    about each token is computed from them. If the run keeps states, a run that was killed between
+    states and measurements does not run the model again. If it does not, there is no activations/,
+    and states are measured on the model's device (`states_by_hook`).
 
     Returns:
         Trace id to measurements, for every trace that is long enough to have peaks.
@@ -63,20 +69,29 @@ def measure_into(
         OSError: If the disk is full; earlier traces are on disk.
     """
     model = plan.model
-    store = StateStore(model, folder / "activations", fingerprint=plan.fingerprint)
     path = folder / "readings.jsonl"
     done = {row["trace"]: measurements_from_row(row["readings"]) for row in continue_records(path)}
     long_enough = [trace for trace in traces if len(trace) >= MINIMUM_STEPS]
     last = last_block_output(model)
-    names = list(dict.fromkeys([*hook_names, last]))
-    waiting = [t for t in long_enough if t.id not in done or not set(names) <= set(store.held(t))]
+    names = list(dict.fromkeys([last, *hook_names]))
+    store = None
+    if config.keep_states:
+        store = StateStore(model, folder / "activations", fingerprint=plan.fingerprint)
+    waiting = [
+        trace
+        for trace in long_enough
+        if trace.id not in done or (store and not set(names) <= set(store.held(trace)))
+    ]
     answers = _Answers.read(config, model, traces, names, progress) if waiting else None
     for trace in tracked(waiting, "read and measure", "trace", progress):
-        (shard,) = store.capture([trace], names)
+        if store is None:
+            by_hook = states_by_hook(model, trace, names)
+        else:
+            by_hook = _loaded(*store.capture([trace], names), names)
         if answers is None or trace.id in done:  # Only the states of the trace were missing.
             continue
         try:
-            measurements = _measure(config, model, trace, shard, hook_names, last, answers)
+            measurements = _measure(config, model, trace, by_hook, hook_names, last, answers)
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
         row = {name: measurement_to_row(measurement) for name, measurement in measurements.items()}
@@ -85,35 +100,45 @@ def measure_into(
     return {trace.id: done[trace.id] for trace in long_enough}
 
 
+def _loaded(shard: Path, names: Sequence[str]) -> ByHook:
+    for name in names:
+        yield name, load_activations(shard, [name])[name]
+
+
 def _measure(
     config: AnalyzeConfig,
     model: Model,
     trace: Trace,
-    shard: Path,
+    by_hook: ByHook,
     hook_names: Sequence[str],
     last: str,
     answers: "_Answers",
 ) -> Measurements:
-    """Measures the trace of a shard; loads the states of one hook name at a time."""
+    """Measures a trace on the model's device; its states at the last block come first."""
     problem = trace.require_problem("whose answer its states are compared with")
-    last_states = load_activations(shard, [last])[last]
     after_answer = answers.last_token(model, problem, last)
-    next_token = next_token_explanations(model, trace, last_states, after_answer)
     endings = answers.endings(model, problem, hook_names)
     others = answers.other_problems(problem)
-    return {
-        name: measure(
-            load_activations(shard, [name])[name],
-            answers.states[problem][name],
-            answers.stacked(others, name),
-            next_token,
-            endings={ending: states[name] for ending, states in endings.items()},
-            sigma=config.sigma,
-            rule=config.peak_rule(),
-            seed=config.seed,
-        )
-        for name in hook_names
-    }
+    device = float64_device(torch.device(model.cfg.device))
+    next_token: dict[str, Trajectory] = {}
+    measurements = {}
+    for name, read in by_hook:
+        states = read.to(device)
+        if name == last:
+            next_token = next_token_explanations(model, trace, states, after_answer)
+        if name in hook_names:
+            measurements[name] = measure(
+                states,
+                answers.states[problem][name].to(device),
+                answers.stacked(others, name).to(device),
+                next_token,
+                endings={ending: of[name].to(device) for ending, of in endings.items()},
+                sigma=config.sigma,
+                rule=config.peak_rule(),
+                seed=config.seed,
+            )
+        del read, states  # before those of the next hook name are there
+    return {name: measurements[name] for name in hook_names}
 
 
 def measurements_from_row(row: dict[str, Any]) -> Measurements:

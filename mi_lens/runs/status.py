@@ -114,7 +114,8 @@ def _run_progress(folder: Path) -> RunProgress:
         finished = (folder / LAST_OF_EVALUATE).exists()
     if isinstance(config, AnalyzeConfig):
         readings = read_records(folder / "readings.jsonl")
-        counts["with states"] = sum(1 for _ in (folder / "activations").glob("*.safetensors"))
+        if config.keep_states:
+            counts["with states"] = sum(1 for _ in (folder / "activations").glob("*.safetensors"))
         counts["measured"] = len(readings)
         counts["measurements"] = sum(len(row["readings"]) for row in readings)
         finished = (folder / LAST_OF_ANALYZE).exists()

@@ -86,7 +86,7 @@ def answer_state(
     else:
         ids = encode(tokenizer, text, templated=False)
         length = len(tokenizer.encode(text, add_special_tokens=False))
-    (states,) = last_states(model, [ids], names, [length])
+    (states,) = last_states(model, [ids], names, [length if site == "answer_mean" else 1])
     if site == "answer_mean":
         return {name: in_float64(state).mean(0).to(state) for name, state in states.items()}
     return {name: state[-1].clone() for name, state in states.items()}

@@ -14,7 +14,8 @@ from mi_lens.interventions.replay import replay_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.states.attention_to_words import READERS
-from mi_lens.states.segments import read_ids, read_in_segments, require_readable
+from mi_lens.states.segments import read_in_segments
+from mi_lens.states.trace_batches import read_ids, require_readable
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, word_ids
 

@@ -25,7 +25,8 @@ from mi_lens.common.resampling import resample
 from mi_lens.common.statistics import Estimate, holm, sign_flip
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
-from mi_lens.states.segments import batches, read_ids, read_in_segments, replay_of_batch
+from mi_lens.states.segments import read_in_segments
+from mi_lens.states.trace_batches import batches, read_ids, replay_of_batch
 from mi_lens.traces.matched_words import as_frequent, count_words, is_ordinary
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import Words, vocabulary, word_ids, word_of

@@ -6,16 +6,14 @@ from mi_lens.interventions.replay import ReadUnder
 from mi_lens.models.attached_hooks import require_hooks_still_on
 from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
-from mi_lens.states.segments import (
-    States,
+from mi_lens.states.segments import States, require_increasing, states_at
+from mi_lens.states.trace_batches import (
     batches,
     capture_bar,
     positions_of,
     read_ids,
     replay_of_batch,
-    require_increasing,
     require_readable,
-    states_at,
 )
 from mi_lens.traces.trace import Trace
 

@@ -19,18 +19,17 @@ from mi_lens.models.attached_hooks import require_hooks_of_traces
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
-from mi_lens.states.segments import (
+from mi_lens.states.segments import stream_states, widths
+from mi_lens.states.shard import Origin, held_names
+from mi_lens.states.shard_writer import new_shard
+from mi_lens.states.trace_batches import (
     batches,
     capture_bar,
     positions_of,
     read_ids,
     replay_of_batch,
     require_readable,
-    stream_states,
-    widths,
 )
-from mi_lens.states.shard import Origin, held_names
-from mi_lens.states.shard_writer import new_shard
 from mi_lens.traces.trace import Trace
 
 
@@ -56,7 +55,8 @@ def capture_into(
     `batch_size` traces, up to twice while it grows. Second, the working memory of one segment of
     512 positions; if the model computes attention scores explicitly, this includes 512 x trace
     length x heads scores. Third, the states of one segment at one hook name, `batch_size` x 512 x
-    d. The number of hook names does not matter.
+    d; there the number of hook names does not matter. If the model is not on the CPU, its device
+    holds two segments at all hook names instead, which are copied while the model reads on.
 
     A dtype of half the width halves the disk space and makes `hsic_mi` less exact. The relative
     errors of its values, largest over steps (median in brackets), are: float16 0.2 % (0.03 %),

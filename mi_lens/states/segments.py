@@ -1,11 +1,11 @@
 """States of token sequences, passed on segment by segment while a model reads the sequences.
 
-The callers decide what happens to the states: `capture` keeps them in memory, and `capture_to_disk`
-writes them to disk.
+The callers decide what happens to the states: `capture` keeps them in memory, `capture_to_disk`
+writes them to disk, and `by_hook` gives those of one hook name after another to be measured.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,18 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_lens.common.progress import Progress
-from mi_lens.interventions.replay import ReadUnder, Replay, changes_states, replay_of
+from mi_lens.interventions.replay import Replay
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.models.one_thread import only_thread
 from mi_lens.models.overflow import require_finite
 from mi_lens.models.padding import left_pad
-from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.models.self_check import require_able
+from mi_lens.states.host_copies import HostCopies
 from mi_lens.states.shard import States
-from mi_lens.traces.trace import Trace
 
 SEGMENT = 512  # Positions per segment. This limits the memory of the attention scores.
 
@@ -44,6 +42,7 @@ def read_in_segments(
     *,
     length: int | None = None,
     replay: Replay | None = None,
+    launched: Callable[[], None] = lambda: None,
 ) -> Any:
     """Runs the model on token sequences segment by segment, with a key-value cache as in decoding.
 
@@ -57,6 +56,8 @@ def read_in_segments(
             model during the segment.
         length: Number of positions per segment. None means `SEGMENT`.
         replay: What acts on the only sequence, before the hooks. None means nothing.
+        launched: Called after each segment. A device that works behind the host may be reading it
+            still.
 
     Returns:
         The cache of all positions.
@@ -75,10 +76,10 @@ def read_in_segments(
             acting = replay.hooks(start, stop, cache) if replay else []
             with model.hooks(fwd_hooks=[*acting, *hooks(start, stop)]):
                 backend.step(model, tokens[:, start:stop], mask[:, :stop], cache, logits_to_keep=0)
+            launched()
     return cache
 
 
-@torch.no_grad()  # Not inference mode, because the caller may change the states.
 def stream_states(
     model: Model,
     sequences: Sequence[Sequence[int]],
@@ -90,7 +91,8 @@ def stream_states(
     """Passes the states at chosen positions of token sequences to a function, segment by segment.
 
     The model reads the batch with `read_in_segments`, up to the last wanted position. In addition,
-    memory holds the states of one segment at one hook name at a time.
+    memory holds the states of one segment at one hook name at a time; if the model is not on the
+    CPU, its device holds those of two segments at all hook names (see `HostCopies`).
 
     Args:
         model: A HookedTransformer or TransformerBridge.
@@ -98,8 +100,8 @@ def stream_states(
         hook_names: Hook names of activations of shape (batch, pos, d).
         positions: For every row, the wanted positions in increasing order.
         take: A function that is called with a row, a hook name and the states of the row's wanted
-            positions in the current segment. The states may be a view of the model's activation, on
-            the model's device. Copy them to keep them.
+            positions in a segment, on the CPU. The states may be a view of the model's activation.
+            Copy them to keep them.
         replay: What acts on the only sequence; see `read_in_segments`.
 
     Raises:
@@ -107,6 +109,56 @@ def stream_states(
             if a sequence is empty or longer than the model's context; if the positions are not
             increasing or lie outside their sequence; or if a wanted state is not finite.
     """
+    taken: Counter[tuple[int, str]] = Counter()
+
+    def take_finite(row: int, name: str, part: Float[Tensor, "part d"], finite: bool) -> None:
+        if not finite:
+            _require_finite(part, row, name, positions[row][taken[row, name] :])
+        taken[row, name] += len(part)
+        take(row, name, part)
+
+    copies = HostCopies(take_finite)
+    _watch(model, sequences, hook_names, positions, copies.see, replay, copies.segment_launched)
+    copies.finish()
+
+
+def states_beside(
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    hook_names: Sequence[str],
+    positions: Sequence[Sequence[int]],
+    replay: Replay | None = None,
+) -> list[States]:
+    """States at chosen positions of token sequences, on the device where the model has them.
+
+    Arguments, errors and result are those of `states_at`; only the place differs.
+    """
+    kept = _Kept(positions)
+    _watch(model, sequences, hook_names, positions, kept.add, replay)
+    for row, states in enumerate(kept.states):
+        for name, of_row in states.items():
+            _require_finite(of_row, row, name, positions[row])
+    return kept.states
+
+
+def _require_finite(
+    states: Float[Tensor, "part d"], row: int, name: str, places: Sequence[int]
+) -> None:
+    at = f"{name}: the state of sequence {row} at position"
+    require_finite(states, lambda place: f"{at} {places[place]}")
+
+
+@torch.no_grad()  # Not inference mode, because the caller may change the states.
+def _watch(
+    model: Model,
+    sequences: Sequence[Sequence[int]],
+    hook_names: Sequence[str],
+    positions: Sequence[Sequence[int]],
+    see: Take,
+    replay: Replay | None,
+    launched: Callable[[], None] = lambda: None,
+) -> None:
+    """Calls `see` in every hook with the states of each row's wanted positions in the segment."""
     names = resolve_hook_names(model, hook_names)
     for row, (ids, chosen) in enumerate(zip(sequences, positions, strict=True)):
         if not 0 < len(ids) <= model.cfg.n_ctx:
@@ -115,7 +167,7 @@ def stream_states(
                 f"{model.cfg.n_ctx}"
             )
         require_increasing(f"positions of sequence {row}", chosen, len(ids))
-    at_least = replay.rewound.first if replay else 0  # the first step is read whole
+    at_least = replay.at_once if replay else 0
     needed = [
         ids[: max(chosen[-1] + 1, at_least)]
         for ids, chosen in zip(sequences, positions, strict=True)
@@ -126,22 +178,24 @@ def stream_states(
         for ids, chosen in zip(needed, positions, strict=True)
     ]
 
-    taken: Counter[tuple[int, str]] = Counter()
-
-    def take_finite(row: int, name: str, part: Float[Tensor, "part d"]) -> None:
-        places = positions[row][taken[row, name] :]
-        at = f"{name}: the state of sequence {row} at position"
-        require_finite(part, lambda place: f"{at} {places[place]}")
-        taken[row, name] += len(part)
-        take(row, name, part)
-
     def hooks(start: int, stop: int) -> list[tuple[str, Callable[..., None]]]:
         here = [column[(column >= start) & (column < stop)] - start for column in columns]
-        # A bridge may call a hook by another of its names. `take` gets the name that was asked for.
-        hand_on = partial(_hand_on, columns=here, width=stop - start, take=take_finite)
+        wanted = {
+            row: _index(column, model.cfg.device) for row, column in enumerate(here) if len(column)
+        }
+        # A bridge may call a hook by another of its names. `see` gets the name that was asked for.
+        hand_on = partial(_hand_on, wanted=wanted, width=stop - start, see=see)
         return [(name, partial(hand_on, name=name)) for name in names]
 
-    read_in_segments(model, needed, hooks, replay=replay)
+    read_in_segments(model, needed, hooks, replay=replay, launched=launched)
+
+
+def _index(column: Int[Tensor, " part"], device: Any) -> slice | Int[Tensor, " part"]:
+    """Columns as an index. A slice gives a view and saves a copy; usually all are wanted."""
+    first, last = int(column[0]), int(column[-1])
+    if last - first + 1 == len(column):
+        return slice(first, last + 1)
+    return column.to(device)
 
 
 def _hand_on(
@@ -149,9 +203,9 @@ def _hand_on(
     hook: Any,
     *,
     name: str,
-    columns: Sequence[Int[Tensor, "_"]],
+    wanted: Mapping[int, slice | Int[Tensor, "_"]],
     width: int,
-    take: Take,
+    see: Take,
 ) -> None:
     """Passes on a segment's states at each row's wanted columns."""
     if activation.ndim != 3 or activation.shape[1] != width:
@@ -159,9 +213,29 @@ def _hand_on(
             f"hook name {name!r} holds an activation of shape {tuple(activation.shape)}; expected "
             "(batch, pos, d)"
         )
-    for row, column in enumerate(columns):
-        if len(column):
-            take(row, name, _at(activation[row], column))
+    for row, index in wanted.items():
+        if isinstance(index, slice):
+            see(row, name, activation[row][index])
+        else:  # Layers may lie on several devices.
+            see(row, name, activation[row][index.to(activation.device)])
+
+
+class _Kept:
+    """States put together from their parts, on the device of the parts."""
+
+    def __init__(self, positions: Sequence[Sequence[int]]):
+        self._positions = positions
+        self._filled: Counter[tuple[int, str]] = Counter()
+        self.states: list[States] = [{} for _ in positions]
+
+    def add(self, row: int, name: str, part: Float[Tensor, "part d"]) -> None:
+        # The tensor gets its full size at once: joining parts would take twice the memory.
+        if name not in self.states[row]:
+            shape = (len(self._positions[row]), part.shape[1])
+            self.states[row][name] = torch.empty(shape, dtype=part.dtype, device=part.device)
+        first = self._filled[row, name]
+        self.states[row][name][first : first + len(part)] = part
+        self._filled[row, name] += len(part)
 
 
 def require_increasing(what: str, chosen: Sequence[int], length: int) -> None:
@@ -172,13 +246,6 @@ def require_increasing(what: str, chosen: Sequence[int], length: int) -> None:
             f"{what}: {list(chosen)[:8]}{'...' if len(chosen) > 8 else ''}; expected at least one "
             f"number, in increasing order, from 0 to {length - 1}"
         )
-
-
-def _at(states: Float[Tensor, "pos d"], column: Int[Tensor, " part"]) -> Float[Tensor, "part d"]:
-    first, last = int(column[0]), int(column[-1])
-    if last - first + 1 == len(column):
-        return states[first : last + 1]  # A view saves a copy. Usually all positions are wanted.
-    return states[column.to(states.device)]
 
 
 def last_states(
@@ -208,24 +275,13 @@ def states_at(
     Returns:
         For every row, a mapping from hook name to states of shape (positions, d).
     """
-    states: list[States] = [{} for _ in sequences]
-    filled: dict[tuple[int, str], int] = {}
-
-    def keep(row: int, name: str, part: Tensor) -> None:
-        # The tensor gets its full size at once: joining parts would take twice the memory.
-        if name not in states[row]:
-            shape = (len(positions[row]), part.shape[1])
-            states[row][name] = torch.empty(shape, dtype=part.dtype)
-        first = filled.get((row, name), 0)
-        states[row][name][first : first + len(part)] = part
-        filled[row, name] = first + len(part)
-
-    stream_states(model, sequences, hook_names, positions, keep, replay)
-    return states
+    kept = _Kept(positions)
+    stream_states(model, sequences, hook_names, positions, kept.add, replay)
+    return kept.states
 
 
 def widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
-    """The width d of every hook name's activation. The model reads a single token to tell it.
+    """The width d of every hook name's activation, in order. The model reads a token to tell it.
 
     Raises:
         ValueError: For the same reasons as `stream_states`.
@@ -233,66 +289,4 @@ def widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
     if not hook_names:
         return {}
     (states,) = last_states(model, [[0]], hook_names, [1])
-    return {name: state.shape[1] for name, state in states.items()}
-
-
-def require_readable(model: Model, traces: Sequence[Trace], hook_names: Sequence[str]) -> None:
-    """Raises a ValueError if the model cannot read the traces. The message says why."""
-    require_unprocessed(model)
-    if not traces:
-        raise ValueError("no traces to capture; expected at least one")
-    if not hook_names:
-        raise ValueError(
-            "no hook names to capture; expected at least one, such as 'blocks.0.hook_resid_post'"
-        )
-    for trace in traces:
-        if not len(trace):
-            raise ValueError(f"trace {trace.id} is empty: it has no steps to capture")
-        if (largest := max(*trace.prompt_ids, *trace.token_ids)) >= model.cfg.d_vocab:
-            raise ValueError(
-                f"trace {trace.id} holds token {largest} and this model's vocabulary has "
-                f"{model.cfg.d_vocab} tokens; import the trace's text with Trace.from_text and "
-                "this model's tokenizer"
-            )
-
-
-def batches(
-    traces: Sequence[Trace], batch_size: int, condition: ReadUnder
-) -> Iterator[Sequence[int]]:
-    """The places of traces to read together; a trace with interventions is read by itself."""
-    waiting: list[int] = []
-    for place, trace in enumerate(traces):
-        if changes_states(trace, condition):
-            yield [place]
-            continue
-        waiting.append(place)
-        if len(waiting) == batch_size:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
-
-
-def replay_of_batch(model: Model, batch: Sequence[Trace], condition: ReadUnder) -> Replay | None:
-    """What acts on a batch that `batches` made: on its only trace, or nothing."""
-    if len(batch) == 1 and changes_states(batch[0], condition):
-        return replay_of(model, batch[0], condition)
-    return None
-
-
-def read_ids(trace: Trace) -> tuple[int, ...]:
-    """The tokens that the model reads of a trace: all but the last, which it only emits."""
-    return (*trace.prompt_ids, *trace.token_ids[:-1])
-
-
-def positions_of(trace: Trace, steps: Sequence[int]) -> Sequence[int]:
-    """The positions of the steps' states, which are the positions that emit the steps' tokens."""
-    first = len(trace.prompt_ids) - 1
-    if isinstance(steps, range):
-        return range(first + steps.start, first + steps.stop, steps.step)
-    return [first + step for step in steps]
-
-
-def capture_bar(traces: int, progress: bool) -> Progress:
-    """The progress of reading traces, shown only if `progress` is true."""
-    return Progress(traces, "capture", "trace", progress)
+    return {name: states[name].shape[1] for name in hook_names}

@@ -82,7 +82,8 @@ class Origin:
 def capture_code() -> str:
     """The versions of the packages that determine a state, and a hash of the code for it here."""
     packages = ("mi-lens", "torch", "transformer-lens", "transformers")
-    code = code_hash("states/segments.py", "models/padding.py", "models/backends", "interventions")
+    reading = ("states/segments.py", "states/trace_batches.py", "models/padding.py")
+    code = code_hash(*reading, "models/backends", "interventions")
     return ", ".join(f"{name} {version(name)}" for name in packages) + f", {code}"
 
 

@@ -1,4 +1,8 @@
-"""What the model expected as the next token: how surely, in bits, and how like after the answer."""
+"""What the model expected as the next token: how surely, in bits, and how like after the answer.
+
+The distributions stay on the model's device. A few numbers per step are copied to the host, once
+per trace.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,11 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.interventions.replay import ReadUnder, replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.states.activation_cache import require_states
 from mi_lens.traces.trace import Trace
+
+NUMBERS = 2**24  # Log probabilities at a time: 134 MB, of which up to five are in memory at once.
 
 
 @torch.inference_mode()
@@ -70,7 +77,7 @@ def next_token_similarity(
     """
     after = _after(model, answer)
     chunks = _log_probabilities(model, trace, last_states, condition)
-    return torch.cat([_similarity(log_p, after) for log_p, _ in chunks]).numpy()
+    return torch.cat([_similarity(log_p, after) for log_p, _ in chunks]).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -108,13 +115,16 @@ def _log_probabilities(
     backend = backend_of(model)
     emitted = torch.tensor(trace.token_ids)
     replay = replay_of(model, trace, condition)
-    for start in range(0, len(trace), 256):
-        logits = replay.logits(backend.unembed(model, last_states[start : start + 256]), start)
-        yield logits.double().log_softmax(-1).cpu(), emitted[start : start + 256]
+    size = min(256, max(1, NUMBERS // model.cfg.d_vocab))
+    for start in range(0, len(trace), size):
+        logits = replay.logits(backend.unembed(model, last_states[start : start + size]), start)
+        log_p = in_float64(logits).log_softmax(-1)
+        emitted = emitted.to(log_p.device)
+        yield log_p, emitted[start : start + size]
 
 
 def _after(model: Model, answer: Float[Tensor, " d"]) -> Float[Tensor, "1 vocab"]:
-    return backend_of(model).unembed(model, answer[None]).double().softmax(-1).cpu()
+    return in_float64(backend_of(model).unembed(model, answer[None])).softmax(-1)
 
 
 def _uncertainty(
@@ -138,4 +148,5 @@ def _similarity(
 def _joined(
     chunks: Sequence[dict[str, Float[Tensor, "_"]]],
 ) -> dict[str, Float[np.ndarray, " step"]]:
-    return {name: torch.cat([chunk[name] for chunk in chunks]).numpy() for name in chunks[0]}
+    joined = torch.stack([torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]])
+    return dict(zip(chunks[0], joined.cpu().numpy(), strict=True))

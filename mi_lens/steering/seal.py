@@ -66,7 +66,7 @@ def states_of_thoughts(
         traces: Traces with their problems.
         hook_names: All are read in one pass.
         rule: Assigns a class to every thought.
-        batch_size: Number of traces read together. Their states at all steps are in memory at once.
+        batch_size: Number of traces read together. Only their states at boundaries are kept.
 
     Raises:
         ValueError: If a trace has no problem.
@@ -77,12 +77,16 @@ def states_of_thoughts(
     thoughtful = [(trace, thoughts) for trace, thoughts in split_traces if thoughts]
     for start in range(0, len(thoughtful), batch_size):
         batch = thoughtful[start : start + batch_size]
-        captured = capture(model, [trace for trace, _ in batch], hook_names, batch_size=batch_size)
-        for (trace, thoughts), states in zip(batch, captured, strict=True):
+        # Thoughts share a boundary if one token holds several blank lines.
+        wanted = [sorted({thought.boundary_step for thought in ts}) for _, ts in batch]
+        captured = capture(
+            model, [trace for trace, _ in batch], hook_names, steps=wanted, batch_size=batch_size
+        )
+        for (trace, thoughts), steps, states in zip(batch, wanted, captured, strict=True):
             problem = trace.require_problem("to tell what its thoughts were read from")
-            steps = [thought.boundary_step for thought in thoughts]
+            rows = [steps.index(thought.boundary_step) for thought in thoughts]
             yield ThoughtStates(
-                problem, thoughts, {name: state[steps] for name, state in states.items()}
+                problem, thoughts, {name: state[rows] for name, state in states.items()}
             )
 
 

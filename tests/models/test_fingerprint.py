@@ -74,6 +74,38 @@ def test_use_changes_nothing_and_any_weight_does(model, request):
     assert model_fingerprint(model) == before
 
 
+def test_changes_that_pytorch_does_not_count_show_too(checkpoint):
+    """No fingerprint is kept from before: neither versions nor addresses tell these changes."""
+    model = load(checkpoint("qwen2"), device="cpu")
+    weight = next(p for p in model.parameters() if p.ndim > 1)
+    seen = {model_fingerprint(model)}
+    version, address = weight._version, weight.data_ptr()
+
+    def changed():
+        seen.add(fingerprint := model_fingerprint(model))
+        return fingerprint
+
+    weight.data[0, 0] += 1
+    changed()
+    weight.detach().numpy()[1, 1] += 1
+    changed()
+    weight.data[[0, 1]] = weight.data[[1, 0]]  # The same numbers in another order.
+    changed()
+    assert (weight._version, weight.data_ptr()) == (version, address)
+    weight.data = weight.data.clone().mul_(2)
+    changed()
+    with torch.inference_mode():
+        weight.add_(1)
+    changed()
+    model.cfg.eps = 0.5
+    changed()
+    model.tokenizer.chat_template = "{{ messages }}"
+    changed()
+    model.tokenizer.add_tokens(["Zebra"])
+    assert changed() == changed()
+    assert len(seen) == 9
+
+
 @given(
     shape=st.lists(st.integers(1, 9), max_size=3),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.uint8, torch.bool]),

@@ -32,6 +32,7 @@ from mi_lens.traces.trace_files import load_traces
 from tests.processes import start
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
+RECYCLED = f"Recycle(1, {tuple(range(0, 384, 3))}, trigger='consumed')"
 PROBLEMS = [
     {
         "id": f"p{i}",
@@ -133,6 +134,42 @@ def test_the_same_command_computes_nothing_again(config, analysis, monkeypatch):
     again = analyze(config)
     assert again.tokens == analysis.tokens
     assert contents(config.out) == before
+
+
+@pytest.mark.parametrize("intervene", [(), (RECYCLED,)])
+def test_states_need_not_be_kept(config, analysis, tmp_path, monkeypatch, intervene):
+    """Number for number the same results, whether states are kept, or measured and dropped."""
+    monkeypatch.setattr("mi_lens.states.by_hook.HELD", 24 * 32 * 8)  # one hook name at a time
+    kept = analysis
+    if intervene:
+        config = replace(config, limit=2, intervene=intervene)
+        kept = analyze(replace(config, out=tmp_path / "kept"))
+        assert any(trace.events for trace in kept.traces)
+    monkeypatch.setattr("mi_lens.runs.measure.StateStore", None)
+    dropped = analyze(replace(config, keep_states=False, out=tmp_path / "run"))
+    mine, theirs = contents(tmp_path / "run"), contents(kept.config.out)
+    assert not (tmp_path / "run" / "activations").exists()
+    assert {*theirs} - {*mine} == {f"{trace.id}.safetensors" for trace in kept.traces}
+    for name in mine.keys() - {"run.json"}:
+        assert mine[name] == theirs[name], name
+    trace = dropped.traces[0]
+    assert torch.equal(
+        kept.states(trace, HOOKS[1]),
+        load_activations(kept.config.out / "activations" / f"{trace.id}.safetensors")[HOOKS[1]],
+    )
+    for read in (dropped, Analysis.load(tmp_path / "run")):
+        with pytest.raises(ValueError, match=r"not kept \(keep_states=False\); analyse"):
+            read.states(trace, HOOKS[1])
+    write_report([tmp_path / "run"], tmp_path / "page.html")
+
+
+def test_what_needs_states_later_refuses_to_keep_none(config, tmp_path, capsys):
+    with pytest.raises(ValueError, match="keep_states=False: readout='logit_lens' decodes"):
+        replace(config, keep_states=False, readout="logit_lens")
+    command = ["analyze", "--out", str(tmp_path / "run"), "--no-keep-states"]
+    with pytest.raises(SystemExit):
+        main([*command, "--readout", "logit_lens"])
+    assert "keep_states=False: readout='logit_lens' decodes" in capsys.readouterr().err
 
 
 def test_batch_size_is_immaterial(config, analysis, tmp_path):

@@ -12,6 +12,7 @@ from mi_lens.problems.problem import Problem
 from mi_lens.steering.seal import extract_steering_vectors, states_of_thoughts
 from mi_lens.traces.thoughts import EASYSTEER, split_thoughts
 from mi_lens.traces.trace import Trace
+from tests.live_bytes import LiveBytes
 
 NAMES = ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post", "blocks.2.hook_resid_post"]
 TEXTS = [
@@ -125,14 +126,39 @@ def test_layers_are_counted_as_seal_does(
 def test_states_stand_one_batch_at_a_time(tiny_model, traces, monkeypatch):
     sizes = []
 
-    def counted(model, batch, hook_names, *, batch_size):
-        sizes.append((len(batch), batch_size))
-        return capture(model, batch, hook_names, batch_size=batch_size)
+    def counted(model, batch, hook_names, **settings):
+        sizes.append((len(batch), settings["batch_size"]))
+        return capture(model, batch, hook_names, **settings)
 
     capture = mi_lens.steering.seal.capture
     monkeypatch.setattr(mi_lens.steering.seal, "capture", counted)
     extract_steering_vectors(tiny_model, traces, NAMES[:1], batch_size=2)
     assert sizes == [(2, 2), (2, 2), (1, 2)]  # One trace has no thoughts: it is not read.
+
+
+def test_only_states_at_boundaries_are_held(tiny_model, traces, tokenizer):
+    """They are those that reading every step gives, and far fewer."""
+    (whole,) = mi_lens.steering.seal.capture(tiny_model, traces[2:3], NAMES)
+    with LiveBytes() as memory:
+        (part,) = states_of_thoughts(tiny_model, traces[2:3], NAMES)
+    steps = [thought.boundary_step for thought in split_thoughts(tokenizer, traces[2])]
+    for name in NAMES:
+        torch.testing.assert_close(part.states[name], whole[name][steps], rtol=1e-10, atol=1e-10)
+    held = sum(states.nbytes for states in part.states.values())
+    assert memory.now == held == len(NAMES) * len(steps) * 32 * 8
+
+    long = replace(traces[2], token_ids=traces[2].token_ids * 4, text=traces[2].text * 4)
+    peaks = {}
+    for what, read in {
+        "boundaries": lambda: list(states_of_thoughts(tiny_model, [long], NAMES)),
+        "all steps": lambda: mi_lens.steering.seal.capture(tiny_model, [long], NAMES),
+    }.items():
+        with LiveBytes() as memory:
+            read()
+        peaks[what] = memory.peak
+    boundaries = len(split_thoughts(tokenizer, long))
+    saved = len(NAMES) * (len(long) - boundaries) * 32 * 8
+    assert peaks["all steps"] - peaks["boundaries"] > 0.9 * saved
 
 
 def test_read_thoughts(tiny_model, traces, tokenizer):

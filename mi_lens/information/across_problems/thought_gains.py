@@ -15,9 +15,10 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.common.progress import tracked
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.interventions.replay import replay_of
@@ -149,14 +150,18 @@ def answer_bits(
     backend = backend_of(model)
     tokens = [*trace.prompt_ids, *trace.token_ids[: max(cuts)]]
     cache = read_in_segments(model, [tokens], replay=replay_of(model, trace))
-    device = model.cfg.device
-    question = torch.tensor([[*asked, *answer]], device=device)
-    bits = {}
-    for cut in sorted(set(cuts), reverse=True):
+    question = torch.tensor([[*asked, *answer]], device=model.cfg.device)
+    wanted, ends = torch.tensor(answer), torch.tensor(closings)
+    distinct = sorted(set(cuts), reverse=True)
+    of_cuts = []
+    for cut in distinct:
         backend.crop(cache, start + cut)
-        mask = torch.ones(1, start + cut + question.shape[1], dtype=torch.long, device=device)
+        mask = torch.ones(1, start + cut + question.shape[1], dtype=torch.long)
         logits = backend.step(model, question, mask, cache, logits_to_keep=len(answer) + 1)
-        bits[cut] = _bits(logits[0], answer, closings)
+        log_p = in_float64(logits[0]).log_softmax(-1)
+        wanted, ends = wanted.to(log_p.device), ends.to(log_p.device)
+        of_cuts.append(_bits(log_p, wanted, ends))
+    bits = dict(zip(distinct, torch.stack(of_cuts).tolist(), strict=True))
     return tuple(bits[cut] for cut in cuts)
 
 
@@ -167,14 +172,15 @@ def _closing_ids(tokenizer, closing: str) -> list[int]:
     return ids
 
 
-def _bits(logits: Float[Tensor, "pos d_vocab"], answer: list[int], closings: list[int]) -> float:
+def _bits(
+    log_p: Float[Tensor, "pos d_vocab"], answer: Int[Tensor, " token"], closings: Int[Tensor, "_"]
+) -> Float[Tensor, ""]:
     """-log2 of the probability of the answer and its end.
 
     The last position emits the end. The positions before it emit the answer's tokens.
     """
-    log_p = logits.double().log_softmax(-1).cpu()
-    written = log_p[torch.arange(len(answer)), torch.tensor(answer)].sum()
-    return float(-(written + log_p[-1, closings].logsumexp(0))) / math.log(2)
+    written = log_p[:-1].gather(1, answer[:, None]).sum()
+    return -(written + log_p[-1, closings].logsumexp(0)) / math.log(2)
 
 
 @dataclass(frozen=True)

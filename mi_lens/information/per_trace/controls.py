@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mi_lens.common.float64 import in_float64
 from mi_lens.information.per_trace.hsic import hsic_mi
+from mi_lens.information.per_trace.kernel_features import rows_at_once
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import MINIMUM_STEPS, find_peaks
 from mi_lens.states.activation_cache import require_pair, require_states
@@ -240,7 +241,9 @@ def massive_coordinates(
             raise ValueError("a vector holds NaN or infinity; leave it out")
         return magnitude > ratio * magnitude.median(-1, keepdim=True).values
 
-    return (far(answer) | (far(states).double().mean(0) >= 0.5)).to(answer.device)
+    parts = states.split(rows_at_once(4 * states.shape[1], states.device))  # A float64 copy each.
+    steps = torch.stack([far(part).sum(0) for part in parts]).sum(0)
+    return (far(answer) | (2 * steps >= max(1, len(states)))).to(answer.device)
 
 
 def without_massive(

@@ -1,6 +1,7 @@
 """Other explanations of a peak: what else changes along a trace, and how MI goes with it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isnan
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from mi_lens.common.float64 import in_float64
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
+from mi_lens.information.per_trace.kernel_features import rows_at_once
 from mi_lens.states.activation_cache import require_states
 
 
@@ -33,7 +35,7 @@ def covariates(
     return {
         **next_token,
         "squared correlation": squared_correlation(states, answer),
-        "norm": torch.linalg.vector_norm(in_float64(states), dim=-1).cpu().numpy(),
+        "norm": _by_rows(partial(torch.linalg.vector_norm, dim=-1), states),
         "position": np.arange(len(states), dtype=float),
     }
 
@@ -46,10 +48,22 @@ def squared_correlation(
     Where all coordinates lie within a small part of sigma, the kernel is linear and MI says the
     same. It is 0 for a vector whose coordinates are all equal.
     """
-    x, y = in_float64(states), in_float64(answer)
-    x, y = x - x.mean(-1, keepdim=True), y - y.mean()
-    scale = (x.square().sum(-1) * y.square().sum()).clamp(min=torch.finfo(torch.float64).tiny)
-    return ((x @ y).square() / scale).clamp(max=1).cpu().numpy()
+    y = in_float64(answer) - in_float64(answer).mean()
+
+    def squared(rows: Float[Tensor, "_ d"]) -> Float[Tensor, "_"]:
+        x = rows - rows.mean(-1, keepdim=True)
+        scale = (x.square().sum(-1) * y.square().sum()).clamp(min=torch.finfo(torch.float64).tiny)
+        return ((x @ y).square() / scale).clamp(max=1)
+
+    return _by_rows(squared, states)
+
+
+def _by_rows(
+    number: Callable[[Float[Tensor, "_ d"]], Float[Tensor, "_"]], states: Float[Tensor, "step d"]
+) -> Float[np.ndarray, " step"]:
+    """A number of each state. Only some states at a time are copied to float64."""
+    parts = states.split(rows_at_once(4 * states.shape[1], states.device))
+    return torch.cat([number(in_float64(part)) for part in parts]).cpu().numpy()
 
 
 def correlates(

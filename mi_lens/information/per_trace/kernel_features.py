@@ -116,7 +116,7 @@ class KernelFeatures:
     @classmethod
     def of(cls, x: Float[Tensor, "rows d"], layout: Layout) -> "KernelFeatures":
         """Features of vectors with equal numbers of far coordinates. All get the largest order."""
-        order, n_far = int(layout.order.max()), int(layout.far.max())
+        order, n_far = torch.stack([layout.order.max(), layout.far.max()]).tolist()
         far = torch.empty(len(x), n_far, dtype=torch.long, device=x.device)
         if n_far:
             far = (x - layout.centre[:, None]).abs_().topk(n_far, dim=-1).indices
@@ -183,8 +183,8 @@ class KernelFeatures:
         size = rows_at_once(max(self.order, 1) * d, self.x.device)
         buffer = self.factor.new_empty(self.order * min(size, n_rows) * d)
         unit = (self.layout.sigma * self.layout.width)[:, None]
-        for rows in torch.arange(n_rows, device=self.x.device).split(size):
-            block = slice(int(rows[0]), int(rows[-1]) + 1)
+        for first in range(0, n_rows, size):
+            block = slice(first, first + size)
             x = self.x[block]
             planes = buffer[: self.order * x.numel()].view(self.order, *x.shape)
             if self.order:  # A bulk has at least 2 nodes.

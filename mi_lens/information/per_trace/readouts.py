@@ -47,11 +47,8 @@ def decode_steps(
     require_states(states, f"trace {trace.id}: states for the logit lens", len(trace))
     backend = backend_of(model)
     with torch.inference_mode():
-        return [
-            token
-            for part in states.split(256)
-            for token in backend.unembed(model, part).argmax(-1).tolist()
-        ]
+        likeliest = [backend.unembed(model, part).argmax(-1) for part in states.split(256)]
+        return torch.cat(likeliest).tolist()
 
 
 @torch.inference_mode()
@@ -88,16 +85,16 @@ def answer_probability(
         raise ValueError(
             f"token_ids={chosen}: expected at least one id from 0 to {model.cfg.d_vocab - 1}"
         )
-    backend = backend_of(model)
-    probabilities = {}
     for name, at_hook in states.items():
         require_states(at_hook, f"trace {trace.id}: states at {name}", len(trace))
-        parts = [
-            in_float64(backend.unembed(model, part)).softmax(-1)[:, chosen].sum(-1).cpu()
-            for part in at_hook.split(256)
-        ]
-        probabilities[name] = torch.cat(parts).numpy()
-    return probabilities
+    backend, columns = backend_of(model), torch.tensor(chosen)
+    probabilities = []
+    for part in (part for at_hook in states.values() for part in at_hook.split(256)):
+        after = in_float64(backend.unembed(model, part)).softmax(-1)
+        columns = columns.to(after.device)
+        probabilities.append(after[:, columns].sum(-1))
+    joined = torch.cat(probabilities or [torch.zeros(0)]).cpu().numpy()
+    return dict(zip(states, joined.reshape(len(states), len(trace)), strict=True))
 
 
 def _answer_beginnings(model: Model, trace: Trace) -> list[int]:
