@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import DynamicCache
 
 from mi_lens.models.backends.bridge_blocks import again, block, layers_of, onward, unembed
 from mi_lens.models.backends.bridge_hooks import (
@@ -28,7 +27,8 @@ from mi_lens.models.backends.bridge_hooks import (
     is_own_hook,
     probe,
 )
-from mi_lens.models.backends.bridge_passes import forward, step
+from mi_lens.models.backends.bridge_passes import BridgeCache, forward, step
+from mi_lens.models.backends.bridge_trial import find_shortcuts
 
 __all__ = ["again", "block", "forward", "hook_names", "is_own_hook", "onward", "step", "unembed"]
 
@@ -52,6 +52,7 @@ def build(hf_model: Any, tokenizer: Any) -> TransformerBridge:
         for rotated in ("attn.hook_rot_q", "attn.hook_rot_k"):
             hook_every_block(model, rotated, partial(in_dtype, model.cfg.dtype))
     probe(model)
+    find_shortcuts(model)
     return model.eval().requires_grad_(False)
 
 
@@ -64,22 +65,22 @@ def tokens_hook(model: TransformerBridge) -> str | None:
     return "embed.hook_in"
 
 
-def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
+def new_cache(model: TransformerBridge, batch_size: int) -> BridgeCache:
     """See `Backend.new_cache`. Layers with a window keep all positions too."""
-    return DynamicCache()
+    return BridgeCache()
 
 
-def cache_length(cache: DynamicCache) -> int:
+def cache_length(cache: BridgeCache) -> int:
     """See `Backend.cache_length`."""
     return cache.get_seq_length()
 
 
-def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
+def keep_rows(cache: BridgeCache, rows: Int[Tensor, " kept"]) -> None:
     """See `Backend.keep_rows`."""
     cache.batch_select_indices(rows)
 
 
-def join(cache: DynamicCache, other: DynamicCache) -> None:
+def join(cache: BridgeCache, other: BridgeCache) -> None:
     """See `Backend.join`."""
     for layer, other_layer in zip(layers_of(cache), layers_of(other), strict=True):
         layer.keys = _joined_rows(layer.keys, other_layer.keys)
@@ -94,14 +95,14 @@ def _joined_rows(
     return torch.cat([pad(part, (0, 0, length - part.shape[2], 0)) for part in (upper, lower)])
 
 
-def crop(cache: DynamicCache, length: int) -> None:
+def crop(cache: BridgeCache, length: int) -> None:
     """See `Backend.crop`."""
     surplus = cache.get_seq_length() - length
     if surplus > 0:
         cache.crop(-surplus)
 
 
-def trim(cache: DynamicCache, columns: int) -> None:
+def trim(cache: BridgeCache, columns: int) -> None:
     """See `Backend.trim`."""
     for layer in layers_of(cache):
         layer.keys = layer.keys[:, :, columns:]

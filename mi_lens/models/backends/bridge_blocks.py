@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mi_lens.models.backends.bridge_hooks import probed, silence
-from mi_lens.models.backends.bridge_passes import step
+from mi_lens.models.backends.bridge_passes import BridgeCache, step
 
 
 def block(
     model: TransformerBridge,
     layer: int,
     residual: Float[Tensor, "1 new d_model"],
-    cache: DynamicCache,
+    cache: BridgeCache,
 ) -> Float[Tensor, "1 new d_model"]:
     """See `Backend.block`."""
     past = cache.get_seq_length(layer) if len(cache.layers) > layer else 0
@@ -38,7 +37,7 @@ def again(
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     rows: Int[Tensor, " rows"],
     *,
     keep_kv: bool = False,
@@ -58,7 +57,7 @@ def onward(
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     rows: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows d_vocab"]:
     """See `Backend.onward`."""
@@ -73,10 +72,10 @@ def onward(
 def _before_last(
     model: TransformerBridge,
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     rows: Int[Tensor, " rows"],
     blocks: range,
-) -> DynamicCache:
+) -> BridgeCache:
     """A copy of these blocks' caches that has these rows without their last position."""
     past, layers = _cache_of_length(model, attention_mask.shape[1] - 1), layers_of(cache)
     for layer in blocks:
@@ -87,7 +86,7 @@ def _before_last(
 
 
 def _replace_last(
-    cache: DynamicCache, rows: Int[Tensor, " rows"], rerun: DynamicCache, blocks: range
+    cache: BridgeCache, rows: Int[Tensor, " rows"], rerun: BridgeCache, blocks: range
 ) -> None:
     """Give these rows the keys and values that a rerun made for their last position."""
     layers, reruns = layers_of(cache), layers_of(rerun)
@@ -97,17 +96,17 @@ def _replace_last(
         full.values[rows, :, -1] = new.values[:, :, -1]
 
 
-def layers_of(cache: DynamicCache) -> list[Any]:
+def layers_of(cache: BridgeCache) -> list[Any]:
     """The layers of a cache, each with `keys` and `values`, `[batch, kv_heads, pos, d_head]`."""
     return list(cache.layers)
 
 
-def _cache_of_length(model: TransformerBridge, length: int) -> DynamicCache:
+def _cache_of_length(model: TransformerBridge, length: int) -> BridgeCache:
     """A cache with the right number of positions and nothing in them.
 
     Hugging Face asks the cache of the first layer, or of the first of a kind, for its length.
     """
-    cache = DynamicCache()
+    cache = BridgeCache()
     for _ in range(model.cfg.n_layers):
         layer = DynamicLayer()
         if length:
@@ -122,7 +121,7 @@ def _run_blocks(
     blocks: range,
     residual: Float[Tensor, "rows new d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     logits_to_keep: int = 0,
 ) -> tuple[Float[Tensor, "rows new d_model"], Float[Tensor, "rows kept d_vocab"]]:
     """Run Hugging Face's model with some of its blocks only, on a given residual stream.
