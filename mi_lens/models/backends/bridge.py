@@ -18,7 +18,14 @@ from torch.nn.functional import pad
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-from mi_lens.models.backends.bridge_blocks import again, block, layers_of, onward, unembed
+from mi_lens.models.backends.bridge_blocks import (
+    again,
+    block,
+    layers_of,
+    on_each_device,
+    onward,
+    unembed,
+)
 from mi_lens.models.backends.bridge_hooks import (
     finite_scores,
     hook_every_block,
@@ -77,7 +84,9 @@ def cache_length(cache: BridgeCache) -> int:
 
 def keep_rows(cache: BridgeCache, rows: Int[Tensor, " kept"]) -> None:
     """See `Backend.keep_rows`."""
-    cache.batch_select_indices(rows)
+    rows_on = on_each_device(rows, layers_of(cache))
+    for layer in layers_of(cache):
+        layer.batch_select_indices(rows_on[layer.keys.device])
 
 
 def join(cache: BridgeCache, other: BridgeCache) -> None:

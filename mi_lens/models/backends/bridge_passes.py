@@ -67,7 +67,9 @@ def _run(
     positions, mask = columns[-new:].expand(batch, -1), None
     if padded:
         first = _on_device(starts, cache, tokens.device)[:, None]
-        positions, mask = (positions - first).clamp_(min=0), (columns >= first).long()
+        positions, mask = positions - first, (columns >= first).long()
+        if max(starts) > total - new:
+            positions = positions.clamp(min=0)
     elif cache is None:
         mask = torch.ones_like(tokens)  # Without any, Hugging Face looks for packed sequences.
     shortcuts = free_of(getattr(model, "_shortcuts", Shortcuts()))
