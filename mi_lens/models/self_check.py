@@ -190,6 +190,7 @@ def _read(trial: _Trial) -> None:
         last = backend.unembed(model, seen[names[-1]][0][row, real])
         trial.close(f"the logits read from {names[-1]}", last, wanted)
         trial.close(f"the logits of row {row} with a cache", stepwise[row, real], wanted)
+        trial.close(f"the logits of row {row} under a hook", watched[row, real], wanted)
 
 
 def _generate(trial: _Trial) -> None:

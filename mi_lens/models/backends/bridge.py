@@ -4,8 +4,9 @@ The bridge has the hook names of HookedTransformer as aliases: `blocks.N.hook_re
 `.hook_resid_mid`, `.hook_resid_post`, `.hook_attn_out`, `.hook_mlp_out`, `.attn.hook_q` and so on,
 `hook_embed`, `ln_final.hook_normalized`. It also has its own names, such as `blocks.N.hook_in`.
 
-Norms, rotary angles and softmax always compute in float32, as in Hugging Face. A bridge in float64
-is therefore accurate to about 1e-6, and a HookedTransformer to 1e-13.
+Norms and rotary angles always compute in float32, as in Hugging Face, and so does the softmax while
+a hook watches attention. A bridge in float64 is therefore accurate to about 1e-6, and a
+HookedTransformer to 1e-13.
 """
 
 from functools import partial

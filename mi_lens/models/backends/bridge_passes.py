@@ -1,7 +1,5 @@
 """Passes of a bridge over whole sequences, and over new positions after those in a cache."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

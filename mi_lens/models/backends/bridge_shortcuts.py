@@ -5,7 +5,7 @@ steps: about half as many operations again as Hugging Face's model needs. Where 
 component runs the module that it wraps: `hook_in`, the module, `hook_out`. Parts of the module are
 components of the bridge too, and their hooks fire.
 
-Which components can do so is not listed: `bridge_hooks.probe` tries it on each model.
+Which components can do so is not listed: `bridge_trial.find_shortcuts` tries it on each model.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,12 +53,12 @@ def attend(
 
 def padded_mask(**asked: Any) -> Float[Tensor, "batch 1 new total"] | None:
     """The mask of a batch with padding. Hugging Face would look whether there is any, and wait."""
-    return _additive(sdpa_mask(**asked | {"allow_is_causal_skip": False}), asked["dtype"])
+    return _additive(sdpa_mask(**dict(asked, allow_is_causal_skip=False)), asked["dtype"])
 
 
 def unpadded_mask(**asked: Any) -> Float[Tensor, "batch 1 new total"] | None:
     """The mask of a batch without padding; None where the kernel needs none."""
-    return _additive(sdpa_mask(**asked | {"attention_mask": None}), asked["dtype"])
+    return _additive(sdpa_mask(**dict(asked, attention_mask=None)), asked["dtype"])
 
 
 def _additive(
@@ -130,15 +130,13 @@ class Shortcuts:
 
 def candidates(model: TransformerBridge) -> Shortcuts:
     """The components that may be able to run what they wrap."""
-    attention, others = [], []
-    for component in model.modules():
-        if isinstance(component, AttentionBridge):
-            if _is_wrapped_whole(component):
-                attention.append(Shortcut(component, partial(AttentionBridge.forward, component)))
-        elif isinstance(component, NormalizationBridge | JointGateUpMLPBridge):
-            if _is_wrapped_whole(component):
-                others.append(Shortcut(component, partial(GeneralizedComponent.forward, component)))
     hf_model: Any = model.original_model
+    attention, others = [], []
+    for component in filter(_is_wrapped_whole, model.modules()):
+        if isinstance(component, AttentionBridge):
+            attention.append(Shortcut(component, partial(AttentionBridge.forward, component)))
+        elif isinstance(component, NormalizationBridge | JointGateUpMLPBridge):
+            others.append(Shortcut(component, partial(GeneralizedComponent.forward, component)))
     if not getattr(hf_model, "_supports_sdpa", False):
         attention = []
     named = (getattr(module, "config", None) for module in hf_model.modules())
@@ -146,12 +144,12 @@ def candidates(model: TransformerBridge) -> Shortcuts:
     return Shortcuts(tuple(attention), tuple(others), tuple(configs.values()))
 
 
-def _is_wrapped_whole(component: GeneralizedComponent) -> bool:
-    """Whether the wrapped module has the component's weights: those that a user may have changed.
+def _is_wrapped_whole(component: nn.Module) -> bool:
+    """Whether a module wraps another, which has its weights: those that a user may change.
 
     The bridge splits fused projections. The parts are mostly views of the whole.
     """
-    wrapped = component.original_component
+    wrapped = component._modules.get("_original_component")
     if wrapped is None:
         return False
     whole = {parameter.untyped_storage()._cdata for parameter in wrapped.parameters()}
