@@ -55,7 +55,8 @@ def capture_into(
     `batch_size` traces, up to twice while it grows. Second, the working memory of one segment of
     512 positions; if the model computes attention scores explicitly, this includes 512 x trace
     length x heads scores. Third, the states of one segment at one hook name, `batch_size` x 512 x
-    d. The number of hook names does not matter.
+    d; there the number of hook names does not matter. If the model is not on the CPU, its device
+    holds two segments at all hook names instead, which are copied while the model reads on.
 
     A dtype of half the width halves the disk space and makes `hsic_mi` less exact. The relative
     errors of its values, largest over steps (median in brackets), are: float16 0.2 % (0.03 %),

@@ -48,8 +48,7 @@ def squared_correlation(
     Where all coordinates lie within a small part of sigma, the kernel is linear and MI says the
     same. It is 0 for a vector whose coordinates are all equal.
     """
-    y = in_float64(answer)
-    y = y - y.mean()
+    y = in_float64(answer) - in_float64(answer).mean()
 
     def squared(rows: Float[Tensor, "_ d"]) -> Float[Tensor, "_"]:
         x = rows - rows.mean(-1, keepdim=True)

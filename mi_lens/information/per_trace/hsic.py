@@ -185,14 +185,16 @@ def median_distance(x: Float[Tensor, "rows d"]) -> Float[Tensor, "rows"]:
 
 def _chunks(plan: Layout, d: int, n_columns: int) -> Iterator[Int[Tensor, "chunk"]]:
     """Chunks of rows with similar layouts. Each chunk fits the working memory."""
-    kind = torch.stack([plan.far, plan.order.clamp(min=1).log2().ceil().long()], dim=-1)
+    device = plan.order.device
+    order, far = torch.stack([plan.order, plan.far]).cpu()  # Sorted there without waiting again.
+    kind = torch.stack([far, order.clamp(min=1).log2().ceil().long()], dim=-1)
     for group in kind.unique(dim=0):
         rows = (kind == group).all(-1).nonzero().squeeze(-1)
-        rows = rows[plan.order[rows].argsort()]
-        rank = int((plan.order[rows] + plan.far[rows]).max())
+        rows = rows[order[rows].argsort()]
+        rank = int((order[rows] + far[rows]).max())
         ranking = 4 * d if group[0] else d  # Finding the far coordinates takes copies of the row.
         numbers_per_row = max(ranking, rank * max(4 * rank, n_columns))
-        yield from rows.split(rows_at_once(numbers_per_row, rows.device))
+        yield from rows.to(device).split(rows_at_once(numbers_per_row, device))
 
 
 def _answer_columns(
@@ -235,4 +237,5 @@ def _whitened(
     carried = strength * weight
     kept = carried > NEGLIGIBLE * carried.amax(-1, keepdim=True)
     whitened = (directions * weight.sqrt()[:, None]).mT @ centred.mT
-    return whitened[kept], kept.nonzero()[:, 0]
+    owner, direction = kept.nonzero().unbind(1)
+    return whitened[owner, direction], owner

@@ -116,7 +116,7 @@ class KernelFeatures:
     @classmethod
     def of(cls, x: Float[Tensor, "rows d"], layout: Layout) -> "KernelFeatures":
         """Features of vectors with equal numbers of far coordinates. All get the largest order."""
-        order, n_far = int(layout.order.max()), int(layout.far.max())
+        order, n_far = torch.stack([layout.order.max(), layout.far.max()]).tolist()
         far = torch.empty(len(x), n_far, dtype=torch.long, device=x.device)
         if n_far:
             far = (x - layout.centre[:, None]).abs_().topk(n_far, dim=-1).indices
