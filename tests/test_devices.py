@@ -18,10 +18,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import mi_lens
 from mi_lens.common.float64 import float64_device
+from mi_lens.models import self_check
+from mi_lens.models.backends import bridge
 from mi_lens.models.backends.lookup import available
+from mi_lens.models.pocket import CHECKPOINTS
 from tests.pretend_device import pretend_devices
 
 pytestmark = [
@@ -219,7 +223,7 @@ ON_NUMBERS: dict[str, Call] = {
 ON_MODELS: dict[str, Call] = {
     "load": lambda g: (
         str(g.model.cfg.device) == str(g.device),
-        {tensor.device == g.device for tensor in (*g.model.parameters(), *g.model.buffers())},
+        {weight.device.type == g.device.type for weight in g.model.state_dict().values()},
     ),
     "model_fingerprint": lambda g: mi_lens.model_fingerprint(g.model),
     "match_hook_names": lambda g: mi_lens.match_hook_names(g.model, "blocks.*.hook_resid_post"),
@@ -310,11 +314,12 @@ WITHOUT = {
 
 @dataclass(frozen=True)
 class Place:
-    """A backend on a device."""
+    """A backend on a device; with `layers`, its first layers, and the others on cuda:1."""
 
     backend: str
     device: str
     float64: bool = True
+    layers: int | None = None
 
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
@@ -332,13 +337,42 @@ PLACES = {
     "bridge on cuda:0": Place("bridge", "cuda:0"),
     "hooked on cuda:1": Place("hooked", "cuda:1"),
     "hooked without float64": Place("hooked", "cuda:0", float64=False),
+    "bridge on two devices": Place("bridge", "cuda:0", layers=2),
 }
 
 
 @functools.cache
 def model_at(place: Place) -> Any:
     with place.open():
+        if place.layers is not None:
+            return spread(place.layers)
         return mi_lens.load("pocket-reasoner", backend=place.backend, device=place.device)
+
+
+def spread(layers: int) -> Any:
+    """A bridge with its first layers on one device and the others on another.
+
+    `load(n_devices=2)` asks CUDA for the memory of each device, so the layers are placed here.
+    """
+    accelerate = pytest.importorskip("accelerate")
+    folder = CHECKPOINTS["pocket-reasoner"]
+    source = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    source.requires_grad_(False).eval()
+    first = ["model.embed_tokens", "model.rotary_emb"]
+    first += [f"model.layers.{layer}" for layer in range(layers)]
+    last = [f"model.layers.{layer}" for layer in range(layers, len(source.model.layers))]
+    places = dict.fromkeys(first, "cuda:0") | dict.fromkeys(
+        [*last, "model.norm", "lm_head"], "cuda:1"
+    )
+    source = accelerate.dispatch_model(source, places, force_hooks=True)
+    tokenizer = model_at(CPU["bridge"]).tokenizer
+    expected = self_check.reference(source)
+    model = bridge.build(source, tokenizer)
+    model.eos_token_ids = model_at(CPU["bridge"]).eos_token_ids
+    model.abilities = self_check.check(bridge, model, expected)
+    return model
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """A decoded step launches no more kernels, and waits no more often, than it did.
 
 The numbers are those of `python -m experiments.timings.launches`, which do not depend on the
-machine. Two small models give those of 24 layers: every further layer adds the same.
+machine. Two small models give those of 24 layers: every two further layers add the same.
 """
 
 import json
@@ -19,28 +19,29 @@ pytestmark = [
     pytest.mark.skipif("hooked" not in available(), reason="no HookedTransformer"),
 ]
 ROOT = Path(__file__).resolve().parents[1]
-# Engine and work: launches of a step of 24 layers, and waits, at most.
+# Engine and work: launches of a step of 24 layers, and waits of a step of four layers, at most. A
+# recycled candidate takes a second wait: the host must know it to decide.
 LIMITS = {
     ("mi_lens, hooked", "batch 1"): (474, 1),
     ("mi_lens, hooked", "batch 8"): (474, 1),
-    ("mi_lens, hooked", "8 conditions"): (487, 1),
+    ("mi_lens, hooked", "8 conditions"): (952, 2),
     ("mi_lens, hooked", "8 sampled"): (495, 1),
-    ("mi_lens, bridge", "batch 1"): (1649, 4),
-    ("mi_lens, bridge", "batch 8"): (1649, 4),
-    ("mi_lens, bridge", "8 conditions"): (1662, 4),
-    ("mi_lens, bridge", "8 sampled"): (1670, 4),
+    ("mi_lens, bridge", "batch 1"): (987, 1),
+    ("mi_lens, bridge", "batch 8"): (987, 1),
+    ("mi_lens, bridge", "8 conditions"): (1694, 8),
+    ("mi_lens, bridge", "8 sampled"): (1008, 1),
 }
 
 
 @pytest.fixture(scope="module")
 def record():
-    """The record of a model of two layers, and the steps of one of three.
+    """The record of a model of two layers, and the steps of one of four.
 
     TransformerLens's own generate is left out: it launches most, and is nothing of ours.
     """
-    with mock.patch.object(launches, "lens_generate", lambda model, tokens: lambda count: None):
+    with mock.patch.object(launches, "lens_generate", return_value=abs):
         small = launches.measure(launches.SHAPE | {"num_hidden_layers": 2}, 3, 5)
-        larger = launches.steps(launches.SHAPE | {"num_hidden_layers": 3}, 3, 5)
+        larger = launches.steps(launches.SHAPE | {"num_hidden_layers": 4}, 3, 5)
     return small, {(step["engine"], step["what"]): step for step in larger}
 
 
@@ -49,10 +50,10 @@ def test_a_step_stays_within_its_limits(record):
     small, larger = record
     counted = {}
     for two in small["steps"]:
-        three = larger[two["engine"], two["what"]]
+        four = larger[two["engine"], two["what"]]
         counted[two["engine"], two["what"]] = (
-            two["launches"] + 22 * (three["launches"] - two["launches"]),
-            max(two["waits"], three["waits"]),
+            two["launches"] + 11 * (four["launches"] - two["launches"]),
+            max(two["waits"], four["waits"]),
         )
     over = {
         what: found
