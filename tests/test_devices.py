@@ -334,7 +334,6 @@ class Place:
 
 CPU = {backend: Place(backend, "cpu") for backend in ("hooked", "bridge")}
 PLACES = {
-    "bridge on cuda:0": Place("bridge", "cuda:0"),
     "hooked on cuda:1": Place("hooked", "cuda:1"),
     "hooked without float64": Place("hooked", "cuda:0", float64=False),
     "bridge on two devices": Place("bridge", "cuda:0", layers=2),
