@@ -71,6 +71,11 @@ COUNTED = {
     "made there": (lambda x: torch.zeros(2, device="cuda"), [0, 0], (1, 0, 0, 0)),
     "made here": (lambda x: torch.tensor([1, 2], device="cuda"), [1, 2], (0, 1, 0, 1)),
     "moved to the host": (lambda x: x.cpu(), [[1, 2, 3], [4, 5, 6]], (0, 0, 1, 1)),
+    "moved to the host, with fewer digits": (
+        lambda x: x[0].to("cpu", torch.bfloat16),
+        [1, 2, 3],
+        (1, 0, 1, 1),
+    ),
     "moved without waiting": (
         lambda x: x.to("cpu", non_blocking=True),
         [[1, 2, 3], [4, 5, 6]],
@@ -158,6 +163,7 @@ def test_a_device_may_lack_float64() -> None:
             lambda: torch.ones(2, dtype=torch.float64).to("cuda:0"),
             lambda: torch.zeros(2, dtype=torch.float64, device="cuda:0"),
             lambda: on("cuda:0", 2).sum(dtype=torch.float64),
+            lambda: on("cuda:0", 2).to("cpu", torch.float64),
         ):
             with pytest.raises(TypeError, match="has no float64"):
                 make()

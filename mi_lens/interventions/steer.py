@@ -73,7 +73,8 @@ class Steer(Intervention):
             set_field("made_from", self.made_from or tuple(self.vector.problems))
             set_field("of_model", self.of_model or self.vector.model or None)
             set_field("vector", self.vector.vector)
-        vector = torch.as_tensor(self.vector, dtype=torch.float64).detach().cpu().clone()
+        given = self.vector.detach().cpu() if isinstance(self.vector, Tensor) else self.vector
+        vector = torch.as_tensor(given, dtype=torch.float64).clone()
         set_field("vector", vector)
         set_field("made_from", tuple(self.made_from))
         if not isinstance(self.at, str):
@@ -128,7 +129,7 @@ class Steer(Intervention):
         if self.at == "boundary":
             require_lines(model.tokenizer)
         ids = None if isinstance(self.at, str) else word_ids(model, self.at)
-        return _Steer(self, ids, model.cfg.device, model.cfg.dtype)
+        return _Steer(self, ids, model.cfg.dtype)
 
     def to_json(self):
         """See `Intervention.to_json`."""
@@ -161,15 +162,16 @@ def random_like(vector: Float[Tensor, "d"], seed: int) -> Float[Tensor, "d"]:
 class _Steer(Action):
     by_position = True
 
-    def __init__(self, settings: Steer, ids: Set[int] | None, device, dtype: torch.dtype):
+    def __init__(self, settings: Steer, ids: Set[int] | None, dtype: torch.dtype):
         self.settings, self.ids = settings, ids
         self.hook_names = (str(settings.hook_name),)
         self.needs_tokens = settings.at != "all" or settings.inside_think
         vector = settings.vector
         if settings.variant == "random":
             vector = random_like(vector, settings.seed)
-        self.unit = (vector / vector.norm()).to(device, dtype)
-        self.shift = (settings.alpha * vector).to(device, dtype)
+        self.unit = (vector / vector.norm()).to(dtype)
+        self.shift = (settings.alpha * vector).to(dtype)
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def wanted(self, row: Row, token: int, generated: int) -> bool:
         """Whether the position of a token is steered."""
@@ -201,17 +203,22 @@ class _Steer(Action):
             return states
         for i in mask.any(1).nonzero()[:, 0].tolist():
             _note(rows[i], hook_name, mask[i, -rows[i].reading :])
+        unit, shift = self._vectors(states.device)
         if self.settings.variant == "project":
-            change = -self.settings.alpha * (states @ self.unit)[..., None] * self.unit
-        else:
-            change = self.shift
+            shift = -self.settings.alpha * (states @ unit)[..., None] * unit
         if mask.all():
-            return states + change
+            return states + shift
         if states.shape[1] == 1:  # A step, whose like was seen before.
             here = on_device(tuple(mask[:, 0].tolist()), states.device, torch.bool)[:, None]
         else:
             here = mask.to(states.device)
-        return torch.where(here[..., None], states + change, states)
+        return torch.where(here[..., None], states + shift, states)
+
+    def _vectors(self, device: torch.device) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
+        """The unit vector and the shift on the states' device: layers may lie on several."""
+        if device not in self._on:
+            self._on[device] = self.unit.to(device), self.shift.to(device)
+        return self._on[device]
 
 
 def _note(row: Row, hook_name: str, steered: Bool[Tensor, " pos"]) -> None:

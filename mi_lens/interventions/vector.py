@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_lens.common.files import replacing
+from mi_lens.common.float64 import in_float64
 from mi_lens.common.html import table
 from mi_lens.common.provenance import content_hash
 from mi_lens.common.records import DamagedError, sealed, verified
@@ -51,7 +52,7 @@ class SteeringVector:
     @property
     def norm(self) -> float:
         """The vector's length."""
-        return float(self.vector.double().norm())
+        return float(in_float64(self.vector).norm())
 
     @property
     def problem_ids(self) -> tuple[str, ...]:

@@ -160,7 +160,10 @@ class _Trial:
 
 
 def _read(trial: _Trial) -> None:
-    """A padded batch: every block's output, the logits, and the same through a cache."""
+    """A padded batch: every block's output, the logits, and the same through a cache.
+
+    Backends leave steps out where no hook watches them: they are also run while one does.
+    """
     backend, model, expected = trial.backend, trial.model, trial.expected
     tokens, mask = trial.batch()
     names = [block_output(layer) for layer in range(model.cfg.n_layers)]
@@ -176,6 +179,9 @@ def _read(trial: _Trial) -> None:
         for start, end in pairwise(ends)
     ]
     stepwise = torch.cat(steps, dim=1)
+    pattern = f"blocks.{model.cfg.n_layers // 2}.attn.hook_pattern"
+    with trial.recording([pattern] if pattern in backend.hook_names(model) else []):
+        watched = backend.forward(model, tokens, mask)
     for row, (states, wanted) in enumerate(zip(expected.states, expected.logits, strict=True)):
         real = slice(-len(expected.rows[row]), None)
         for name, state in zip(names[:-1], states, strict=True):
@@ -184,6 +190,7 @@ def _read(trial: _Trial) -> None:
         last = backend.unembed(model, seen[names[-1]][0][row, real])
         trial.close(f"the logits read from {names[-1]}", last, wanted)
         trial.close(f"the logits of row {row} with a cache", stepwise[row, real], wanted)
+        trial.close(f"the logits of row {row} under a hook", watched[row, real], wanted)
 
 
 def _generate(trial: _Trial) -> None:
@@ -218,12 +225,12 @@ def _recycle(trial: _Trial) -> None:
     cache = backend.new_cache(model, 2)
     with trial.recording(names) as seen:
         backend.step(model, tokens, mask, cache, logits_to_keep=0)
-    order = [1, 0]
+    order = [1, 0]  # No tensor: blocks may lie on other devices.
     rows = torch.tensor(order, device=tokens.device)
     for layer in sorted({1, n_layers // 2, n_layers - 1} & set(range(1, n_layers))):
-        before = seen[names[layer - 1]][0][rows, -1:]
+        before = seen[names[layer - 1]][0][order, -1:]
         again = backend.again(model, layer, before, mask[order], cache, rows)
-        trial.close(f"block {layer} run again", again, seen[names[layer]][0][rows, -1:])
+        trial.close(f"block {layer} run again", again, seen[names[layer]][0][order, -1:])
         logits = backend.onward(model, layer, before, mask[order], cache, rows)
         for got, wanted in zip(logits, reversed(expected.logits), strict=True):
             trial.close(f"the logits from block {layer} on", got[None], wanted[-1:])

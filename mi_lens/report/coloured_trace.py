@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from mi_lens.common.arrays import as_float64
 from mi_lens.common.html import BOX, LINE, NOTE, element, escaped, one_line
 from mi_lens.traces.trace import Trace
 
@@ -138,7 +139,7 @@ def show(
 
 
 def _one_per_step(trace: Trace, mi: ArrayLike) -> Float[np.ndarray, " step"]:
-    values = np.asarray(mi, dtype=float)
+    values = as_float64(mi)
     if values.shape != (len(trace),) or not len(trace):
         raise ValueError(
             f"trace {trace.id} of {len(trace)} steps with values of shape {values.shape}: expected "

@@ -6,6 +6,7 @@ from typing import overload
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.models.hook_names import HookNames, match_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.endings import AnswerSite, Ending, answer_text
@@ -87,5 +88,5 @@ def answer_state(
         length = len(tokenizer.encode(text, add_special_tokens=False))
     (states,) = last_states(model, [ids], names, [length if site == "answer_mean" else 1])
     if site == "answer_mean":
-        return {name: state.double().mean(0).to(state.dtype) for name, state in states.items()}
+        return {name: in_float64(state).mean(0).to(state) for name, state in states.items()}
     return {name: state[-1].clone() for name, state in states.items()}

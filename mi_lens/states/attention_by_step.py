@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.interventions.replay import replay_of
 from mi_lens.models.hook_names import resolve_hook_names
 from mi_lens.models.model import Model
@@ -76,4 +77,4 @@ def _add(
     """Writes down what a segment's readers pay to the words before them."""
     readers, seen = pattern.shape[2:]
     paid = pattern[0][:, :, wanted[:seen].to(pattern.device)]
-    shares[layer, start : start + readers] = paid.double().sum(-1).mean(0).cpu()
+    shares[layer, start : start + readers] = in_float64(paid).sum(-1).mean(0).cpu()

@@ -255,7 +255,7 @@ def _add(pattern: Tensor, hook: Any, *, total, layer, rows, columns, start) -> N
     reached = behind.any(1)
     if reached.any():
         # The dimensions of advanced indices around slices come first: (match, 3, head, reader).
-        given = pattern[rows[reached, None], :, :, columns[reached]].to("cpu", torch.float64)
+        given = pattern[rows[reached, None], :, :, columns[reached]].cpu().double()
         total[reached, :, layer] += (given * behind[reached, None, None]).sum(-1)
 
 

@@ -212,7 +212,7 @@ def finite_states(states: Float[Tensor, "thought d"]) -> Float[np.ndarray, "thou
     Raises:
         ValueError: If a state is not finite, or they are no matrix.
     """
-    x = torch.as_tensor(states).detach().to("cpu", torch.float64)
+    x = torch.as_tensor(states).detach().cpu().double()
     if x.ndim != 2:
         raise ValueError(f"states of shape {tuple(x.shape)}; expected (thoughts, d)")
     require_finite(x.isfinite().all(1).numpy(), "boundary states")

@@ -22,4 +22,5 @@ def test_made_in_inference_mode_they_are_of_use_outside():
         index = on_device((2, 0, 1), "cpu")
     x = torch.randn(3, requires_grad=True)
     x[index].sum().backward()
+    assert x.grad is not None
     assert x.grad.tolist() == [1, 1, 1]

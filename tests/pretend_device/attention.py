@@ -102,7 +102,6 @@ def _count(
     """Counts a call of a kernel by what it was given."""
     given = (
         f"{kernel}, {str(query.dtype).removeprefix('torch.')}, "
-        f"{'prompt' if query.shape[-2] > 1 else 'step'}, "
         f"{'no mask' if mask is None else 'mask'}, "
         f"{'grouped' if query.shape[-3] != key.shape[-3] else 'equal'} heads"
     )

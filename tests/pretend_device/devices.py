@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch.nn.attention.bias import CausalBias
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.pretend_device import attention, rules
@@ -49,38 +48,41 @@ class Devices:
     def attend(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """See `attention.attend`."""
         given = [t for t in rules.tensors_in((args, kwargs)) if not isinstance(t, CausalBias)]
-        rules.require_one_device("attention", torch.ops.aten.bmm.default, given, {})
+        rules.require_one_device("attention", torch.ops.aten.bmm.default, args, given)
         return attention.attend(self._open, self._cudnn, *args, **kwargs)
 
     def run(self, operation: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """One operation of PyTorch's library."""
         name = operation._schema.name.removeprefix("aten::")
-        if operation._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
-            operation.name(), torch._C.DispatchKey.CompositeImplicitAutograd
-        ):
+        if rules.dissolves(operation):
             with Operations():
                 made = operation.decompose(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        ours = [t for t in rules.tensors_in((args, kwargs)) if isinstance(t, PretendTensor)]
+        tensors = rules.tensors_in((args, kwargs))
+        ours = [tensor for tensor in tensors if isinstance(tensor, PretendTensor)]
         asked = kwargs.get("device")
         place = numbered(asked) if asked is not None else ours[0].place if ours else HOST
         if name in rules.REFUSED and ours:
             raise NotImplementedError(f"a pretend tensor cannot follow {name}")
-        rules.require_one_device(name, operation, args, kwargs)
+        rules.require_one_device(name, operation, args, tensors)
         rules.require_generator_of(name, place, kwargs)
-        self._require_dtype(name, place, kwargs.get("dtype"))
+        # A copy has its dtype before it leaves a device.
+        working = ours[0].place if ours and name in rules.COPIES else place
+        dtype = args[0].dtype if name == "copy_" else kwargs.get("dtype")
+        self._require_dtype(name, working, dtype)
 
-        held_args, held_kwargs = pytree.tree_map(held, (args, kwargs))
+        held_args, held_kwargs = rules.mapped(held, (args, kwargs))
         if asked is not None:
             held_kwargs["device"] = HOST
         made = operation(*held_args, **held_kwargs)
-        self._count_operation(name, operation, args, kwargs, place, made)
+        if self._open:
+            self._count_operation(name, operation, args, kwargs, place, made)
         return self._wrapped(operation, ours, place, made)
 
     def count(self, kind: str, name: str, times: int = 1) -> None:
         """Counts in all that is open: "launches", "uploads" and so on, of an operation."""
-        if self._open and times:
+        if times and self._open:
             where = name, line_of_package()
             for counts in self._open:
                 getattr(counts, kind)[where] += times
@@ -115,6 +117,8 @@ class Devices:
         if not (asynchronous and (host is None or self.is_pinned(host))):
             self.count("waits", name)
         self.count("uploads" if from_host else "downloads", name)
+        dtype = kwargs.get("dtype") if to is None else to.dtype
+        self.count("launches", name, to_host and dtype not in (None, source.dtype))
         return True
 
     def _require_dtype(self, name: str, place: torch.device, dtype: Any) -> None:
@@ -126,7 +130,9 @@ class Devices:
         written = {id(tensor.held): tensor for tensor in ours}
         changes = operation._schema.is_mutable
 
-        def wrap(tensor: torch.Tensor) -> torch.Tensor:
+        def wrap(tensor: Any) -> Any:
+            if not isinstance(tensor, torch.Tensor):
+                return tensor
             if changes and id(tensor) in written:
                 return written[id(tensor)]
             if changes or place == HOST:
@@ -134,7 +140,7 @@ class Devices:
             self._require_dtype(operation.name(), place, tensor.dtype)
             return PretendTensor(tensor, place)
 
-        return pytree.tree_map_only(torch.Tensor, wrap, made)
+        return rules.mapped(wrap, made)
 
 
 def numbered(device: Any) -> torch.device:
@@ -148,7 +154,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if any(is_ours(value) for value in pytree.tree_leaves((args, kwargs))):
+        if any(is_ours(value) for value in rules.leaves((args, kwargs))):
             return current().run(operation, args, kwargs)
         return operation(*args, **kwargs)
 

@@ -50,7 +50,7 @@ def _is_device(value: Any) -> bool:
     return isinstance(value, torch.device | str)
 
 
-def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: float | None = None) -> torch.Tensor:
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: Any = None) -> torch.Tensor:
     """One kernel with CUDA, several operations without."""
     made = torch.rms_norm(x.held, shape, held(weight), eps)
     current().count("launches", "rms_norm")
@@ -95,6 +95,8 @@ def pretend_devices(*, float64: bool = True, cudnn: bool = False) -> Iterator[De
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.object(torch.cuda, "_lazy_init"))
+            built = mock.patch.object(torch.backends.cuda, "is_built", return_value=True)
+            stack.enter_context(built)
             stack.enter_context(mock.patch.object(CausalBias, "__new__", _causal_bias))
             for mode in (torch.no_grad(), Operations(), _Functions()):
                 stack.enter_context(mode)

@@ -3,11 +3,12 @@
 Operations have the names of PyTorch's library, as in `torch.ops.aten`.
 """
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch._ops import OpOverload
-from torch.utils import _pytree as pytree
 
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 COPIES = {"copy_", "copy", "_to_copy"}
@@ -37,23 +38,59 @@ REFUSED = {
 }
 
 
+def leaves(value: Any) -> Iterator[Any]:
+    """All that is in lists and mappings of lists, which is how operations are given tensors."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from leaves(part)
+    elif isinstance(value, dict):
+        yield from leaves(tuple(value.values()))
+    else:
+        yield value
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same lists and mappings, with each of their leaves replaced."""
+    if isinstance(value, list | tuple):
+        return type(value)([mapped(function, part) for part in value])
+    if isinstance(value, dict):
+        return {key: mapped(function, part) for key, part in value.items()}
+    return function(value)
+
+
 def tensors_in(values: Any) -> list[torch.Tensor]:
     """All tensors, also those in lists."""
-    return [value for value in pytree.tree_leaves(values) if isinstance(value, torch.Tensor)]
+    return [value for value in leaves(values) if isinstance(value, torch.Tensor)]
 
 
-def require_one_device(name: str, operation: OpOverload, args: Any, kwargs: Any) -> None:
+@functools.cache
+def dissolves(operation: OpOverload) -> bool:
+    """Whether PyTorch makes the operation of others, on every device."""
+    implicit = torch._C.DispatchKey.CompositeImplicitAutograd
+    return operation._can_decompose() and torch._C._dispatch_has_kernel_for_dispatch_key(
+        operation.name(), implicit
+    )
+
+
+def require_one_device(
+    name: str, operation: OpOverload, args: Any, tensors: list[torch.Tensor]
+) -> None:
     """Refuses tensors of two devices, but for numbers and indices from the host.
 
     A number (a tensor without dimensions) of the host may stand in arithmetic, and be written to a
     place of an indexed tensor. Indices may come from the host.
 
+    Args:
+        name: The operation's name.
+        operation: The operation.
+        args: What it is called with.
+        tensors: All tensors among these.
+
     Raises:
         RuntimeError: With the devices and the operation.
     """
-    if name in COPIES:
+    if name in COPIES or len(tensors) < 2:
         return
-    tensors = tensors_in((args, kwargs))
     if name in INDEXING:
         indices = tensors_in(args[1])
         tensors = [tensor for tensor in tensors if all(tensor is not i for i in indices)]

@@ -14,7 +14,16 @@ GUARDED = {
 }
 
 
-class PretendTensor(_Tensor):
+class _TensorKind(type(torch.Tensor)):
+    """Equal to the class of an ordinary tensor, which TransformerLens's generate asks for."""
+
+    def __eq__(cls, other: object) -> bool:
+        return cls is other or other is torch.Tensor
+
+    __hash__ = type.__hash__
+
+
+class PretendTensor(_Tensor, metaclass=_TensorKind):
     """Numbers on the CPU that say they are on another device.
 
     Args:
@@ -70,7 +79,7 @@ class PretendTensor(_Tensor):
     def tolist(self) -> Any:
         return self.cpu().tolist()
 
-    def numpy(self, **_: Any) -> Any:
+    def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(f"can't convert {self.place} device type tensor to numpy; use .cpu() first")
 
     __array__ = numpy

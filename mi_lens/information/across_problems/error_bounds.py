@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.arrays import as_float64
+from mi_lens.common.float64 import in_float64
 from mi_lens.information.across_problems.probe import UsableInformation, usable_information
 
 
@@ -192,7 +193,7 @@ def accumulated_information(
     return AccumulatedInformation(
         tuple(
             usable_information(
-                torch.cat([step.double() for step in states[: k + 1]], dim=1),
+                torch.cat([in_float64(step) for step in states[: k + 1]], dim=1),
                 labels,
                 groups=groups,
                 folds=folds,

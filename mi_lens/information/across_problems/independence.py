@@ -77,7 +77,7 @@ def independence_test(
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (4 or more rows, d)")
     if len(labels) != len(states):
         raise ValueError(f"{len(labels)} labels for {len(states)} rows of states; expected as many")
-    x = states.detach().to("cpu", torch.float64)
+    x = states.detach().cpu().double()
     require_finite(x.isfinite().all(1).numpy(), "states")
     index = label_index(labels)
     if numeric:

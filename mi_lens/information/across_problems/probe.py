@@ -147,7 +147,7 @@ def usable_information(
         raise ValueError(f"states have shape {tuple(states.shape)}; expected (rows, d), not empty")
     if len(labels) != len(states):
         raise ValueError(f"{len(labels)} labels for {len(states)} rows of states; expected as many")
-    x = states.detach().to("cpu", torch.float64)
+    x = states.detach().cpu().double()
     require_finite(x.isfinite().all(1).numpy(), "states")
     label = label_index(labels)
     problem = problem_index(groups, len(x))

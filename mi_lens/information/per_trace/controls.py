@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.kernel_features import rows_at_once
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
@@ -235,14 +236,14 @@ def massive_coordinates(
     require_pair(states, answer)
 
     def far(vectors: Tensor) -> Tensor:
-        magnitude = vectors.double().abs()
+        magnitude = in_float64(vectors).abs()
         if not magnitude.isfinite().all():
             raise ValueError("a vector holds NaN or infinity; leave it out")
         return magnitude > ratio * magnitude.median(-1, keepdim=True).values
 
     parts = states.split(rows_at_once(4 * states.shape[1], states.device))  # A float64 copy each.
     steps = torch.stack([far(part).sum(0) for part in parts]).sum(0)
-    return far(answer) | (2 * steps >= max(1, len(states)))
+    return (far(answer) | (2 * steps >= max(1, len(states)))).to(answer.device)
 
 
 def without_massive(

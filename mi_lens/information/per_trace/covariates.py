@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.float64 import in_float64
 from mi_lens.common.statistics import Estimate, estimate_mean, spearman
 from mi_lens.information.per_trace.kernel_features import rows_at_once
 from mi_lens.states.activation_cache import require_states
@@ -47,7 +48,7 @@ def squared_correlation(
     Where all coordinates lie within a small part of sigma, the kernel is linear and MI says the
     same. It is 0 for a vector whose coordinates are all equal.
     """
-    y = answer.double() - answer.double().mean()
+    y = in_float64(answer) - in_float64(answer).mean()
 
     def squared(rows: Float[Tensor, "_ d"]) -> Float[Tensor, "_"]:
         x = rows - rows.mean(-1, keepdim=True)
@@ -62,7 +63,7 @@ def _by_rows(
 ) -> Float[np.ndarray, " step"]:
     """A number of each state. Only some states at a time are copied to float64."""
     parts = states.split(rows_at_once(4 * states.shape[1], states.device))
-    return torch.cat([number(part.double()) for part in parts]).cpu().numpy()
+    return torch.cat([number(in_float64(part)) for part in parts]).cpu().numpy()
 
 
 def correlates(

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_lens.common.float64 import float64_device
 from mi_lens.information.per_trace.kernel_features import (
     KernelFeatures,
     Layout,
@@ -61,8 +62,9 @@ def hsic_mi(
         estimator: "normalized" or "hsic".
 
     Returns:
-        Float64 values of shape `[*batch]`, or `[*batch, answers]` for several answers. They have no
-        unit; in particular they are not nats.
+        Float64 values of shape `[*batch]`, or `[*batch, answers]` for several answers, on the
+        states' device, or on the CPU if that device has no float64. They have no unit; in
+        particular they are not nats.
 
     Raises:
         ValueError: If a vector holds NaN or infinity (the message names its index), if the shapes
@@ -72,6 +74,8 @@ def hsic_mi(
     """
     states, answer = torch.as_tensor(states), torch.as_tensor(answer)
     _check(states, answer, sigma, eps, estimator)
+    device = float64_device(states.device)
+    states, answer = states.to(device), answer.to(device)
     d = states.shape[-1]
     ridge = eps * d if estimator == "normalized" else None
     rows = states.reshape(-1, d)
@@ -83,7 +87,7 @@ def hsic_mi(
     distinct = of_answer.new_empty(len(values))
     distinct[of_answer] = torch.arange(len(answers), device=answers.device)
 
-    result = torch.empty(len(rows), len(distinct), dtype=torch.float64, device=states.device)
+    result = torch.empty(len(rows), len(distinct), dtype=torch.float64, device=device)
     for block, columns, owner in _answer_columns(answers[distinct], answer_plan[distinct], ridge):
         for chunk in _chunks(plan, d, len(columns)):
             features = KernelFeatures.of(rows[chunk], plan[chunk])

@@ -4,8 +4,9 @@ The bridge has the hook names of HookedTransformer as aliases: `blocks.N.hook_re
 `.hook_resid_mid`, `.hook_resid_post`, `.hook_attn_out`, `.hook_mlp_out`, `.attn.hook_q` and so on,
 `hook_embed`, `ln_final.hook_normalized`. It also has its own names, such as `blocks.N.hook_in`.
 
-Norms, rotary angles and softmax always compute in float32, as in Hugging Face. A bridge in float64
-is therefore accurate to about 1e-6, and a HookedTransformer to 1e-13.
+Norms and rotary angles always compute in float32, as in Hugging Face, and so does the softmax while
+a hook watches attention. A bridge in float64 is therefore accurate to about 1e-6, and a
+HookedTransformer to 1e-13.
 """
 
 from functools import partial
@@ -17,9 +18,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import DynamicCache
 
-from mi_lens.models.backends.bridge_blocks import again, block, layers_of, onward, unembed
+from mi_lens.models.backends.bridge_blocks import (
+    again,
+    block,
+    layers_of,
+    on_each_device,
+    onward,
+    unembed,
+)
 from mi_lens.models.backends.bridge_hooks import (
     finite_scores,
     hook_every_block,
@@ -28,7 +35,8 @@ from mi_lens.models.backends.bridge_hooks import (
     is_own_hook,
     probe,
 )
-from mi_lens.models.backends.bridge_passes import forward, step
+from mi_lens.models.backends.bridge_passes import BridgeCache, forward, step
+from mi_lens.models.backends.bridge_trial import find_shortcuts
 
 __all__ = ["again", "block", "forward", "hook_names", "is_own_hook", "onward", "step", "unembed"]
 
@@ -52,6 +60,7 @@ def build(hf_model: Any, tokenizer: Any) -> TransformerBridge:
         for rotated in ("attn.hook_rot_q", "attn.hook_rot_k"):
             hook_every_block(model, rotated, partial(in_dtype, model.cfg.dtype))
     probe(model)
+    find_shortcuts(model)
     return model.eval().requires_grad_(False)
 
 
@@ -64,34 +73,36 @@ def tokens_hook(model: TransformerBridge) -> str | None:
     return "embed.hook_in"
 
 
-def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
+def new_cache(model: TransformerBridge, batch_size: int) -> BridgeCache:
     """See `Backend.new_cache`. Layers with a window keep all positions too."""
-    return DynamicCache()
+    return BridgeCache()
 
 
-def cache_length(cache: DynamicCache) -> int:
+def cache_length(cache: BridgeCache) -> int:
     """See `Backend.cache_length`."""
     return cache.get_seq_length()
 
 
-def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
+def keep_rows(cache: BridgeCache, rows: Int[Tensor, " kept"]) -> None:
     """See `Backend.keep_rows`."""
-    cache.batch_select_indices(rows)
+    rows_on = on_each_device(rows, layers_of(cache))
+    for layer in layers_of(cache):
+        layer.batch_select_indices(rows_on[layer.keys.device])
 
 
 def copy_rows(
-    cache: DynamicCache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
+    cache: BridgeCache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
 ) -> None:
     """See `Backend.copy_rows`."""
-    for layer in layers_of(cache):
+    layers = layers_of(cache)
+    sources_on, targets_on = on_each_device(sources, layers), on_each_device(targets, layers)
+    for layer in layers:
         for states in (layer.keys, layer.values):
-            to, source = targets.to(states.device), sources.to(states.device)
-            states.index_copy_(0, to, states.index_select(0, source))
+            copied = states.index_select(0, sources_on[states.device])
+            states.index_copy_(0, targets_on[states.device], copied)
 
 
-def join(
-    cache: DynamicCache, other: DynamicCache, rows: Int[Tensor, " rows"] | None = None
-) -> None:
+def join(cache: BridgeCache, other: BridgeCache, rows: Int[Tensor, " rows"] | None = None) -> None:
     """See `Backend.join`."""
     for layer, other_layer in zip(layers_of(cache), layers_of(other), strict=True):
         layer.keys = _joined_rows(layer.keys, other_layer.keys, rows)
@@ -109,14 +120,14 @@ def _joined_rows(
     return torch.cat([own, new]) if rows is None else own.index_copy(0, rows.to(own.device), new)
 
 
-def crop(cache: DynamicCache, length: int) -> None:
+def crop(cache: BridgeCache, length: int) -> None:
     """See `Backend.crop`."""
     surplus = cache.get_seq_length() - length
     if surplus > 0:
         cache.crop(-surplus)
 
 
-def trim(cache: DynamicCache, columns: int) -> None:
+def trim(cache: BridgeCache, columns: int) -> None:
     """See `Backend.trim`."""
     for layer in layers_of(cache):
         layer.keys = layer.keys[:, :, columns:]

@@ -1,6 +1,6 @@
 """Some blocks of a bridge run alone, with all that Hugging Face's model gives them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mi_lens.models.backends.bridge_hooks import probed, silence
-from mi_lens.models.backends.bridge_passes import step
+from mi_lens.models.backends.bridge_passes import BridgeCache, step
 
 
 def block(
     model: TransformerBridge,
     layer: int,
     residual: Float[Tensor, "1 new d_model"],
-    cache: DynamicCache,
+    cache: BridgeCache,
 ) -> Float[Tensor, "1 new d_model"]:
     """See `Backend.block`."""
     past = cache.get_seq_length(layer) if len(cache.layers) > layer else 0
@@ -28,7 +27,7 @@ def block(
         cache.layers.append(DynamicLayer())
     whole = _cache_of_length(model, past)
     whole.layers[layer] = cache.layers[layer]
-    mask = torch.ones(1, past + residual.shape[1], dtype=torch.long, device=residual.device)
+    mask = torch.ones(1, past + residual.shape[1], dtype=torch.long)
     with silence(model):
         return _run_blocks(model, range(layer, layer + 1), residual, mask, whole)[0]
 
@@ -38,7 +37,7 @@ def again(
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     rows: Int[Tensor, " rows"],
     *,
     keep_kv: bool = False,
@@ -58,7 +57,7 @@ def onward(
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     rows: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows d_vocab"]:
     """See `Backend.onward`."""
@@ -73,41 +72,52 @@ def onward(
 def _before_last(
     model: TransformerBridge,
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     rows: Int[Tensor, " rows"],
     blocks: range,
-) -> DynamicCache:
+) -> BridgeCache:
     """A copy of these blocks' caches that has these rows without their last position."""
     past, layers = _cache_of_length(model, attention_mask.shape[1] - 1), layers_of(cache)
+    rows_on = on_each_device(rows, [layers[layer] for layer in blocks])
     for layer in blocks:
         full = layers[layer]
+        here = rows_on[full.keys.device]
         past.layers[layer] = DynamicLayer()
-        past.update(full.keys[rows, :, :-1], full.values[rows, :, :-1], layer)
+        past.update(full.keys[here, :, :-1], full.values[here, :, :-1], layer)
     return past
 
 
 def _replace_last(
-    cache: DynamicCache, rows: Int[Tensor, " rows"], rerun: DynamicCache, blocks: range
+    cache: BridgeCache, rows: Int[Tensor, " rows"], rerun: BridgeCache, blocks: range
 ) -> None:
     """Give these rows the keys and values that a rerun made for their last position."""
     layers, reruns = layers_of(cache), layers_of(rerun)
+    rows_on = on_each_device(rows, [layers[layer] for layer in blocks])
     for layer in blocks:
         full, new = layers[layer], reruns[layer]
-        full.keys[rows, :, -1] = new.keys[:, :, -1]
-        full.values[rows, :, -1] = new.values[:, :, -1]
+        here = rows_on[full.keys.device]
+        full.keys[here, :, -1] = new.keys[:, :, -1]
+        full.values[here, :, -1] = new.values[:, :, -1]
 
 
-def layers_of(cache: DynamicCache) -> list[Any]:
+def layers_of(cache: BridgeCache) -> list[Any]:
     """The layers of a cache, each with `keys` and `values`, `[batch, kv_heads, pos, d_head]`."""
     return list(cache.layers)
 
 
-def _cache_of_length(model: TransformerBridge, length: int) -> DynamicCache:
+def on_each_device(
+    rows: Int[Tensor, " rows"], layers: Iterable[Any]
+) -> dict[torch.device, Int[Tensor, " rows"]]:
+    """Indices of rows on every device where one of these layers of a cache lies."""
+    return {device: rows.to(device) for device in {layer.keys.device for layer in layers}}
+
+
+def _cache_of_length(model: TransformerBridge, length: int) -> BridgeCache:
     """A cache with the right number of positions and nothing in them.
 
     Hugging Face asks the cache of the first layer, or of the first of a kind, for its length.
     """
-    cache = DynamicCache()
+    cache = BridgeCache()
     for _ in range(model.cfg.n_layers):
         layer = DynamicLayer()
         if length:
@@ -122,7 +132,7 @@ def _run_blocks(
     blocks: range,
     residual: Float[Tensor, "rows new d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     logits_to_keep: int = 0,
 ) -> tuple[Float[Tensor, "rows new d_model"], Float[Tensor, "rows kept d_vocab"]]:
     """Run Hugging Face's model with some of its blocks only, on a given residual stream.
@@ -155,7 +165,7 @@ def _run_blocks(
             stream = output[0] if isinstance(output, tuple) else output
         return (stream,) if returns_tuples else stream
 
-    tokens = torch.zeros(residual.shape[:2], dtype=torch.long, device=residual.device)
+    tokens = torch.zeros(residual.shape[:2], dtype=torch.long, device=model.cfg.device)
     try:
         for index, bridge in enumerate(model.blocks):
             bridge.__dict__["forward"] = partial(run, index)  # setting it would reach inside
@@ -183,7 +193,7 @@ def unembed(
     # Each state is a row of its own, so that their number needs no context and no mask.
     states = residual.to(model.cfg.device, model.cfg.dtype).reshape(-1, 1, residual.shape[-1])
     end = model.cfg.n_layers
-    mask = torch.ones(len(states), 1, dtype=torch.long, device=states.device)
+    mask = torch.ones(len(states), 1, dtype=torch.long)
     with _silent_before_blocks(model):
         _, logits = _run_blocks(
             model, range(end, end), states, mask, _cache_of_length(model, 0), logits_to_keep=1

@@ -1,13 +1,28 @@
 """Passes of a bridge over whole sequences, and over new positions after those in a cache."""
 
-from typing import Any
-
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from mi_lens.models.backends.bridge_shortcuts import Shortcuts, free_of, taken
 from mi_lens.models.backends.context import require_context
+from mi_lens.models.backends.kernels import no_cudnn_attention
+
+
+class BridgeCache(DynamicCache):
+    """Hugging Face's cache, which remembers on the device where the batch's rows begin.
+
+    Attributes:
+        starts: The first column of each row that is not padding.
+        starts_on_device: The same, as it was last uploaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts: list[int] = []
+        self.starts_on_device: Int[Tensor, " batch"] | None = None
 
 
 def forward(
@@ -17,20 +32,18 @@ def forward(
     logits_to_keep: int | None = None,
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """See `Backend.forward`."""
-    return _run(model, tokens, attention_mask, logits_to_keep, use_cache=False)
+    return _run(model, tokens, attention_mask, logits_to_keep, None)
 
 
 def step(
     model: TransformerBridge,
     tokens: Int[Tensor, "batch new"],
     attention_mask: Int[Tensor, "batch total"],
-    cache: DynamicCache,
+    cache: BridgeCache,
     logits_to_keep: int | None = None,
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """See `Backend.step`."""
-    return _run(
-        model, tokens, attention_mask, logits_to_keep, past_key_values=cache, use_cache=True
-    )
+    return _run(model, tokens, attention_mask, logits_to_keep, cache)
 
 
 def _run(
@@ -38,17 +51,43 @@ def _run(
     tokens: Int[Tensor, "batch new"],
     attention_mask: Int[Tensor, "batch total"],
     logits_to_keep: int | None,
-    **cache: Any,
+    cache: BridgeCache | None,
 ) -> Float[Tensor, "batch kept d_vocab"]:
+    """One pass. With a mask on the host it never waits for the device."""
     require_context(model, attention_mask)
-    attention_mask = attention_mask.to(model.cfg.device)
+    batch, total = attention_mask.shape
     new = tokens.shape[1]
     keep = new if logits_to_keep is None else logits_to_keep
-    positions = attention_mask.new_tensor(range(new - keep, new))
-    return model(
-        tokens.to(model.cfg.device),
-        attention_mask=attention_mask,
-        position_ids=(attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new:],
-        logits_to_keep=positions,
-        **cache,
-    )
+    tokens = tokens.to(model.cfg.device)
+    starts = (total - attention_mask.sum(dim=1)).tolist()
+    padded = any(starts)
+    columns = torch.arange(total, device=tokens.device)
+    positions, mask = columns[-new:].expand(batch, -1), None
+    if padded:
+        first = _on_device(starts, cache, tokens.device)[:, None]
+        positions, mask = positions - first, (columns >= first).long()
+        if max(starts) > total - new:
+            positions = positions.clamp(min=0)
+    elif cache is None:
+        mask = torch.ones_like(tokens)  # Without any, Hugging Face looks for packed sequences.
+    shortcuts = free_of(getattr(model, "_shortcuts", Shortcuts()))
+    with taken(shortcuts, padded=padded), no_cudnn_attention():
+        return model(
+            tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            logits_to_keep=slice(new - keep, new),  # Needs no tensor on whichever device.
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+
+
+def _on_device(
+    starts: list[int], cache: BridgeCache | None, device: torch.device
+) -> Int[Tensor, " batch"]:
+    """Where the rows begin, uploaded only when it is not what the cache remembers."""
+    if cache is None:
+        return torch.tensor(starts, device=device)
+    if cache.starts_on_device is None or cache.starts != starts:
+        cache.starts, cache.starts_on_device = starts, torch.tensor(starts, device=device)
+    return cache.starts_on_device

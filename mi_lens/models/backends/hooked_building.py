@@ -38,7 +38,8 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
         model = HookedTransformer(cfg, move_to_device=False)
     _take_weights(model, convert_weights(hf_model, cfg))
     _speed_up(model)
-    model.to(hf_model.device, print_details=False)
+    # By name: of a device TransformerLens would keep the type, and forget which one of several.
+    model.to(str(hf_model.device), print_details=False)
     for module in hf_model.modules():  # Each weight is freed once it is joined with others.
         module._parameters.clear()
     model.requires_grad_(False)

@@ -44,10 +44,10 @@ class Positions:
     """
 
     def __init__(
-        self, padding: Sequence[int] | None, past: int, new: int, device: torch.device | str
+        self, padding: Sequence[int] | None, past: int, new: int, device: torch.device | str | None
     ):
         self.padding, self.past, self.new = padding, past, new
-        self.device = torch.device(device)
+        self.device = torch.device(device or "cpu")
         self.is_together = padding is None
         self.places = past + new - min(padding or (0,))
         multiple = PLACES.get(self.device.type, ANYWHERE_ELSE)
@@ -176,11 +176,7 @@ class StandingPositions(Positions):
         self.is_together = False
         self.places = self.read = like.read  # Angles are looked up for all of them.
         self.needed = like.needed
-        self._standing = position
-
-    @property
-    def _unclamped(self) -> Int[Tensor, "rows 1"]:
-        return self._standing
+        self.__dict__["_unclamped"] = position  # In the place of what would be computed.
 
     @property
     def _all_real(self) -> bool:

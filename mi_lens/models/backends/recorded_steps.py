@@ -96,7 +96,10 @@ class RecordedStep:
         self.model, self.record = model, record
         self.spots = _spots(model)
         self.weights = [
-            (module._parameters, name) for module in model.modules() for name in module._parameters
+            (module._parameters, name)
+            for module in model.modules()
+            for name, weight in module._parameters.items()
+            if weight is not None
         ]
         self._key: Any = None
         self._places: tuple[int, ...] = ()  # Of each row's last token; empty if unknown.
@@ -116,7 +119,7 @@ class RecordedStep:
     def _prepare(self, cache: Cache, positions: Positions, rows: int) -> None:
         """Puts the positions where the pieces read them, and cuts pieces anew where it must."""
         hooked = tuple(any(map(_has_hooks, spot)) for spot in self.spots)
-        addresses = [parameters[name].data_ptr() for parameters, name in self.weights]
+        addresses = [_address(*weight) for weight in self.weights]
         key = rows, positions.read, cache.exchanged, hooked, addresses
         places = positions.last(rows)
         if key != self._key:
@@ -207,6 +210,11 @@ class RecordedStep:
         for slots, old in zip(cache.slots, before, strict=True):
             slots[index] = old if keep_kv else torch.where(takes_part, slots[index], old)
         return output
+
+
+def _address(parameters: Any, name: str) -> int | None:
+    weight = parameters.get(name)
+    return None if weight is None else weight.data_ptr()
 
 
 def _recorded(stages: tuple[Stage, ...], standing: StandingPositions, record: Recorder) -> Stage:

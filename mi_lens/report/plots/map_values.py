@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from torch import Tensor
 
+from mi_lens.common.arrays import as_float64
 from mi_lens.information.per_trace.controls import others_needed
 from mi_lens.information.per_trace.peak_rules import PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
@@ -123,7 +123,7 @@ def rows_of(
 ) -> dict[str, ArrayLike]:
     if isinstance(values, Mapping):
         return {name: values[name] for name in _known(hook_names or tuple(values), values)}
-    array = _numbers(values)
+    array = as_float64(values)
     if array.ndim != 2 or hook_names is None or len(hook_names) != len(array):
         raise ValueError(
             f"values of shape {array.shape} with "
@@ -148,7 +148,7 @@ def layer_map(
     signed: bool = False,
 ) -> LayerMap:
     """Checks the parts of a map and joins them; negative values make a map signed."""
-    arrays = {name: _numbers(row) for name, row in rows.items()}
+    arrays = {name: as_float64(row) for name, row in rows.items()}
     shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 1 or not next(iter(shapes))[0]:
         raise ValueError(
@@ -177,9 +177,3 @@ def layer_map(
             )
     signed = signed or bool((values < 0).any())
     return LayerMap(tuple(rows), values, chosen, tuple(tokens or ()), label, signed)
-
-
-def _numbers(values: ArrayLike) -> Float[np.ndarray, "..."]:
-    if isinstance(values, Tensor):
-        return values.detach().cpu().double().numpy()
-    return np.asarray(values, dtype=np.float64)

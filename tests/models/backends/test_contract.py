@@ -88,6 +88,15 @@ def test_decoding_is_the_whole_forward(backend: Any, model: Any, ends: set[int],
     torch.testing.assert_close(real(logits, mask), real(whole, mask), **EXACT)
 
 
+def test_a_watched_pattern_changes_nothing(backend: Any, model: Any, source: Any) -> None:
+    """A backend leaves steps out where no hook watches them."""
+    tokens, mask = batch()
+    name = "blocks.1.attn.hook_pattern"
+    with model.hooks(fwd_hooks=[(name, lambda pattern, hook: None)]):
+        logits = decode(backend, model, tokens, mask, [20, 21, LENGTH])
+    torch.testing.assert_close(real(logits, mask), real(alone(source, tokens, mask), mask), **EXACT)
+
+
 def test_kept_rows_go_on_as_before(backend: Any, model: Any) -> None:
     tokens, mask = batch()
     whole = backend.forward(model, tokens, mask)
