@@ -140,4 +140,5 @@ def test_vectors_steer_on_each_device(
     states = [mi_lens.capture(model, traces[1], hooks) for model in (spread, plain)]
     for ours, expected in zip(*states, strict=True):
         for hook in hooks:
-            torch.testing.assert_close(ours[hook].cpu(), expected[hook])
+            # In float32 the attention kernels of the two round differently.
+            torch.testing.assert_close(ours[hook].cpu(), expected[hook], rtol=0, atol=1e-4)
