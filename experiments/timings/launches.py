@@ -151,7 +151,7 @@ def runs(models: dict[str, Any]) -> Iterator[tuple[str, str, Generate]]:
         if "HookedTransformer" in models:
             run = lens_generate(models["HookedTransformer"], tokens)
             yield "HookedTransformer.generate", what, run
-    for name in set(models) & {"hooked", "bridge"}:
+    for name in [name for name in ("hooked", "bridge") if name in models]:
         model, engine = models[name], f"mi_lens, {name}"
         eight = prompts_of(tokenizer, 8)
         plain, sampled = mi_lens.Condition(), mi_lens.Condition((), mi_lens.Sampling(0.8, 0.95))

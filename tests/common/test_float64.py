@@ -13,7 +13,7 @@ def devices_asked_anew():
     float64_device.cache_clear()
 
 
-def refuse(message, kind=TypeError):
+def refuse(message: str, kind: type[Exception] = TypeError):
     def zeros(*size, **settings):
         raise kind(message)
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import CausalBias, causal_lower_right
 from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
 from transformer_lens.components.abstract_attention import AbstractAttention
 from transformer_lens.components.attention import Attention
@@ -186,7 +186,8 @@ class _Fast(AbstractAttention):
             bias = causal_lower_right(new, keys.shape[2])
         else:
             bias = positions.bias(window, slots, q.dtype)
-        flash = q.dtype in (torch.float16, torch.bfloat16) and not isinstance(bias, Tensor)
+        maskless = bias is None or isinstance(bias, CausalBias)
+        flash = maskless and q.dtype in (torch.float16, torch.bfloat16)
         if q.device.type != "cpu" and not flash and keys.shape[1] != heads:
             # On an accelerator the only kernel for grouped heads here would hold all scores.
             keys, values = (

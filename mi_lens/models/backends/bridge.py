@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import DynamicCache
 
 from mi_lens.models.backends.bridge_blocks import (
     again,
@@ -35,7 +36,7 @@ from mi_lens.models.backends.bridge_hooks import (
     is_own_hook,
     probe,
 )
-from mi_lens.models.backends.bridge_passes import BridgeCache, forward, step
+from mi_lens.models.backends.bridge_passes import forward, step
 from mi_lens.models.backends.bridge_trial import find_shortcuts
 
 __all__ = ["again", "block", "forward", "hook_names", "is_own_hook", "onward", "step", "unembed"]
@@ -73,17 +74,17 @@ def tokens_hook(model: TransformerBridge) -> str | None:
     return "embed.hook_in"
 
 
-def new_cache(model: TransformerBridge, batch_size: int) -> BridgeCache:
+def new_cache(model: TransformerBridge, batch_size: int) -> DynamicCache:
     """See `Backend.new_cache`. Layers with a window keep all positions too."""
-    return BridgeCache()
+    return DynamicCache()
 
 
-def cache_length(cache: BridgeCache) -> int:
+def cache_length(cache: DynamicCache) -> int:
     """See `Backend.cache_length`."""
     return cache.get_seq_length()
 
 
-def keep_rows(cache: BridgeCache, rows: Int[Tensor, " kept"]) -> None:
+def keep_rows(cache: DynamicCache, rows: Int[Tensor, " kept"]) -> None:
     """See `Backend.keep_rows`."""
     rows_on = on_each_device(rows, layers_of(cache))
     for layer in layers_of(cache):
@@ -91,7 +92,7 @@ def keep_rows(cache: BridgeCache, rows: Int[Tensor, " kept"]) -> None:
 
 
 def copy_rows(
-    cache: BridgeCache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
+    cache: DynamicCache, sources: Int[Tensor, " copies"], targets: Int[Tensor, " copies"]
 ) -> None:
     """See `Backend.copy_rows`."""
     layers = layers_of(cache)
@@ -102,7 +103,9 @@ def copy_rows(
             states.index_copy_(0, targets_on[states.device], copied)
 
 
-def join(cache: BridgeCache, other: BridgeCache, rows: Int[Tensor, " rows"] | None = None) -> None:
+def join(
+    cache: DynamicCache, other: DynamicCache, rows: Int[Tensor, " rows"] | None = None
+) -> None:
     """See `Backend.join`."""
     for layer, other_layer in zip(layers_of(cache), layers_of(other), strict=True):
         layer.keys = _joined_rows(layer.keys, other_layer.keys, rows)
@@ -120,14 +123,14 @@ def _joined_rows(
     return torch.cat([own, new]) if rows is None else own.index_copy(0, rows.to(own.device), new)
 
 
-def crop(cache: BridgeCache, length: int) -> None:
+def crop(cache: DynamicCache, length: int) -> None:
     """See `Backend.crop`."""
     surplus = cache.get_seq_length() - length
     if surplus > 0:
         cache.crop(-surplus)
 
 
-def trim(cache: BridgeCache, columns: int) -> None:
+def trim(cache: DynamicCache, columns: int) -> None:
     """See `Backend.trim`."""
     for layer in layers_of(cache):
         layer.keys = layer.keys[:, :, columns:]

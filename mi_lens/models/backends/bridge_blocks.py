@@ -9,17 +9,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mi_lens.models.backends.bridge_hooks import probed, silence
-from mi_lens.models.backends.bridge_passes import BridgeCache, step
+from mi_lens.models.backends.bridge_passes import step
 
 
 def block(
     model: TransformerBridge,
     layer: int,
     residual: Float[Tensor, "1 new d_model"],
-    cache: BridgeCache,
+    cache: DynamicCache,
 ) -> Float[Tensor, "1 new d_model"]:
     """See `Backend.block`."""
     past = cache.get_seq_length(layer) if len(cache.layers) > layer else 0
@@ -37,7 +38,7 @@ def again(
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: BridgeCache,
+    cache: DynamicCache,
     rows: Int[Tensor, " rows"],
     *,
     keep_kv: bool = False,
@@ -57,7 +58,7 @@ def onward(
     layer: int,
     residual: Float[Tensor, "rows 1 d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: BridgeCache,
+    cache: DynamicCache,
     rows: Int[Tensor, " rows"],
 ) -> Float[Tensor, "rows d_vocab"]:
     """See `Backend.onward`."""
@@ -72,23 +73,25 @@ def onward(
 def _before_last(
     model: TransformerBridge,
     attention_mask: Int[Tensor, "rows total"],
-    cache: BridgeCache,
+    cache: DynamicCache,
     rows: Int[Tensor, " rows"],
     blocks: range,
-) -> BridgeCache:
+) -> DynamicCache:
     """A copy of these blocks' caches that has these rows without their last position."""
     past, layers = _cache_of_length(model, attention_mask.shape[1] - 1), layers_of(cache)
     rows_on = on_each_device(rows, [layers[layer] for layer in blocks])
     for layer in blocks:
         full = layers[layer]
         here = rows_on[full.keys.device]
-        past.layers[layer] = DynamicLayer()
-        past.update(full.keys[here, :, :-1], full.values[here, :, :-1], layer)
+        before = DynamicLayer()
+        before.keys, before.values = full.keys[here, :, :-1], full.values[here, :, :-1]
+        before.is_initialized = True  # What `update` would set; it uploads an empty tensor.
+        past.layers[layer] = before
     return past
 
 
 def _replace_last(
-    cache: BridgeCache, rows: Int[Tensor, " rows"], rerun: BridgeCache, blocks: range
+    cache: DynamicCache, rows: Int[Tensor, " rows"], rerun: DynamicCache, blocks: range
 ) -> None:
     """Give these rows the keys and values that a rerun made for their last position."""
     layers, reruns = layers_of(cache), layers_of(rerun)
@@ -100,7 +103,7 @@ def _replace_last(
         full.values[here, :, -1] = new.values[:, :, -1]
 
 
-def layers_of(cache: BridgeCache) -> list[Any]:
+def layers_of(cache: DynamicCache) -> list[Any]:
     """The layers of a cache, each with `keys` and `values`, `[batch, kv_heads, pos, d_head]`."""
     return list(cache.layers)
 
@@ -112,12 +115,12 @@ def on_each_device(
     return {device: rows.to(device) for device in {layer.keys.device for layer in layers}}
 
 
-def _cache_of_length(model: TransformerBridge, length: int) -> BridgeCache:
+def _cache_of_length(model: TransformerBridge, length: int) -> DynamicCache:
     """A cache with the right number of positions and nothing in them.
 
     Hugging Face asks the cache of the first layer, or of the first of a kind, for its length.
     """
-    cache = BridgeCache()
+    cache = DynamicCache()
     for _ in range(model.cfg.n_layers):
         layer = DynamicLayer()
         if length:
@@ -132,7 +135,7 @@ def _run_blocks(
     blocks: range,
     residual: Float[Tensor, "rows new d_model"],
     attention_mask: Int[Tensor, "rows total"],
-    cache: BridgeCache,
+    cache: DynamicCache,
     logits_to_keep: int = 0,
 ) -> tuple[Float[Tensor, "rows new d_model"], Float[Tensor, "rows kept d_vocab"]]:
     """Run Hugging Face's model with some of its blocks only, on a given residual stream.

@@ -6,23 +6,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import DynamicCache
 
+from mi_lens.common.on_device import on_device
 from mi_lens.models.backends.bridge_shortcuts import Shortcuts, free_of, taken
 from mi_lens.models.backends.context import require_context
 from mi_lens.models.backends.kernels import no_cudnn_attention
-
-
-class BridgeCache(DynamicCache):
-    """Hugging Face's cache, which remembers on the device where the batch's rows begin.
-
-    Attributes:
-        starts: The first column of each row that is not padding.
-        starts_on_device: The same, as it was last uploaded.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.starts: list[int] = []
-        self.starts_on_device: Int[Tensor, " batch"] | None = None
 
 
 def forward(
@@ -39,7 +26,7 @@ def step(
     model: TransformerBridge,
     tokens: Int[Tensor, "batch new"],
     attention_mask: Int[Tensor, "batch total"],
-    cache: BridgeCache,
+    cache: DynamicCache,
     logits_to_keep: int | None = None,
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """See `Backend.step`."""
@@ -51,7 +38,7 @@ def _run(
     tokens: Int[Tensor, "batch new"],
     attention_mask: Int[Tensor, "batch total"],
     logits_to_keep: int | None,
-    cache: BridgeCache | None,
+    cache: DynamicCache | None,
 ) -> Float[Tensor, "batch kept d_vocab"]:
     """One pass. With a mask on the host it never waits for the device."""
     require_context(model, attention_mask)
@@ -64,7 +51,7 @@ def _run(
     columns = torch.arange(total, device=tokens.device)
     positions, mask = columns[-new:].expand(batch, -1), None
     if padded:
-        first = _on_device(starts, cache, tokens.device)[:, None]
+        first = on_device(tuple(starts), tokens.device)[:, None]
         positions, mask = positions - first, (columns >= first).long()
         if max(starts) > total - new:
             positions = positions.clamp(min=0)
@@ -80,14 +67,3 @@ def _run(
             past_key_values=cache,
             use_cache=cache is not None,
         )
-
-
-def _on_device(
-    starts: list[int], cache: BridgeCache | None, device: torch.device
-) -> Int[Tensor, " batch"]:
-    """Where the rows begin, uploaded only when it is not what the cache remembers."""
-    if cache is None:
-        return torch.tensor(starts, device=device)
-    if cache.starts_on_device is None or cache.starts != starts:
-        cache.starts, cache.starts_on_device = starts, torch.tensor(starts, device=device)
-    return cache.starts_on_device

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import DynamicCache
 
-from mi_lens.models.backends.bridge_passes import BridgeCache, step
+from mi_lens.models.backends.bridge_passes import step
 from mi_lens.models.backends.bridge_shortcuts import Shortcut, Shortcuts, candidates
 
 LENGTH, PADDING = 6, 2  # Tokens of the two rows, and of the second one's padding.
@@ -71,7 +72,7 @@ def _tried(
     rows = []
     with _noting([*every.attention, *every.others]) as calls:
         for batch, end in ((2, LENGTH), (1, PROMPT + 1)):
-            cache = BridgeCache()
+            cache = DynamicCache()
             for start, stop in ((0, PROMPT), (PROMPT, end)):
                 logits = step(model, tokens[:batch, start:stop], mask[:batch, :stop], cache)
                 rows.append(logits[mask[:batch, start:stop].bool().to(logits.device)])

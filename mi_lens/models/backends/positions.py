@@ -12,7 +12,7 @@ from transformer_lens.components.abstract_attention import AbstractAttention
 from mi_lens.common.on_device import on_device
 
 Angles = tuple[Float[Tensor, "rows new 1 d_head"], Float[Tensor, "rows new 1 d_head"]]
-# Passes read a multiple of so many places: on an accelerator every new shape is prepared anew.
+# Single steps read a multiple of so many places: an accelerator prepares every new shape anew.
 PLACES, ANYWHERE_ELSE = {"cpu": 1}, 256
 
 
@@ -50,7 +50,7 @@ class Positions:
         self.device = torch.device(device or "cpu")
         self.is_together = padding is None
         self.places = past + new - min(padding or (0,))
-        multiple = PLACES.get(self.device.type, ANYWHERE_ELSE)
+        multiple = PLACES.get(self.device.type, ANYWHERE_ELSE) if new == 1 else 1
         self.read = -(-self.places // multiple) * multiple
         # Padding among the new columns is kept behind all places in use, where nobody looks.
         self.needed = max(self.read, self.places + (padding is not None))

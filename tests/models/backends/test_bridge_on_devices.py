@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 import mi_lens
 from mi_lens.models import self_check
 from mi_lens.models.backends import bridge
+from mi_lens.models.backends.bridge_blocks import layers_of
 from tests.pretend_device import Counts, Devices, pretend_devices
 
 pytestmark = pytest.mark.skipif(torch.backends.cuda.is_built(), reason="PyTorch has its own CUDA")
@@ -106,7 +107,7 @@ def test_a_model_on_two_devices_can_do_everything(spread: Any) -> None:
     cache = bridge.new_cache(spread, 2)
     tokens, mask = batch([0, 2])
     bridge.step(spread, tokens, mask, cache, logits_to_keep=0)
-    assert [str(layer.keys.device) for layer in cache.layers] == ["cuda:0", "cuda:1", "cuda:1"]
+    assert [str(layer.keys.device) for layer in layers_of(cache)] == ["cuda:0", "cuda:1", "cuda:1"]
     states = torch.randn(2, 1, 32)
     wanted = None
     for device in ("cpu", "cuda:0", "cuda:1"):  # of the rows' numbers, and of the states
@@ -139,4 +140,5 @@ def test_vectors_steer_on_each_device(
     states = [mi_lens.capture(model, traces[1], hooks) for model in (spread, plain)]
     for ours, expected in zip(*states, strict=True):
         for hook in hooks:
-            torch.testing.assert_close(ours[hook].cpu(), expected[hook])
+            # In float32 the attention kernels of the two round differently.
+            torch.testing.assert_close(ours[hook].cpu(), expected[hook], rtol=0, atol=1e-4)
