@@ -4,8 +4,8 @@
 
 On a GPU the pieces of `mi_lens.models.backends.recorded_steps` are CUDA graphs. On a CPU nothing
 can be recorded, and a compiler may take that place; this shows what it would gain. It runs the
-pocket reasoner, in which a step takes about as long as it takes to start its operations. torch.compile
-needs a C++ compiler.
+pocket reasoner, in which a step takes about as long as it takes to start its operations. The
+compiler of torch.compile needs one for C++.
 """
 
 import argparse

@@ -31,9 +31,8 @@ def seconds(runs: list[Callable[[], object]]) -> list[float]:
 @torch.inference_mode()
 def main() -> None:
     """Prints a row for each shape and number of rows."""
-    print(
-        "| product | rows | rows by matrix, ms | matrix by columns, ms | ratio |\n|---|---|---|---|---|"
-    )
+    print("| product | rows | rows by matrix, ms | matrix by columns, ms | ratio |")
+    print("|---|---|---|---|---|")
     for name, shape in SHAPES.items():
         weight = torch.randn(shape)
         for rows in ROWS:

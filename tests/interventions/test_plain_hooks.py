@@ -60,9 +60,11 @@ def test_a_forced_pass_equals_the_generation(model, kind):
     )
     logits, states = run(model, trace, intervention.fwd_hooks(model, trace))
     (captured,) = capture(model, [trace], [LAST])
-    torch.testing.assert_close(states, captured[LAST], rtol=1e-9, atol=1e-9)
+    # In its own pass, TransformerBridge takes the softmax in float32.
+    exact = 1e-9 if backend_of(model).name == "hooked" else 1e-4
+    torch.testing.assert_close(states, captured[LAST], rtol=exact, atol=exact)
     wanted = replay_of(model, trace).logits(backend_of(model).unembed(model, captured[LAST]), 0)
-    torch.testing.assert_close(logits, wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logits, wanted, rtol=max(exact, 1e-6), atol=max(exact, 1e-6))
     plain, _ = run(model, trace, [])
     assert not torch.allclose(logits, plain, atol=1e-3)
 

@@ -20,6 +20,12 @@ def model(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
 
 
+def tolerance(model: Any) -> dict[str, Any]:
+    """In its own pass, TransformerBridge takes the softmax in float32."""
+    exact = 1e-9 if type(model).__name__ == "HookedTransformer" else 1e-4
+    return {"atol": exact, "rtol": exact}
+
+
 @pytest.fixture
 def traces(model: Any) -> list[mi_lens.Trace]:
     """Two traces of unequal prompts."""
@@ -45,7 +51,7 @@ def test_the_states_of_a_cache_are_those_of_capture(model, traces, without_last)
         assert list(states) == NAMES
         assert "blocks.0.attn.hook_pattern" not in mi_lens.states_of(cache, trace)
         for name in NAMES:
-            torch.testing.assert_close(states[name], captured[name], atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(states[name], captured[name], **tolerance(model))
         cache.remove_batch_dim()
         for name, state in mi_lens.states_of(cache, trace, NAMES).items():
             assert torch.equal(state, states[name])
@@ -57,7 +63,8 @@ def test_a_cache_gives_mi_words_and_controls(model, traces):
     cache = cache_of(model, traces[0])
     mi = mi_lens.mi_trajectories(cache, answer, trace=traces[0], sigma=1.0)
     captured = mi_lens.capture(model, traces[:1], NAMES)[0]
-    torch.testing.assert_close(mi, mi_lens.mi_trajectories(captured, answer, sigma=1.0))
+    expected = mi_lens.mi_trajectories(captured, answer, sigma=1.0)
+    torch.testing.assert_close(mi, expected, **tolerance(model))
     states = mi_lens.states_of(cache, traces[0], "blocks.*.hook_resid_post")
     peaks = [mi_lens.find_peaks(mi[-1], mi_lens.TopK(2))]
     words = mi_lens.thinking_tokens(

@@ -92,7 +92,7 @@ def probe(model: TransformerBridge) -> None:
     for name, point in on.items():
         point.add_hook(partial(_note, reached, name))
     handle = model.blocks[0].register_forward_hook(lambda *call: outputs.append(call[-1]))
-    token = torch.zeros(1, 1, dtype=torch.long)
+    token = torch.zeros(1, 1, dtype=torch.long, device="cpu")  # An outline is built on no device.
     try:
         with torch.no_grad():
             forward(model, token, torch.ones_like(token))

@@ -51,9 +51,9 @@ class Joint:
         return linear(x, self.weight, self.bias)
 
 
-# On a CPU, PyTorch's product of few rows with a large matrix takes up to 1.8 times as long as that
+# On a CPU, PyTorch's product of few rows with a large matrix takes up to 1.6 times as long as that
 # of the matrix with the rows as columns (`python -m experiments.timings.few_rows`).
-FEW_ROWS, LARGE = range(5, 33), 2**19
+FEW_ROWS, LARGE = range(6, 33), 2**19
 
 
 def linear(

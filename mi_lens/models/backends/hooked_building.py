@@ -77,6 +77,7 @@ def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
 
 def _join_weights(block: Any) -> None:
     attention, mlp = block.attn, block.mlp
+    attention.attn_scale = float(attention.attn_scale)  # A number of NumPy stops torch.compile.
     if isinstance(attention, FastGroupedAttention):
         attention.joint = Joint(attention, ("W_Q", "_W_K", "_W_V"), ("b_Q", "_b_K", "_b_V"))
     elif isinstance(attention, FastAttention):

@@ -58,7 +58,7 @@ def test_a_parameter_that_is_no_view_any_more_ends_it(module, change):
     assert joint.product(torch.randn(5, 6, dtype=torch.float64)) is None
 
 
-@pytest.mark.parametrize("rows", [1, 5, 8, 32, 33])
+@pytest.mark.parametrize("rows", [1, 6, 8, 32, 33])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_few_rows_are_multiplied_as_many_are(rows, with_bias):
     weight = torch.randn(LARGE // 64, 64, dtype=torch.float64)
