@@ -26,7 +26,11 @@ Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 def as_usual(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """A piece that is run again, not replayed."""
     output = run().clone()
-    return lambda: output.copy_(run()), output
+
+    def replay() -> None:
+        output.copy_(run())
+
+    return replay, output
 
 
 def compiled(run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:

@@ -53,8 +53,9 @@ class Candidates:
         """
         greedy = all(sampling.temperature == 0 for sampling in samplings)
         uniforms = None if greedy else self._uniforms(float64_device(logits.device))
-        self.tokens = choose_tokens(logits, samplings, uniforms)
-        known = [self.tokens, logits.amax(-1).isfinite()]
+        top = logits.max(-1)
+        self.tokens = top.indices if greedy else choose_tokens(logits, samplings, uniforms)
+        known = [self.tokens, top.values - top.values == 0]  # Fewer operations than `isfinite`.
         if changed:
             rows = on_device(tuple(changed), logits.device)
             of_rows = None if uniforms is None else uniforms[rows.to(uniforms.device)]
