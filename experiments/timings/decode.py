@@ -2,6 +2,7 @@
 
     python -m experiments.timings.decode --shape pocket --batch 8 --context 1024
     python -m experiments.timings.decode --shape 0.5b --batch 1 --context 32
+    python -m experiments.timings.decode --shape smollm2 --batch 8 --context 32
 
 All engines run in one process, on one set of weights, in turn and several times. A step begins
 when it enters the embedding and ends when it leaves the unembedding. Its time is that from the end
@@ -37,6 +38,19 @@ HALF_BILLION = {
     "num_key_value_heads": 2,
     "vocab_size": 151_936,
     "tie_word_embeddings": True,
+}
+SMOLLM2 = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49_152,
+    "tie_word_embeddings": True,
+}
+RANDOM = {
+    "0.5b": lambda: transformers.Qwen2Config(**HALF_BILLION),
+    "smollm2": lambda: transformers.LlamaConfig(**SMOLLM2),
 }
 FILLER = " is"
 
@@ -87,8 +101,7 @@ def source_model(shape: str, device: str) -> Any:
             CHECKPOINTS["pocket-reasoner"], dtype=dtype
         )
     else:
-        config = transformers.Qwen2Config(**HALF_BILLION)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = transformers.AutoModelForCausalLM.from_config(RANDOM[shape](), dtype=dtype)
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -181,10 +194,10 @@ def our_generate(model: Any, prompt: str, batch: int) -> Callable[[int], Any]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description="Tokens per second while decoding.")
-    parser.add_argument("--shape", choices=("pocket", "0.5b"), default="pocket")
+    parser.add_argument("--shape", choices=("pocket", *RANDOM), default="pocket")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--context", type=int, default=32)
-    parser.add_argument("--new", type=int, help="tokens a run; default 64 (pocket), 8 (0.5b)")
+    parser.add_argument("--new", type=int, help="tokens a run; default 64 (pocket), 8 (others)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
