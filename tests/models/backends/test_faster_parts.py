@@ -278,3 +278,19 @@ def test_a_part_may_be_replaced(ours: Any) -> None:
     model = copy.deepcopy(ours)
     model.blocks[1].mlp = Nothing()
     torch.testing.assert_close(model(tokens), wanted, **EXACT)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2"], indirect=True)
+def test_a_fused_norm_in_bfloat16_is_that_of_its_hooks_but_for_rounding(
+    ours: Any, architecture: str, checkpoint: Callable[[str], Any]
+) -> None:
+    model = load(checkpoint(architecture), backend="hooked", dtype="bfloat16", device="cpu")
+    norm = model.blocks[0].ln1
+    generator = torch.Generator().manual_seed(0)
+    states = (torch.randn(40_000, 32, generator=generator) * 3).bfloat16()
+    fused = norm(states)
+    norm.hook_scale.add_hook(lambda scale, hook: None)
+    watched = norm(states)
+    differing = (fused != watched).float().mean().item()
+    assert differing < 2e-5
+    torch.testing.assert_close(fused, watched, rtol=2**-7, atol=0)  # By one step of bfloat16.
