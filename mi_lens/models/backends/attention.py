@@ -238,7 +238,7 @@ def project(
     bias: Float[Tensor, "heads d_head"],
 ) -> Float[Tensor, "batch new heads d_head"]:
     """A projection to heads; weights in the layout that `build` gives them are not copied."""
-    flat = functional.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
+    flat = linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
     return flat.view(*x.shape[:2], *bias.shape)
 
 

@@ -94,10 +94,13 @@ class FastGatedMLP(GatedMLP):
 
     def forward(self, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
         """As in TransformerLens."""
-        product = None if self.joint is None else self.joint.product(x)
-        if product is None or self.cfg.is_layer_norm_activation():
+        if self.cfg.is_layer_norm_activation():
             return super().forward(x)
-        gate, factor = product.chunk(2, dim=-1)
+        product = None if self.joint is None else self.joint.product(x)
+        if product is None:
+            gate, factor = linear(x, self.W_gate.T), linear(x, self.W_in.T)
+        else:
+            gate, factor = product.chunk(2, dim=-1)
         gated = self.act_fn(self.hook_pre(gate)) * self.hook_pre_linear(factor)
         post = self.hook_post(gated + self.b_in)
         return linear(post, self.W_out.T, self.b_out)

@@ -25,6 +25,8 @@ from mi_lens.models.backends.block import (
 from mi_lens.models.backends.conversion import convert_config, convert_weights, shape
 from mi_lens.models.backends.fused import Joint
 
+SMALL_BLOCK = 2**22  # Weights of a block.
+
 
 def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
     """See `Backend.build`. The Hugging Face weights are taken over, not copied.
@@ -44,7 +46,12 @@ def build(hf_model: Any, tokenizer: Any) -> HookedTransformer:
         module._parameters.clear()
     model.requires_grad_(False)
     for block in model.blocks:
-        _join_weights(block)
+        block.attn.attn_scale = float(block.attn.attn_scale)  # NumPy's stops torch.compile.
+        weights = sum(parameter.numel() for parameter in block.parameters())
+        # On a CPU the weights of a large model stay in its mapped files, and one product instead of
+        # several gains it nothing.
+        if cfg.device != "cpu" or weights < SMALL_BLOCK:
+            _join_weights(block)
     if tokenizer is not None:
         # set_tokenizer would load it a second time, and add a BOS token that it does not have.
         model.tokenizer = tokenizer
@@ -77,7 +84,6 @@ def _take_weights(model: HookedTransformer, weights: dict[str, Tensor]) -> None:
 
 def _join_weights(block: Any) -> None:
     attention, mlp = block.attn, block.mlp
-    attention.attn_scale = float(attention.attn_scale)  # A number of NumPy stops torch.compile.
     if isinstance(attention, FastGroupedAttention):
         attention.joint = Joint(attention, ("W_Q", "_W_K", "_W_V"), ("b_Q", "_b_K", "_b_V"))
     elif isinstance(attention, FastAttention):
