@@ -108,32 +108,34 @@ class Batch:
             return self
         mask = self.mask
         if parting:
-            sources = [source for source, _ in parting]
-            targets = idle[: len(parting)]
-            device = self.model.cfg.device
-            self.backend.copy_rows(
-                self.cache, on_device(tuple(sources), device), on_device(tuple(targets), device)
-            )
+            sources, targets = [source for source, _ in parting], idle[: len(parting)]
+            self.backend.copy_rows(self.cache, self._index(sources), self._index(targets))
             mask = mask.clone()
             mask[targets] = mask[sources]
             rows |= zip(parting, targets, strict=True)
-        strands = [rows[self.strands[place], key] for place, key in keys.items()]
-        return replace(self, jobs=[self.jobs[place] for place in keys], strands=strands, mask=mask)
+        return self._of(keys, rows, mask)
 
     def _copied(
         self, keys: Mapping[int, Hashable], strands: Sequence[tuple[int, Hashable]]
     ) -> "Batch":
         """See `regrouped`: a cache with a row for each of these strands, and no idle one."""
         sources = [source for source, _ in strands]
-        self.backend.keep_rows(self.cache, on_device(tuple(sources), self.model.cfg.device))
+        self.backend.keep_rows(self.cache, self._index(sources))
         rows = {strand: row for row, strand in enumerate(strands)}
-        copied = replace(
-            self,
-            jobs=[self.jobs[place] for place in keys],
-            strands=[rows[self.strands[place], key] for place, key in keys.items()],
-            mask=self.mask[sources],
-        )
-        return copied._trimmed()
+        return self._of(keys, rows, self.mask[sources])._trimmed()
+
+    def _of(
+        self,
+        keys: Mapping[int, Hashable],
+        rows: Mapping[tuple[int, Hashable], int],
+        mask: Int[Tensor, "strands pos"],
+    ) -> "Batch":
+        """The jobs that have a key, each in the row of its strand."""
+        strands = [rows[self.strands[place], key] for place, key in keys.items()]
+        return replace(self, jobs=[self.jobs[place] for place in keys], strands=strands, mask=mask)
+
+    def _index(self, rows: Sequence[int]) -> Int[Tensor, " rows"]:
+        return on_device(tuple(rows), self.model.cfg.device)
 
     def _trimmed(self) -> "Batch":
         """Without the leading positions that are padding in every strand."""
@@ -153,8 +155,7 @@ class Batch:
         size = len(mask)
         rows = sorted(set(range(size)) - set(self.strands))[: len(coming)]
         if len(rows) == len(coming):
-            place_of = on_device(tuple(rows), self.model.cfg.device)
-            self.backend.join(self.cache, other.cache, place_of)
+            self.backend.join(self.cache, other.cache, self._index(rows))
             mask[rows] = coming
         else:
             self.backend.join(self.cache, other.cache)

@@ -25,8 +25,7 @@ from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
 from mi_lens.models.overflow import advice
 from mi_lens.models.padding import left_pad
-
-SEGMENT = 512  # Positions of a prompt read at once, which bounds the memory of a pass.
+from mi_lens.states.segments import SEGMENT
 
 
 class Decoder:

@@ -107,9 +107,8 @@ class _Fast(AbstractAttention):
         plain = self.q_norm is None and not is_watched(self.hook_q, self.hook_k)
         product = self._product(query_input, key_input, value_input) if rotary and plain else None
         if product is not None:
-            n_queries = self.cfg.n_heads
-            n_keys = (product.shape[2] - n_queries) // 2
-            q_and_k, v = product.split((n_queries + n_keys, n_keys), dim=2)
+            n_queries, n_keys, n_values = self._head_counts(product)
+            q_and_k, v = product.split((n_queries + n_keys, n_values), dim=2)
             rotated = rotate(q_and_k, positions.angles(self))
             q, k = rotated.split((n_queries, n_keys), dim=2)
             return self.hook_rot_q(q), self.hook_rot_k(k), self.hook_v(v)
@@ -134,8 +133,7 @@ class _Fast(AbstractAttention):
             q = project(query_input, self.W_Q, self.b_Q)
             k, v = project(key_input, *key_weights), project(value_input, *value_weights)
         else:
-            n_keys = (product.shape[2] - self.cfg.n_heads) // 2
-            q, k, v = product.split((self.cfg.n_heads, n_keys, n_keys), dim=2)
+            q, k, v = product.split(self._head_counts(product), dim=2)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if self.cfg.use_qk_norm and self.q_norm is not None and self.k_norm is not None:
             q, k = self._apply_qk_norm(q, self.q_norm), self._apply_qk_norm(k, self.k_norm)
@@ -150,6 +148,13 @@ class _Fast(AbstractAttention):
             return None
         product = self.joint.product(query_input)
         return None if product is None else product.unflatten(-1, (-1, self.cfg.d_head))
+
+    def _head_counts(
+        self, product: Float[Tensor, "batch new all_heads d_head"]
+    ) -> tuple[int, int, int]:
+        """How many heads of queries, keys and values stand in a product."""
+        n_keys = (product.shape[2] - self.cfg.n_heads) // 2
+        return self.cfg.n_heads, n_keys, n_keys
 
     def _weights_of_keys_and_values(self) -> Any:
         return (self.W_K, self.b_K), (self.W_V, self.b_V)
