@@ -13,17 +13,17 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mi_lens.generation.batch import Batch, CurrentPass
-from mi_lens.generation.jobs import Job, View
+from mi_lens.generation.drawing import accept, draw
+from mi_lens.generation.jobs import Job
 from mi_lens.generation.recycling import awaits_candidates, recycle_candidates, recycle_consumed
 from mi_lens.models.attached_hooks import FwdHooks, attached_hooks
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
-from mi_lens.models.overflow import advice
 from mi_lens.models.padding import left_pad
 from mi_lens.states.segments import SEGMENT
 
@@ -133,12 +133,12 @@ class Decoder:
         logits = self.backend.step(self.model, tokens, batch.mask, batch.cache, logits_to_keep=1)
         logits = logits[:, -1]
         # 2. Draw a candidate for every row.
-        self._draw(batch.job_view, batch.by_job(logits))
+        draw(batch.job_view, batch.by_job(logits))
         # 3. Draw again where the candidate asks for a block to run again.
-        batch = recycle_candidates(current, self._draw)
+        batch = recycle_candidates(current, draw)
         # 4. Accept the candidates, or what actions put in their place.
         for job in batch.jobs:
-            self._accept(job)
+            accept(job, self.end_ids)
         share = (perf_counter() - start) / len(batch.jobs)
         for job in batch.jobs:
             job.seconds += share
@@ -151,40 +151,6 @@ class Decoder:
         }
         batch_left = batch.regrouped(written, spare=len(self.waiting)) if written else None
         return batch_left, finished
-
-    def _draw(self, view: View, logits: Float[Tensor, "rows d_vocab"]) -> None:
-        """Gives every row its candidate, and the token wanted without actions on the logits."""
-        plan = view.acting("logits", lambda action: action.changes_logits)
-        changed = view.apply(plan, lambda action, part, rows: action.logits(part, rows), logits)
-        samplings = [job.sampling_now() for job in view.jobs]
-        acted_on = sorted({place for turn in plan for place in turn.places})
-        candidates = view.candidates
-        finite, wanted = candidates.draw(changed, samplings, logits, acted_on)
-        if not all(finite):
-            place = finite.index(False)
-            raise ValueError(
-                f"request {view.jobs[place].index}: the logits at step {view.rows[place].step} "
-                f"hold {changed[place].amax().item()} as their largest value; "
-                f"{advice(self.model.cfg.dtype)}"
-            )
-        for row, token in zip(view.rows, candidates.ids, strict=True):
-            row.candidate = row.forced[0] if row.forced else token
-        for place, token in wanted.items():
-            view.jobs[place].wanted = token
-
-    def _accept(self, job: Job) -> None:
-        """Appends a row's forced token, or its candidate as the actions let it stand."""
-        row = job.row
-        token = row.candidate
-        assert token is not None
-        if row.forced:
-            row.forced.popleft()
-        else:
-            if job.wanted not in (None, token):
-                row.note("logits", wanted=job.wanted, emitted=token)
-            for action in job.actions:
-                token = action.replace(row, token, self.end_ids)
-        job.accept(token, self.end_ids)
 
 
 def _edit(current: CurrentPass, name: str, states: Tensor, hook: Any) -> Tensor | None:

@@ -51,7 +51,7 @@ def recycle_consumed(
     view = batch.strand_view
     if any(row.reading > 1 for row in view.rows):
         return states
-    for order in _orders(view, layer, "consumed"):
+    for order in orders_of(view, layer, "consumed"):
         index = on_device(tuple(order.places), states.device)
         states = states.index_copy(0, index, order.run(batch, states[index], order.places))
         for place in order.places:
@@ -63,7 +63,7 @@ def recycle_consumed(
 def awaits_candidates(batch: Batch, layer: int) -> bool:
     """Whether a candidate of this batch may ask for the block to run again."""
     return any(
-        _may_recycle(action, layer, "candidate") for job in batch.jobs for action in job.actions
+        may_recycle(action, layer, "candidate") for job in batch.jobs for action in job.actions
     )
 
 
@@ -82,7 +82,7 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
     orders = [
         order
         for layer in sorted(current.outputs)
-        for order in _orders(batch.job_view, layer, "candidate")
+        for order in orders_of(batch.job_view, layer, "candidate")
     ]
     outputs_by_order = [
         _rows(current.outputs[order.layer], [batch.strands[place] for place in order.places])
@@ -111,10 +111,10 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
     return batch
 
 
-def _orders(view: View, layer: int, trigger: Trigger) -> list[Order]:
+def orders_of(view: View, layer: int, trigger: Trigger) -> list[Order]:
     """How a block is to run again, with the places of the jobs for which it is."""
     places: dict[Recycling, list[int]] = {}
-    plan = view.acting(f"{trigger} {layer}", lambda action: _may_recycle(action, layer, trigger))
+    plan = view.acting(f"{trigger} {layer}", lambda action: may_recycle(action, layer, trigger))
     for turn in plan:
         for place, row in zip(turn.places, turn.rows, strict=True):
             recycling = turn.action.recycling(row)
@@ -127,5 +127,6 @@ def _rows(states: Float[Tensor, "strands 1 d"], strands: Sequence[int]) -> Tenso
     return states[on_device(tuple(strands), states.device)]
 
 
-def _may_recycle(action: Action, layer: int, trigger: Trigger) -> bool:
+def may_recycle(action: Action, layer: int, trigger: Trigger) -> bool:
+    """Whether an action may run this block again, at this trigger."""
     return action.recycled_layer == layer and action.recycled_when == trigger

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from mi_lens.generation import loop
 from mi_lens.generation.generate import generate
-from mi_lens.generation.loop import Decoder
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
@@ -107,15 +107,15 @@ def test_the_bridge_does_the_same(tiny_model, tiny_bridge, trigger):
 def test_other_rows_are_not_touched_by_a_bit(model, trigger):
     def logits_beside(condition, monkeypatch):
         seen = []
-        drawn = Decoder._draw
+        drawn = loop.draw
 
-        def spy(self, view, logits):
+        def spy(view, logits):
             if view.jobs[0].index == 0:  # which no action recycles
                 seen.append(logits[0].clone())
-            drawn(self, view, logits)
+            drawn(view, logits)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Decoder, "_draw", spy)
+            patch.setattr(loop, "draw", spy)
             requests = [Request(PROMPTS[0], max_new_tokens=9)]
             requests += [Request(p, condition, max_new_tokens=9) for p in PROMPTS[1:]]
             traces = generate(model, requests, progress=False)
