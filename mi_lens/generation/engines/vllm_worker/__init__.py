@@ -1,0 +1,1 @@
+"""What runs inside vLLM's worker processes: rows, actions and recycling on vLLM's own passes."""

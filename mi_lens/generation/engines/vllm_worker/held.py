@@ -1,0 +1,124 @@
+"""A request that vLLM runs here: its row, its actions, and how far it was read.
+
+vLLM may read a prompt in chunks, and may read a text again that it dropped from its cache. What
+actions did to states at the first reading they do again at every later one.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.generation.engines.vllm_worker.parts import Piece
+from mi_lens.generation.jobs import Job
+from mi_lens.interventions.protocol import Action, Recycling
+from mi_lens.interventions.row import Rewound, Row
+
+
+@dataclass(eq=False)
+class Held:
+    """A request under way.
+
+    Attributes:
+        job: Its row, with all tokens drawn so far, and its actions.
+        prompt: How many positions its first step reads: the prompt's and the prefix's.
+        read: How many positions were read so far.
+        failure: Why it cannot go on; empty while it can.
+    """
+
+    job: Job
+    prompt: int
+    read: int = 0
+    failure: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a step reads of one request.
+
+    Attributes:
+        held: The request.
+        piece: The positions.
+        old: How many of them, from the first on, were read before.
+        emits: Whether the last of them gives a token.
+    """
+
+    held: Held
+    piece: Piece
+    old: int
+    emits: bool
+
+    @property
+    def last(self) -> Piece:
+        """Its last position."""
+        piece = self.piece
+        behind = piece.count - 1
+        return Piece(piece.place, piece.start + behind, piece.first + behind)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the last position is that of a generated token, read for the first time."""
+        return self.piece.stop > max(self.held.prompt, self.held.read)
+
+    @property
+    def chunk(self) -> Piece | None:
+        """The positions of the prompt and those that are read again; None if there are none."""
+        piece = self.piece
+        count = piece.count - self.decodes
+        return replace(piece, count=count) if count else None
+
+    @cached_property
+    def rewound(self) -> Rewound:
+        """The row, put back to where it was when it read these positions first."""
+        row = self.held.job.row
+        again = replace(row, token_ids=list(row.token_ids), events=[])
+        return Rewound(again, self.held.prompt, row.events)
+
+    @cached_property
+    def recycled(self) -> dict[int, dict[int, Recycling]]:
+        """By layer and position, how blocks ran again at positions that are read again."""
+        told: dict[int, dict[int, Recycling]] = {}
+        again = range(self.piece.first, self.piece.first + self.old)
+        for action in self.held.job.actions if self.old else ():
+            if action.recycled_layer is not None:
+                of_layer = told.setdefault(action.recycled_layer, {})
+                events = action.recycled_again(self.rewound)
+                of_layer |= {at: how for at, how in events.items() if at in again}
+        return told
+
+    def edited(
+        self, name: str, states: Float[Tensor, "pos d"], first: int
+    ) -> Float[Tensor, "pos d"]:
+        """States of the chunk from a position on, as the actions at a hook name make them."""
+        states = states[None]
+        known = min(max(self.piece.first + self.old - first, 0), states.shape[1])
+        for action in self.held.job.actions:
+            if name in action.hook_names:
+                parts = []
+                if known:
+                    parts.append(action.edit_again(name, states[:, :known], self.rewound, first))
+                if known < states.shape[1]:
+                    parts.append(self._prompt_edited(action, name, states[:, known:], first + known))
+                states = torch.cat(parts, dim=1)
+        return states[0]
+
+    def _prompt_edited(
+        self, action: Action, name: str, states: Float[Tensor, "1 pos d"], first: int
+    ) -> Float[Tensor, "1 pos d"]:
+        """States of a chunk of the prompt; events are those of the whole prompt, at its end."""
+        length, stop = self.held.prompt, first + states.shape[1]
+        row = self.held.job.row
+        row.reading = length
+        if not action.will_edit(row):
+            return states
+        if stop < length:
+            row = _without_events(row)
+        whole = states.new_zeros(1, length, *states.shape[2:])
+        whole[:, first:stop] = states
+        return action.edit(name, whole, [row])[:, first:stop]
+
+
+def _without_events(row: Row) -> Row:
+    return replace(row, events=[])

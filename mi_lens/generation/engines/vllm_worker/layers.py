@@ -1,0 +1,122 @@
+"""The decoder layers of a vLLM model, and the residual stream as they pass it on.
+
+A vLLM layer takes and gives two tensors, whose sum is the residual stream: what the last sublayer
+wrote, and the stream before it, so that the addition can be fused with the next norm. The first
+layer is given no second tensor, and layers of some models have none.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+KNOWN = {"positions", "hidden_states", "residual"}  # The arguments that layers are given.
+
+
+@dataclass
+class Stream:
+    """The residual stream of several positions.
+
+    Attributes:
+        hidden: What the last sublayer wrote; the whole stream if there is no residual.
+        residual: The stream before.
+    """
+
+    hidden: Float[Tensor, "tokens d"]
+    residual: Float[Tensor, "tokens d"] | None = None
+
+    @classmethod
+    def of(cls, output: Any) -> "Stream":
+        """The stream that a layer gives."""
+        return cls(*output) if isinstance(output, tuple) else cls(output)
+
+    def at(self, tokens: Int[Tensor, " some"] | slice) -> Float[Tensor, "some d"]:
+        """The states at some tokens, as new numbers."""
+        if self.residual is None:
+            return self.hidden[tokens].clone()
+        return self.hidden[tokens] + self.residual[tokens]
+
+    def put(self, tokens: Int[Tensor, " some"] | slice, states: Float[Tensor, "some d"]) -> None:
+        """Replaces the states at some tokens, in place; all others keep every bit."""
+        self.hidden[tokens] = states
+        if self.residual is not None:
+            self.residual[tokens] = 0
+
+
+class Layers:
+    """The layers of a model that lie in this process.
+
+    Args:
+        model: vLLM's model.
+
+    Attributes:
+        blocks: Number of each layer to the layer.
+        count: How many layers the whole model has.
+
+    Raises:
+        ValueError: If the model does not keep its layers and last norm where vLLM's language models
+            do, or its layers ask for other arguments.
+    """
+
+    def __init__(self, model: Any):
+        from vllm.model_executor.models.utils import (  # pyright: ignore[reportMissingImports]
+            PPMissingLayer,
+        )
+
+        self.model, kind = model, type(model).__name__
+        inner = getattr(model, "model", None)
+        layers, norm = getattr(inner, "layers", None), getattr(inner, "norm", None)
+        if layers is None or norm is None:
+            raise ValueError(
+                f"vLLM's {kind} has no model.layers or model.norm, where interventions act; "
+                "expected one of vLLM's language models, without images, sound or adapters"
+            )
+        self.norm, self.count = norm, len(layers)
+        self.blocks = {
+            number: layer
+            for number, layer in enumerate(layers)
+            if not isinstance(layer, PPMissingLayer)
+        }
+        self._arguments: dict[int, list[str]] = {}
+        for number, layer in self.blocks.items():
+            parameters = inspect.signature(type(layer).forward).parameters
+            names = [name for name in parameters if name != "self"]
+            strange = [
+                name
+                for name in names
+                if name not in KNOWN and parameters[name].default is inspect.Parameter.empty
+            ]
+            if strange:
+                raise ValueError(
+                    f"layers of vLLM's {kind} ask for {strange}; expected only {sorted(KNOWN)}, "
+                    "with which a layer can run again"
+                )
+            self._arguments[number] = [name for name in names if name in KNOWN]
+
+    def stream_before(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream:
+        """The stream that a layer is called with."""
+        given = dict(zip(self._arguments[layer], args, strict=False)) | kwargs
+        return Stream(given["hidden_states"], given.get("residual"))
+
+    def run(self, layer: int, positions: Int[Tensor, " tokens"], stream: Stream) -> Stream:
+        """What a layer makes of a stream, whose tensors it may use up; no hook fires.
+
+        The forward context says what the layer attends to.
+        """
+        given = {
+            "positions": positions,
+            "hidden_states": stream.hidden,
+            "residual": stream.residual,
+        }
+        arguments = {name: given[name] for name in self._arguments[layer]}
+        return Stream.of(self.blocks[layer].forward(**arguments))
+
+    def logits(self, stream: Stream) -> Float[Tensor, "tokens d_vocab"]:
+        """The logits of a stream behind the last layer."""
+        if stream.residual is None:
+            normed = self.norm(stream.hidden)
+        else:
+            normed, _ = self.norm(stream.hidden, stream.residual)
+        return self.model.compute_logits(normed)

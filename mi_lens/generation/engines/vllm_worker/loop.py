@@ -1,0 +1,245 @@
+"""Our decode loop inside vLLM's: edits states, runs blocks again, draws and accepts tokens.
+
+vLLM decides which requests are read together, and keeps their keys and values. In each of its steps
+the loop is called before and after every layer that has something to do, and in place of vLLM's own
+sampling.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_lens.common.on_device import on_device
+from mi_lens.generation.drawing import accept, draw
+from mi_lens.generation.engines.vllm_worker.held import Held, Reading
+from mi_lens.generation.engines.vllm_worker.layers import Layers, Stream
+from mi_lens.generation.engines.vllm_worker.parts import Piece
+from mi_lens.generation.engines.vllm_worker.step import Step, Views, step_of
+from mi_lens.generation.jobs import View
+from mi_lens.generation.recycling import may_recycle, orders_of
+from mi_lens.interventions.protocol import Recycling
+from mi_lens.models.hook_names import block_output
+
+
+class WorkerLoop:
+    """Acts on the steps of one model runner.
+
+    Args:
+        runner: vLLM's model runner of this process.
+        hold: Makes the request of an id, when its first tokens are read.
+        end_ids: The tokens that end a generation.
+
+    Attributes:
+        held: The requests under way, and those that have ended and were not asked for yet.
+    """
+
+    def __init__(self, runner: Any, hold: Callable[[str], Held], end_ids: frozenset[int]):
+        self.runner, self.hold, self.end_ids = runner, hold, end_ids
+        self.layers = Layers(runner.model)
+        self.held: dict[str, Held] = {}
+        self.step: Step | None = None
+        self._views = Views()
+        self._forward = runner._model_forward
+        runner._model_forward = self.forward
+        runner._sample = self.sample
+        for number, layer in self.layers.blocks.items():
+            layer.register_forward_pre_hook(partial(self._before, number), with_kwargs=True)
+            layer.register_forward_hook(partial(self._after, number))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's pass over the tokens of a step."""
+        from vllm.forward_context import (  # pyright: ignore[reportMissingImports]
+            get_forward_context,
+        )
+
+        for name in self.runner.input_batch.req_ids:
+            if name not in self.held:
+                self.held[name] = self.hold(name)
+        self.step = step_of(self.runner, self.held, self._views, get_forward_context())
+        try:
+            return self._forward(*args, **kwargs)
+        except BaseException:
+            self.step = None
+            raise
+
+    def sample(self, logits: Float[Tensor, "requests d_vocab"], _drafts: Any) -> Any:
+        """In place of vLLM's sampling: the token of every request."""
+        from vllm.v1.outputs import SamplerOutput  # pyright: ignore[reportMissingImports]
+
+        step, self.step = self.step, None
+        assert step is not None
+        emitting = step.emitting
+        tokens = [0] * len(step.readings)
+        if emitting.pieces:
+            places = tuple(piece.place for piece in emitting.pieces)
+            whole = len(places) == len(step.readings)
+            draw(emitting.view, logits if whole else logits[on_device(places, logits.device)])
+            self._recycle_candidates(step)
+            for place, job in zip(places, emitting.view.jobs, strict=True):
+                tokens[place] = accept(job, self.end_ids)
+        for reading in step.readings:
+            reading.held.read = max(reading.held.read, reading.piece.stop)
+        drawn = torch.tensor(tokens, dtype=torch.int32, device=logits.device)[:, None]
+        return SamplerOutput(sampled_token_ids=drawn, logprobs_tensors=None)
+
+    def _before(self, layer: int, module: Any, args: Any, kwargs: Any) -> None:
+        """Before a layer: edits of its input, which is kept if the layer may run again."""
+        step, name = self.step, f"blocks.{layer}.hook_resid_pre"
+        if step is None or not (name in step.hook_names or layer in step.recycled):
+            return
+        stream = self.layers.stream_before(layer, args, kwargs)
+        self._edit(step, name, stream)
+        if layer in step.recycled:
+            step.inputs[layer] = stream.at(slice(None))
+
+    def _after(self, layer: int, module: Any, args: Any, output: Any) -> None:
+        """After a layer: edits of its output, and runs of the layer that tokens ask for."""
+        step, name = self.step, block_output(layer)
+        if step is None or name not in step.hook_names:
+            return
+        stream = Stream.of(output)
+        for reading in step.readings:
+            if reading.old and reading.recycled.get(layer):
+                self._read_again(step, layer, reading, stream)
+        self._edit(step, name, stream, layer)
+        if any(may_recycle(a, layer, "candidate") for j in step.emitting.view.jobs for a in j.actions):
+            step.outputs[layer] = stream.at(step.emitting.tokens)
+
+    def _edit(self, step: Step, name: str, stream: Stream, layer: int | None = None) -> None:
+        """Actions edit the states of their rows; with a layer, consumed tokens run it again."""
+        for reading in step.readings:
+            chunk = reading.chunk
+            acts = any(name in action.hook_names for action in reading.held.job.actions)
+            if chunk is None or not acts or reading.recycled.get(-1 if layer is None else layer):
+                continue
+            tokens = slice(chunk.start, chunk.start + chunk.count)
+            stream.put(tokens, reading.edited(name, stream.at(tokens), chunk.first))
+        group = step.decoding
+        if not group.pieces:
+            return
+        states = stream.at(group.tokens)
+        edited = _edited(group.view, name, states)
+        if layer is not None:
+            edited = self._recycle_consumed(step, layer, edited)
+        if edited is not states:
+            stream.put(group.tokens, edited)
+
+    def _recycle_consumed(
+        self, step: Step, layer: int, states: Float[Tensor, "rows d"]
+    ) -> Float[Tensor, "rows d"]:
+        group = step.decoding
+        for order in orders_of(group.view, layer, "consumed"):
+            rows = on_device(tuple(order.places), states.device)
+            pieces = [group.pieces[place] for place in order.places]
+            again = self._again(step, layer, order.recycling, states[rows], pieces)
+            states = states.index_copy(0, rows, again)
+            for place in order.places:
+                row = group.view.rows[place]
+                row.note("recycle", layer=layer, consumed=row.consumed)
+        return states
+
+    def _recycle_candidates(self, step: Step) -> None:
+        """Runs blocks again where a candidate asks for it, and draws these candidates anew."""
+        group = step.emitting
+        orders = [
+            order
+            for layer in sorted(step.outputs)
+            for order in orders_of(group.view, layer, "candidate")
+        ]
+        for order in orders:
+            rows = on_device(tuple(order.places), self.runner.device)
+            pieces = [group.pieces[place] for place in order.places]
+            view = View([group.view.jobs[place] for place in order.places])
+            candidates = [row.candidate for row in view.rows]
+            states = step.outputs[order.layer][rows]
+            states = self._again(step, order.layer, order.recycling, states, pieces)
+            draw(view, self._onward(step, order.layer + 1, states, view, pieces))
+            for row, candidate in zip(view.rows, candidates, strict=True):
+                row.note("recycle", layer=order.layer, wanted=candidate, emitted=row.candidate)
+
+    def _again(
+        self,
+        step: Step,
+        layer: int,
+        recycling: Recycling,
+        states: Float[Tensor, "rows d"],
+        pieces: Sequence[Piece],
+    ) -> Float[Tensor, "rows d"]:
+        """A layer's outputs, run again on its outputs; one position of each row."""
+        with step.parts.reading(pieces) as positions:
+            for _ in range(recycling.passes):
+                ran = self.layers.run(layer, positions, Stream(states.clone()))
+                states = ran.at(slice(None))
+            if recycling.keep_kv:  # The first run once more, for its keys and values.
+                tokens = on_device(tuple(piece.start for piece in pieces), states.device)
+                self.layers.run(layer, positions, Stream(step.inputs[layer][tokens]))
+        return states
+
+    def _onward(
+        self,
+        step: Step,
+        first: int,
+        states: Float[Tensor, "rows d"],
+        view: View,
+        pieces: Sequence[Piece],
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """The logits of rows from a layer on, whose actions act anew in the layers behind."""
+        stream = Stream(states)
+        with step.parts.reading(pieces) as positions:
+            for layer in range(first, self.layers.count):
+                _edit_all(view, f"blocks.{layer}.hook_resid_pre", stream)
+                stream = self.layers.run(layer, positions, stream)
+                _edit_all(view, block_output(layer), stream)
+            return self.layers.logits(stream)
+
+    def _read_again(self, step: Step, layer: int, reading: Reading, stream: Stream) -> None:
+        """A layer's outputs where it ran again when these positions were read first.
+
+        What follows a recycled position attends to its new keys and values, so the layer goes from
+        one of them to the next.
+        """
+        piece, recycled = reading.piece, reading.recycled[layer]
+        name, first, stop = block_output(layer), piece.first, piece.first + reading.old
+        for end in sorted({*(at + 1 for at in recycled), stop}):
+            tokens = slice(piece.start + first - piece.first, piece.start + end - piece.first)
+            states = reading.edited(name, stream.at(tokens), first)
+            how = recycled.get(end - 1)
+            if how is not None:
+                last = Piece(piece.place, tokens.stop - 1, end - 1)
+                again = self._again(step, layer, how, states[-1:], [last])
+                states = torch.cat([states[:-1], again])
+            stream.put(tokens, states)
+            if how is not None and end < piece.stop:
+                rest = Piece(piece.place, tokens.stop, end, piece.stop - end)
+                behind = slice(tokens.stop, piece.start + piece.count)
+                with step.parts.reading([rest]) as positions:
+                    ran = self.layers.run(
+                        layer, positions, Stream(step.inputs[layer][behind].clone())
+                    )
+                stream.put(behind, ran.at(slice(None)))
+            first = end
+
+
+def _edited(view: View, name: str, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
+    """States of one position of each row, as the actions at a hook name make them."""
+    plan = view.acting(name, lambda action: name in action.hook_names)
+    if not plan:
+        return states
+    given = states[:, None]
+    edited = view.apply(plan, lambda action, part, rows: action.edit(name, part, rows), given)
+    return states if edited is given else edited[:, 0]
+
+
+def _edit_all(view: View, name: str, stream: Stream) -> None:
+    if view.acting(name, lambda action: name in action.hook_names):
+        everything = slice(None)
+        states = stream.at(everything)
+        edited = _edited(view, name, states)
+        if edited is not states:
+            stream.put(everything, edited)
+
+

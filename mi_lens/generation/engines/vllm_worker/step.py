@@ -1,0 +1,118 @@
+"""One step of vLLM's: which requests it reads, and the rows whose states and logits it has."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_lens.common.on_device import on_device
+from mi_lens.generation.engines.vllm_worker.held import Held, Reading
+from mi_lens.generation.engines.vllm_worker.parts import Parts, Piece, tokens_of
+from mi_lens.generation.jobs import Job, View
+from mi_lens.models.hook_names import block_output
+
+
+@dataclass
+class Group:
+    """Requests of a step with one state each, as the rows of a view.
+
+    Attributes:
+        view: Their jobs.
+        pieces: Their positions.
+        tokens: Where these stand among the tokens of the step, on the model's device.
+    """
+
+    view: View
+    pieces: tuple[Piece, ...]
+    tokens: Int[Tensor, " rows"]
+
+
+class Views:
+    """The views of the latest steps: a view knows plans and random numbers for steps to come."""
+
+    def __init__(self):
+        self._latest: dict[str, View] = {}
+
+    def of(self, what: str, jobs: Sequence[Job]) -> View:
+        """A view of these jobs; the one of before if it was of the same."""
+        for view in self._latest.values():
+            if len(view.jobs) == len(jobs) and all(map(_same, view.jobs, jobs)):
+                self._latest[what] = view
+                return view
+        self._latest[what] = View(jobs)
+        return self._latest[what]
+
+
+@dataclass
+class Step:
+    """What vLLM computes at this moment.
+
+    Attributes:
+        readings: What it reads, in the order of vLLM's batch.
+        decoding: The requests that read a generated token for the first time.
+        emitting: The requests that draw a token.
+        parts: Makes attention for parts of the step.
+        outputs: By layer, its outputs at the emitting positions, where a candidate may ask for it
+            to run again.
+        inputs: By layer, what it read at all positions of the step, where it may run again.
+    """
+
+    readings: list[Reading]
+    decoding: Group
+    emitting: Group
+    parts: Parts
+    outputs: dict[int, Float[Tensor, "rows d"]] = field(default_factory=dict)
+    inputs: dict[int, Float[Tensor, "tokens d"]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        actions = {
+            id(action): action
+            for reading in self.readings
+            for action in reading.held.job.actions
+        }
+        self.recycled = {action.recycled_layer for action in actions.values()} - {None}
+        self.hook_names = {name for action in actions.values() for name in action.hook_names}
+        self.hook_names |= {block_output(layer) for layer in self.recycled if layer is not None}
+
+
+def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -> Step:
+    """What the runner reads now.
+
+    Args:
+        runner: vLLM's model runner, whose buffers hold the step.
+        held: The requests by their ids.
+        views: Those of the latest steps.
+        context: vLLM's forward context of the step.
+    """
+    batch = runner.input_batch
+    count = batch.num_reqs
+    starts = runner.query_start_loc.np[: count + 1].tolist()
+    firsts = batch.num_computed_tokens_cpu[:count].tolist()
+    discarded = runner.discard_request_mask.np[:count].tolist()
+    readings = []
+    for place, name in enumerate(batch.req_ids[:count]):
+        piece = Piece(place, starts[place], firsts[place], starts[place + 1] - starts[place])
+        known = min(max(held[name].read - piece.first, 0), piece.count)
+        readings.append(Reading(held[name], piece, known, not discarded[place]))
+
+    def group(what: str, takes_part: Callable[[Reading], bool]) -> Group:
+        taking = [reading for reading in readings if takes_part(reading)]
+        pieces = tuple(reading.last for reading in taking)
+        view = views.of(what, [reading.held.job for reading in taking])
+        return Group(view, pieces, on_device(tokens_of(pieces), runner.device))
+
+    step = Step(
+        readings,
+        group("decoding", lambda reading: reading.decodes),
+        group("emitting", lambda reading: reading.emits),
+        Parts(runner, context),
+    )
+    for reading in readings:
+        reading.held.job.row.reading = 1 if reading.decodes else reading.held.prompt
+    return step
+
+
+def _same(one: Job, other: Job) -> bool:
+    return one is other
