@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mi_lens.generation.generate import generate, stream
-from mi_lens.generation.request import Plan, Request, end_of_text_ids
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress

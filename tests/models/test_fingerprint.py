@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import mi_lens
 from mi_lens.common.provenance import DECODING, code_hash, versions
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.models.backends.lookup import NAMES, available
 from mi_lens.models.fingerprint import _checksum, model_fingerprint
 from mi_lens.models.loading import load

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from mi_lens.generation.engines.vllm_offline import generate_with_vllm
 
 from mi_lens.evaluation.comparison import compare
 from mi_lens.evaluation.evaluate import evaluate
 from mi_lens.evaluation.graded_traces import arm_of_traces
 from mi_lens.generation.engines.hugging_face import generate_with_transformers
-from mi_lens.generation.engines.vllm_offline import generate_with_vllm
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
