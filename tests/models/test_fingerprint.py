@@ -146,5 +146,5 @@ def test_code_that_decides_tokens_is_part_of_an_id(tiny_model, monkeypatch):
     plan = Plan(tiny_model)
     before = plan.trace_id(request)
     assert versions()["code"] == code_hash(*DECODING)
-    monkeypatch.setattr("mi_lens.generation.request.code_hash", lambda *parts: "another")
+    monkeypatch.setattr("mi_lens.generation.plan.code_hash", lambda *parts: "another")
     assert Plan(tiny_model).trace_id(request) != before
