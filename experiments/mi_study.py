@@ -15,7 +15,7 @@ import mi_lens
 from experiments.study import Study, block_outputs
 from mi_lens.common.provenance import code_hash, content_hash, versions
 from mi_lens.common.records import read_record
-from mi_lens.generation.request import Plan
+from mi_lens.generation.plan import Plan
 from mi_lens.problems.benchmarks import SHIPPED
 from mi_lens.problems.endings import STATED, Ending
 from mi_lens.runs.analysis import LAST_WRITTEN
@@ -114,7 +114,7 @@ def _analysis_of_texts(
     traces = texts_of(file, analyze_config.limit, steps, model.tokenizer)
     plan, hooks = Plan(model), block_outputs(model)
     problems = [trace.require_problem("whose answer is stated") for trace in traces]
-    folder = open_run(analyze_config, plan.fingerprint, problems, [])
+    folder = open_run(analyze_config, plan.fingerprint, plan.engine.name, problems, [])
     return mi_lens.Analysis(
         config=analyze_config,
         traces=tuple(traces),

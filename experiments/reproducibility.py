@@ -19,9 +19,7 @@ from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import Estimate, estimate_mean
 from mi_lens.evaluation.comparison import GAIN, Arm, Comparison, compare_all
 from mi_lens.evaluation.graded_traces import grade_trace
-from mi_lens.generation.engines.hugging_face import generate_with_transformers
 from mi_lens.models.backends.lookup import available
-from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.report.plots.style import BLUE, GREEN, ORANGE, PAGE, dots, style
 
 Traces = list[mi_lens.Trace]
@@ -110,9 +108,9 @@ def traces_by_way(
         traces = mi_lens.generate(model, requests, batch_size=rows)
         by_way[f"{backend}, {dtype}, batch {rows}"] = traces
     if config.hugging_face:
-        source = CHECKPOINTS.get(config.model, config.model)
+        engine = mi_lens.load_engine(config.model, "huggingface", dtype="float32")
         for rows in (config.batch_size, 1):
-            traces = generate_with_transformers(source, requests, batch_size=rows, dtype="float32")
+            traces = mi_lens.generate(engine, requests, batch_size=rows)
             by_way[f"Hugging Face, float32, batch {rows}"] = traces
     return by_way, fingerprints, tokenizer
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.labels import LABELS, Finding, Premise
 from mi_lens.common.provenance import versions
-from mi_lens.generation.request import Plan
+from mi_lens.generation.plan import Plan
 from mi_lens.generation.resume import generate_into
 from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS

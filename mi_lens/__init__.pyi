@@ -15,9 +15,10 @@ from .evaluation.thought_contrast import contrast_outcomes as contrast_outcomes
 from .evaluation.thought_contrast import contrast_thoughts as contrast_thoughts
 from .evaluation.word_contrast import contrast_words as contrast_words
 from .evaluation.word_rates import compare_words as compare_words
+from .generation.engines.lookup import load_engine as load_engine
 from .generation.generate import GenerationInterrupted as GenerationInterrupted
 from .generation.generate import generate as generate
-from .generation.request import Plan as Plan
+from .generation.plan import Plan as Plan
 from .generation.request import Request as Request
 from .information.across_problems.aligned_steps import at_answer as at_answer
 from .information.across_problems.aligned_steps import at_boundary as at_boundary

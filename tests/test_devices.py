@@ -145,6 +145,14 @@ def evaluated(g: Given) -> list[Any]:
     return results(mi_lens.evaluate(g.model, g.problems[:1], conditions, **settings))
 
 
+def on_an_engine(g: Given) -> Any:
+    """Two traces by our own loop as an engine, and what it says of itself."""
+    with mock.patch("mi_lens.models.loading.load", return_value=g.model):
+        engine = mi_lens.load_engine("pocket-reasoner", "transformer_lens")
+    traces = mi_lens.generate(engine, g.problems[:2], max_new_tokens=6, progress=False)
+    return [trace.token_ids for trace in traces], engine.device == g.device.type
+
+
 def swept(g: Given) -> list[Any]:
     """A sweep of one condition on one problem; `analyzed` loads its own model."""
     spec = mi_lens.Spec(("baseline",), **g.run_settings())
@@ -228,6 +236,7 @@ ON_MODELS: dict[str, Call] = {
     "model_fingerprint": lambda g: mi_lens.model_fingerprint(g.model),
     "match_hook_names": lambda g: mi_lens.match_hook_names(g.model, "blocks.*.hook_resid_post"),
     "word_ids": lambda g: mi_lens.word_ids(g.model, WORDS),
+    "load_engine": on_an_engine,
     "Plan": lambda g: mi_lens.Plan(g.model).fingerprint,
     "generate": lambda g: (
         g.generate(),

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mi_lens.cli import main
+from mi_lens.generation.engines.lookup import load_engine
 
 WANTED = {
     "datasets": "pip install 'mi-lens[hub]'",
@@ -36,10 +37,8 @@ def test_a_command_names_the_package_that_it_needs(
     assert not (tmp_path / "out").exists()
 
 
-def test_vllm_is_named(monkeypatch, tmp_path):
-    from mi_lens.generation.engines import vllm_offline
-    from mi_lens.generation.request import Request
-
+def test_vllm_is_named(monkeypatch, checkpoint):
+    pytest.importorskip("mi_lens.generation.engines.vllm_engine")
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match="pip install vllm"):
-        vllm_offline.generate_with_vllm(str(tmp_path), [Request("Hi")])
+        load_engine(checkpoint("llama"))

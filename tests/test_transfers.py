@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mi_lens
-from mi_lens.generation.request import Plan
+from mi_lens.generation.plan import Plan
 from mi_lens.information.per_trace.readouts import decode_steps
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load

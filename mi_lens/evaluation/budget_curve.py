@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from mi_lens.common.html import table
 from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import Estimate
+from mi_lens.generation.engines.lookup import engine_of
+from mi_lens.generation.engines.protocol import Engine
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
@@ -65,7 +67,7 @@ class BudgetCurve:
 
 
 def budget_curve(
-    model: Model,
+    model: Model | Engine,
     traces: Sequence[Trace],
     budgets: Sequence[int],
     *,
@@ -78,7 +80,7 @@ def budget_curve(
     r"""Accuracy at every budget, from traces generated under the largest budget.
 
     Args:
-        model: The model that generated the traces.
+        model: The model or engine that generated the traces.
         traces: One trace per problem, from `generate` with problems.
         budgets: Token budgets.
         condition: Condition of the final answers; None is the baseline, as in paper 1's code. It
@@ -95,7 +97,8 @@ def budget_curve(
     """
     ascending = _ascending(budgets)
     problems = [trace.require_problem("to grade it by") for trace in traces]
-    ends = end_of_text_ids(model)
+    asked = engine_of(model).model
+    tokenizer, ends = asked.tokenizer, end_of_text_ids(asked)
     cut_off = [
         (budget, i)
         for budget in ascending
@@ -104,9 +107,9 @@ def budget_curve(
     ]
     cuts = [(traces[i], budget) for budget, i in cut_off]
     if final is None:
-        texts = [written_text(model.tokenizer, trace.token_ids[:budget]) for trace, budget in cuts]
+        texts = [written_text(tokenizer, trace.token_ids[:budget]) for trace, budget in cuts]
     else:
-        suffix = tuple(model.tokenizer.encode(final, add_special_tokens=False))
+        suffix = tuple(tokenizer.encode(final, add_special_tokens=False))
         requests = [_final_request(*cut, suffix, final_tokens, condition) for cut in cuts]
         answers = (
             generate(model, requests, batch_size=batch_size, progress=progress) if requests else []
@@ -115,7 +118,7 @@ def budget_curve(
             answer.token_ids[len(request.prefix) :]
             for request, answer in zip(requests, answers, strict=True)
         ]
-        texts = [final + written_text(model.tokenizer, ids) for ids in answer_ids]
+        texts = [final + written_text(tokenizer, ids) for ids in answer_ids]
     text_of = dict(zip(cut_off, texts, strict=True))
     correct = tuple(
         tuple(
@@ -129,7 +132,7 @@ def budget_curve(
 
 
 def continue_traces(
-    model: Model,
+    model: Model | Engine,
     traces: Sequence[Trace],
     word: str,
     budget: int,
@@ -141,7 +144,7 @@ def continue_traces(
     """Continues finished traces from a thinking token, up to a budget (TTTS, paper 1's code).
 
     Args:
-        model: The model that generated the traces.
+        model: The model or engine that generated the traces.
         traces: One trace per problem, from `generate` with problems.
         word: Replaces the token that ended the trace; a space is put before it.
         budget: Total number of tokens of the trace, the word and the continuation.
@@ -152,8 +155,9 @@ def continue_traces(
     Returns:
         One trace for each; a trace that leaves no room in the budget is returned unchanged.
     """
-    ends = end_of_text_ids(model)
-    word_ids = tuple(model.tokenizer.encode(f" {word}", add_special_tokens=False))
+    asked = engine_of(model).model
+    tokenizer, ends = asked.tokenizer, end_of_text_ids(asked)
+    word_ids = tuple(tokenizer.encode(f" {word}", add_special_tokens=False))
     longer = list(traces)
     requests = {}
     for i, trace in enumerate(traces):

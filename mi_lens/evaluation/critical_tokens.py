@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.generation.engines.protocol import Engine
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
@@ -73,6 +74,7 @@ def roll_out(
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = False,
+    engine: Engine | None = None,
 ) -> list[Rollouts]:
     """Samples continuations with and without the tokens at given steps of traces.
 
@@ -81,7 +83,7 @@ def roll_out(
     continuations.
 
     Args:
-        model: The model, with its tokenizer.
+        model: The model, with its tokenizer. It reads how probable the tokens were.
         traces: Finished traces with their problems.
         steps: For every trace, the steps whose tokens are tested.
         samples: Number of continuations of each kind per step.
@@ -91,6 +93,7 @@ def roll_out(
         seed: The first seed.
         batch_size: See `generate`.
         progress: See `generate`.
+        engine: What generates the continuations; None means our own loop on the model.
 
     Returns:
         One element per trace and step: traces in order, steps ascending and without repetition.
@@ -113,7 +116,7 @@ def roll_out(
                     Request(problem, condition, style, s, max_new_tokens, prefix=prefix)
                     for s in seeds
                 ]
-    continuations = generate(model, requests, batch_size=batch_size, progress=progress)
+    continuations = generate(engine or model, requests, batch_size=batch_size, progress=progress)
     right = [grade(t.text, t.require_problem("to grade it by")).correct for t in continuations]
     outcomes = iter(np.array(right).reshape(-1, 2, samples).tolist())
     rollouts = []

@@ -29,7 +29,9 @@ from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
 from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.evaluation.result import Result, result_from_table, whole_problems
 from mi_lens.evaluation.table import report, report_table
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.engines.protocol import Engine
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition, recorded_condition
 from mi_lens.models.attached_hooks import FwdHooks
@@ -136,7 +138,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model,
+    model: Model | Engine,
     problems: Sequence[Problem],
     conditions: Sequence[Condition],
     seeds: Sequence[int] = (0,),
@@ -153,7 +155,7 @@ def evaluate(
     """Tries every condition on every problem with every seed, in mixed batches.
 
     Args:
-        model: A HookedTransformer or TransformerBridge with its tokenizer.
+        model: See `generate`.
         problems: Problems with gold answers.
         conditions: Conditions with different names; the others are compared with the first.
         seeds: Sampling seeds; several are useful only if tokens are sampled.
@@ -202,8 +204,7 @@ def evaluate_with(
 ) -> Evaluation:
     """Does what `evaluate` does, with a plan that the caller has already built.
 
-    If the evaluation owns the folder, rows of other evaluations are set aside. `on_result` is
-    called after each new result.
+    If the evaluation owns the folder, others' rows are set aside. `on_result` follows each result.
     """
     plan.hooks.check(folder)
     requests = requests_of(
@@ -246,12 +247,11 @@ def evaluate_with(
 
 def _setting(plan: Plan) -> dict[str, Any]:
     """What produced an evaluation, as far as its plan decides it."""
-    model = plan.model
     return {
         "model": plan.fingerprint,
-        "engine": f"mi_lens, {type(model).__name__}",
-        "dtype": str(model.cfg.dtype).removeprefix("torch."),
-        "device": str(model.cfg.device).split(":", maxsplit=1)[0],
+        "engine": plan.engine.name,
+        "dtype": plan.engine.dtype,
+        "device": plan.engine.device,
         "versions": versions(),
         **({"hooks": plan.hooks.record} if plan.hooks.record else {}),
     }

@@ -67,8 +67,7 @@ def arm_of_traces(
 
     Args:
         traces: Traces with problems, one per problem and seed. They are imported or come from
-            another engine (`mi_lens.generation.engines.unhooked`), whose name is added to the
-            setting.
+            another engine (`mi_lens.load_engine`), whose name is added to the setting.
         tokenizer: The tokenizer of the traces' token ids; None for text alone.
         setting: Other settings that may change a result, such as dtype and device; see `Arm`.
         labels: See `grade_trace`.

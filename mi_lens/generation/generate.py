@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mi_lens.common.progress import Progress
-from mi_lens.generation.loop import Decoder
-from mi_lens.generation.request import Plan, Request, end_of_text_ids
+from mi_lens.generation.engines.protocol import Engine
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.sampling import Sampling
@@ -31,7 +32,7 @@ class GenerationInterrupted(KeyboardInterrupt):
 
 
 def generate(
-    model: Model,
+    model: Model | Engine,
     requests: Iterable[Request | Problem | str],
     condition: Condition | Sequence[Intervention] | Intervention = (),
     *,
@@ -51,7 +52,8 @@ def generate(
     """Generates a trace for every request, in their order.
 
     Args:
-        model: A HookedTransformer or TransformerBridge with its tokenizer. Hooks on it fire.
+        model: A HookedTransformer or TransformerBridge with its tokenizer. Hooks on it fire. Or an
+            engine, from `load_engine`.
         requests: Requests, whose conditions may differ; or problems or bare questions, for which
             the arguments `condition` to `stop` make the request.
         condition: A condition, which then has the sampling settings too; or interventions, which
@@ -70,7 +72,8 @@ def generate(
         hooks_named: What you call your hooks, those on the model included, such as
             "zero head 0, v1". It stands in each trace's id and condition. If it is empty,
             "unnamed: " and the hooks stand there.
-        batch_size: How many rows are decoded together; changes speed and memory, not tokens.
+        batch_size: How many rows are decoded together; changes speed and memory, not tokens. vLLM
+            makes its own batches.
         progress: Shows a bar on a terminal's stderr; where stderr is no terminal, writes a line
             now and then.
 
@@ -78,8 +81,9 @@ def generate(
         ValueError: If there are no requests, an argument is out of range, the model has no
             tokenizer or no token that ends a text (then `stop` must), a prompt leaves no room in
             the model's context, or an intervention does not fit the model or must not be tried on
-            a problem; if a hook name does not exist; or if
-            `hooks_named` is given without any hook.
+            a problem; if a hook name does not exist; if `hooks_named` is given without any hook;
+            or if a request asks for what the engine does not do, or there are hooks and the engine
+            runs none.
         GenerationInterrupted: On Ctrl-C, with the traces that had finished.
         RuntimeError: If another thread runs the model.
     """
@@ -103,7 +107,7 @@ def generate(
     ]
     traces: dict[int, Trace] = {}
     try:
-        with only_thread(model):
+        with only_thread(model if isinstance(model, Model) else model.model):
             plan = Plan(model, fwd_hooks, hooks_named)
             for finished in stream(plan, complete, batch_size=batch_size, progress=progress):
                 traces[finished.index] = finished.trace
@@ -133,7 +137,7 @@ def stream(
     """Yields traces as they finish, for callers that save as they go.
 
     Args:
-        plan: Of the model, made once for all that is asked of it.
+        plan: Of the model or engine, made once for all that is asked of it.
         requests: At least one.
         batch_size: See `generate`.
         progress: See `generate`.
@@ -149,9 +153,7 @@ def stream(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: expected at least 1")
     jobs = [plan.job(index, request) for index, request in enumerate(requests)]
-    ends = frozenset(end_of_text_ids(plan.model))
-    decoder = Decoder(plan.model, ends, batch_size, plan.hooks.fwd_hooks)
     with only_thread(plan.model), Progress(len(jobs), "generate", "trace", progress) as done:
-        for job in decoder.run(jobs):
+        for job in plan.engine.run(jobs, requests, batch_size):
             done.update()
             yield Finished(job.index, plan.trace(job, requests[job.index]), job.seconds)

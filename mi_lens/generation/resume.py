@@ -7,7 +7,8 @@ from pathlib import Path
 from mi_lens.common.records import append_record, continue_records
 from mi_lens.common.writing import only_writer
 from mi_lens.generation.generate import Finished, stream
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.trace_files import Traces, trace_from_row, trace_to_row
 

@@ -14,6 +14,7 @@ STORED = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+GENERATION_CONFIG = "generation_config.json"
 GIT_LFS = b"version https://git-lfs"
 
 

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Iterator
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from mi_lens.models.checkpoint_files import GENERATION_CONFIG, weight_files
 from mi_lens.models.model import Model
 from mi_lens.problems.think_kinds import set_kind
 
 CHUNK = 2**22  # Words of eight bytes summed at a time, which takes some 70 MB.
+PIECE = 2**24  # Bytes of a file hashed at a time.
 # What of a config says where a model runs, what it is called, or what is watched.
 NO_CONTENT = {
     "_name_or_path",
@@ -90,6 +93,48 @@ def model_fingerprint(model: Model) -> str:
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     quantization = getattr(model, "quantization", None)
     return digest.hexdigest() + (f" ({quantization})" if quantization else "")
+
+
+def checkpoint_fingerprint(
+    path: Path, tokenizer: Any, dtype: str, quantization: str | None = None
+) -> str:
+    """A hash of a checkpoint's files, for engines that run it without TransformerLens.
+
+    It covers every byte of the weights, config.json and generation_config.json, or of the GGUF
+    file; the tokenizer and its chat template, with a kind of think block that was set; and the
+    dtype. Where the checkpoint lies does not matter. Files are read in pieces, not loaded.
+
+    Args:
+        path: The checkpoint's folder, or its GGUF file.
+        tokenizer: Its tokenizer.
+        dtype: The dtype in which the engine runs it, such as "bfloat16".
+        quantization: How its weights are quantised, if they are.
+
+    Returns:
+        The same form as of `model_fingerprint`; it never equals that of the same checkpoint.
+
+    Raises:
+        FileNotFoundError: If a file of weights, or config.json, is missing.
+    """
+    files = [path]
+    if path.is_dir():
+        files = [*weight_files(path), path / "config.json"]
+        if (path / GENERATION_CONFIG).is_file():
+            files.append(path / GENERATION_CONFIG)
+    digest = blake2b(digest_size=8)
+    for file in files:
+        digest.update(_digest_of(file))
+    settings = {"tokenizer": _tokenizer(tokenizer), "dtype": dtype}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    return digest.hexdigest() + (f" ({quantization})" if quantization else "")
+
+
+def _digest_of(file: Path) -> bytes:
+    digest = blake2b()
+    with file.open("rb") as opened:
+        while piece := opened.read(PIECE):
+            digest.update(piece)
+    return digest.digest()
 
 
 def _plain_tensors(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:

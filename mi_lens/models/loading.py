@@ -8,7 +8,7 @@ import torch
 from mi_lens.models.backends.lookup import get_backend
 from mi_lens.models.backends.protocol import Backend
 from mi_lens.models.checkpoint import TEXT_FILES, find_checkpoint
-from mi_lens.models.checkpoint_files import require_tokenizer_fits
+from mi_lens.models.checkpoint_files import GENERATION_CONFIG, require_tokenizer_fits
 from mi_lens.models.config_values import blaming
 from mi_lens.models.folder_checkpoint import TOKENIZER_FILES, FolderCheckpoint
 from mi_lens.models.gguf_checkpoint import GGUFCheckpoint
@@ -91,7 +91,7 @@ def load(
     torch_device = parse_device(device)
     given_dtype = None if dtype is None else parse_dtype(dtype)
     require_think_kind(think)
-    checkpoint = _opened(name, gguf_file)
+    checkpoint = opened(name, gguf_file)
     settings, hf_config = checkpoint.settings(), checkpoint.config()
     config_file = checkpoint.config_file
     quantization = quantization_of(config_file, settings)
@@ -111,8 +111,7 @@ def load(
     _convert(hf_model, torch_dtype, None if spread else torch_device, bool(quantization))
     if quantization:
         quantization = description_of(hf_model, quantization)
-    # Not the tokenizer's end of text: chat models end their turns with other tokens.
-    end_ids = hf_model.generation_config.eos_token_id
+    end_ids = _end_ids(checkpoint.path, hf_model.generation_config, vocabulary)
     try:
         expected = reference(hf_model)
     except RuntimeError as error:  # Layers made for another dtype.
@@ -123,12 +122,7 @@ def load(
     model = _built(chosen_backend, hf_model, tokenizer, checkpoint.path)
     model.quantization = quantization
     model.abilities = check(chosen_backend, model, expected)
-    model.eos_token_ids = frozenset(end_ids if isinstance(end_ids, list) else [end_ids]) - {None}
-    if strange := [end for end in model.eos_token_ids if end not in range(vocabulary)]:
-        raise ValueError(
-            f"{checkpoint.path}: its generation config ends at eos_token_id {strange[0]!r}; "
-            f"expected ids of the vocabulary, from 0 to {vocabulary - 1}"
-        )
+    model.eos_token_ids = end_ids
     return model
 
 
@@ -137,8 +131,9 @@ def load_outline(
 ) -> Any:
     """A model without its weights: it has the checkpoint's hooks and tokenizer, but cannot run.
 
-    It tells which settings fit a model, from the checkpoint's small files only. Its tensors have
-    shapes and no values.
+    It tells which settings fit a model, from the checkpoint's small files only, and stands for the
+    model where another engine runs it. Its tensors have shapes and no values; `eos_token_ids` are
+    those of the loaded model.
 
     Args:
         name: As in `load`; for a Hugging Face id only the small files are downloaded, unless they
@@ -152,14 +147,17 @@ def load_outline(
         FileNotFoundError: If the folder or its config is missing.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     if backend != "auto":
         get_backend(backend)
-    checkpoint = _opened(name, gguf_file)
+    checkpoint = opened(name, gguf_file)
     settings, config = checkpoint.settings(), checkpoint.config()
     tokenizer = _tokenizer(checkpoint, think)
     chosen_backend = choose_backend(checkpoint.config_file, backend, settings, config)
+    generation_config = GenerationConfig.from_model_config(config)
+    if (checkpoint.path / GENERATION_CONFIG).is_file():
+        generation_config = GenerationConfig.from_pretrained(checkpoint.path)
 
     def build(device: str) -> Any:
         with torch.device(device), blaming(checkpoint.config_file):
@@ -169,9 +167,30 @@ def load_outline(
             return chosen_backend.build(hf_model, tokenizer)
 
     try:
-        return build("meta")
+        outline = build("meta")
     except NotImplementedError:  # the bridge splits GPT-2's fused projections, which needs values
-        return build("cpu")
+        outline = build("cpu")
+    vocabulary = config.get_text_config().vocab_size
+    outline.eos_token_ids = _end_ids(checkpoint.path, generation_config, vocabulary)
+    return outline
+
+
+def _end_ids(path: Path, generation_config: Any, vocabulary: int) -> frozenset[int]:
+    """The tokens that end a generation, as a checkpoint's generation config says.
+
+    They are not the tokenizer's end of text: chat models end their turns with other tokens.
+
+    Raises:
+        ValueError: If one is not in the vocabulary.
+    """
+    ends = generation_config.eos_token_id
+    end_ids = frozenset(ends if isinstance(ends, list) else [ends]) - {None}
+    if strange := [end for end in end_ids if end not in range(vocabulary)]:
+        raise ValueError(
+            f"{path}: its generation config ends at eos_token_id {strange[0]!r}; "
+            f"expected ids of the vocabulary, from 0 to {vocabulary - 1}"
+        )
+    return end_ids
 
 
 def _built(backend: Backend, hf_model: Any, tokenizer: Any, path: Path) -> Any:
@@ -200,7 +219,7 @@ def load_tokenizer(name: str | Path, think: str = AUTO, *, gguf_file: str | None
         FileNotFoundError: If the folder is missing, or has no tokenizer files.
         OSError: If the Hugging Face hub cannot be reached, or does not give the files.
     """
-    checkpoint = _opened(name, gguf_file)
+    checkpoint = opened(name, gguf_file)
     tokenizer = _tokenizer(checkpoint, think)
     if tokenizer is None:
         raise FileNotFoundError(
@@ -209,7 +228,8 @@ def load_tokenizer(name: str | Path, think: str = AUTO, *, gguf_file: str | None
     return tokenizer
 
 
-def _opened(name: str | Path, gguf_file: str | None) -> FolderCheckpoint | GGUFCheckpoint:
+def opened(name: str | Path, gguf_file: str | None = None) -> FolderCheckpoint | GGUFCheckpoint:
+    """The checkpoint of a name, opened and not read; arguments and errors as of `load`."""
     path = find_checkpoint(name, gguf_file, TEXT_FILES)
     return FolderCheckpoint(path, name) if path.is_dir() else GGUFCheckpoint(path)
 

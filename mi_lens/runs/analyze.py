@@ -1,12 +1,14 @@
 """mi-lens analyze: generates traces, reads states, finds peaks and their words, in one run."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
 from mi_lens.common.records import set_aside_foreign, write_record
 from mi_lens.common.writing import only_writer, writing
-from mi_lens.generation.request import Plan
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.information.per_trace.peaks import (
     MINIMUM_STEPS,
@@ -19,7 +21,7 @@ from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
 from mi_lens.runs.config import AnalyzeConfig
-from mi_lens.runs.folder import open_run
+from mi_lens.runs.folder import open_run, record_reader
 from mi_lens.runs.generate import conditions_of, requests_of
 from mi_lens.runs.measure import Measurements, activations_path, measure_into
 from mi_lens.states.segments import widths
@@ -33,7 +35,8 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     Writes run.json, traces.jsonl, activations/ (one safetensors file per trace, unless
     `keep_states` is False), readings.jsonl, peaks.json, controls.json and thinking_tokens.json to
     `config.out`. Each result is written before the next begins; a run that was killed continues
-    where it stopped.
+    where it stopped. If another engine generates, it is closed, and then the model is loaded as a
+    HookedTransformer or TransformerBridge and reads the traces.
 
     Args:
         config: The settings of the run.
@@ -46,40 +49,65 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     """
     problems = config.load_problems(config.seed)
     _require_solutions(problems, config)
-    plan = Plan(config.load_model(config.model))
-    model = plan.model
-    hook_names = tuple(match_hook_names(model, config.hook_names or last_block_output(model)))
-    _require_states_at(model, hook_names)
-    requests = requests_of(config, plan, problems)
-    # All checks come before this line, so that a refused run leaves no folder.
-    folder = open_run(config, plan.fingerprint, problems, conditions_of(requests))
-    with only_writer(folder), writing(folder / "run.json"):
-        ids = list(map(plan.trace_id, requests))
-        set_aside_foreign(folder / "traces.jsonl", "id", ids)
-        set_aside_foreign(folder / "readings.jsonl", "trace", ids)
-        traces = generate_into(
-            folder, plan, requests, batch_size=config.batch_size, progress=progress
+    with closing(config.load_engine(config.model)) as engine:
+        plan = Plan(engine)
+        read_at = config.hook_names or last_block_output(plan.model)
+        hook_names = tuple(match_hook_names(plan.model, read_at))
+        _require_states_at(plan.model, hook_names)
+        requests = requests_of(config, plan, problems)
+        # All checks come before this line, so that a refused run leaves no folder.
+        folder = open_run(config, plan.fingerprint, engine.name, problems, conditions_of(requests))
+        with only_writer(folder), writing(folder / "run.json"):
+            return _analyze_into(folder, config, plan, requests, hook_names, progress)
+
+
+def _analyze_into(
+    folder: Path,
+    config: AnalyzeConfig,
+    plan: Plan,
+    requests: Sequence[Request],
+    hook_names: tuple[str, ...],
+    progress: bool,
+) -> Analysis:
+    ids = list(map(plan.trace_id, requests))
+    set_aside_foreign(folder / "traces.jsonl", "id", ids)
+    set_aside_foreign(folder / "readings.jsonl", "trace", ids)
+    traces = generate_into(folder, plan, requests, batch_size=config.batch_size, progress=progress)
+    reader = _reader(config, plan, folder)
+    model = reader.model
+    measurements = measure_into(folder, config, reader, traces, hook_names, progress=progress)
+    if not measurements:
+        raise ValueError(
+            f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
+            "max_new_tokens, or look at traces.jsonl for why the model stops at once"
         )
-        measurements = measure_into(folder, config, plan, traces, hook_names, progress=progress)
-        if not measurements:
-            raise ValueError(
-                f"none of {len(traces)} traces has {MINIMUM_STEPS} steps, which peaks need; raise "
-                "max_new_tokens, or look at traces.jsonl for why the model stops at once"
-            )
-        analysed = [trace for trace in traces if trace.id in measurements]
-        analysis = Analysis(
-            config=config,
-            traces=tuple(traces),
-            token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
-            hook_names=hook_names,
-            measurements=measurements,
-            tokens={
-                name: _tokens(config, model, analysed, measurements, name, folder)
-                for name in hook_names
-            },
-        )
-        _write_findings(analysis, folder)
+    analysed = [trace for trace in traces if trace.id in measurements]
+    analysis = Analysis(
+        config=config,
+        traces=tuple(traces),
+        token_strings=tuple(trace.token_strings(model.tokenizer) for trace in traces),
+        hook_names=hook_names,
+        measurements=measurements,
+        tokens={
+            name: _tokens(config, model, analysed, measurements, name, folder)
+            for name in hook_names
+        },
+    )
+    _write_findings(analysis, folder)
     return analysis
+
+
+def _reader(config: AnalyzeConfig, plan: Plan, folder: Path) -> Plan:
+    """The plan of the model that reads the traces: another one if another engine wrote them.
+
+    It is loaded once that engine has freed its memory; the folder keeps its fingerprint too.
+    """
+    if plan.engine.own:
+        return plan
+    plan.engine.close()
+    reader = Plan(config.load_model(config.model))
+    record_reader(folder, reader.fingerprint)
+    return reader
 
 
 def _require_states_at(model: Model, hook_names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -11,92 +11,10 @@ from mi_lens.common.checked_types import require_at_least, require_distinct, req
 from mi_lens.problems.endings import AnswerSite, Ending
 from mi_lens.problems.prompts import PromptStyle
 from mi_lens.problems.think_kinds import AUTO, require_think_kind
+from mi_lens.runs.settings import RunSettings
 
 if TYPE_CHECKING:  # torch is loaded when a run begins, not for --help
     from mi_lens.information.per_trace.peak_rules import PeakRule
-    from mi_lens.interventions.sampling import Sampling
-    from mi_lens.problems.problem import Problem
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """Settings of runs and sweeps: problems, prompts, sampling, and where the model runs.
-
-    Attributes:
-        problems: "pocket"; "grade-school", 20 word problems of our own; a benchmark of the hub
-            (gsm8k, math500, math-train, aime24, aime25, livecodebench, livecodebench-v5); or a file
-            of problems (JSON lines, CSV or Parquet).
-        limit: Number of problems; None takes all problems of a file, or 100 pocket problems.
-        split: Split of the pocket task or the benchmark (math-train has only train).
-        question_column: Column of the questions; None tries the names that benchmarks use.
-        answer_column: Column of the gold answers; None tries the names that benchmarks use.
-        style: Prompt style: the chat template, without or with its thinking switched on or off; the
-            raw question (paper 1); or SEAL's instruction.
-        max_new_tokens: Maximum number of generated tokens per trace.
-        temperature: Sampling temperature; 0 is greedy.
-        top_p: Keep the fewest likeliest tokens whose total probability reaches this.
-        top_k: Keep this many likeliest tokens; None keeps all.
-        min_p: Keep tokens at least this many times as likely as the likeliest.
-        stop: Texts that end a generation as soon as they are written.
-        backend: HookedTransformer or TransformerBridge; auto takes the first that has the model.
-        dtype: float32, bfloat16, float16 or float64; None takes float32 on a CPU, and the
-            checkpoint's dtype elsewhere and for quantised weights (`mi_lens.load`).
-        device: cpu or cuda; None takes cuda if there is one.
-        think: How the model marks its thinking: think, gpt-oss, magistral, open-thoughts or none;
-            auto finds it from the tokenizer and its chat template.
-    """
-
-    problems: str = "pocket"
-    limit: int | None = None
-    split: Literal["train", "validation", "test"] = "test"
-    question_column: str | None = None
-    answer_column: str | None = None
-    style: PromptStyle = "chat"
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int | None = None
-    min_p: float = 0.0
-    stop: tuple[str, ...] = ()
-    backend: Literal["auto", "hooked", "bridge"] = "auto"
-    dtype: str | None = None
-    device: str | None = None
-    think: str = AUTO
-
-    def __post_init__(self):
-        require_types(self)
-        require_think_kind(self.think)
-        require_at_least(self, limit=1, max_new_tokens=1, top_k=1)
-
-    def sampling(self) -> "Sampling":
-        """How tokens are drawn."""
-        from mi_lens.interventions.sampling import Sampling
-
-        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p)
-
-    def load_problems(self, seed: int = 0) -> "list[Problem]":
-        """Loads the problems; `seed` is used by the pocket task only."""
-        from mi_lens.problems.loading import load_problems
-
-        given = {"question": self.question_column, "answer": self.answer_column}
-        columns = {field: column for field, column in given.items() if column is not None}
-        return load_problems(
-            self.problems, limit=self.limit, split=self.split, seed=seed, columns=columns
-        )
-
-    def load_model(self, name: str) -> Any:
-        """Loads a model by name, as `mi_lens.load` does."""
-        from mi_lens.models.loading import load
-
-        return load(
-            name, backend=self.backend, dtype=self.dtype, device=self.device, think=self.think
-        )
-
-    def load_tokenizer(self, name: str) -> Any:
-        """Loads the tokenizer of a model by name, as `load_model` gives it to the model."""
-        from mi_lens.models.loading import load_tokenizer
-
-        return load_tokenizer(name, self.think)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """mi-lens evaluate: tries conditions on the same problems and writes the results to a folder."""
 
+from contextlib import closing
 from dataclasses import asdict
 
 from mi_lens.common.parquet import write_table
@@ -12,7 +13,7 @@ from mi_lens.evaluation.evaluate import (
     requests_of,
     require_names,
 )
-from mi_lens.generation.request import Plan
+from mi_lens.generation.plan import Plan
 from mi_lens.interventions.condition import Condition, parse_condition, parse_intervention
 from mi_lens.runs.config import EvaluateConfig
 from mi_lens.runs.folder import open_run
@@ -27,44 +28,45 @@ def run_evaluate(config: EvaluateConfig) -> Evaluation:
     """
     problems = config.load_problems(config.seed)
     conditions = conditions_of(config)
-    plan = Plan(config.load_model(config.model))
-    requests = requests_of(
-        problems,
-        conditions,
-        config.seeds,
-        style=config.style,
-        max_new_tokens=config.max_new_tokens,
-        stop=config.stop,
-    )
-    for index, request in enumerate(requests):
-        plan.job(index, request)  # fails, if it must, before the folder is created
-    folder = open_run(config, plan.fingerprint, problems, conditions)
-    with only_writer(folder), writing(folder / "run.json"):
-        evaluation = evaluate_with(
-            plan,
+    with closing(config.load_engine(config.model)) as engine:
+        plan = Plan(engine)
+        requests = requests_of(
             problems,
             conditions,
             config.seeds,
             style=config.style,
             max_new_tokens=config.max_new_tokens,
             stop=config.stop,
-            batch_size=config.batch_size,
-            folder=folder,
-            owns_folder=True,
         )
-        write_table(map(asdict, evaluation.results), folder / "results.parquet")
-        write_record(
-            folder / LAST_WRITTEN,
-            {
-                "setting": evaluation.setting,
-                "conditions": evaluation.conditions,
-                "results": file_checksum(folder / "results.parquet"),
-                "accuracy": {
-                    name: asdict(evaluation.arm(name).accuracy()) for name in evaluation.names
+        for index, request in enumerate(requests):
+            plan.job(index, request)  # fails, if it must, before the folder is created
+        folder = open_run(config, plan.fingerprint, engine.name, problems, conditions)
+        with only_writer(folder), writing(folder / "run.json"):
+            evaluation = evaluate_with(
+                plan,
+                problems,
+                conditions,
+                config.seeds,
+                style=config.style,
+                max_new_tokens=config.max_new_tokens,
+                stop=config.stop,
+                batch_size=config.batch_size,
+                folder=folder,
+                owns_folder=True,
+            )
+            write_table(map(asdict, evaluation.results), folder / "results.parquet")
+            write_record(
+                folder / LAST_WRITTEN,
+                {
+                    "setting": evaluation.setting,
+                    "conditions": evaluation.conditions,
+                    "results": file_checksum(folder / "results.parquet"),
+                    "accuracy": {
+                        name: asdict(evaluation.arm(name).accuracy()) for name in evaluation.names
+                    },
+                    "comparisons": [asdict(comparison) for comparison in evaluation.comparisons()],
                 },
-                "comparisons": [asdict(comparison) for comparison in evaluation.comparisons()],
-            },
-        )
+            )
     return evaluation
 
 

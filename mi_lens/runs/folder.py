@@ -28,6 +28,7 @@ from mi_lens.traces.trace_files import trace_from_row
 
 # These change where results are written and how fast, but not the results.
 IMMATERIAL = ("out", "batch_size")
+READER = "reader"  # In run.json: the model that reads traces of another engine.
 # What mi-lens writes to a folder of a run or a sweep.
 WRITTEN = {
     *("run.json", "traces.jsonl", "activations", "readings.jsonl", "peaks.json", "controls.json"),
@@ -44,6 +45,7 @@ def problems_record(problems: Sequence[Problem]) -> dict[str, Any]:
 def open_run(
     config: GenerateConfig,
     model_name: str,
+    engine: str,
     problems: Sequence[Problem],
     conditions: Sequence[Condition],
 ) -> Path:
@@ -52,6 +54,7 @@ def open_run(
     Args:
         config: The configuration of the run; `config.out` is the folder.
         model_name: The model's fingerprint.
+        engine: The name of the engine that generates.
         problems: The problems of the run.
         conditions: The conditions of the run. Their content counts, not only the texts that name
             them: a text may name a file of vectors.
@@ -65,6 +68,7 @@ def open_run(
         "command": type(config).__name__.removesuffix("Config").lower(),
         "config": {k: v for k, v in settings.items() if k not in IMMATERIAL},
         "model": model_name,
+        "engine": engine,
         "versions": versions(),
         "problems": problems_record(problems),
         "content of conditions": {c.name: content_hash(c.describe()) for c in conditions},
@@ -82,7 +86,7 @@ def begin_run(folder: Path, run: dict[str, Any]) -> Path:
     if begun is None:
         write_record(folder / "run.json", run)
     else:
-        changed = differences(begun, run)
+        changed = differences({k: v for k, v in begun.items() if k != READER}, run)
         if changed:
             changes = "; ".join(f"{name} was {a!r}, now {b!r}" for name, (a, b) in changed.items())
             raise FileExistsError(
@@ -90,6 +94,24 @@ def begin_run(folder: Path, run: dict[str, Any]) -> Path:
                 "folder"
             )
     return folder
+
+
+def record_reader(folder: Path, model_name: str) -> None:
+    """Writes into run.json which model reads the traces that another engine generated.
+
+    Its fingerprint is known only once the engine has freed the memory that the model needs.
+
+    Raises:
+        FileExistsError: If another model read traces of this run before.
+    """
+    run = read_record(folder)
+    if READER not in run:
+        write_record(folder / "run.json", run | {READER: model_name})
+    elif run[READER] != model_name:
+        raise FileExistsError(
+            f"{folder}: its traces were read by model {run[READER]}, and the model is now "
+            f"{model_name}; give another --out, or remove that folder"
+        )
 
 
 def begun_record(folder: Path, name: str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_lens.common.float64 import float64_device
 from mi_lens.common.progress import tracked
 from mi_lens.common.records import append_record, continue_records
-from mi_lens.generation.request import Plan
+from mi_lens.generation.plan import Plan
 from mi_lens.information.per_trace.measurement import (
     Measurement,
     Trajectory,

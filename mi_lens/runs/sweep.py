@@ -9,6 +9,7 @@ on disk are not computed again. The results of a sweep can be read from the fold
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from mi_lens.common.records import read_record, read_records, write_record
 from mi_lens.common.writing import writing
 from mi_lens.evaluation.evaluate import Evaluation, evaluate_with
 from mi_lens.evaluation.result import Result, whole_problems
-from mi_lens.generation.request import Plan, require_room
+from mi_lens.generation.engines.lookup import maker_of
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request, require_room
 from mi_lens.models.loading import load_outline
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.runs.settings import OWN
 from mi_lens.runs.sweep_folder import (
     DONE,
     Unit,
@@ -96,9 +100,15 @@ class Worker:
 
     def _plan(self, name: str) -> Plan:
         if self._prepared is None or self._prepared[0] != name:
-            self._prepared = None  # Frees the old model first: two may not fit in memory.
-            self._prepared = name, Plan(self.spec.load_model(name))
+            self.close()  # Frees the old model first: two may not fit in memory.
+            self._prepared = name, Plan(self.spec.load_engine(name))
         return self._prepared[1]
+
+    def close(self) -> None:
+        """Frees the model in memory, if there is one."""
+        if self._prepared is not None:
+            self._prepared[1].engine.close()
+        self._prepared = None
 
 
 def _require_same_inputs(unit: Unit, inputs: dict[str, Any]) -> None:
@@ -147,6 +157,7 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
     failed = []
     so_far = sweep_progress(folder)
     with (
+        closing(worker),
         writing(folder / "sweep.json"),
         Progress(so_far.expected, "sweep", "trace", progress, so_far.graded) as bar,
     ):
@@ -160,13 +171,15 @@ def run_sweep(spec: Spec, folder: Path, *, progress: bool = True) -> dict[str, E
 
 
 def require_fitting(spec: Spec, all_units: Sequence[Unit], problems: Sequence[Problem]) -> None:
-    """Refuses what does not fit a model of unfinished units, before weights are read.
+    """Refuses what does not fit the engine, or a model of unfinished units; reads no weights.
 
     Raises:
-        ValueError: If a layer, hook name, word or width of a condition does not fit, and the
-            message names near ones; or if a problem cannot be asked, or two have the same id.
+        ValueError: If a condition asks for what the engine does not do; if a layer, hook name,
+            word or width of a condition does not fit, and the message names near ones; or if a
+            problem cannot be asked, or two have the same id.
     """
     require_distinct("problems", [(problem.source, problem.id) for problem in problems])
+    _require_accepted(spec)
     for model in dict.fromkeys(unit.model for unit in all_units if not is_done(unit)):
         outline = load_outline(model, spec.backend, spec.think)
         for condition in spec.expand():
@@ -178,6 +191,18 @@ def require_fitting(spec: Spec, all_units: Sequence[Unit], problems: Sequence[Pr
                 except RuntimeError:  # it reads weights: the unit itself will bind it
                     continue
         _require_askable(outline, model, problems, spec.style)
+
+
+def _require_accepted(spec: Spec) -> None:
+    if spec.engine == OWN:  # It can do all.
+        return
+    for condition in spec.expand():
+        request = Request("", condition, spec.style, 0, spec.max_new_tokens, spec.stop)
+        if refused := maker_of(spec.engine).refusal(request):
+            raise ValueError(
+                f"condition {condition.name!r} asks for {refused}; engine {spec.engine!r} does not "
+                f"do this: leave it out, or use engine {OWN!r}"
+            )
 
 
 def _require_askable(

@@ -9,7 +9,7 @@ from typing import Any
 from mi_lens.common.checked_types import require_at_least, require_distinct
 from mi_lens.evaluation.result import Result
 from mi_lens.interventions.condition import Condition, parse_condition, recorded_condition
-from mi_lens.runs.config import RunSettings
+from mi_lens.runs.settings import RunSettings
 
 COLUMNS = {"model", *(field.name for field in fields(Result))}  # Of the table of results.
 
@@ -158,6 +158,6 @@ class RecordedSpec(Spec):
 
 
 def _frozen(key: str, value: Any) -> Any:
-    if key in ("conditions", "models", "seeds", "stop"):
+    if key in ("conditions", "models", "seeds", "stop", "engine_options"):
         return tuple(value) if isinstance(value, list) else (value,)
     return value

@@ -283,10 +283,17 @@ def states_at(
 def widths(model: Model, hook_names: Sequence[str]) -> dict[str, int]:
     """The width d of every hook name's activation, in order. The model reads a token to tell it.
 
+    The model may be an outline, whose states have a width and no values.
+
     Raises:
         ValueError: For the same reasons as `stream_states`.
     """
     if not hook_names:
         return {}
-    (states,) = last_states(model, [[0]], hook_names, [1])
-    return {name: states[name].shape[1] for name in hook_names}
+    found: dict[str, int] = {}
+
+    def note(row: int, name: str, states: Float[Tensor, "1 d"]) -> None:
+        found[name] = states.shape[1]
+
+    _watch(model, [[0]], hook_names, [[0]], note, None)
+    return {name: found[name] for name in hook_names}

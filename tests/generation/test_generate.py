@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mi_lens.generation.generate import generate, stream
-from mi_lens.generation.request import Plan, Request, end_of_text_ids
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.suppress import Suppress
@@ -91,7 +92,8 @@ def test_stops(tiny_model, monkeypatch):
     assert (full.stop_reason, full.token_ids) == ("context", free.token_ids[:4])
     monkeypatch.undo()
     monkeypatch.setattr(
-        "mi_lens.generation.generate.end_of_text_ids", lambda model: {free.token_ids[2]}
+        "mi_lens.generation.engines.transformer_lens.end_of_text_ids",
+        lambda model: {free.token_ids[2]},
     )
     (ended,) = generate(tiny_model, QUESTIONS[:1], max_new_tokens=8, progress=False)
     first = free.token_ids.index(free.token_ids[2])
@@ -181,7 +183,7 @@ def test_a_prompt_is_read_once(tiny_model, monkeypatch):
         read.append(text)
         return text, ids
 
-    monkeypatch.setattr("mi_lens.generation.request.encode_prompt", spy)
+    monkeypatch.setattr("mi_lens.generation.plan.encode_prompt", spy)
     requests = [
         Request(question, seed=seed, style=style, max_new_tokens=2)
         for question in ("Hi", Problem("p", "Hi", "2"), "2")

@@ -7,7 +7,8 @@ import torch
 
 from mi_lens.generation.generate import GenerationInterrupted, generate, stream
 from mi_lens.generation.loop import Decoder
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.protocol import Action, Intervention

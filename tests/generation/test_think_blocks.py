@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mi_lens.generation.generate import generate
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.information.across_problems.thought_gains import answer_bits, thought_gains
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue

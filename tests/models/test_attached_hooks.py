@@ -10,7 +10,8 @@ from mi_lens.evaluation.comparison import compare
 from mi_lens.evaluation.evaluate import evaluate
 from mi_lens.evaluation.graded_traces import arm_of_traces
 from mi_lens.generation.generate import generate, stream
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.steer import Steer

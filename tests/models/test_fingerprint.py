@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import mi_lens
 from mi_lens.common.provenance import DECODING, code_hash, versions
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.models.backends.lookup import NAMES, available
 from mi_lens.models.fingerprint import _checksum, model_fingerprint
 from mi_lens.models.loading import load
@@ -145,5 +146,5 @@ def test_code_that_decides_tokens_is_part_of_an_id(tiny_model, monkeypatch):
     plan = Plan(tiny_model)
     before = plan.trace_id(request)
     assert versions()["code"] == code_hash(*DECODING)
-    monkeypatch.setattr("mi_lens.generation.request.code_hash", lambda *parts: "another")
+    monkeypatch.setattr("mi_lens.generation.plan.code_hash", lambda *parts: "another")
     assert Plan(tiny_model).trace_id(request) != before

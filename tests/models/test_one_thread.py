@@ -7,7 +7,8 @@ import pytest
 
 import mi_lens
 from mi_lens.generation.generate import stream
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.models.one_thread import only_thread
 
 PROBLEMS = [mi_lens.Problem(id=str(i), question=f"{i} + 1?", answer=str(i + 1)) for i in range(3)]

@@ -16,7 +16,6 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 import mi_lens
-from mi_lens.generation.engines.hugging_face import generate_with_transformers
 from mi_lens.models.backends.lookup import available, backend_of
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load_outline
@@ -200,10 +199,10 @@ def test_every_record_of_a_model_says_that_it_is_quantised(quantised, tmp_path):
         model, problems, [mi_lens.Condition(name="baseline")], max_new_tokens=6, progress=False
     )
     assert evaluation.setting["model"] == fingerprint
-    (trace, _) = generate_with_transformers(
-        quantised, [mi_lens.Request(p, max_new_tokens=2) for p in problems]
-    )
+    engine = mi_lens.load_engine(quantised, "huggingface", device="cpu")
+    (trace, _) = mi_lens.generate(engine, problems, max_new_tokens=2, progress=False)
     assert f"{method['quant_method']} weights" in trace.condition.get("engine", "")
+    assert trace.model.endswith(fingerprint.partition(" ")[2])
 
 
 def test_plain_weights_are_not_marked(checkpoint):

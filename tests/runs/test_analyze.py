@@ -15,7 +15,7 @@ import torch
 import mi_lens.runs.measure
 from mi_lens.cli import main
 from mi_lens.common.files import read_jsonl, write_jsonl
-from mi_lens.common.records import write_record
+from mi_lens.common.records import read_record, write_record
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.peaks import find_peaks
 from mi_lens.models.fingerprint import model_fingerprint
@@ -29,6 +29,7 @@ from mi_lens.runs.generate import run_generate
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace_files import load_traces
+from tests.generation.engines.renamed import RenamedEngine
 from tests.processes import start
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
@@ -212,6 +213,63 @@ def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
     assert mine["peaks.json"] == undisturbed["peaks.json"]
     assert mine["thinking_tokens.json"] == undisturbed["thinking_tokens.json"]
     assert mine.keys() >= undisturbed.keys()
+
+
+@pytest.mark.slow
+def test_traces_of_another_engine_are_read_by_the_model(config, tmp_path):
+    """Killed when the first trace is there, and when the model has begun to read."""
+    out = tmp_path / "run"
+    other = replace(config, out=out, engine="huggingface")
+    command = ["analyze", "--out", str(out), "--engine", "huggingface"]
+    for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
+        command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
+    command += ["--hook-names", *HOOKS]
+    for sign in ("traces.jsonl", "activations/*.safetensors", None):
+        process = start(main, command)
+        while sign and process.is_alive() and not any(out.glob(sign)):
+            time.sleep(0.002)
+        if sign:
+            process.kill()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if sign else 0)
+    ours, theirs = analyze(config), analyze(other)
+    assert [t.token_ids for t in theirs.traces] == [t.token_ids for t in ours.traces]
+    for our, their in zip(ours.traces, theirs.traces, strict=True):
+        for name in HOOKS:
+            np.testing.assert_allclose(ours.mi(our, name), theirs.mi(their, name), rtol=1e-9)
+    run = read_record(out)
+    model = load(config.model, dtype="float64", device="cpu")
+    assert run["reader"] == model_fingerprint(model)
+    assert {trace.model for trace in theirs.traces} == {run["model"]}
+    assert run["model"] != run["reader"]
+    write_record(out / "run.json", {**run, "reader": "another"})
+    with pytest.raises(FileExistsError, match="its traces were read by model another, and the"):
+        analyze(other)
+    assert write_report([out], tmp_path / "page.html").exists()
+
+
+def test_the_model_that_reads_is_loaded_once_the_engine_is_closed(config, tmp_path, monkeypatch):
+    engines, loaded = [], load
+
+    def loading(name, engine, **settings):
+        engines.append(RenamedEngine(loaded(name, dtype="float64", device="cpu")))
+        return engines[-1]
+
+    def reading(name, **settings):
+        assert engines[-1].closed
+        return loaded(name, **settings)
+
+    monkeypatch.setattr("mi_lens.generation.engines.lookup.load_engine", loading)
+    monkeypatch.setattr("mi_lens.models.loading.load", reading)
+    recycled = replace(config, intervene=(RECYCLED,))
+    ours = analyze(replace(recycled, out=tmp_path / "ours", engine="vllm"))
+    monkeypatch.undo()
+    theirs = analyze(replace(recycled, out=tmp_path / "theirs"))
+    assert len(engines) == 1
+    for our, their in zip(ours.traces, theirs.traces, strict=True):
+        assert our.token_ids == their.token_ids
+        for name in HOOKS:
+            np.testing.assert_allclose(ours.mi(our, name), theirs.mi(their, name), rtol=1e-9)
 
 
 def test_a_torn_line_is_no_result(config, analysis, tmp_path):

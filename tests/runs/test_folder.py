@@ -9,7 +9,8 @@ import torch
 import mi_lens
 from mi_lens.common.files import read_jsonl, replacing, write_jsonl
 from mi_lens.generation.generate import generate
-from mi_lens.generation.request import Plan, Request
+from mi_lens.generation.plan import Plan
+from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
 from mi_lens.runs.config import EvaluateConfig, GenerateConfig
 from mi_lens.runs.evaluate import run_evaluate
@@ -71,21 +72,21 @@ def test_what_killed_runs_left_is_removed(tmp_path):
     config = GenerateConfig(out=tmp_path / "run")
     abandon(config.out / "run.json")
     assert len(list(config.out.iterdir())) == 1
-    open_run(config, "m", [], [])  # killed before run.json stood: the folder is still to begin
+    open_run(config, "m", "e", [], [])  # killed before run.json stood: the folder is still to begin
     assert [path.name for path in config.out.iterdir()] == ["run.json"]
     abandon(config.out / "report.html", config.out / "figures" / "words.svg")
     with replacing(config.out / "peaks.json") as ours:  # of a process that lives
-        open_run(config, "m", [], [])
+        open_run(config, "m", "e", [], [])
         assert set(config.out.rglob(".*")) == {ours}
 
 
 def test_two_processes_may_begin_a_run_together(tmp_path):
     config = GenerateConfig(out=tmp_path / "run")
     with replacing(config.out / "run.json") as partial:  # the other one's, which lives
-        open_run(config, "m", [], [])
+        open_run(config, "m", "e", [], [])
         assert partial.exists()
         partial.write_bytes((config.out / "run.json").read_bytes())
-    assert open_run(config, "m", [], []) == config.out
+    assert open_run(config, "m", "e", [], []) == config.out
 
 
 def test_problems_of_one_id_are_refused_before_anything_is_generated(checkpoint, tmp_path):

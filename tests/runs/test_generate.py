@@ -3,6 +3,7 @@ import json
 import pytest
 
 from mi_lens.cli import main
+from mi_lens.common.records import read_record
 from mi_lens.report.loading import read_runs
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.runs.generate import run_generate
@@ -43,6 +44,32 @@ def test_thinking_on_the_command_line(command, tmp_path):
     )
     with pytest.raises(FileExistsError, match=r"config\.think was 'none', now 'auto'; model was"):
         run_generate(config)
+
+
+def test_another_engine_on_the_command_line(command, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = [*command[:-2], "--out", str(out)]  # a backend is of our own loop
+    other = [*command, "--engine", "huggingface", "--engine-options", "attn_implementation='eager'"]
+    main(other)
+    (trace,) = load_traces(out / "traces.jsonl")
+    assert trace.condition.get("engine", "").endswith("attn_implementation='eager'")
+    run = read_record(out)
+    assert run["engine"] == trace.condition.get("engine")
+    assert run["config"]["engine_options"] == ["attn_implementation='eager'"]
+    main(other)  # is continued, and there is nothing to do
+    assert load_traces(out / "traces.jsonl") == [trace]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "config.engine was 'huggingface', now 'transformer_lens'" in capsys.readouterr().err
+    for refused, words in (
+        (["--intervene", "Suppress(['so'])"], "request 0 asks for interventions, which need hooks"),
+        (["--temperature", "0.5"], "request 0 asks for sampling"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*other, *refused, "--out", str(tmp_path / "refused")])
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "refused").exists()
 
 
 def test_an_unknown_kind_of_think_block_is_refused(tmp_path):

@@ -19,6 +19,8 @@ from mi_lens.problems.loading import load_problems
 from mi_lens.runs.sweep import Worker, results, run_sweep
 from mi_lens.runs.sweep_folder import open_sweep, sweep_progress, units, waiting
 from mi_lens.runs.sweep_spec import Spec
+from tests.generation.engines.renamed import RenamedEngine
+from tests.processes import start
 
 YAML = """
 models: {models}
@@ -239,6 +241,79 @@ def test_the_commands(folder, capsys):
     with pytest.raises(SystemExit):
         main(["status", str(folder / "nowhere")])
     assert "no such folder" in capsys.readouterr().err
+
+
+def spec_of(folder, **changes):
+    """A sweep of the baseline on Hugging Face's generate, as a file."""
+    settings = {
+        "models": list(Spec.read(folder / "spec.yaml").models),
+        "problems": str(folder / "problems.jsonl"),
+        "conditions": ["baseline"],
+        "engine": "huggingface",
+        "engine_options": ["attn_implementation='eager'"],
+        "max_new_tokens": 8,
+        "unit": 2,
+        "batch_size": 1,
+        "device": "cpu",
+    }
+    path = folder / "other.yaml"
+    path.write_text(json.dumps(settings | changes))  # JSON is YAML
+    return path
+
+
+@pytest.mark.slow
+def test_a_sweep_on_another_engine_goes_on_after_a_kill(folder):
+    path, killed = spec_of(folder), folder / "killed"
+    for sign in ("units/*/traces.jsonl", "units/*-000002/traces.jsonl", None):
+        process = start(main, ["sweep", str(path), "--out", str(killed)])
+        while sign and process.is_alive() and not any(killed.glob(sign)):
+            time.sleep(0.002)
+        if sign:
+            process.kill()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if sign else 0)
+    whole = run_sweep(Spec.read(path), folder / "whole")
+    assert rows(results(killed)) == rows(whole)
+    for unit in (folder / "whole" / "units").iterdir():
+        lines = [
+            sorted((out / "units" / unit.name / "traces.jsonl").read_text().splitlines())
+            for out in (killed, folder / "whole")
+        ]
+        assert lines[0] == lines[1]
+    ours = run_sweep(
+        replace(Spec.read(path), engine="transformer_lens", engine_options=()), folder / "ours"
+    )
+    for model, evaluation in whole.items():
+        assert [r.tokens for r in evaluation.results] == [r.tokens for r in ours[model].results]
+        assert evaluation.setting["engine"].endswith("attn_implementation='eager'")
+
+
+def test_what_an_engine_does_not_do_is_refused_before_the_folder_is_made(folder, monkeypatch):
+    monkeypatch.setattr("mi_lens.models.loading.load_outline", None)
+    spec = Spec.read(spec_of(folder, conditions=["baseline", "quiet=Suppress(['so'])"]))
+    with pytest.raises(ValueError, match="condition 'quiet' asks for interventions, which need"):
+        run_sweep(spec, folder / "out")
+    with pytest.raises(ValueError, match="condition 'baseline' asks for sampling"):
+        run_sweep(replace(Spec.read(spec_of(folder)), temperature=0.7), folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_an_engine_is_closed_before_the_next_is_loaded(folder, monkeypatch):
+    happened = []
+
+    def loading(name, engine, **settings):
+        happened.append(f"load {Path(name).name}")
+        loaded = RenamedEngine(load(name, device="cpu"))
+        loaded.name = engine
+        monkeypatch.setattr(loaded, "close", lambda: happened.append(f"close {Path(name).name}"))
+        return loaded
+
+    monkeypatch.setattr("mi_lens.generation.engines.lookup.load_engine", loading)
+    spec = Spec.read(spec_of(folder, engine_options=[]))
+    evaluations = run_sweep(spec, folder / "out")
+    first, second = (Path(model).name for model in spec.models)
+    assert happened == [f"load {first}", f"close {first}", f"load {second}", f"close {second}"]
+    assert {e.setting["engine"] for e in evaluations.values()} == {"huggingface"}
 
 
 @pytest.mark.slow

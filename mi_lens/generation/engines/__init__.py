@@ -1,1 +1,1 @@
-"""Other engines that generate traces; each has its own file."""
+"""What runs a model while it writes: our own loop and other engines, each in its own file."""
