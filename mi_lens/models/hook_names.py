@@ -10,6 +10,7 @@ from mi_lens.models.model import Model
 
 HookNames = str | Sequence[str] | Callable[[str], bool]  # Names, patterns, or a filter.
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
+RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")  # Between blocks.
 
 
 def block_output(layer: int) -> str:

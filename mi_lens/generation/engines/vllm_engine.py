@@ -1,67 +1,337 @@
-"""vLLM as an engine: it keeps the cache and schedules; our loop runs inside its workers."""
-import json, os, time
-from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+"""vLLM as an engine: it schedules and keeps the cache, and our loop runs inside its workers.
+
+Conditions mix in one batch, as everywhere; what a condition does, and which random numbers it draws
+by, is decided by the same code as in our own loop (`vllm_worker`).
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.generation.engines.vllm_worker.extension import KEY
 from mi_lens.generation.jobs import Job
-from mi_lens.generation.request import Request
+from mi_lens.generation.request import Request, end_of_text_ids
+from mi_lens.interventions.kinds import KINDS
+from mi_lens.interventions.steer import Steer
+from mi_lens.models.fingerprint import checkpoint_fingerprint
+from mi_lens.models.hook_names import RESIDUAL
+from mi_lens.models.loading import load_outline, opened
+from mi_lens.models.placement import default_dtype, parse_dtype
+from mi_lens.models.quantization import quantization_of
+from mi_lens.problems.think_kinds import AUTO
 
+TESTED = "0.32"  # The versions of vLLM whose insides `vllm_worker` knows.
 EXTENSION = "mi_lens.generation.engines.vllm_worker.extension.WorkerExtension"
+# What would change tokens behind our back, or run what our loop does not see.
+REFUSED = {
+    "async_scheduling": "a step must know the token of the step before",
+    "enable_lora": "adapters change layers that may run again",
+    "speculative_config": "drafted tokens are read before anything may act on them",
+    "worker_extension_cls": "this engine has its own",
+}
+CPU_CACHE = 2**30  # Bytes of the cache on a CPU, where vLLM would take most of the memory.
 
 
 class VLLMEngine:
-    def __init__(self, checkpoint, *, ends, dtype="float32", think="auto", **options):
-        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
-        import vllm
-        self.ends=ends
-        self.llm = vllm.LLM(model=str(checkpoint), dtype=dtype, enforce_eager=True, async_scheduling=False,
-            worker_extension_cls=EXTENSION, **options)
-        self.engine = self.llm.llm_engine
-        settings = {"checkpoint": str(checkpoint), "think": think, "end_ids": sorted(ends)}
-        print(self.engine.collective_rpc("mi_lens_begin", args=(json.dumps(settings),)))
+    """An `Engine` for every condition of this package's interventions, at vLLM's speed.
 
-    def run(self, jobs: Sequence[Job], requests: Sequence[Request], batch_size: int) -> Iterator[Job]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-        conditions = {}
-        running = {}
-        for job in jobs:
-            request = requests[job.index]
-            settings = request.condition.to_json()
-            key = content_hash(settings)
-            if key not in conditions:
-                conditions[key] = settings
-                self.engine.collective_rpc("mi_lens_conditions", args=(json.dumps({key: settings}),))
-            row = job.row
-            edits = any(a.hook_names or a.recycled_layer is not None for a in job.actions)
-            prompt = {"prompt_token_ids": [*row.prompt_ids, *row.token_ids]}
-            extra = {"condition": key, "seed": row.seed, "limit": row.limit, "prefix": len(row.token_ids), "index": job.index}
-            if edits:
-                prompt["cache_salt"] = content_hash(extra)
-            params = SamplingParams(temperature=0, max_tokens=row.limit-len(row.token_ids), detokenize=False,
-                output_kind=RequestOutputKind.DELTA, ignore_eos=True,
-                stop_token_ids=sorted(self.ends), extra_args={KEY: extra})
-            name = self.engine.add_request(f"{job.index}", prompt, params)
-            running[f"{job.index}"] = name, job
-        while running:
-            start = time.perf_counter()
-            outputs = self.engine.step()
-            share = (time.perf_counter()-start)/max(1,len(outputs))
-            ended = []
+    How many texts are read together is vLLM's own `max_num_seqs`; a `batch_size` does not count.
+    By default vLLM runs in processes of its own, which a script must allow for by having its work
+    under `if __name__ == "__main__"`; VLLM_ENABLE_V1_MULTIPROCESSING=0 keeps it in this one.
+
+    Args:
+        checkpoint: A name as `mi_lens.load` takes it, but no GGUF file.
+        dtype: float32, bfloat16 or float16; by default as `mi_lens.load` chooses.
+        device: None: the installed build of vLLM has its own.
+        think: See `mi_lens.load`.
+        **options: Those of `vllm.LLM`, such as tensor_parallel_size=2, max_model_len=8192,
+            max_num_seqs=64, kv_cache_memory_bytes=2**30 or distributed_executor_backend="ray".
+
+    Raises:
+        ImportError: If vLLM is not installed.
+        ValueError: If its version was not tested, or it cannot run the model in this way.
+        FileNotFoundError, OSError: For the reasons of `mi_lens.load`.
+    """
+
+    own = False
+
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        think: str = AUTO,
+        **options: Any,
+    ):
+        vllm = _vllm()
+        from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+
+        for name, reason in REFUSED.items():
+            if options.get(name):
+                raise ValueError(f"{name}={options[name]!r}: {reason}; leave it out")
+        found = opened(checkpoint)
+        if found.path.is_file():
+            raise ValueError(
+                f"{found.path}: vLLM is given folders of safetensors here, not GGUF files; load it "
+                "with mi_lens.load, or write it to a folder first"
+            )
+        settings = found.settings()
+        method = quantization_of(found.config_file, settings)
+        self.device = current_platform.device_type
+        if device is not None and torch.device(device).type != self.device:
+            raise ValueError(
+                f"device={str(device)!r}: the installed vLLM {vllm.__version__} runs on "
+                f"{self.device!r}; leave the device out, or install the build for yours"
+            )
+        wanted = (
+            default_dtype(settings, torch.device(self.device))
+            if dtype is None
+            else parse_dtype(dtype)
+        )
+        if wanted == torch.float64:
+            raise ValueError("dtype='float64': vLLM has no kernels for it; expected 'float32'")
+        found.require_weights()
+        self.dtype = str(wanted).removeprefix("torch.")
+        self.name = f"vllm {vllm.__version__}" + (f", {method} weights" if method else "")
+        self.model = load_outline(checkpoint, think=think)
+        self.fingerprint = checkpoint_fingerprint(
+            found.path, self.model.tokenizer, self.dtype, method
+        )
+        self._ends = frozenset(end_of_text_ids(self.model))
+        self._told: set[str] = set()  # The conditions that the workers know.
+        self._numbers = count()
+        options.setdefault("max_model_len", self.model.cfg.n_ctx)
+        if self.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
+            options.setdefault("kv_cache_memory_bytes", CPU_CACHE)
+        self._staged = options.get("pipeline_parallel_size", 1) > 1
+        self._llm: Any = _started(vllm, found.path, self.dtype, options)
+        self.model.cfg.n_ctx = self._llm.model_config.max_model_len
+        try:
+            begin = {"checkpoint": str(found.path), "think": think, "end_ids": sorted(self._ends)}
+            self._ask("mi_lens_begin", begin | {"process": os.getpid()})
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def refusal(request: Request) -> str | None:
+        """See `Engine.refusal`."""
+        for part in request.condition.interventions:
+            if KINDS.get(type(part).__name__) != type(part).__module__:
+                return f"{type(part).__name__}, a class of your own, which vLLM's workers lack"
+            if isinstance(part, Steer) and not RESIDUAL.fullmatch(str(part.hook_name)):
+                return (
+                    f"steering at {part.hook_name!r}, and on vLLM only the residual stream between "
+                    "blocks can be reached: hook_resid_post or hook_resid_pre"
+                )
+        return None
+
+    def run(
+        self, jobs: Sequence[Job], requests: Sequence[Request], batch_size: int
+    ) -> Iterator[Job]:
+        """See `Engine.run`.
+
+        Raises:
+            RuntimeError: If the engine was closed, or one of vLLM's processes died.
+        """
+        if self._llm is None:
+            raise RuntimeError(f"the engine {self.name} was closed; load it again")
+        self._require_stages(jobs)
+        self._tell(requests[job.index] for job in jobs)
+        engine, running = self._llm.llm_engine, {}
+        try:
+            for job in jobs:
+                name = f"mi_lens-{next(self._numbers)}"
+                running[name] = job, self._add(name, job, requests[job.index])
+            while running:
+                yield from self._step(running)
+        finally:
+            if running:  # The caller stopped, or something failed.
+                _forget(engine, self._ask, running)
+
+    def close(self) -> None:
+        """Ends vLLM's processes and frees its memory."""
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        llm.llm_engine.engine_core.shutdown()
+        if not llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend:
+            from vllm.distributed import (  # pyright: ignore[reportMissingImports]
+                cleanup_dist_env_and_memory,
+            )
+
+            cleanup_dist_env_and_memory()
+
+    def _ask(self, method: str, what: Any) -> list[Any]:
+        """What every worker answers; questions and answers are JSON."""
+        answers = self._llm.llm_engine.collective_rpc(method, args=(json.dumps(what),))
+        return [json.loads(answer) for answer in answers]
+
+    def _tell(self, requests: Iterator[Request]) -> None:
+        """Lets the workers know the conditions of requests, each once."""
+        new = {}
+        for condition in {id(r.condition): r.condition for r in requests}.values():
+            settings = condition.to_json()
+            name = content_hash(settings)
+            if name not in self._told:
+                new[name] = settings
+        if new:
+            self._ask("mi_lens_conditions", new)
+            self._told |= new.keys()
+
+    def _require_stages(self, jobs: Sequence[Job]) -> None:
+        recycling = [job for job in jobs if any(a.recycled_layer is not None for a in job.actions)]
+        if self._staged and recycling:
+            raise ValueError(
+                f"request {recycling[0].index} recycles a block, and with pipeline_parallel_size "
+                "above 1 the blocks lie in several processes, of which a candidate reaches only "
+                "the last; use tensor_parallel_size"
+            )
+
+    def _add(self, name: str, job: Job, request: Request) -> str:
+        """Gives vLLM a request; the name that it goes by inside."""
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
+            RequestOutputKind,
+        )
+
+        row = job.row
+        job.context = min(job.context, self.model.cfg.n_ctx)
+        extra = {
+            "condition": content_hash(request.condition.to_json()),
+            "index": job.index,
+            "limit": row.limit,
+            "prefix": len(row.token_ids),
+            "seed": row.seed,
+        }
+        prompt: dict[str, Any] = {"prompt_token_ids": [*row.prompt_ids, *row.token_ids]}
+        if any(action.hook_names or action.recycled_layer is not None for action in job.actions):
+            # Keys and values of changed states are for this request alone.
+            prompt["cache_salt"] = content_hash(extra)
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=row.limit - len(row.token_ids),
+            stop_token_ids=sorted(
+                self._ends | {stop for stop in job.stops if isinstance(stop, int)}
+            ),
+            ignore_eos=True,  # vLLM would add those that it finds.
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={KEY: extra},
+        )
+        return self._llm.llm_engine.add_request(name, prompt, sampling)
+
+    def _step(self, running: dict[str, tuple[Job, str]]) -> list[Job]:
+        """One step of vLLM's; takes what has ended out of what runs, and gives it back."""
+        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
+            EngineDeadError,
+        )
+
+        engine, start = self._llm.llm_engine, time.perf_counter()
+        try:
+            outputs = engine.step()
+            share = (time.perf_counter() - start) / max(len(outputs), 1)
+            ended, stopped = [], []
             for output in outputs:
-                name, job = running[output.request_id]
+                job, _ = running[output.request_id]
                 job.seconds += share
                 for token in output.outputs[0].token_ids:
-                    job.accept(token, self.ends)
-                if output.finished:
-                    assert job.stop_reason, output
+                    if job.stop_reason is None:
+                        job.accept(token, self._ends)
+                if job.stop_reason is not None:
                     ended.append(output.request_id)
-            if ended:
-                text, *_ = self.engine.collective_rpc("mi_lens_ended", args=(json.dumps([running[e][0] for e in ended]),))
-                for e, (failure, events) in zip(ended, json.loads(text)):
-                    job = running.pop(e)[1]
-                    job.row.events = events
-                    yield job
+                    if not output.finished:  # By a text, which vLLM does not look for.
+                        stopped.append(output.request_id)
+            if stopped:
+                engine.abort_request(stopped)
+            if not ended:
+                return []
+            notes = self._ask("mi_lens_ended", [running[name][1] for name in ended])
+        except EngineDeadError as error:
+            running.clear()
+            self.close()
+            raise RuntimeError(
+                f"a process of the engine {self.name} died; its last messages say why. Traces that "
+                "had ended are kept; run the same again to go on"
+            ) from error
+        jobs = [running.pop(name)[0] for name in ended]
+        for job, of_workers in zip(jobs, zip(*notes, strict=True), strict=True):
+            _take_notes(job, of_workers)
+        return jobs
+
+
+def _vllm() -> Any:
+    """The module, if it is there in a version that was tested."""
+    try:
+        import vllm  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ImportError(
+            "vLLM is not installed; pip install vllm, or use another engine"
+        ) from None
+    if not vllm.__version__.startswith(f"{TESTED}."):
+        raise ValueError(
+            f"vLLM {vllm.__version__} is installed, and interventions reach into its workers, "
+            f"whose insides change; expected {TESTED}.x: pip install 'vllm=={TESTED}.*'"
+        )
+    if os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("0", "false"):
+        raise ValueError("VLLM_USE_V2_MODEL_RUNNER is set; interventions need the first one: unset")
+    return vllm
+
+
+def _started(vllm: Any, path: Path, dtype: str, options: Mapping[str, Any]) -> Any:
+    """VLLM with a checkpoint.
+
+    Raises:
+        ValueError: If it cannot start, or the model reads more than text.
+    """
+    arguments = {
+        "enforce_eager": True,
+        "skip_tokenizer_init": True,
+        **options,
+        "model": str(path),
+        "dtype": dtype,
+        "async_scheduling": False,
+        "worker_extension_cls": EXTENSION,
+        "trust_remote_code": False,
+    }
+    config = vllm.EngineArgs(**arguments).create_model_config()
+    if config.is_multimodal_model:
+        raise ValueError(
+            f"{path}: a model of text with images or sound ({config.architecture}); expected a "
+            "language model"
+        )
+    try:
+        return vllm.LLM(**arguments)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"vLLM did not start with {path}, max_model_len={options.get('max_model_len')}: "
+            f"{error}. If its messages above speak of too little memory for the cache, give a "
+            "smaller max_model_len, or more by kv_cache_memory_bytes or gpu_memory_utilization"
+        ) from error
+
+
+def _forget(engine: Any, ask: Any, running: Mapping[str, tuple[Job, str]]) -> None:
+    """Takes requests back that did not end."""
+    engine.abort_request(list(running))
+    ask("mi_lens_ended", [name for _, name in running.values()])
+
+
+def _take_notes(job: Job, of_workers: Sequence[Any]) -> None:
+    """Puts the events that workers noted on a job; all note the same, unless layers are spread."""
+    failures = [note[0] for note in of_workers if note is not None and note[0]]
+    if failures:
+        raise ValueError(failures[0])
+    written = len(job.row.token_ids)
+    events = [event for event in of_workers[0][1] if event["step"] < written]
+    for event in events:
+        if "last" in event:  # It may have read a token that a stop text made the last.
+            event["last"] = min(event["last"], written - 1)
+    job.row.events = events

@@ -41,9 +41,10 @@ class WorkerExtension:
         )
         return json.dumps({"layers": list(self.mi_lens_loop.layers.blocks)})
 
-    def mi_lens_conditions(self, conditions: str) -> None:
-        """Takes conditions by their names, which requests then refer to."""
+    def mi_lens_conditions(self, conditions: str) -> str:
+        """Takes conditions by their names, which requests then refer to; answers null."""
         self.mi_lens_requests.take(json.loads(conditions))
+        return "null"
 
     def mi_lens_ended(self, requests: str) -> str:
         """Forgets requests, and gives what actions noted on each: a list of events, or an error."""

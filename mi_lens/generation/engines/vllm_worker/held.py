@@ -100,7 +100,9 @@ class Reading:
                 if known:
                     parts.append(action.edit_again(name, states[:, :known], self.rewound, first))
                 if known < states.shape[1]:
-                    parts.append(self._prompt_edited(action, name, states[:, known:], first + known))
+                    parts.append(
+                        self._prompt_edited(action, name, states[:, known:], first + known)
+                    )
                 states = torch.cat(parts, dim=1)
         return states[0]
 

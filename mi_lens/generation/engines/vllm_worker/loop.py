@@ -51,7 +51,7 @@ class WorkerLoop:
             layer.register_forward_hook(partial(self._after, number))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """vLLM's pass over the tokens of a step."""
+        """VLLM's pass over the tokens of a step."""
         from vllm.forward_context import (  # pyright: ignore[reportMissingImports]
             get_forward_context,
         )
@@ -106,7 +106,9 @@ class WorkerLoop:
             if reading.old and reading.recycled.get(layer):
                 self._read_again(step, layer, reading, stream)
         self._edit(step, name, stream, layer)
-        if any(may_recycle(a, layer, "candidate") for j in step.emitting.view.jobs for a in j.actions):
+        if any(
+            may_recycle(a, layer, "candidate") for j in step.emitting.view.jobs for a in j.actions
+        ):
             step.outputs[layer] = stream.at(step.emitting.tokens)
 
     def _edit(self, step: Step, name: str, stream: Stream, layer: int | None = None) -> None:
@@ -241,5 +243,3 @@ def _edit_all(view: View, name: str, stream: Stream) -> None:
         edited = _edited(view, name, states)
         if edited is not states:
             stream.put(everything, edited)
-
-

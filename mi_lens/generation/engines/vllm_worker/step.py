@@ -68,9 +68,7 @@ class Step:
 
     def __post_init__(self):
         actions = {
-            id(action): action
-            for reading in self.readings
-            for action in reading.held.job.actions
+            id(action): action for reading in self.readings for action in reading.held.job.actions
         }
         self.recycled = {action.recycled_layer for action in actions.values()} - {None}
         self.hook_names = {name for action in actions.values() for name in action.hook_names}
