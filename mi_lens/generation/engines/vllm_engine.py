@@ -6,6 +6,7 @@ by, is decided by the same code as in our own loop (`vllm_worker`).
 
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -15,7 +16,14 @@ from typing import Any
 import torch
 
 from mi_lens.common.provenance import content_hash
-from mi_lens.generation.engines.vllm_worker.extension import KEY
+from mi_lens.generation.engines.vllm_start import (
+    CPU_CACHE,
+    require_options,
+    started,
+    tested_vllm,
+    watched_layers,
+)
+from mi_lens.generation.engines.vllm_worker.wire import KEY
 from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.kinds import KINDS
@@ -26,17 +34,6 @@ from mi_lens.models.loading import load_outline, opened
 from mi_lens.models.placement import default_dtype, parse_dtype
 from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.think_kinds import AUTO
-
-TESTED = "0.32"  # The versions of vLLM whose insides `vllm_worker` knows.
-EXTENSION = "mi_lens.generation.engines.vllm_worker.extension.WorkerExtension"
-# What would change tokens behind our back, or run what our loop does not see.
-REFUSED = {
-    "async_scheduling": "a step must know the token of the step before",
-    "enable_lora": "adapters change layers that may run again",
-    "speculative_config": "drafted tokens are read before anything may act on them",
-    "worker_extension_cls": "this engine has its own",
-}
-CPU_CACHE = 2**30  # Bytes of the cache on a CPU, where vLLM would take most of the memory.
 
 
 class VLLMEngine:
@@ -51,6 +48,10 @@ class VLLMEngine:
         dtype: float32, bfloat16 or float16; by default as `mi_lens.load` chooses.
         device: None: the installed build of vLLM has its own.
         think: See `mi_lens.load`.
+        compiled: None runs the model eagerly, and interventions reach every block. Hook names let
+            vLLM compile it, and record CUDA graphs on a GPU: only at these hook names and blocks
+            can states be changed or blocks run again. An empty list leaves the interventions that
+            act on logits and tokens.
         **options: Those of `vllm.LLM`, such as tensor_parallel_size=2, max_model_len=8192,
             max_num_seqs=64, kv_cache_memory_bytes=2**30 or distributed_executor_backend="ray".
 
@@ -69,14 +70,13 @@ class VLLMEngine:
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
         think: str = AUTO,
+        compiled: Sequence[str] | None = None,
         **options: Any,
     ):
-        vllm = _vllm()
+        vllm = tested_vllm()
         from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
 
-        for name, reason in REFUSED.items():
-            if options.get(name):
-                raise ValueError(f"{name}={options[name]!r}: {reason}; leave it out")
+        require_options(options)
         found = opened(checkpoint)
         if found.path.is_file():
             raise ValueError(
@@ -112,11 +112,20 @@ class VLLMEngine:
         if self.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             options.setdefault("kv_cache_memory_bytes", CPU_CACHE)
         self._staged = options.get("pipeline_parallel_size", 1) > 1
-        self._llm: Any = _started(vllm, found.path, self.dtype, options)
+        self._watched = None if compiled is None else set(watched_layers(compiled))
+        self._llm: Any = started(vllm, found.path, self.dtype, compiled, options)
         self.model.cfg.n_ctx = self._llm.model_config.max_model_len
         try:
-            begin = {"checkpoint": str(found.path), "think": think, "end_ids": sorted(self._ends)}
-            self._ask("mi_lens_begin", begin | {"process": os.getpid()})
+            self._ask(
+                "mi_lens_begin",
+                {
+                    "checkpoint": str(found.path),
+                    "think": think,
+                    "end_ids": sorted(self._ends),
+                    "host": socket.gethostname(),
+                    "process": os.getpid(),
+                },
+            )
         except BaseException:
             self.close()
             raise
@@ -144,7 +153,7 @@ class VLLMEngine:
         """
         if self._llm is None:
             raise RuntimeError(f"the engine {self.name} was closed; load it again")
-        self._require_stages(jobs)
+        self._require_within_reach(jobs)
         self._tell(requests[job.index] for job in jobs)
         engine, running = self._llm.llm_engine, {}
         try:
@@ -187,14 +196,24 @@ class VLLMEngine:
             self._ask("mi_lens_conditions", new)
             self._told |= new.keys()
 
-    def _require_stages(self, jobs: Sequence[Job]) -> None:
-        recycling = [job for job in jobs if any(a.recycled_layer is not None for a in job.actions)]
-        if self._staged and recycling:
-            raise ValueError(
-                f"request {recycling[0].index} recycles a block, and with pipeline_parallel_size "
-                "above 1 the blocks lie in several processes, of which a candidate reaches only "
-                "the last; use tensor_parallel_size"
-            )
+    def _require_within_reach(self, jobs: Sequence[Job]) -> None:
+        """Refuses what this engine in particular cannot do."""
+        for job in jobs:
+            recycled = {action.recycled_layer for action in job.actions} - {None}
+            edited = {name for action in job.actions for name in action.hook_names}
+            if self._staged and recycled:
+                raise ValueError(
+                    f"request {job.index} recycles a block, and with pipeline_parallel_size above "
+                    "1 the blocks lie in several processes, of which a candidate reaches only the "
+                    "last; use tensor_parallel_size"
+                )
+            missing = recycled | set(watched_layers(sorted(edited)))
+            if self._watched is not None and (missing := missing - self._watched):
+                raise ValueError(
+                    f"request {job.index} acts at blocks {sorted(missing)}, and the model was "
+                    f"compiled for {sorted(self._watched)}; name their outputs in compiled=, or "
+                    "leave it out"
+                )
 
     def _add(self, name: str, job: Job, request: Request) -> str:
         """Gives vLLM a request; the name that it goes by inside."""
@@ -255,6 +274,8 @@ class VLLMEngine:
             if not ended:
                 return []
             notes = self._ask("mi_lens_ended", [running[name][1] for name in ended])
+            # Processes of one stage hold the same blocks' rows, and note the same.
+            notes = notes[:: engine.vllm_config.parallel_config.tensor_parallel_size]
         except EngineDeadError as error:
             running.clear()
             self.close()
@@ -268,70 +289,24 @@ class VLLMEngine:
         return jobs
 
 
-def _vllm() -> Any:
-    """The module, if it is there in a version that was tested."""
-    try:
-        import vllm  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ImportError(
-            "vLLM is not installed; pip install vllm, or use another engine"
-        ) from None
-    if not vllm.__version__.startswith(f"{TESTED}."):
-        raise ValueError(
-            f"vLLM {vllm.__version__} is installed, and interventions reach into its workers, "
-            f"whose insides change; expected {TESTED}.x: pip install 'vllm=={TESTED}.*'"
-        )
-    if os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("0", "false"):
-        raise ValueError("VLLM_USE_V2_MODEL_RUNNER is set; interventions need the first one: unset")
-    return vllm
-
-
-def _started(vllm: Any, path: Path, dtype: str, options: Mapping[str, Any]) -> Any:
-    """VLLM with a checkpoint.
-
-    Raises:
-        ValueError: If it cannot start, or the model reads more than text.
-    """
-    arguments = {
-        "enforce_eager": True,
-        "skip_tokenizer_init": True,
-        **options,
-        "model": str(path),
-        "dtype": dtype,
-        "async_scheduling": False,
-        "worker_extension_cls": EXTENSION,
-        "trust_remote_code": False,
-    }
-    config = vllm.EngineArgs(**arguments).create_model_config()
-    if config.is_multimodal_model:
-        raise ValueError(
-            f"{path}: a model of text with images or sound ({config.architecture}); expected a "
-            "language model"
-        )
-    try:
-        return vllm.LLM(**arguments)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"vLLM did not start with {path}, max_model_len={options.get('max_model_len')}: "
-            f"{error}. If its messages above speak of too little memory for the cache, give a "
-            "smaller max_model_len, or more by kv_cache_memory_bytes or gpu_memory_utilization"
-        ) from error
-
-
 def _forget(engine: Any, ask: Any, running: Mapping[str, tuple[Job, str]]) -> None:
     """Takes requests back that did not end."""
     engine.abort_request(list(running))
     ask("mi_lens_ended", [name for _, name in running.values()])
 
 
-def _take_notes(job: Job, of_workers: Sequence[Any]) -> None:
-    """Puts the events that workers noted on a job; all note the same, unless layers are spread."""
-    failures = [note[0] for note in of_workers if note is not None and note[0]]
+def _take_notes(job: Job, of_stages: Sequence[Any]) -> None:
+    """Puts the events that workers noted on a job: those of the first blocks come first."""
+    failures = [note[0] for note in of_stages if note is not None and note[0]]
     if failures:
         raise ValueError(failures[0])
+    events = [event for note in of_stages if note is not None for event in note[1]]
     written = len(job.row.token_ids)
-    events = [event for event in of_workers[0][1] if event["step"] < written]
-    for event in events:
-        if "last" in event:  # It may have read a token that a stop text made the last.
+    # The sort is stable, and the first step reads the whole prompt, whose steps are below 0.
+    kept = [event for event in events if event["step"] < written]
+    if len(of_stages) > 1:
+        kept.sort(key=lambda event: max(event["step"], 0))
+    for event in kept:
+        if "last" in event:  # A token was read that a stop text made the last.
             event["last"] = min(event["last"], written - 1)
-    job.row.events = events
+    job.row.events = kept

@@ -1,20 +1,21 @@
 """What vLLM's worker processes are asked for from outside; all that goes over the wire is JSON."""
 
 import json
+import socket
 from typing import Any
 
 import torch
 
 from mi_lens.generation.engines.vllm_worker.held import Held
 from mi_lens.generation.engines.vllm_worker.loop import WorkerLoop
+from mi_lens.generation.engines.vllm_worker.parent import end_with
+from mi_lens.generation.engines.vllm_worker.wire import KEY
 from mi_lens.generation.jobs import Job
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.loading import load_outline
-
-KEY = "mi_lens"  # In the extra arguments of a request.
 
 
 class WorkerExtension:
@@ -26,12 +27,15 @@ class WorkerExtension:
         """Puts our loop into this worker.
 
         Args:
-            settings: The checkpoint, its kind of think block, and the ids that end a generation.
+            settings: The checkpoint, its kind of think block, the ids that end a generation, and
+                the host and process that ask: this worker ends when they do.
 
         Returns:
             A JSON object: which layers lie here, and how far a text may go.
         """
         given = json.loads(settings)
+        if given["host"] == socket.gethostname():
+            end_with(given["process"])
         runner = self.model_runner
         outline = load_outline(given["checkpoint"], "auto", given["think"])
         outline.cfg.dtype = runner.model_config.dtype
@@ -39,7 +43,13 @@ class WorkerExtension:
         self.mi_lens_loop = WorkerLoop(
             runner, self.mi_lens_requests.hold, frozenset(given["end_ids"])
         )
+        self.mi_lens_watch()
         return json.dumps({"layers": list(self.mi_lens_loop.layers.blocks)})
+
+    def mi_lens_watch(self) -> None:
+        """Lets the loop act before and after every layer."""
+        layers = self.mi_lens_loop.layers
+        layers.watch(layers.blocks, self.mi_lens_loop.act)
 
     def mi_lens_conditions(self, conditions: str) -> str:
         """Takes conditions by their names, which requests then refer to; answers null."""

@@ -4,6 +4,7 @@ vLLM may read a prompt in chunks, and may read a text again that it dropped from
 actions did to states at the first reading they do again at every later one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -33,6 +34,11 @@ class Held:
     read: int = 0
     failure: str = ""
 
+    def catch_up(self, drawn: Sequence[int]) -> None:
+        """Takes over tokens that another process drew, where layers lie in several."""
+        row = self.job.row
+        row.token_ids += drawn[len(row.prompt_ids) + len(row.token_ids) - self.prompt :]
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -42,12 +48,14 @@ class Reading:
         held: The request.
         piece: The positions.
         old: How many of them, from the first on, were read before.
+        decodes: Whether the last of them is that of a generated token, read for the first time.
         emits: Whether the last of them gives a token.
     """
 
     held: Held
     piece: Piece
     old: int
+    decodes: bool
     emits: bool
 
     @property
@@ -56,11 +64,6 @@ class Reading:
         piece = self.piece
         behind = piece.count - 1
         return Piece(piece.place, piece.start + behind, piece.first + behind)
-
-    @property
-    def decodes(self) -> bool:
-        """Whether the last position is that of a generated token, read for the first time."""
-        return self.piece.stop > max(self.held.prompt, self.held.read)
 
     @property
     def chunk(self) -> Piece | None:

@@ -6,6 +6,7 @@ layer is given no second tensor, and layers of some models have none.
 """
 
 import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 KNOWN = {"positions", "hidden_states", "residual"}  # The arguments that layers are given.
+# What is called with a layer's stream, its number, and whether this is before it runs.
+Act = Callable[[Tensor, Tensor | None, int, bool], None]
 
 
 @dataclass
@@ -79,7 +82,7 @@ class Layers:
             for number, layer in enumerate(layers)
             if not isinstance(layer, PPMissingLayer)
         }
-        self._arguments: dict[int, list[str]] = {}
+        self._arguments: dict[int, list[str]] = {}  # In the order in which a layer takes them.
         for number, layer in self.blocks.items():
             parameters = inspect.signature(type(layer).forward).parameters
             names = [name for name in parameters if name != "self"]
@@ -95,13 +98,17 @@ class Layers:
                 )
             self._arguments[number] = [name for name in names if name in KNOWN]
 
-    def stream_before(self, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stream:
-        """The stream that a layer is called with."""
-        given = dict(zip(self._arguments[layer], args, strict=False)) | kwargs
-        return Stream(given["hidden_states"], given.get("residual"))
+    def watch(self, numbers: Iterable[int], act: Act) -> None:
+        """Lets `act` see and change the stream before and after layers, whenever they are called.
+
+        A layer is watched at most once. `run` calls it as it was.
+        """
+        for number in numbers:
+            layer = self.blocks[number]
+            layer.forward = _watched(layer.forward, self._arguments[number], number, act)
 
     def run(self, layer: int, positions: Int[Tensor, " tokens"], stream: Stream) -> Stream:
-        """What a layer makes of a stream, whose tensors it may use up; no hook fires.
+        """What a layer makes of a stream, whose tensors it may use up; nothing acts on it.
 
         The forward context says what the layer attends to.
         """
@@ -111,7 +118,8 @@ class Layers:
             "residual": stream.residual,
         }
         arguments = {name: given[name] for name in self._arguments[layer]}
-        return Stream.of(self.blocks[layer].forward(**arguments))
+        block = self.blocks[layer]
+        return Stream.of(type(block).forward(block, **arguments))
 
     def logits(self, stream: Stream) -> Float[Tensor, "tokens d_vocab"]:
         """The logits of a stream behind the last layer."""
@@ -120,3 +128,17 @@ class Layers:
         else:
             normed, _ = self.norm(stream.hidden, stream.residual)
         return self.model.compute_logits(normed)
+
+
+def _watched(forward: Any, arguments: list[str], number: int, act: Act) -> Any:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(arguments, args, strict=False)) | kwargs
+        act(given["hidden_states"], given.get("residual"), number, True)
+        output = forward(*args, **kwargs)
+        if isinstance(output, tuple):
+            act(output[0], output[1], number, False)
+        else:
+            act(output, None, number, False)
+        return output
+
+    return watched

@@ -6,7 +6,6 @@ sampling.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -46,9 +45,6 @@ class WorkerLoop:
         self._forward = runner._model_forward
         runner._model_forward = self.forward
         runner._sample = self.sample
-        for number, layer in self.layers.blocks.items():
-            layer.register_forward_pre_hook(partial(self._before, number), with_kwargs=True)
-            layer.register_forward_hook(partial(self._after, number))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """VLLM's pass over the tokens of a step."""
@@ -61,10 +57,13 @@ class WorkerLoop:
                 self.held[name] = self.hold(name)
         self.step = step_of(self.runner, self.held, self._views, get_forward_context())
         try:
-            return self._forward(*args, **kwargs)
+            output = self._forward(*args, **kwargs)
         except BaseException:
             self.step = None
             raise
+        for reading in self.step.readings:
+            reading.held.read = max(reading.held.read, reading.piece.stop)
+        return output
 
     def sample(self, logits: Float[Tensor, "requests d_vocab"], _drafts: Any) -> Any:
         """In place of vLLM's sampling: the token of every request."""
@@ -72,43 +71,52 @@ class WorkerLoop:
 
         step, self.step = self.step, None
         assert step is not None
-        emitting = step.emitting
         tokens = [0] * len(step.readings)
-        if emitting.pieces:
-            places = tuple(piece.place for piece in emitting.pieces)
-            whole = len(places) == len(step.readings)
-            draw(emitting.view, logits if whole else logits[on_device(places, logits.device)])
-            self._recycle_candidates(step)
-            for place, job in zip(places, emitting.view.jobs, strict=True):
-                tokens[place] = accept(job, self.end_ids)
-        for reading in step.readings:
-            reading.held.read = max(reading.held.read, reading.piece.stop)
+        if step.emitting.pieces:
+            for piece, token in zip(step.emitting.pieces, self._drawn(step, logits), strict=True):
+                tokens[piece.place] = token
         drawn = torch.tensor(tokens, dtype=torch.int32, device=logits.device)[:, None]
         return SamplerOutput(sampled_token_ids=drawn, logprobs_tensors=None)
 
-    def _before(self, layer: int, module: Any, args: Any, kwargs: Any) -> None:
-        """Before a layer: edits of its input, which is kept if the layer may run again."""
-        step, name = self.step, f"blocks.{layer}.hook_resid_pre"
-        if step is None or not (name in step.hook_names or layer in step.recycled):
-            return
-        stream = self.layers.stream_before(layer, args, kwargs)
-        self._edit(step, name, stream)
+    def _drawn(self, step: Step, logits: Float[Tensor, "requests d_vocab"]) -> list[int]:
+        """The tokens of the requests that draw one."""
+        emitting = step.emitting
+        places = tuple(piece.place for piece in emitting.pieces)
+        whole = len(places) == len(step.readings)
+        try:
+            draw(emitting.view, logits if whole else logits[on_device(places, logits.device)])
+            self._recycle_candidates(step)
+        except ValueError as error:  # No process of vLLM's outlives one, so it goes out as a note.
+            for reading in step.readings:
+                reading.held.failure = reading.held.failure or str(error)
+            return [next(iter(self.end_ids), 0)] * len(places)
+        return [accept(job, self.end_ids) for job in emitting.view.jobs]
+
+    def act(self, hidden: Tensor, residual: Tensor | None, layer: int, before: bool) -> None:
+        """What is done to the stream before or after a layer of the step, in place."""
+        if self.step is not None:
+            turn = self._before if before else self._after
+            turn(self.step, layer, Stream(hidden, residual))
+
+    def _before(self, step: Step, layer: int, stream: Stream) -> None:
+        """Edits of a layer's input, which is kept if the layer may run again."""
+        name = f"blocks.{layer}.hook_resid_pre"
+        if name in step.hook_names:
+            self._edit(step, name, stream)
         if layer in step.recycled:
             step.inputs[layer] = stream.at(slice(None))
 
-    def _after(self, layer: int, module: Any, args: Any, output: Any) -> None:
-        """After a layer: edits of its output, and runs of the layer that tokens ask for."""
-        step, name = self.step, block_output(layer)
-        if step is None or name not in step.hook_names:
+    def _after(self, step: Step, layer: int, stream: Stream) -> None:
+        """Edits of a layer's output, and runs of the layer that tokens ask for."""
+        name = block_output(layer)
+        if name not in step.hook_names:
             return
-        stream = Stream.of(output)
         for reading in step.readings:
             if reading.old and reading.recycled.get(layer):
                 self._read_again(step, layer, reading, stream)
         self._edit(step, name, stream, layer)
-        if any(
-            may_recycle(a, layer, "candidate") for j in step.emitting.view.jobs for a in j.actions
-        ):
+        actions = (action for job in step.emitting.view.jobs for action in job.actions)
+        if any(may_recycle(action, layer, "candidate") for action in actions):
             step.outputs[layer] = stream.at(step.emitting.tokens)
 
     def _edit(self, step: Step, name: str, stream: Stream, layer: int | None = None) -> None:

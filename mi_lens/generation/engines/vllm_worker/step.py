@@ -92,8 +92,11 @@ def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -
     readings = []
     for place, name in enumerate(batch.req_ids[:count]):
         piece = Piece(place, starts[place], firsts[place], starts[place + 1] - starts[place])
-        known = min(max(held[name].read - piece.first, 0), piece.count)
-        readings.append(Reading(held[name], piece, known, not discarded[place]))
+        request = held[name]
+        request.catch_up(runner.requests[name].output_token_ids)
+        known = min(max(request.read - piece.first, 0), piece.count)
+        decodes = piece.stop > max(request.prompt, request.read)
+        readings.append(Reading(request, piece, known, decodes, not discarded[place]))
 
     def group(what: str, takes_part: Callable[[Reading], bool]) -> Group:
         taking = [reading for reading in readings if takes_part(reading)]

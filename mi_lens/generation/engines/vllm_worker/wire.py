@@ -1,0 +1,6 @@
+"""Names that both sides of the wire know."""
+
+KEY = "mi_lens"  # In the extra arguments of a request, and in vLLM's additional config.
+LOAD_FORMAT = "mi_lens_watched"
+EXTENSION = "mi_lens.generation.engines.vllm_worker.extension.WorkerExtension"
+COMPILED_EXTENSION = "mi_lens.generation.engines.vllm_worker.compiled.CompiledExtension"
