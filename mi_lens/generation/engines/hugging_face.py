@@ -58,7 +58,7 @@ class HuggingFaceEngine:
         found.require_weights()
         hf_model = _read(found, torch_dtype, **placed, **from_pretrained)
         quantization = description_of(hf_model, method) if method else None
-        self._hf_model = hf_model if placed else hf_model.to(torch_device)
+        self._hf_model: Any = hf_model if placed else hf_model.to(torch_device)
         self.dtype, self.device = str(torch_dtype).removeprefix("torch."), torch_device.type
         self.name = f"transformers {version('transformers')} generate, {torch_dtype}"
         self.name += f", {method} weights" if method else ""
@@ -82,6 +82,8 @@ class HuggingFaceEngine:
         self, jobs: Sequence[Job], requests: Sequence[Request], batch_size: int
     ) -> Iterator[Job]:
         """See `Engine.run`."""
+        if self._hf_model is None:
+            raise RuntimeError(f"the engine {self.name} was closed; load it again")
         ends = frozenset(end_of_text_ids(self.model))
         rows = 1 if self.dtype == "float64" else batch_size
         for start in range(0, len(jobs), rows):

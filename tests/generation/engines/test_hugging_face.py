@@ -133,3 +133,5 @@ def test_a_closed_engine_holds_no_weights(checkpoint):
     engine.close()
     gc.collect()
     assert weights() is None
+    with pytest.raises(RuntimeError, match="was closed; load it again"):
+        generate(engine, ["Hi"], progress=False)
