@@ -10,6 +10,7 @@ import torch
 
 from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
+from mi_lens.models.checkpoint_files import require_same_weights
 from mi_lens.models.fingerprint import checkpoint_fingerprint
 from mi_lens.models.loading import load_outline, opened
 from mi_lens.models.padding import left_pad
@@ -123,8 +124,12 @@ def _read(found: Any, dtype: torch.dtype, **settings: Any) -> Any:
 
     if found.path.is_file():
         return found.read(dtype, **settings).eval()
-    load: Any = AutoModelForCausalLM.from_pretrained
-    return load(found.path, dtype=dtype, trust_remote_code=False, **settings).eval()
+    load: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
+    model, report = load(
+        found.path, dtype=dtype, trust_remote_code=False, output_loading_info=True, **settings
+    )
+    require_same_weights(found.path, report)
+    return model.eval()
 
 
 def _most_new(job: Job) -> int:

@@ -1,4 +1,5 @@
 import gc
+import json
 import shutil
 import weakref
 
@@ -124,6 +125,14 @@ def test_its_fingerprint_is_the_checkpoints(checkpoint, new_checkpoint, tmp_path
         fingerprint(new_checkpoint("llama", rms_norm_eps=0.1)),
     }
     assert len(others | {first}) == 4
+
+
+def test_weights_that_are_missing_are_refused(new_checkpoint):
+    folder = new_checkpoint("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(ValueError, match=r"weights are missing or misshapen: model\.layers\.3"):
+        HuggingFaceEngine(folder, device="cpu")
 
 
 def test_a_closed_engine_holds_no_weights(checkpoint):
