@@ -22,6 +22,9 @@ from mi_lens.problems.think_kinds import AUTO
 class HuggingFaceEngine:
     """An `Engine` for greedy requests without interventions, prefix or stop texts.
 
+    Of the checkpoint's generation config only the tokens that end a text count: a condition without
+    a repetition penalty, for example, has none here either.
+
     Args:
         checkpoint: A name as `mi_lens.load` takes it. The weights of a GGUF file are dequantised.
         dtype: See `mi_lens.load`. In float64 every row is decoded by itself, whatever the
@@ -46,6 +49,8 @@ class HuggingFaceEngine:
         think: str = AUTO,
         **from_pretrained: Any,
     ):
+        from transformers import GenerationConfig
+
         self.model = load_outline(checkpoint, think=think)
         found = opened(checkpoint)
         settings = found.settings()
@@ -59,6 +64,7 @@ class HuggingFaceEngine:
         found.require_weights()
         hf_model = _read(found, torch_dtype, **placed, **from_pretrained)
         quantization = description_of(hf_model, method) if method else None
+        hf_model.generation_config = GenerationConfig()
         self._hf_model: Any = hf_model if placed else hf_model.to(torch_device)
         self.dtype, self.device = str(torch_dtype).removeprefix("torch."), torch_device.type
         self.name = f"transformers {version('transformers')} generate, {torch_dtype}"
@@ -103,6 +109,7 @@ class HuggingFaceEngine:
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=max(map(_most_new, batch)),
+                eos_token_id=sorted(ends),
                 pad_token_id=min(ends),
             )
         written = sequences[:, tokens.shape[1] :].tolist()

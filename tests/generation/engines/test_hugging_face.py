@@ -135,6 +135,16 @@ def test_weights_that_are_missing_are_refused(new_checkpoint):
         HuggingFaceEngine(folder, device="cpu")
 
 
+def test_a_penalty_of_the_checkpoints_own_does_not_act(new_checkpoint):
+    folder = new_checkpoint("llama")
+    path = folder / "generation_config.json"
+    settings = {"repetition_penalty": 5.0, "max_new_tokens": 2, "eos_token_id": [1, 7]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    ours = generate(load(folder, device="cpu"), REQUESTS, progress=False)
+    theirs = generate(HuggingFaceEngine(folder, device="cpu"), REQUESTS, progress=False)
+    assert [t.token_ids for t in theirs] == [t.token_ids for t in ours]
+
+
 def test_a_closed_engine_holds_no_weights(checkpoint):
     engine = HuggingFaceEngine(checkpoint("llama"), device="cpu")
     weights = weakref.ref(engine._hf_model)
