@@ -111,7 +111,7 @@ def checkpoint_fingerprint(
         quantization: How its weights are quantised, if they are.
 
     Returns:
-        The same form as of `model_fingerprint`; it never equals that of the same checkpoint.
+        The same form as of `model_fingerprint`, which names the loaded model otherwise.
 
     Raises:
         FileNotFoundError: If a file of weights, or config.json, is missing.

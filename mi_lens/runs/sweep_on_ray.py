@@ -17,6 +17,7 @@ from mi_lens.runs.sweep import Worker, raise_failed, require_fitting, results
 from mi_lens.runs.sweep_folder import Unit, open_sweep, units, waiting
 from mi_lens.runs.sweep_spec import Spec
 
+CLOSING = 60  # Seconds that a worker has to free its model.
 ATTEMPTS = 3  # Number of times that a unit is tried if its workers are lost.
 
 
@@ -90,6 +91,7 @@ def run_sweep_on_ray(
             if todo:
                 give(actor)
             else:
+                ray.wait([actor.close.remote()], timeout=CLOSING)  # An engine has processes too.
                 ray.kill(actor)
     raise_failed(failed)
     return results(folder)

@@ -1,20 +1,22 @@
 """A fingerprint names a model by all that decides what it writes, and by nothing else."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 import mi_lens
 from mi_lens.common.provenance import DECODING, code_hash, versions
 from mi_lens.generation.plan import Plan
 from mi_lens.generation.request import Request
 from mi_lens.models.backends.lookup import NAMES, available
-from mi_lens.models.fingerprint import _checksum, model_fingerprint
-from mi_lens.models.loading import load
+from mi_lens.models.fingerprint import _checksum, checkpoint_fingerprint, model_fingerprint
+from mi_lens.models.loading import load, load_tokenizer
 
 
 def edited(folder, file, **changes):
@@ -55,6 +57,54 @@ def test_every_change_of_a_checkpoint_shows(backend, checkpoint, tmp_path):
         change(folder)
         names[name] = fingerprint(folder, backend)
     assert len(set(names.values())) == len(names), names
+
+
+def test_every_change_of_a_checkpoints_files_shows(checkpoint, tmp_path):
+    def named(folder, dtype="float32", think="auto", quantization=None):
+        tokenizer = load_tokenizer(folder, think)
+        return checkpoint_fingerprint(folder, tokenizer, dtype, quantization)
+
+    def flip(folder):
+        data = bytearray((folder / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(data)
+
+    original = checkpoint("mistral")
+    copy = shutil.copytree(original, tmp_path / "elsewhere")
+    first = named(original)
+    assert re.fullmatch("[0-9a-f]{16}", first)
+    assert named(copy) == first  # the place does not matter
+    (copy / "README.md").write_text("nothing that decides a token")
+    assert named(copy) == first
+    names = [first, named(original, dtype="bfloat16"), named(original, think="none")]
+    for name, change in {**CHANGES, "one bit": flip}.items():
+        folder = shutil.copytree(original, tmp_path / name.replace(" ", "-"))
+        change(folder)
+        names.append(named(folder))
+    assert len(set(names)) == len(CHANGES) + 4
+    assert named(original, quantization="fp8") == f"{first} (fp8)"
+    (copy / "generation_config.json").unlink()
+    assert named(copy) != first
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        named(copy)
+
+
+def test_the_shards_of_a_checkpoint_are_read_in_pieces(checkpoint, tmp_path, monkeypatch):
+    folder = checkpoint("llama")
+    tokenizer = load_tokenizer(folder)
+    whole = checkpoint_fingerprint(folder, tokenizer, "float32")
+    monkeypatch.setattr("mi_lens.models.fingerprint.PIECE", 1000)
+    assert checkpoint_fingerprint(folder, tokenizer, "float32") == whole
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path, max_shard_size="20KB")
+    tokenizer.save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    sharded = checkpoint_fingerprint(tmp_path, tokenizer, "float32")
+    data = bytearray(shards[-1].read_bytes())
+    data[-1] ^= 1
+    shards[-1].write_bytes(data)
+    assert checkpoint_fingerprint(tmp_path, tokenizer, "float32") != sharded
 
 
 @pytest.mark.parametrize("model", ["tiny_model", "tiny_bridge"])

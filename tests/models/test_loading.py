@@ -18,6 +18,7 @@ from mi_lens.models.folder_checkpoint import FolderCheckpoint
 from mi_lens.models.loading import load, load_outline
 from mi_lens.models.placement import default_dtype
 from mi_lens.models.processed_weights import require_unprocessed
+from mi_lens.states.segments import widths
 from tests.processes import result_of
 
 TEXT = "Wait, 37 * 48 = 1776.\n\nSo <think> costs 1 €; é?"
@@ -392,6 +393,30 @@ def test_an_outline_has_the_hooks_of_the_model(
     assert names(outline) == names(model)
     assert outline.cfg.d_model == model.cfg.d_model
     assert outline.tokenizer(TEXT)["input_ids"] == model.tokenizer(TEXT)["input_ids"]
+
+
+def test_an_outline_ends_texts_where_the_model_does(
+    new_checkpoint: NewCheckpoint, backend: str
+) -> None:
+    folder = new_checkpoint("llama")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [1, 7]}))
+    for ends in ({1, 7}, {1}):
+        for loaded in (load(folder, backend=backend, device="cpu"), load_outline(folder, backend)):
+            assert loaded.eos_token_ids == ends
+        path.unlink(missing_ok=True)  # then the model's config says it
+    path.write_text(json.dumps({"eos_token_id": 1000}))
+    for call in (load, load_outline):
+        with pytest.raises(ValueError, match="ends at eos_token_id 1000; expected ids"):
+            call(folder, backend=backend)
+
+
+def test_an_outline_tells_the_width_of_states(
+    checkpoint: Callable[[str], Path], architecture: str, backend: str
+) -> None:
+    outline = load_outline(checkpoint(architecture), backend)
+    hook_names = ["blocks.2.hook_resid_post", "blocks.0.hook_resid_post"]
+    assert widths(outline, hook_names) == dict.fromkeys(hook_names, outline.cfg.d_model)
 
 
 def test_an_outline_needs_no_weights(new_checkpoint: NewCheckpoint, backend: str) -> None:

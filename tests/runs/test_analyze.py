@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace_files import load_traces
 from tests.generation.engines.renamed import RenamedEngine
-from tests.processes import start
+from tests.processes import result_of, start
 
 HOOKS = ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post")
 RECYCLED = f"Recycle(1, {tuple(range(0, 384, 3))}, trigger='consumed')"
@@ -525,14 +527,21 @@ def test_another_rule_finds_other_peaks(config, tmp_path):
     assert Analysis.load(tmp_path / "run").config.peaks == "TopK(k=3)"
 
 
-def test_a_run_reads_its_model_for_a_fingerprint_once(config, tmp_path, monkeypatch):
+def fingerprints_of_a_run(config):
+    """How often a run reads its model for a fingerprint, where no type is checked."""
     calls = []
 
     def counted(model):
         calls.append(model)
         return model_fingerprint(model)
 
-    for module in ("mi_lens.generation.request", "mi_lens.states.capture_to_disk"):
-        monkeypatch.setattr(f"{module}.model_fingerprint", counted)
-    analyze(replace(config, limit=3, out=tmp_path / "run"))
-    assert len(calls) == 1
+    modules = ("mi_lens.generation.engines.transformer_lens", "mi_lens.states.capture_to_disk")
+    with ExitStack() as patches:
+        for module in modules:
+            patches.enter_context(mock.patch(f"{module}.model_fingerprint", counted))
+        analyze(config, progress=False)
+    return len(calls)
+
+
+def test_a_run_reads_its_model_for_a_fingerprint_once(config, tmp_path):
+    assert result_of(fingerprints_of_a_run, replace(config, limit=3, out=tmp_path / "run")) == 1

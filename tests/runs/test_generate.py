@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mi_lens.cli import main
-from mi_lens.common.records import read_record
+from mi_lens.common.records import read_record, write_record
 from mi_lens.report.loading import read_runs
 from mi_lens.runs.config import GenerateConfig
 from mi_lens.runs.generate import run_generate
@@ -70,6 +70,21 @@ def test_another_engine_on_the_command_line(command, tmp_path, capsys):
             main([*other, *refused, "--out", str(tmp_path / "refused")])
         assert words in capsys.readouterr().err
         assert not (tmp_path / "refused").exists()
+
+
+def test_a_folder_from_before_engines_is_read_and_not_continued(command, tmp_path, capsys):
+    out = tmp_path / "run"
+    main([*command, "--out", str(out)])
+    run = read_record(out)
+    assert run.pop("engine") == "mi_lens, TransformerBridge"
+    assert run["config"].pop("engine") == "transformer_lens"
+    assert run["config"].pop("engine_options") == []
+    write_record(out / "run.json", run)
+    assert len(read_runs([out])[0].traces) == 1
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*command, "--out", str(out)])
+    assert "config.engine was None, now 'transformer_lens'" in capsys.readouterr().err
 
 
 def test_an_unknown_kind_of_think_block_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
+from mi_lens.models.checkpoint_files import require_same_weights
 from mi_lens.models.fingerprint import checkpoint_fingerprint
 from mi_lens.models.loading import load_outline, opened
 from mi_lens.models.padding import left_pad
@@ -20,6 +21,9 @@ from mi_lens.problems.think_kinds import AUTO
 
 class HuggingFaceEngine:
     """An `Engine` for greedy requests without interventions, prefix or stop texts.
+
+    Of the checkpoint's generation config only the tokens that end a text count: a condition without
+    a repetition penalty, for example, has none here either.
 
     Args:
         checkpoint: A name as `mi_lens.load` takes it. The weights of a GGUF file are dequantised.
@@ -45,6 +49,8 @@ class HuggingFaceEngine:
         think: str = AUTO,
         **from_pretrained: Any,
     ):
+        from transformers import GenerationConfig
+
         self.model = load_outline(checkpoint, think=think)
         found = opened(checkpoint)
         settings = found.settings()
@@ -58,7 +64,8 @@ class HuggingFaceEngine:
         found.require_weights()
         hf_model = _read(found, torch_dtype, **placed, **from_pretrained)
         quantization = description_of(hf_model, method) if method else None
-        self._hf_model = hf_model if placed else hf_model.to(torch_device)
+        hf_model.generation_config = GenerationConfig()
+        self._hf_model: Any = hf_model if placed else hf_model.to(torch_device)
         self.dtype, self.device = str(torch_dtype).removeprefix("torch."), torch_device.type
         self.name = f"transformers {version('transformers')} generate, {torch_dtype}"
         self.name += f", {method} weights" if method else ""
@@ -82,6 +89,8 @@ class HuggingFaceEngine:
         self, jobs: Sequence[Job], requests: Sequence[Request], batch_size: int
     ) -> Iterator[Job]:
         """See `Engine.run`."""
+        if self._hf_model is None:
+            raise RuntimeError(f"the engine {self.name} was closed; load it again")
         ends = frozenset(end_of_text_ids(self.model))
         rows = 1 if self.dtype == "float64" else batch_size
         for start in range(0, len(jobs), rows):
@@ -100,6 +109,7 @@ class HuggingFaceEngine:
                 attention_mask=mask,
                 do_sample=False,
                 max_new_tokens=max(map(_most_new, batch)),
+                eos_token_id=sorted(ends),
                 pad_token_id=min(ends),
             )
         written = sequences[:, tokens.shape[1] :].tolist()
@@ -121,8 +131,12 @@ def _read(found: Any, dtype: torch.dtype, **settings: Any) -> Any:
 
     if found.path.is_file():
         return found.read(dtype, **settings).eval()
-    load: Any = AutoModelForCausalLM.from_pretrained
-    return load(found.path, dtype=dtype, trust_remote_code=False, **settings).eval()
+    load: Any = AutoModelForCausalLM.from_pretrained  # its annotation omits the loading info
+    model, report = load(
+        found.path, dtype=dtype, trust_remote_code=False, output_loading_info=True, **settings
+    )
+    require_same_weights(found.path, report)
+    return model.eval()
 
 
 def _most_new(job: Job) -> int:

@@ -24,7 +24,6 @@ class Engine(Protocol):
         own: Whether it is this package's loop, whose traces do not name their engine.
         model: What requests are made ready for: a HookedTransformer or TransformerBridge; for an
             engine that runs a checkpoint itself, its outline (`load_outline`).
-        fingerprint: Names what the engine runs by its content.
         dtype: The dtype it computes in, such as "float32".
         device: The kind of device it computes on, such as "cuda".
     """
@@ -32,9 +31,13 @@ class Engine(Protocol):
     name: str
     own: bool
     model: Model
-    fingerprint: str
     dtype: str
     device: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What the engine runs, named by its content (`mi_lens.models.fingerprint`)."""
+        ...
 
     @staticmethod
     def refusal(request: Request) -> str | None:

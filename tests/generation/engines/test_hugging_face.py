@@ -1,4 +1,5 @@
 import gc
+import json
 import shutil
 import weakref
 
@@ -126,6 +127,24 @@ def test_its_fingerprint_is_the_checkpoints(checkpoint, new_checkpoint, tmp_path
     assert len(others | {first}) == 4
 
 
+def test_weights_that_are_missing_are_refused(new_checkpoint):
+    folder = new_checkpoint("llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(ValueError, match=r"weights are missing or misshapen: model\.layers\.3"):
+        HuggingFaceEngine(folder, device="cpu")
+
+
+def test_a_penalty_of_the_checkpoints_own_does_not_act(new_checkpoint):
+    folder = new_checkpoint("llama")
+    path = folder / "generation_config.json"
+    settings = {"repetition_penalty": 5.0, "max_new_tokens": 2, "eos_token_id": [1, 7]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    ours = generate(load(folder, device="cpu"), REQUESTS, progress=False)
+    theirs = generate(HuggingFaceEngine(folder, device="cpu"), REQUESTS, progress=False)
+    assert [t.token_ids for t in theirs] == [t.token_ids for t in ours]
+
+
 def test_a_closed_engine_holds_no_weights(checkpoint):
     engine = HuggingFaceEngine(checkpoint("llama"), device="cpu")
     weights = weakref.ref(engine._hf_model)
@@ -133,3 +152,5 @@ def test_a_closed_engine_holds_no_weights(checkpoint):
     engine.close()
     gc.collect()
     assert weights() is None
+    with pytest.raises(RuntimeError, match="was closed; load it again"):
+        generate(engine, ["Hi"], progress=False)

@@ -1,4 +1,4 @@
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -15,7 +15,12 @@ def test_the_command_line_has_every_engine():
 
 def test_our_own_loop_by_name(checkpoint):
     folder = str(checkpoint("llama"))
-    settings = {"backend": "bridge", "dtype": "float64", "device": "cpu", "think": "none"}
+    settings: dict[str, Any] = {
+        "backend": "bridge",
+        "dtype": "float64",
+        "device": "cpu",
+        "think": "none",
+    }
     engine = load_engine(folder, "transformer_lens", **settings)
     model = load(folder, **settings)
     assert (engine.name, engine.dtype, engine.device) == (

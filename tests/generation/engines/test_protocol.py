@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from mi_lens.evaluation.budget_curve import budget_curve, continue_traces
@@ -86,7 +88,7 @@ def test_budgets_and_continuations_run_on_an_engine(tiny_model):
     expected = continue_traces(tiny_model, traces, "So", 14)
     assert [t.token_ids for t in longer] == [t.token_ids for t in expected]
     assert any(t.condition.get("engine") == "renamed 1.0" for t in longer)
-    settings = {"samples": 2, "max_new_tokens": 9}
+    settings: dict[str, Any] = {"samples": 2, "max_new_tokens": 9}
     ours = roll_out(tiny_model, traces[:1], [[2]], **settings)
     assert roll_out(tiny_model, traces[:1], [[2]], engine=engine, **settings) == ours
 
@@ -110,7 +112,7 @@ def test_hooks_are_for_our_own_loop_only(tiny_model):
         evaluate(engine, PROBLEMS, [Condition()], hooks_named="doubled")
     with tiny_model.hooks(fwd_hooks=hooks), pytest.raises(ValueError, match="hooks on its model"):
         Plan(engine)
-    given = {"max_new_tokens": 4, "progress": False}
+    given: dict[str, Any] = {"max_new_tokens": 4, "progress": False}
     (expected,) = generate(tiny_model, ["Hi"], fwd_hooks=hooks, hooks_named="doubled", **given)
     own = TransformerLensEngine(tiny_model)
     assert generate(own, ["Hi"], fwd_hooks=hooks, hooks_named="doubled", **given) == [expected]
