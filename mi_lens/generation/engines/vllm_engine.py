@@ -7,15 +7,13 @@ by, is decided by the same code as in our own loop (`vllm_worker`).
 import json
 import os
 import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mi_lens.common.provenance import content_hash
+from mi_lens.generation.engines.vllm_requests import Running
 from mi_lens.generation.engines.vllm_start import (
     CPU_CACHE,
     require_options,
@@ -23,7 +21,6 @@ from mi_lens.generation.engines.vllm_start import (
     tested_vllm,
     watched_layers,
 )
-from mi_lens.generation.engines.vllm_worker.wire import KEY
 from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.kinds import KINDS
@@ -106,8 +103,6 @@ class VLLMEngine:
             found.path, self.model.tokenizer, self.dtype, method
         )
         self._ends = frozenset(end_of_text_ids(self.model))
-        self._told: set[str] = set()  # The conditions that the workers know.
-        self._numbers = count()
         options.setdefault("max_model_len", self.model.cfg.n_ctx)
         if self.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
             options.setdefault("kv_cache_memory_bytes", CPU_CACHE)
@@ -153,18 +148,26 @@ class VLLMEngine:
         """
         if self._llm is None:
             raise RuntimeError(f"the engine {self.name} was closed; load it again")
+        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
+            EngineDeadError,
+        )
+
         self._require_within_reach(jobs)
-        self._tell(requests[job.index] for job in jobs)
-        engine, running = self._llm.llm_engine, {}
+        running = Running(self._llm.llm_engine, self._ask, self._ends)
         try:
             for job in jobs:
-                name = f"mi_lens-{next(self._numbers)}"
-                running[name] = job, self._add(name, job, requests[job.index])
-            while running:
-                yield from self._step(running)
-        finally:
-            if running:  # The caller stopped, or something failed.
-                _forget(engine, self._ask, running)
+                running.add(job, requests[job.index].condition)
+            while running.jobs:
+                yield from running.step()
+        except EngineDeadError as error:
+            self.close()
+            raise RuntimeError(
+                f"a process of the engine {self.name} died; its last messages say why. Traces that "
+                "had ended are kept; run the same again to go on"
+            ) from error
+        finally:  # The caller stopped, or something failed.
+            if self._llm is not None:
+                running.forget()
 
     def close(self) -> None:
         """Ends vLLM's processes and frees its memory."""
@@ -184,129 +187,21 @@ class VLLMEngine:
         answers = self._llm.llm_engine.collective_rpc(method, args=(json.dumps(what),))
         return [json.loads(answer) for answer in answers]
 
-    def _tell(self, requests: Iterator[Request]) -> None:
-        """Lets the workers know the conditions of requests, each once."""
-        new = {}
-        for condition in {id(r.condition): r.condition for r in requests}.values():
-            settings = condition.to_json()
-            name = content_hash(settings)
-            if name not in self._told:
-                new[name] = settings
-        if new:
-            self._ask("mi_lens_conditions", new)
-            self._told |= new.keys()
-
     def _require_within_reach(self, jobs: Sequence[Job]) -> None:
         """Refuses what this engine in particular cannot do."""
         for job in jobs:
-            recycled = {action.recycled_layer for action in job.actions} - {None}
-            edited = {name for action in job.actions for name in action.hook_names}
+            recycled = {a.recycled_layer for a in job.actions if a.recycled_layer is not None}
             if self._staged and recycled:
                 raise ValueError(
                     f"request {job.index} recycles a block, and with pipeline_parallel_size above "
                     "1 the blocks lie in several processes, of which a candidate reaches only the "
                     "last; use tensor_parallel_size"
                 )
-            missing = recycled | set(watched_layers(sorted(edited)))
-            if self._watched is not None and (missing := missing - self._watched):
+            edited = {name for action in job.actions for name in action.hook_names}
+            beyond = recycled | set(watched_layers(sorted(edited)))
+            if self._watched is not None and (beyond := beyond - self._watched):
                 raise ValueError(
-                    f"request {job.index} acts at blocks {sorted(missing)}, and the model was "
+                    f"request {job.index} acts at blocks {sorted(beyond)}, and the model was "
                     f"compiled for {sorted(self._watched)}; name their outputs in compiled=, or "
                     "leave it out"
                 )
-
-    def _add(self, name: str, job: Job, request: Request) -> str:
-        """Gives vLLM a request; the name that it goes by inside."""
-        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
-        from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
-            RequestOutputKind,
-        )
-
-        row = job.row
-        job.context = min(job.context, self.model.cfg.n_ctx)
-        extra = {
-            "condition": content_hash(request.condition.to_json()),
-            "index": job.index,
-            "limit": row.limit,
-            "prefix": len(row.token_ids),
-            "seed": row.seed,
-        }
-        prompt: dict[str, Any] = {"prompt_token_ids": [*row.prompt_ids, *row.token_ids]}
-        if any(action.hook_names or action.recycled_layer is not None for action in job.actions):
-            # Keys and values of changed states are for this request alone.
-            prompt["cache_salt"] = content_hash(extra)
-        sampling = SamplingParams(
-            temperature=0,
-            max_tokens=row.limit - len(row.token_ids),
-            stop_token_ids=sorted(
-                self._ends | {stop for stop in job.stops if isinstance(stop, int)}
-            ),
-            ignore_eos=True,  # vLLM would add those that it finds.
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            extra_args={KEY: extra},
-        )
-        return self._llm.llm_engine.add_request(name, prompt, sampling)
-
-    def _step(self, running: dict[str, tuple[Job, str]]) -> list[Job]:
-        """One step of vLLM's; takes what has ended out of what runs, and gives it back."""
-        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
-            EngineDeadError,
-        )
-
-        engine, start = self._llm.llm_engine, time.perf_counter()
-        try:
-            outputs = engine.step()
-            share = (time.perf_counter() - start) / max(len(outputs), 1)
-            ended, stopped = [], []
-            for output in outputs:
-                job, _ = running[output.request_id]
-                job.seconds += share
-                for token in output.outputs[0].token_ids:
-                    if job.stop_reason is None:
-                        job.accept(token, self._ends)
-                if job.stop_reason is not None:
-                    ended.append(output.request_id)
-                    if not output.finished:  # By a text, which vLLM does not look for.
-                        stopped.append(output.request_id)
-            if stopped:
-                engine.abort_request(stopped)
-            if not ended:
-                return []
-            notes = self._ask("mi_lens_ended", [running[name][1] for name in ended])
-            # Processes of one stage hold the same blocks' rows, and note the same.
-            notes = notes[:: engine.vllm_config.parallel_config.tensor_parallel_size]
-        except EngineDeadError as error:
-            running.clear()
-            self.close()
-            raise RuntimeError(
-                f"a process of the engine {self.name} died; its last messages say why. Traces that "
-                "had ended are kept; run the same again to go on"
-            ) from error
-        jobs = [running.pop(name)[0] for name in ended]
-        for job, of_workers in zip(jobs, zip(*notes, strict=True), strict=True):
-            _take_notes(job, of_workers)
-        return jobs
-
-
-def _forget(engine: Any, ask: Any, running: Mapping[str, tuple[Job, str]]) -> None:
-    """Takes requests back that did not end."""
-    engine.abort_request(list(running))
-    ask("mi_lens_ended", [name for _, name in running.values()])
-
-
-def _take_notes(job: Job, of_stages: Sequence[Any]) -> None:
-    """Puts the events that workers noted on a job: those of the first blocks come first."""
-    failures = [note[0] for note in of_stages if note is not None and note[0]]
-    if failures:
-        raise ValueError(failures[0])
-    events = [event for note in of_stages if note is not None for event in note[1]]
-    written = len(job.row.token_ids)
-    # The sort is stable, and the first step reads the whole prompt, whose steps are below 0.
-    kept = [event for event in events if event["step"] < written]
-    if len(of_stages) > 1:
-        kept.sort(key=lambda event: max(event["step"], 0))
-    for event in kept:
-        if "last" in event:  # A token was read that a stop text made the last.
-            event["last"] = min(event["last"], written - 1)
-    job.row.events = kept

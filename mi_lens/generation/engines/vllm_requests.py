@@ -1,0 +1,152 @@
+"""Requests under way on vLLM: what it is given of each, and what comes back."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import Any
+
+from mi_lens.common.provenance import content_hash
+from mi_lens.generation.engines.vllm_worker.wire import KEY
+from mi_lens.generation.jobs import Job
+from mi_lens.interventions.condition import Condition
+
+_numbers = count()  # A name of a request is given once a process.
+
+
+class Running:
+    """Jobs that vLLM runs.
+
+    Args:
+        engine: vLLM's engine.
+        ask: Asks every worker for a method with something that JSON can hold.
+        end_ids: The tokens that end a generation.
+
+    Attributes:
+        jobs: The jobs by the names of their requests.
+    """
+
+    def __init__(self, engine: Any, ask: Callable[[str, Any], list[Any]], end_ids: frozenset[int]):
+        self.engine, self.end_ids = engine, end_ids
+        self.jobs: dict[str, Job] = {}
+        self._ask = ask
+        self._inner: dict[str, str] = {}  # The names that requests go by in the workers.
+        self._conditions: dict[int, tuple[Condition, str]] = {}
+
+    def add(self, job: Job, condition: Condition) -> None:
+        """Gives vLLM a request."""
+        from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+        from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
+            RequestOutputKind,
+        )
+
+        row = job.row
+        job.context = min(job.context, self.engine.model_config.max_model_len)
+        extra = {
+            "condition": self._told(condition),
+            "index": job.index,
+            "limit": row.limit,
+            "prefix": len(row.token_ids),
+            "seed": row.seed,
+        }
+        prompt: dict[str, Any] = {"prompt_token_ids": [*row.prompt_ids, *row.token_ids]}
+        if any(action.hook_names or action.recycled_layer is not None for action in job.actions):
+            # Keys and values of changed states are for this request alone.
+            prompt["cache_salt"] = content_hash(extra)
+        ends = self.end_ids | {stop for stop in job.stops if isinstance(stop, int)}
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=row.limit - len(row.token_ids),
+            stop_token_ids=sorted(ends),
+            ignore_eos=True,  # vLLM would add those that it finds.
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={KEY: extra},
+        )
+        name = f"{KEY}-{next(_numbers)}"
+        self.jobs[name] = job
+        self._inner[name] = self.engine.add_request(name, prompt, sampling)
+
+    def step(self) -> list[Job]:
+        """One step of vLLM's; takes what has ended out of what runs, and gives it back.
+
+        Raises:
+            ValueError: If a worker could not go on with a request.
+        """
+        ended = self._accept()
+        notes = self._notes(ended) if ended else []
+        jobs = [self.jobs.pop(name) for name in ended]
+        for job, of_stages in zip(jobs, notes, strict=True):
+            _take(job, of_stages)
+        return jobs
+
+    def forget(self) -> None:
+        """Takes back what did not end."""
+        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
+            EngineDeadError,
+        )
+
+        names = list(self.jobs)
+        self.jobs.clear()
+        if names:
+            with suppress(EngineDeadError):
+                self.engine.abort_request(names)
+                self._notes(names)
+
+    def _told(self, condition: Condition) -> str:
+        """The name by which workers know a condition, which they are told of once."""
+        if id(condition) not in self._conditions:
+            settings = condition.to_json()
+            name = content_hash(settings)
+            self._ask("mi_lens_conditions", {name: settings})
+            self._conditions[id(condition)] = condition, name
+        return self._conditions[id(condition)][1]
+
+    def _accept(self) -> list[str]:
+        """Runs a step; accepts its tokens, and gives the names of what has ended."""
+        start = time.perf_counter()
+        outputs = self.engine.step()
+        share = (time.perf_counter() - start) / max(len(outputs), 1)
+        ended, stopped = [], []
+        for output in outputs:
+            job = self.jobs[output.request_id]
+            job.seconds += share
+            for token in output.outputs[0].token_ids:
+                if job.stop_reason is None:
+                    job.accept(token, self.end_ids)
+            if job.stop_reason is not None:
+                ended.append(output.request_id)
+                if not output.finished:  # By a text, which vLLM does not look for.
+                    stopped.append(output.request_id)
+            elif output.finished:
+                raise RuntimeError(
+                    f"request {job.index}: vLLM gave it up after {job.row.step} tokens "
+                    f"({output.outputs[0].finish_reason}); its messages say why"
+                )
+        if stopped:
+            self.engine.abort_request(stopped)
+        return ended
+
+    def _notes(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
+        """For each request what its workers noted: one worker of each stage of a pipeline."""
+        answers = self._ask("mi_lens_ended", [self._inner.pop(name) for name in names])
+        # Processes of one stage hold the same rows, and note the same.
+        parallel = self.engine.vllm_config.parallel_config
+        return list(zip(*answers[:: parallel.tensor_parallel_size], strict=True))
+
+
+def _take(job: Job, of_stages: Sequence[Any]) -> None:
+    """Puts the events that workers noted on a job: those of the first blocks come first."""
+    failures = [note[0] for note in of_stages if note is not None and note[0]]
+    if failures:
+        raise ValueError(failures[0])
+    events = [event for note in of_stages if note is not None for event in note[1]]
+    written = len(job.row.token_ids)
+    kept = [event for event in events if event["step"] < written]
+    if len(of_stages) > 1:
+        # The sort is stable, and the first step reads the whole prompt, whose steps are below 0.
+        kept.sort(key=lambda event: max(event["step"], 0))
+    for event in kept:
+        if "last" in event:  # A token was read that a stop text made the last.
+            event["last"] = min(event["last"], written - 1)
+    job.row.events = kept
