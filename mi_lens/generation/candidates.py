@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -70,9 +71,7 @@ class Candidates:
     def _uniforms(self, device: torch.device) -> Float[Tensor, " rows"]:
         step = self.rows[0].step
         if self._numbers is None or step >= self._first + AHEAD:
-            numbers = [
-                [row.uniform("token", after=after) for row in self.rows] for after in range(AHEAD)
-            ]
-            self._numbers = torch.tensor(numbers, dtype=torch.float64, device=device)
+            numbers = np.stack([row.uniforms("token", AHEAD) for row in self.rows], axis=1)
+            self._numbers = torch.from_numpy(numbers).to(device)
             self._first = step
         return self._numbers[step - self._first]

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_lens.interventions.sampling import uniform, uniform_key
+from mi_lens.interventions.sampling import uniform_key, uniforms
 from mi_lens.traces.think_block import completes_blank_line, mark_completed, opened_by
 from mi_lens.traces.thoughts import ThoughtClass, classify
 from mi_lens.traces.trace import Trace
@@ -96,16 +97,15 @@ class Row:
             ids, place = self.prompt_ids, len(self.prompt_ids) + generated - 1
         return completes_blank_line(self.tokenizer, ids, place)
 
-    def uniform(self, purpose: str, *, after: int = 0) -> float:
-        """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose.
+    def uniform(self, purpose: str) -> float:
+        """A number in [0, 1) that depends on the seed, the prompt, the step and the purpose."""
+        return float(self.uniforms(purpose, 1)[0])
 
-        Args:
-            purpose: What the number is for.
-            after: How many steps after the present one it is for.
-        """
+    def uniforms(self, purpose: str, count: int) -> Float[np.ndarray, " count"]:
+        """The numbers of `uniform` for the present step and those after it."""
         if purpose not in self._keys:
             self._keys[purpose] = uniform_key(self.seed, self.prompt_ids, purpose)
-        return uniform(self._keys[purpose], self.step + after)
+        return uniforms(self._keys[purpose], self.step, count)
 
     def note(self, what: str, **details: Any) -> None:
         """Records what an intervention did at this step."""

@@ -85,14 +85,16 @@ def choose_tokens(
 
 
 def uniform_key(seed: int, prompt_ids: Sequence[int], purpose: str = "token") -> int:
-    """The key of the numbers of a request for one purpose; see `uniform`."""
+    """The key of the numbers of a request for one purpose; see `uniforms`."""
     return int(content_hash([seed, list(prompt_ids), purpose]), 16)
 
 
-def uniform(key: int, step: int) -> float:
-    """A number in [0, 1) from a counter-based generator: the request is the key, the step counts.
+def uniforms(key: int, step: int, count: int) -> Float[np.ndarray, " count"]:
+    """Numbers in [0, 1) for steps from one on; a counter-based generator counts the steps.
 
-    The key includes the prompt, so that problems sampled with the same seed are independent. It
-    also includes the purpose, so that several draws at the same step are independent.
+    The key is a request's. It includes the prompt, so that problems sampled with the same seed are
+    independent. It also includes the purpose, so that several draws at the same step are
+    independent.
     """
-    return float(np.random.Generator(np.random.Philox(key=key, counter=step)).random())
+    # Each count of the generator gives four numbers, of which a step has the first.
+    return np.random.Generator(np.random.Philox(key=key, counter=step)).random(4 * count)[::4]

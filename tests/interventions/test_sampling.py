@@ -1,10 +1,12 @@
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
 from scipy.special import softmax
 from scipy.stats import chisquare
 
-from mi_lens.interventions.sampling import Sampling, choose_tokens, uniform, uniform_key
+from mi_lens.interventions.sampling import Sampling, choose_tokens, uniform_key, uniforms
 
 
 @pytest.mark.parametrize(
@@ -34,7 +36,7 @@ def test_samples_follow_the_probabilities(sampling, kept):
 
 
 def numbers_of(seed, prompt, step, purpose="token"):
-    return uniform(uniform_key(seed, prompt, purpose), step)
+    return float(uniforms(uniform_key(seed, prompt, purpose), step, 1)[0])
 
 
 def alone(logits, sampling, number):
@@ -97,3 +99,10 @@ def test_uniform_is_a_function_of_seed_prompt_step_and_purpose():
 def test_impossible_settings_are_named(setting, value):
     with pytest.raises(ValueError, match=f"{setting}={value}"):
         Sampling(**{setting: value})
+
+
+@given(st.integers(0, 2**64), st.integers(0, 2**20), st.integers(1, 40))
+def test_numbers_of_several_steps_are_those_of_each_step(seed, step, count):
+    key = uniform_key(seed, (1, 2, 3))
+    one_by_one = [uniforms(key, at, 1)[0] for at in range(step, step + count)]
+    assert uniforms(key, step, count).tolist() == one_by_one

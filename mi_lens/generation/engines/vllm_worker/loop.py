@@ -111,7 +111,7 @@ class WorkerLoop:
         name = block_output(layer)
         if name not in step.hook_names:
             return
-        for reading in step.readings:
+        for reading in step.chunks:
             if reading.old and reading.recycled.get(layer):
                 self._read_again(step, layer, reading, stream)
         self._edit(step, name, stream, layer)
@@ -121,7 +121,7 @@ class WorkerLoop:
 
     def _edit(self, step: Step, name: str, stream: Stream, layer: int | None = None) -> None:
         """Actions edit the states of their rows; with a layer, consumed tokens run it again."""
-        for reading in step.readings:
+        for reading in step.chunks:
             chunk = reading.chunk
             acts = any(name in action.hook_names for action in reading.held.job.actions)
             if chunk is None or not acts or reading.recycled.get(-1 if layer is None else layer):
@@ -129,7 +129,7 @@ class WorkerLoop:
             tokens = slice(chunk.start, chunk.start + chunk.count)
             stream.put(tokens, reading.edited(name, stream.at(tokens), chunk.first))
         group = step.decoding
-        if not group.pieces:
+        if not group.pieces or not self._acts(group.view, name, layer):
             return
         states = stream.at(group.tokens)
         edited = _edited(group.view, name, states)
@@ -137,6 +137,13 @@ class WorkerLoop:
             edited = self._recycle_consumed(step, layer, edited)
         if edited is not states:
             stream.put(group.tokens, edited)
+
+    def _acts(self, view: View, name: str, layer: int | None) -> bool:
+        """Whether anything is done to states of decoded tokens at a hook name."""
+        recycles = layer is not None and view.acting(
+            f"consumed {layer}", lambda action: may_recycle(action, layer, "consumed")
+        )
+        return bool(recycles or view.acting(name, lambda action: name in action.hook_names))
 
     def _recycle_consumed(
         self, step: Step, layer: int, states: Float[Tensor, "rows d"]

@@ -21,12 +21,12 @@ class Group:
     Attributes:
         view: Their jobs.
         pieces: Their positions.
-        tokens: Where these stand among the tokens of the step, on the model's device.
+        tokens: Where these stand among the tokens of the step: a slice, or on the model's device.
     """
 
     view: View
     pieces: tuple[Piece, ...]
-    tokens: Int[Tensor, " rows"]
+    tokens: Int[Tensor, " rows"] | slice
 
 
 class Views:
@@ -70,6 +70,7 @@ class Step:
         actions = {
             id(action): action for reading in self.readings for action in reading.held.job.actions
         }
+        self.chunks = [reading for reading in self.readings if reading.chunk is not None]
         self.recycled = {action.recycled_layer for action in actions.values()} - {None}
         self.hook_names = {name for action in actions.values() for name in action.hook_names}
         self.hook_names |= {block_output(layer) for layer in self.recycled if layer is not None}
@@ -102,7 +103,7 @@ def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -
         taking = [reading for reading in readings if takes_part(reading)]
         pieces = tuple(reading.last for reading in taking)
         view = views.of(what, [reading.held.job for reading in taking])
-        return Group(view, pieces, on_device(tokens_of(pieces), runner.device))
+        return Group(view, pieces, _indices(tokens_of(pieces), runner.device))
 
     step = Step(
         readings,
@@ -113,6 +114,13 @@ def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -
     for reading in readings:
         reading.held.job.row.reading = 1 if reading.decodes else reading.held.prompt
     return step
+
+
+def _indices(tokens: tuple[int, ...], device: Any) -> Int[Tensor, " rows"] | slice:
+    """An index of these tokens; a slice, which needs no copy, if they are the first in order."""
+    if tokens == tuple(range(len(tokens))):
+        return slice(0, len(tokens))
+    return on_device(tokens, device)
 
 
 def _same(one: Job, other: Job) -> bool:
