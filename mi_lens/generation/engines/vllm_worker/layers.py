@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -41,11 +42,26 @@ class Stream:
             return self.hidden[tokens].clone()
         return self.hidden[tokens] + self.residual[tokens]
 
-    def put(self, tokens: Int[Tensor, " some"] | slice, states: Float[Tensor, "some d"]) -> None:
-        """Replaces the states at some tokens, in place; all others keep every bit."""
-        self.hidden[tokens] = states
-        if self.residual is not None:
-            self.residual[tokens] = 0
+    def put(
+        self,
+        tokens: Int[Tensor, " some"] | slice,
+        was: Float[Tensor, "some d"],
+        states: Float[Tensor, "some d"],
+    ) -> None:
+        """Replaces states that changed, in place; all others keep every bit.
+
+        Args:
+            tokens: Where the states stand.
+            was: What `at` gave for these tokens.
+            states: What is to stand there.
+        """
+        if self.residual is None:
+            self.hidden[tokens] = states
+            return
+        # A sum in a narrow dtype is rounded: a row must not be summed because others change.
+        changed = (states != was).any(-1, keepdim=True)
+        self.hidden[tokens] = torch.where(changed, states, self.hidden[tokens])
+        self.residual[tokens] = self.residual[tokens].masked_fill(changed, 0)
 
 
 class Layers:

@@ -127,7 +127,8 @@ class WorkerLoop:
             if chunk is None or not acts or reading.recycled.get(-1 if layer is None else layer):
                 continue
             tokens = slice(chunk.start, chunk.start + chunk.count)
-            stream.put(tokens, reading.edited(name, stream.at(tokens), chunk.first))
+            states = stream.at(tokens)
+            stream.put(tokens, states, reading.edited(name, states, chunk.first))
         group = step.decoding
         if not group.pieces or not self._acts(group.view, name, layer):
             return
@@ -136,7 +137,7 @@ class WorkerLoop:
         if layer is not None:
             edited = self._recycle_consumed(step, layer, edited)
         if edited is not states:
-            stream.put(group.tokens, edited)
+            stream.put(group.tokens, states, edited)
 
     def _acts(self, view: View, name: str, layer: int | None) -> bool:
         """Whether anything is done to states of decoded tokens at a hook name."""
@@ -223,13 +224,14 @@ class WorkerLoop:
         name, first, stop = block_output(layer), piece.first, piece.first + reading.old
         for end in sorted({*(at + 1 for at in recycled), stop}):
             tokens = slice(piece.start + first - piece.first, piece.start + end - piece.first)
-            states = reading.edited(name, stream.at(tokens), first)
+            was = stream.at(tokens)
+            states = reading.edited(name, was, first)
             how = recycled.get(end - 1)
             if how is not None:
                 last = Piece(piece.place, tokens.stop - 1, end - 1)
                 again = self._again(step, layer, how, states[-1:], [last])
                 states = torch.cat([states[:-1], again])
-            stream.put(tokens, states)
+            stream.put(tokens, was, states)
             if how is not None and end < piece.stop:
                 rest = Piece(piece.place, tokens.stop, end, piece.stop - end)
                 behind = slice(tokens.stop, piece.start + piece.count)
@@ -237,7 +239,7 @@ class WorkerLoop:
                     ran = self.layers.run(
                         layer, positions, Stream(step.inputs[layer][behind].clone())
                     )
-                stream.put(behind, ran.at(slice(None)))
+                stream.put(behind, stream.at(behind), ran.at(slice(None)))
             first = end
 
 
@@ -257,4 +259,4 @@ def _edit_all(view: View, name: str, stream: Stream) -> None:
         states = stream.at(everything)
         edited = _edited(view, name, states)
         if edited is not states:
-            stream.put(everything, edited)
+            stream.put(everything, states, edited)
