@@ -21,9 +21,13 @@ from mi_lens.generation.engines.vllm_start import (
     tested_vllm,
     watched_layers,
 )
+from mi_lens.generation.engines.vllm_worker.trial import STEPS
 from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
+from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.kinds import KINDS
+from mi_lens.interventions.row import Row
+from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
 from mi_lens.models.fingerprint import checkpoint_fingerprint
 from mi_lens.models.hook_names import RESIDUAL
@@ -31,6 +35,8 @@ from mi_lens.models.loading import load_outline, opened
 from mi_lens.models.placement import default_dtype, parse_dtype
 from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.think_kinds import AUTO
+
+TRIAL = (1, 2, 3, 4, 5)  # Any token ids.
 
 
 class VLLMEngine:
@@ -121,9 +127,18 @@ class VLLMEngine:
                     "process": os.getpid(),
                 },
             )
+            self._try()
         except BaseException:
             self.close()
             raise
+
+    def _try(self) -> None:
+        """Refuses a model whose layers cannot run again one by one (`vllm_worker.trial`)."""
+        row = Row(self.model.tokenizer, TRIAL, 0, STEPS)
+        running = Running(self._llm.llm_engine, self._ask, frozenset())
+        running.add(Job(0, row, Sampling(), (), (), self.model.cfg.n_ctx), Condition(), trial=True)
+        while running.jobs:
+            running.step()
 
     @staticmethod
     def refusal(request: Request) -> str | None:

@@ -33,8 +33,8 @@ class Running:
         self._inner: dict[str, str] = {}  # The names that requests go by in the workers.
         self._conditions: dict[int, tuple[Condition, str]] = {}
 
-    def add(self, job: Job, condition: Condition) -> None:
-        """Gives vLLM a request."""
+    def add(self, job: Job, condition: Condition, *, trial: bool = False) -> None:
+        """Gives vLLM a request; a trial is there to try the model's layers."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
         from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
             RequestOutputKind,
@@ -48,6 +48,7 @@ class Running:
             "limit": row.limit,
             "prefix": len(row.token_ids),
             "seed": row.seed,
+            "trial": trial,
         }
         prompt: dict[str, Any] = {"prompt_token_ids": [*row.prompt_ids, *row.token_ids]}
         if any(action.hook_names or action.recycled_layer is not None for action in job.actions):

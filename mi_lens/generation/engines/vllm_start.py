@@ -18,10 +18,13 @@ TESTED = "0.32"  # The versions of vLLM whose insides `vllm_worker` knows.
 # What would change tokens behind our back, or run what our loop does not see.
 REFUSED = {
     "async_scheduling": "a step must know the token of the step before",
+    "enable_dbo": "a step must be one batch",
     "enable_lora": "adapters change layers that may run again",
     "speculative_config": "drafted tokens are read before anything may act on them",
     "worker_extension_cls": "this engine has its own",
 }
+# What has to be 1: our loop asks one group of workers, each with every position of a text.
+SINGLE = ("data_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size")
 CPU_CACHE = 2**30  # Bytes of the cache on a CPU, where vLLM would take most of the memory.
 
 
@@ -53,6 +56,12 @@ def require_options(options: Mapping[str, Any]) -> None:
     for name, reason in REFUSED.items():
         if options.get(name):
             raise ValueError(f"{name}={options[name]!r}: {reason}; leave it out")
+    for name in SINGLE:
+        if options.get(name, 1) != 1:
+            raise ValueError(
+                f"{name}={options[name]!r}: expected 1; use tensor_parallel_size for a larger "
+                "model, and the workers of a sweep for more devices"
+            )
 
 
 def started(

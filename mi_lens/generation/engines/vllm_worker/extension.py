@@ -93,4 +93,4 @@ class _Requests:
         actions, sampling = self._conditions[given["condition"]]
         context = self.runner.max_model_len
         job = Job(given["index"], row, sampling, actions, (), context)
-        return Held(job, len(ids))
+        return Held(job, len(ids), is_trial=given["trial"])

@@ -27,12 +27,14 @@ class Held:
         prompt: How many positions its first step reads: the prompt's and the prefix's.
         read: How many positions were read so far.
         failure: Why it cannot go on; empty while it can.
+        is_trial: Whether it is there to try the layers (`trial`).
     """
 
     job: Job
     prompt: int
     read: int = 0
     failure: str = ""
+    is_trial: bool = False
 
     def catch_up(self, drawn: Sequence[int]) -> None:
         """Takes over tokens that another process drew, where layers lie in several."""

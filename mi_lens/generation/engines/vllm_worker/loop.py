@@ -18,6 +18,7 @@ from mi_lens.generation.engines.vllm_worker.held import Held, Reading
 from mi_lens.generation.engines.vllm_worker.layers import Layers, Stream
 from mi_lens.generation.engines.vllm_worker.parts import Piece
 from mi_lens.generation.engines.vllm_worker.step import Step, Views, step_of
+from mi_lens.generation.engines.vllm_worker.trial import difference
 from mi_lens.generation.jobs import View
 from mi_lens.generation.recycling import may_recycle, orders_of
 from mi_lens.interventions.protocol import Recycling
@@ -84,13 +85,26 @@ class WorkerLoop:
         places = tuple(piece.place for piece in emitting.pieces)
         whole = len(places) == len(step.readings)
         try:
-            draw(emitting.view, logits if whole else logits[on_device(places, logits.device)])
+            drawn_from = logits if whole else logits[on_device(places, logits.device)]
+            draw(emitting.view, drawn_from)
             self._recycle_candidates(step)
+            self._try_layers(step, drawn_from)
         except ValueError as error:  # No process of vLLM's outlives one, so it goes out as a note.
             for reading in step.readings:
                 reading.held.failure = reading.held.failure or str(error)
             return [next(iter(self.end_ids), 0)] * len(places)
         return [accept(job, self.end_ids) for job in emitting.view.jobs]
+
+    def _try_layers(self, step: Step, logits: Float[Tensor, "rows d_vocab"]) -> None:
+        """Runs the row of a trial once more, and says so if its logits are not the same."""
+        staged = len(self.layers.blocks) < self.layers.count
+        for reading in step.readings:
+            if reading.held.is_trial and reading.decodes and step.inputs and not staged:
+                first, inputs = min(step.inputs.items())
+                row = step.emitting.view.jobs.index(reading.held.job)
+                states = inputs[reading.last.start][None].clone()
+                again = self._onward(step, first, states, View([reading.held.job]), [reading.last])
+                reading.held.failure = difference(again, logits[row : row + 1])
 
     def act(self, hidden: Tensor, residual: Tensor | None, layer: int, before: bool) -> None:
         """What is done to the stream before or after a layer of the step, in place."""
@@ -103,7 +117,7 @@ class WorkerLoop:
         name = f"blocks.{layer}.hook_resid_pre"
         if name in step.hook_names:
             self._edit(step, name, stream)
-        if layer in step.recycled:
+        if layer in step.recycled or (step.is_trial and not step.inputs):
             step.inputs[layer] = stream.at(slice(None))
 
     def _after(self, step: Step, layer: int, stream: Stream) -> None:

@@ -71,6 +71,7 @@ class Step:
             id(action): action for reading in self.readings for action in reading.held.job.actions
         }
         self.chunks = [reading for reading in self.readings if reading.chunk is not None]
+        self.is_trial = any(reading.held.is_trial for reading in self.readings)
         self.recycled = {action.recycled_layer for action in actions.values()} - {None}
         self.hook_names = {name for action in actions.values() for name in action.hook_names}
         self.hook_names |= {block_output(layer) for layer in self.recycled if layer is not None}
