@@ -34,7 +34,9 @@ class WorkerExtension:
             A JSON object: which layers lie here, and how far a text may go.
         """
         given = json.loads(settings)
-        if given["host"] == socket.gethostname():
+        executor = self.model_runner.parallel_config.distributed_executor_backend
+        # Ray ends the workers of a process that is gone, and what runs above them is Ray's.
+        if executor != "ray" and given["host"] == socket.gethostname():
             end_with(given["process"])
         runner = self.model_runner
         outline = load_outline(given["checkpoint"], "auto", given["think"])
