@@ -22,5 +22,5 @@ def test_layers_of_hook_names():
     names = ["blocks.3.hook_resid_post", "blocks.0.hook_resid_pre", "blocks.3.hook_resid_pre"]
     assert watched_layers(names) == [0, 3]
     assert watched_layers([]) == []
-    with pytest.raises(ValueError, match="'blocks.1.hook_attn_out': on vLLM only the residual"):
+    with pytest.raises(ValueError, match=r"'blocks.1.hook_attn_out': on vLLM only the residual"):
         watched_layers(["blocks.1.hook_attn_out"])
