@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.generation.engines.vllm_worker.parts import Piece
+from mi_lens.generation.engines.vllm_worker.watch import Watch
 from mi_lens.generation.jobs import Job
 from mi_lens.interventions.protocol import Action, Recycling
 from mi_lens.interventions.row import Rewound, Row
@@ -27,12 +28,14 @@ class Held:
         prompt: How many positions its first step reads: the prompt's and the prefix's.
         read: How many positions were read so far.
         failure: Why it cannot go on; empty while it can.
+        watch: Keeps states, if the text is read to be measured; it then gives no token.
     """
 
     job: Job
     prompt: int
     read: int = 0
     failure: str = ""
+    watch: Watch | None = None
 
     def catch_up(self, drawn: Sequence[int]) -> None:
         """Takes over tokens that another process drew, where layers lie in several."""

@@ -105,6 +105,7 @@ class WorkerLoop:
             self._edit(step, name, stream)
         if layer in step.recycled:
             step.inputs[layer] = stream.at(slice(None))
+        _show(step, name, stream)
 
     def _after(self, step: Step, layer: int, stream: Stream) -> None:
         """Edits of a layer's output, and runs of the layer that tokens ask for."""
@@ -118,6 +119,7 @@ class WorkerLoop:
         actions = (action for job in step.emitting.view.jobs for action in job.actions)
         if any(may_recycle(action, layer, "candidate") for action in actions):
             step.outputs[layer] = stream.at(step.emitting.tokens)
+        _show(step, name, stream)
 
     def _edit(self, step: Step, name: str, stream: Stream, layer: int | None = None) -> None:
         """Actions edit the states of their rows; with a layer, consumed tokens run it again."""
@@ -241,6 +243,13 @@ class WorkerLoop:
                     )
                 stream.put(behind, stream.at(behind), ran.at(slice(None)))
             first = end
+
+
+def _show(step: Step, name: str, stream: Stream) -> None:
+    """Shows states to what watches them."""
+    for reading in step.readings:
+        if reading.held.watch is not None:
+            reading.held.watch.see(name, reading.piece, stream)
 
 
 def _edited(view: View, name: str, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
