@@ -183,8 +183,13 @@ class TraceReader(TextReader):
                 results.append(TraceNumbers(_joined(found, "mi"), _joined(found, "probability")))
             return results
 
-    def _readable(self, traces: Sequence[Trace], hook_names: HookNames) -> list[str]:
-        """The hook names, if the traces can be read there."""
+    def require_hook_names(self, hook_names: HookNames) -> list[str]:
+        """The hook names that match patterns, if states there can be measured.
+
+        Raises:
+            ValueError: If none matches, one is no residual stream between blocks, or the engine's
+                blocks lie in several processes.
+        """
         names = match_hook_names(self.model, hook_names)
         if strange := [name for name in names if not RESIDUAL.fullmatch(name)]:
             raise ValueError(
@@ -196,6 +201,11 @@ class TraceReader(TextReader):
                 "with pipeline_parallel_size above 1 the blocks lie in several processes, of which "
                 "none can measure all; use tensor_parallel_size"
             )
+        return names
+
+    def _readable(self, traces: Sequence[Trace], hook_names: HookNames) -> list[str]:
+        """The hook names, if the traces can be read there."""
+        names = self.require_hook_names(hook_names)
         require_readable(self.model, traces, names)
         for trace in traces:
             self._require_replayable(trace)
