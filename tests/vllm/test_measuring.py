@@ -43,7 +43,7 @@ pytestmark = [
 NAME = "pocket-reasoner"
 HOOKS = ["blocks.*.hook_resid_post", "blocks.1.hook_resid_pre"]
 SITES = [{}, {"site": "answer_mean"}, {"site": "answer_last", "template": True}]
-CHUNK = 48  # Positions in a step; prompts and traces take several.
+CHUNK = 16  # Positions of a text in a step; prompts and traces take several.
 WORDS = ["Wait", "Hmm", "So"]
 
 
@@ -104,7 +104,8 @@ def read(model, traces):
 # The cache has room for about three traces of the sixteen that vLLM may begin.
 SMALL = {
     "dtype": "float32",
-    "max_num_batched_tokens": CHUNK,
+    "long_prefill_token_threshold": CHUNK,
+    "max_num_batched_tokens": 8 * CHUNK,
     "max_num_seqs": 16,
     "max_model_len": 256,
     "block_size": 32,
@@ -241,7 +242,7 @@ def test_analyze_writes_the_same_files(tmp_path, monkeypatch):
         limit=3,
         max_new_tokens=80,
         engine="vllm",
-        engine_options=(f"max_num_batched_tokens={CHUNK}",),
+        engine_options=(f"long_prefill_token_threshold={CHUNK}",),
         keep_states=False,
         hook_names=("blocks.*.hook_resid_post",),
         site="answer_mean",

@@ -237,9 +237,10 @@ class TraceReader(TextReader):
             for name, answer in distinct.items()
         ]
         try:
-            for failure in self._read("mi_lens_keep_answers", reading):
-                if failure is not None:
-                    raise ValueError(f"an answer state: {failure}")
+            with closing(self._read("mi_lens_keep_answers", reading)) as failures:
+                for failure in failures:
+                    if failure is not None:
+                        raise ValueError(f"an answer state: {failure}")
             yield from self._read("mi_lens_numbers", texts)
         finally:
             if self._llm is not None:

@@ -1,7 +1,7 @@
 """Texts read on vLLM while its workers keep states of them (`vllm_worker`)."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -36,6 +36,24 @@ class Text:
     trace: Trace | None = None
     condition: Condition = field(default_factory=Condition)
 
+    def told(self) -> dict[str, Any]:
+        """What the workers are told of it beside its tokens, as JSON (`Readings.hold`)."""
+        trace = self.trace
+        return {
+            "condition": content_hash(self.condition.to_json()),
+            "first": self.first,
+            "names": self.names,
+            "trace": trace
+            and {
+                "events": list(trace.events),
+                "id": trace.id,
+                "last": trace.token_ids[-1],
+                "prefix": trace.condition.get("prefix", 0),
+                "prompt": len(trace.prompt_ids),
+                "seed": trace.seed,
+            },
+        }
+
 
 class TextReader:
     """What of `VLLMEngine` reads texts."""
@@ -56,7 +74,7 @@ class TextReader:
         """See `Engine.close`."""
         raise NotImplementedError
 
-    def _read(self, method: str, texts: Sequence[Text]) -> Iterator[Any]:
+    def _read(self, method: str, texts: Sequence[Text]) -> Generator[Any, None, None]:
         """Has texts read, and yields in their order what `method` of the workers says of each."""
         from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
             EngineDeadError,
@@ -116,24 +134,9 @@ class TextReader:
         """Gives vLLM a text to read; the name that it goes by inside."""
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
 
-        trace = text.trace
-        extra = {
-            "condition": content_hash(text.condition.to_json()),
-            "first": text.first,
-            "names": text.names,
-            "trace": trace
-            and {
-                "events": list(trace.events),
-                "id": trace.id,
-                "last": trace.token_ids[-1],
-                "prefix": trace.condition.get("prefix", 0),
-                "prompt": len(trace.prompt_ids),
-                "seed": trace.seed,
-            },
-        }
         # A salt of its own: what vLLM finds in its cache, layers do not read.
         prompt = {"prompt_token_ids": list(text.ids), "cache_salt": name}
         sampling = SamplingParams(
-            temperature=0, max_tokens=1, detokenize=False, extra_args={KEY: extra}
+            temperature=0, max_tokens=1, detokenize=False, extra_args={KEY: text.told()}
         )
         return self._llm.llm_engine.add_request(name, prompt, sampling)

@@ -98,6 +98,11 @@ class WorkerLoop:
             turn = self._before if before else self._after
             turn(self.step, layer, Stream(hidden, residual))
 
+    def unembed(self, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d_vocab"]:
+        """The logits of states behind the last layer, converted to the model's dtype."""
+        runner = self.runner
+        return self.layers.logits(Stream(states.to(runner.device, runner.model_config.dtype)))
+
     def _before(self, step: Step, layer: int, stream: Stream) -> None:
         """Edits of a layer's input, which is kept if the layer may run again."""
         name = f"blocks.{layer}.hook_resid_pre"
@@ -247,7 +252,7 @@ class WorkerLoop:
 
 def _show(step: Step, name: str, stream: Stream) -> None:
     """Shows states to what watches them."""
-    for reading in step.readings:
+    for reading in step.chunks:
         if reading.held.watch is not None:
             reading.held.watch.see(name, reading.piece, stream)
 

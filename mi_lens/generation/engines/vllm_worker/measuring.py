@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mi_lens.common.float64 import float64_device
 from mi_lens.generation.engines.vllm_worker.held import Held
-from mi_lens.generation.engines.vllm_worker.layers import Layers, Stream
 from mi_lens.generation.engines.vllm_worker.watch import Watch
 from mi_lens.generation.jobs import Job
 from mi_lens.information.per_trace.hsic import hsic_mi
@@ -32,7 +31,7 @@ from mi_lens.interventions.replay import Replay
 from mi_lens.interventions.row import Rewound, Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.states.answer_state import AnswerTokens
-from mi_lens.states.uncertainty import explanations_by
+from mi_lens.states.uncertainty import Unembed, explanations_by
 from mi_lens.traces.trace import Trace
 
 
@@ -40,13 +39,13 @@ class Readings:
     """What this worker reads to measure: answers, whose states it keeps, and traces.
 
     Args:
-        layers: The layers of this process.
         outline: The outline of the model.
+        unembed: Gives the logits of states; all processes of a layer are asked at once.
         first: Whether this process computes the numbers that all have the states for.
     """
 
-    def __init__(self, layers: Layers, outline: Any, first: bool):
-        self.layers, self.outline, self.first = layers, outline, first
+    def __init__(self, outline: Any, unembed: Unembed, first: bool):
+        self.outline, self.unembed, self.first = outline, unembed, first
         self.answers: dict[str, dict[str, Float[Tensor, " d"]]] = {}
 
     def hold(
@@ -94,11 +93,6 @@ class Readings:
                 for name, of_name in states.items()
             }
         return told | numbers_of_states(states, self.answers, wanted) if self.first else None
-
-    def unembed(self, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d_vocab"]:
-        """The logits of states behind the last block; all processes of a layer must ask at once."""
-        weight = next(self.layers.norm.parameters())
-        return self.layers.logits(Stream(states.to(weight.device, self.outline.cfg.dtype)))
 
 
 def numbers_of_states(
