@@ -6,7 +6,8 @@ from random import Random
 from typing import Any
 
 from mi_lens.generation.engines.protocol import Engine
-from mi_lens.generation.engines.vllm_measuring import Compared, TraceReader
+from mi_lens.generation.engines.trace_numbers import Compared
+from mi_lens.generation.engines.vllm_measuring import TraceReader
 from mi_lens.generation.plan import Plan
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.problems.endings import AnswerSite, Ending, endings_of

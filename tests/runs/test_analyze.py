@@ -337,6 +337,9 @@ def test_an_engine_that_does_not_measure_leaves_no_folder(config, tmp_path, monk
     monkeypatch.setattr("mi_lens.generation.engines.lookup.load_engine", loading(PretendReader))
     with pytest.raises(ValueError, match=r"'blocks.1.hook_mlp_out': on vLLM only the residual"):
         analyze(replace(on_engine, hook_names=("blocks.1.hook_mlp_out",)))
+    monkeypatch.setattr(PretendReader, "_watched", {1})
+    with pytest.raises(ValueError, match=r"wanted at blocks \[2\], and the model was compiled for"):
+        analyze(replace(on_engine, hook_names=HOOKS[:1]))
     monkeypatch.setattr(PretendReader, "_staged", True)
     with pytest.raises(ValueError, match="pipeline_parallel_size above 1 the blocks lie in"):
         analyze(on_engine)

@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 from mi_lens.common.records import read_record, read_records
-from mi_lens.generation.engines.lookup import load_engine
-from mi_lens.generation.engines.vllm_measuring import Compared
+from mi_lens.generation.engines.trace_numbers import Compared
+from mi_lens.generation.engines.vllm_engine import VLLMEngine
 from mi_lens.generation.engines.vllm_worker.watch import Watch
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
@@ -101,7 +102,7 @@ def read(model, traces):
 
 
 # The cache has room for about three traces of the sixteen that vLLM may begin.
-SMALL = {
+SMALL: dict[str, Any] = {
     "dtype": "float32",
     "long_prefill_token_threshold": CHUNK,
     "max_num_batched_tokens": 8 * CHUNK,
@@ -115,7 +116,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def engine():
-    made = load_engine(NAME, **SMALL)
+    made = VLLMEngine(NAME, **SMALL)
     yield made
     made.close()
 
@@ -273,7 +274,7 @@ def test_analyze_writes_the_same_files(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_in_processes_of_its_own(model, traces, read, monkeypatch):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    engine = load_engine(NAME, **SMALL)
+    engine = VLLMEngine(NAME, **SMALL)
     try:
         found = engine.trajectories(traces[:9], HOOKS, answers_of(model, traces[:9]))
     finally:

@@ -1,76 +1,47 @@
 """Traces read on vLLM, as numbers: its workers keep the states and compute (`vllm_worker`)."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from mi_lens.common.provenance import content_hash
+from mi_lens.generation.engines.trace_numbers import (
+    Compared,
+    TraceNumbers,
+    joined,
+    measurements_of,
+)
+from mi_lens.generation.engines.vllm_start import watched_layers
 from mi_lens.generation.engines.vllm_texts import Text, TextReader
 from mi_lens.generation.request import Request
 from mi_lens.information.per_trace.measurement import (
     Measurement,
-    Trajectory,
-    measurement_from_row,
 )
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.readouts import answer_beginnings, require_token_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.replay import interventions_of
 from mi_lens.models.attached_hooks import require_hooks_still_on
-from mi_lens.models.hook_names import RESIDUAL, HookNames, last_block_output, match_hook_names
+from mi_lens.models.hook_names import (
+    RESIDUAL,
+    HookNames,
+    block_output,
+    last_block_output,
+    match_hook_names,
+)
 from mi_lens.states import by_hook
 from mi_lens.states.answer_state import AnswerTokens
 from mi_lens.states.trace_batches import read_ids, require_readable
 from mi_lens.traces.trace import Trace
 
 
-@dataclass(frozen=True)
-class Compared:
-    """The answers that a trace is measured against.
-
-    Attributes:
-        answer: The trace's gold answer.
-        others: Answers of other problems.
-        endings: The gold answer under other endings of its text, by ending.
-        after: The text after whose last token the model's expectation is compared with that at
-            every step; None takes `answer`.
-    """
-
-    answer: AnswerTokens
-    others: tuple[AnswerTokens, ...] = ()
-    endings: Mapping[str, AnswerTokens] = field(default_factory=dict)
-    after: AnswerTokens | None = None
-
-    @property
-    def all(self) -> list[AnswerTokens]:
-        """Every answer once."""
-        after = [] if self.after is None else [self.after]
-        return list(dict.fromkeys([self.answer, *self.others, *self.endings.values(), *after]))
-
-
-@dataclass(frozen=True)
-class TraceNumbers:
-    """Numbers of a trace at hook names.
-
-    Attributes:
-        mi: By hook name, MI with every answer, shape (step, answer).
-        probability: By hook name, the probability that the logit lens gives to the chosen tokens,
-            shape (step,).
-    """
-
-    mi: dict[str, Float[np.ndarray, "step answer"]]
-    probability: dict[str, Float[np.ndarray, " step"]]
-
-
 class TraceReader(TextReader):
     """What of `VLLMEngine` reads traces."""
 
     _staged: bool
+    _watched: set[int] | None
 
     @staticmethod
     def refusal(request: Request) -> str | None:
@@ -134,7 +105,7 @@ class TraceReader(TextReader):
         with closing(self._numbers_of(texts, every, read_at)) as told:
             for trace, several in zip(traces, parts, strict=True):
                 found = [_numbers(trace, next(told)) for _ in range(several)]
-                yield _measurements(found, names)
+                yield measurements_of(found, names)
 
     def trajectories(
         self,
@@ -180,7 +151,7 @@ class TraceReader(TextReader):
             results = []
             for trace, several in zip(traces, parts, strict=True):
                 found = [_numbers(trace, next(told)) for _ in range(several)]
-                results.append(TraceNumbers(_joined(found, "mi"), _joined(found, "probability")))
+                results.append(TraceNumbers(joined(found, "mi"), joined(found, "probability")))
             return results
 
     def require_hook_names(self, hook_names: HookNames) -> list[str]:
@@ -201,7 +172,17 @@ class TraceReader(TextReader):
                 "with pipeline_parallel_size above 1 the blocks lie in several processes, of which "
                 "none can measure all; use tensor_parallel_size"
             )
+        self._require_watched([*names, last_block_output(self.model)], "states are wanted")
         return names
+
+    def _require_watched(self, names: Sequence[str], what: str) -> None:
+        watched = self._watched
+        if watched is not None and (beyond := set(watched_layers(names)) - watched):
+            raise ValueError(
+                f"{what} at blocks {sorted(beyond)}, and the model was compiled for "
+                f"{sorted(watched)}; name their outputs in compiled=, with the last block's, whose "
+                "states tell what the model expects next; or leave compiled out"
+            )
 
     def _readable(self, traces: Sequence[Trace], hook_names: HookNames) -> list[str]:
         """The hook names, if the traces can be read there."""
@@ -219,7 +200,10 @@ class TraceReader(TextReader):
                 f"trace {trace.id} was written under {refused}; read it with mi_lens.capture"
             )
         for intervention in interventions:
-            intervention.bind(self.model)
+            action = intervention.bind(self.model)
+            layer = action.recycled_layer
+            again = [] if layer is None else [block_output(layer)]
+            self._require_watched([*action.hook_names, *again], f"trace {trace.id} was changed")
 
     def _groups(self, trace: Trace, names: Sequence[str]) -> list[list[str]]:
         """Hook names that are read together, in one reading of the trace."""
@@ -262,27 +246,3 @@ def _numbers(trace: Trace, told: Any) -> dict[str, Any]:
     if isinstance(told, str):
         raise ValueError(f"trace {trace.id}: {told}")
     return told
-
-
-def _measurements(
-    parts: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> dict[str, Measurement]:
-    """Measurements, of what the workers told of every reading of a trace."""
-    (explained,) = [part["next_token"] for part in parts if "next_token" in part]
-    next_token: dict[str, Trajectory] = {
-        what: np.array(values, dtype=float) for what, values in explained.items()
-    }
-    rows = {name: row for part in parts for name, row in part.get("measured", {}).items()}
-    found = {name: measurement_from_row(rows[name]) for name in names}
-    return {
-        name: replace(measurement, covariates={**next_token, **measurement.covariates})
-        for name, measurement in found.items()
-    }
-
-
-def _joined(parts: Sequence[Mapping[str, Any]], what: str) -> dict[str, Any]:
-    return {
-        name: np.array(values, dtype=float)
-        for part in parts
-        for name, values in part.get(what, {}).items()
-    }

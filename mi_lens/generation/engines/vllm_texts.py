@@ -1,7 +1,7 @@
 """Texts read on vLLM while its workers keep states of them (`vllm_worker`)."""
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from mi_lens.common.provenance import content_hash
-from mi_lens.generation.engines.vllm_worker.extension import KEY
+from mi_lens.generation.engines.vllm_worker.wire import KEY
 from mi_lens.interventions.condition import Condition
 from mi_lens.models.model import Model
 from mi_lens.states import by_hook
 from mi_lens.traces.trace import Trace
+
+_numbers = count()  # A name of a text is given once a process.
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,8 @@ class TextReader:
     name: str
     dtype: str
     _llm: Any
-    _numbers: count
 
     def _ask(self, method: str, what: Any) -> list[Any]:
-        raise NotImplementedError
-
-    def _tell(self, conditions: Iterable[Condition]) -> None:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -83,7 +81,8 @@ class TextReader:
         if self._llm is None:
             raise RuntimeError(f"the engine {self.name} was closed; load it again")
         self._require_room(texts)
-        self._tell(text.condition for text in texts)
+        acting = [text.condition.to_json() for text in texts]
+        self._ask("mi_lens_conditions", {content_hash(settings): settings for settings in acting})
         waiting, running, told = deque(enumerate(texts)), {}, {}
         room, place = by_hook.HELD, 0
         engine = self._llm.llm_engine
@@ -91,7 +90,7 @@ class TextReader:
             while place < len(texts):
                 while waiting and (not running or self._size(waiting[0][1]) <= room):
                     at, text = waiting.popleft()
-                    name = f"mi_lens-{next(self._numbers)}"
+                    name = f"{KEY}-text-{next(_numbers)}"
                     running[name] = at, text, self._add_text(name, text)
                     room -= self._size(text)
                 ended = [output.request_id for output in engine.step() if output.finished]

@@ -26,7 +26,7 @@ class PretendReader(RenamedEngine, TraceReader):
         told: The lengths of all questions and answers.
     """
 
-    _staged, _llm = False, "there"
+    _staged, _watched, _llm = False, None, "there"
 
     def __init__(self, model: Any):
         super().__init__(model)
@@ -49,6 +49,7 @@ class PretendReader(RenamedEngine, TraceReader):
             assert extra["condition"] == content_hash(text.condition.to_json())
             actions = tuple(part.bind(self.model) for part in text.condition.interventions)
             held = self.worker.mi_lens_readings.hold(tuple(text.ids), extra, actions)
+            assert held.watch is not None
             replay = text.trace and replay_of(self.model, text.trace)
             every = [range(len(text.ids))]
             (states,) = states_at(self.model, [text.ids], text.names, every, replay)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_lens.generation.engines.vllm_measuring import Compared
+from mi_lens.generation.engines.trace_numbers import Compared
 from mi_lens.generation.engines.vllm_worker.held import Reading
 from mi_lens.generation.engines.vllm_worker.layers import Stream
 from mi_lens.generation.engines.vllm_worker.measuring import MeasuringExtension, Readings
@@ -146,8 +146,7 @@ def test_a_trace_is_held_as_it_was_read(model, traces):
     found: dict[int, Any] = {}
     for first in range(0, len(ids), 5):
         count = min(5, len(ids) - first)
-        reading = Reading(held, Piece(0, 0, first, count), count, False)
-        assert not reading.decodes
+        reading = Reading(held, Piece(0, 0, first, count), count, False, False)
         found |= reading.recycled[1]
     assert {(1, at): how for at, how in found.items()} == replay.recycled
     assert found
@@ -201,6 +200,7 @@ def test_an_answer_of_another_process_is_null(model, traces):
     worker = MeasuringExtension()
     readings = worker.mi_lens_readings = Readings(model, torch.clone, False)
     held = readings.hold((4, 5, 6), {"names": ["a"], "first": 1, "trace": None}, ())
+    assert held.watch is not None
     held.watch.see("a", Piece(0, 0, 0, 3), stream(0, 3))
     worker.mi_lens_loop = SimpleNamespace(held={"r": held})
     assert worker.mi_lens_numbers('{"r": [{}]}') == "[null]"
