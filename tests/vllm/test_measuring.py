@@ -272,9 +272,14 @@ def test_analyze_writes_the_same_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_in_processes_of_its_own(model, traces, read, monkeypatch):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_in_processes_of_its_own(model, traces, read, monkeypatch, workers):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-    engine = VLLMEngine(NAME, **SMALL)
+    if workers == 2:
+        if len(cores := sorted(os.sched_getaffinity(0))) < 2:
+            pytest.skip("two workers want two cores")
+        monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", f"{cores[0]}|{cores[1]}")
+    engine = VLLMEngine(NAME, **SMALL, tensor_parallel_size=workers)
     try:
         found = engine.trajectories(traces[:9], HOOKS, answers_of(model, traces[:9]))
     finally:
