@@ -24,6 +24,7 @@ from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import open_run, record_reader
 from mi_lens.runs.generate import conditions_of, requests_of
 from mi_lens.runs.measure import Measurements, activations_path, measure_into
+from mi_lens.runs.measure_on_engine import reading_engine
 from mi_lens.states.segments import widths
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace import Trace
@@ -36,7 +37,7 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     `keep_states` is False), readings.jsonl, peaks.json, controls.json and thinking_tokens.json to
     `config.out`. Each result is written before the next begins; a run that was killed continues
     where it stopped. If another engine generates, it is closed, and then the model is loaded as a
-    HookedTransformer or TransformerBridge and reads the traces.
+    HookedTransformer or TransformerBridge and reads the traces, unless `read_with` is "engine".
 
     Args:
         config: The settings of the run.
@@ -54,6 +55,8 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
         read_at = config.hook_names or last_block_output(plan.model)
         hook_names = tuple(match_hook_names(plan.model, read_at))
         _require_states_at(plan.model, hook_names)
+        if config.read_with == "engine":
+            reading_engine(engine).require_hook_names(hook_names)
         requests = requests_of(config, plan, problems)
         # All checks come before this line, so that a refused run leaves no folder.
         folder = open_run(config, plan.fingerprint, engine.name, problems, conditions_of(requests))
@@ -100,9 +103,10 @@ def _analyze_into(
 def _reader(config: AnalyzeConfig, plan: Plan, folder: Path) -> Plan:
     """The plan of the model that reads the traces: another one if another engine wrote them.
 
-    It is loaded once that engine has freed its memory; the folder keeps its fingerprint too.
+    An engine that reads what it wrote goes on. A model is loaded once the engine has freed its
+    memory, and the folder keeps its fingerprint too.
     """
-    if plan.engine.own:
+    if plan.engine.own or config.read_with == "engine":
         return plan
     plan.engine.close()
     reader = Plan(config.load_model(config.model))

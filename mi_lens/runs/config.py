@@ -64,6 +64,10 @@ class AnalyzeConfig(GenerateConfig):
         keep_states: Whether the states that are read stay on disk, in activations/. Without, they
             are measured where the model is and dropped, and the numbers are the same; the logit
             lens needs them later.
+        read_with: What reads the traces: "model", a HookedTransformer or TransformerBridge, which
+            is loaded once another engine has written; or "engine", that engine itself (only vllm),
+            which measures where its states are and gives numbers alone. That needs
+            keep_states=False, and hook names of the residual stream between blocks.
     """
 
     hook_names: tuple[str, ...] | None = None
@@ -75,10 +79,13 @@ class AnalyzeConfig(GenerateConfig):
     mismatched: int = 64
     readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
     keep_states: bool = True
+    read_with: Literal["model", "engine"] = "model"
 
     def __post_init__(self):
         super().__post_init__()
         require_at_least(self, mismatched=0)
+        if self.read_with == "engine":
+            self._require_engine_that_reads()
         if self.readout == "logit_lens" and not self.keep_states:
             raise ValueError(
                 "keep_states=False: readout='logit_lens' decodes the states of peaks, which are "
@@ -89,6 +96,18 @@ class AnalyzeConfig(GenerateConfig):
             raise ValueError(f"sigma={self.sigma}: expected a positive width of the kernel")
         # Written in full, so that equal rules give the same run, however they are written.
         object.__setattr__(self, "peaks", repr(self.peak_rule()))
+
+    def _require_engine_that_reads(self) -> None:
+        if self.engine != "vllm":
+            raise ValueError(
+                f"read_with='engine' with engine={self.engine!r}: only engine 'vllm' measures what "
+                "it reads; leave read_with out, and the model reads"
+            )
+        if self.keep_states:
+            raise ValueError(
+                "read_with='engine' with keep_states=True: states never leave the engine's "
+                "workers; give keep_states=False (--no-keep-states), or leave read_with out"
+            )
 
     def peak_rule(self) -> "PeakRule":
         """The rule that selects peaks."""

@@ -1,9 +1,9 @@
 """Measures MI between the states of traces and answers; writes each trace before the next."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from mi_lens.models.model import Model
 from mi_lens.problems.endings import Ending, endings_of
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.config import AnalyzeConfig
+from mi_lens.runs.measure_on_engine import measured_on_engine, other_problems
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.by_hook import states_by_hook
 from mi_lens.states.capture_to_disk import StateStore, shard_path
@@ -58,7 +59,8 @@ def measure_into(
     The last block's states are read in addition to those of `hook_names`: the model's uncertainty
     about each token is computed from them. If the run keeps states, a run that was killed between
     states and measurements does not run the model again. If it does not, there is no activations/,
-    and states are measured on the model's device (`states_by_hook`).
+    and states are measured on the model's device (`states_by_hook`), or in an engine's workers if
+    `config.read_with` is "engine".
 
     Returns:
         Trace id to measurements, for every trace that is long enough to have peaks.
@@ -82,22 +84,48 @@ def measure_into(
         for trace in long_enough
         if trace.id not in done or (store and not set(names) <= set(store.held(trace)))
     ]
-    answers = _Answers.read(config, model, traces, names, progress) if waiting else None
-    for trace in tracked(waiting, "read and measure", "trace", progress):
+    if config.read_with == "engine":
+        measured = measured_on_engine(config, plan, traces, waiting, hook_names)
+    else:
+        read = _Answers.read(config, model, traces, names, progress) if waiting else None
+        measured = _measured_on_model(config, model, waiting, hook_names, store, read, done)
+    with closing(measured):
+        for trace in tracked(waiting, "read and measure", "trace", progress):
+            measurements = next(measured)
+            if measurements is None:  # Only the states of the trace were missing.
+                continue
+            row = {name: measurement_to_row(found) for name, found in measurements.items()}
+            append_record(path, {"trace": trace.id, "readings": row})
+            done[trace.id] = measurements
+    return {trace.id: done[trace.id] for trace in long_enough}
+
+
+def _measured_on_model(
+    config: AnalyzeConfig,
+    model: Model,
+    traces: Sequence[Trace],
+    hook_names: Sequence[str],
+    store: StateStore | None,
+    answers: "_Answers | None",
+    done: Mapping[str, Measurements],
+) -> Generator[Measurements | None, None, None]:
+    """For every trace what is measured of it, or None if that is done and its states were not."""
+    last = last_block_output(model)
+    names = list(dict.fromkeys([last, *hook_names]))
+    for trace in traces:
         if store is None:
             by_hook = states_by_hook(model, trace, names)
         else:
-            by_hook = _loaded(*store.capture([trace], names), names)
-        if answers is None or trace.id in done:  # Only the states of the trace were missing.
+            (shard,) = store.capture([trace], names)
+            by_hook = _loaded(shard, names)
+        if answers is None or trace.id in done:
+            yield None
             continue
         try:
-            measurements = _measure(config, model, trace, by_hook, hook_names, last, answers)
+            found = _measure(config, model, trace, by_hook, hook_names, last, answers)
         except ValueError as error:
             raise ValueError(f"trace {trace.id}: {error}") from error
-        row = {name: measurement_to_row(measurement) for name, measurement in measurements.items()}
-        append_record(path, {"trace": trace.id, "readings": row})
-        done[trace.id] = measurements
-    return {trace.id: done[trace.id] for trace in long_enough}
+        yield found
 
 
 def _loaded(shard: Path, names: Sequence[str]) -> ByHook:
@@ -187,10 +215,7 @@ class _Answers:
 
     def other_problems(self, problem: Problem) -> list[Problem]:
         """Other problems with other answers, drawn for this problem."""
-        candidates = [other for other in self.states if other.answer != problem.answer]
-        return Random(f"{self.config.seed}/{problem.id}").sample(
-            candidates, min(len(candidates), self.config.mismatched)
-        )
+        return other_problems(self.config, list(self.states), problem)
 
     def stacked(self, problems: Sequence[Problem], name: str) -> Float[Tensor, "problem d"]:
         """The answer states of problems at a hook name."""

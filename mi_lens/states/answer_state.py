@@ -1,7 +1,8 @@
 """The state of a gold answer, h_y, with which every state of a trace is compared."""
 
 from collections.abc import Sequence
-from typing import overload
+from dataclasses import dataclass
+from typing import Any, overload
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,6 +14,45 @@ from mi_lens.problems.endings import AnswerSite, Ending, answer_text
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode, encode_prompt
 from mi_lens.states.segments import last_states
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """A gold answer as tokens, and where among them its state is.
+
+    Attributes:
+        ids: The token ids that a model reads.
+        read: How many last tokens the state is of.
+        mean: Whether it is the mean of their states; if not, `read` is 1.
+    """
+
+    ids: tuple[int, ...]
+    read: int = 1
+    mean: bool = False
+
+    def state(self, states: Float[Tensor, "read d"]) -> Float[Tensor, "d"]:
+        """The answer state of the states at the last `read` tokens, in their dtype."""
+        return in_float64(states).mean(0).to(states) if self.mean else states[-1].clone()
+
+
+def answer_tokens(
+    tokenizer: Any,
+    problem: Problem,
+    *,
+    site: AnswerSite = "solution_last",
+    template: bool = False,
+    ending: Ending = "as_written",
+) -> AnswerTokens:
+    """What a model reads for a problem's answer state; arguments and errors as `answer_state`."""
+    text = answer_text(problem, site, ending)
+    alone = tokenizer.encode(text, add_special_tokens=False)
+    if template:
+        _, before = encode_prompt(tokenizer, problem.question)
+        ids = (*before, *alone)
+    else:
+        ids = encode(tokenizer, text, templated=False)
+    mean = site == "answer_mean"
+    return AnswerTokens(tuple(ids), len(alone) if mean else 1, mean)
 
 
 @overload
@@ -77,16 +117,6 @@ def answer_state(
             answer_state(model, p, names, site=site, template=template, ending=ending)
             for p in problem
         ]
-    text = answer_text(problem, site, ending)
-    tokenizer = model.tokenizer
-    if template:
-        _, before = encode_prompt(tokenizer, problem.question)
-        ids = [*before, *tokenizer.encode(text, add_special_tokens=False)]
-        length = len(ids) - len(before)
-    else:
-        ids = encode(tokenizer, text, templated=False)
-        length = len(tokenizer.encode(text, add_special_tokens=False))
-    (states,) = last_states(model, [ids], names, [length if site == "answer_mean" else 1])
-    if site == "answer_mean":
-        return {name: in_float64(state).mean(0).to(state) for name, state in states.items()}
-    return {name: state[-1].clone() for name, state in states.items()}
+    tokens = answer_tokens(model.tokenizer, problem, site=site, template=template, ending=ending)
+    (states,) = last_states(model, [tokens.ids], names, [tokens.read])
+    return {name: tokens.state(of_tokens) for name, of_tokens in states.items()}

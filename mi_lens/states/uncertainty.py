@@ -5,7 +5,8 @@ per trace.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_lens.common.float64 import in_float64
-from mi_lens.interventions.replay import ReadUnder, replay_of
+from mi_lens.interventions.replay import ReadUnder, Replay, replay_of
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.states.activation_cache import require_states
 from mi_lens.traces.trace import Trace
 
+# The logits of residual states behind the last block: final norm and unembedding.
+Unembed = Callable[[Float[Tensor, "rows d"]], Float[Tensor, "rows vocab"]]
 NUMBERS = 2**24  # Log probabilities at a time: 134 MB, of which up to five are in memory at once.
 
 
@@ -46,7 +49,8 @@ def next_token_uncertainty(
     Raises:
         ValueError: If the number of states is not the number of steps.
     """
-    chunks = _log_probabilities(model, trace, last_states, condition)
+    replay = replay_of(model, trace, condition)
+    chunks = _log_probabilities(_unembedding(model), replay, last_states)
     return _joined([_uncertainty(log_p, tokens) for log_p, tokens in chunks])
 
 
@@ -75,8 +79,9 @@ def next_token_similarity(
     Raises:
         ValueError: If the number of states is not the number of steps.
     """
-    after = _after(model, answer)
-    chunks = _log_probabilities(model, trace, last_states, condition)
+    unembed, replay = _unembedding(model), replay_of(model, trace, condition)
+    after = _after(unembed, answer)
+    chunks = _log_probabilities(unembed, replay, last_states)
     return torch.cat([_similarity(log_p, after) for log_p, _ in chunks]).cpu().numpy()
 
 
@@ -95,36 +100,57 @@ def next_token_explanations(
     Returns:
         "entropy", "surprisal" and "next token as after the answer", each with one value per step.
     """
-    after = _after(model, answer)
+    return explanations_by(_unembedding(model), replay_of(model, trace), last_states, answer)
+
+
+@torch.inference_mode()
+def explanations_by(
+    unembed: Unembed,
+    replay: Replay,
+    last_states: Float[Tensor, "step d"],
+    answer: Float[Tensor, " d"],
+) -> dict[str, Float[np.ndarray, " step"]]:
+    """What `next_token_explanations` returns, by whatever unembeds the states.
+
+    Args:
+        unembed: Gives the logits of states at the last block's output.
+        replay: The trace, with what acted on its logits.
+        last_states: See `next_token_similarity`.
+        answer: See `next_token_similarity`.
+    """
+    after = _after(unembed, answer)
     return _joined(
         [
             {
                 **_uncertainty(log_p, tokens),
                 "next token as after the answer": _similarity(log_p, after),
             }
-            for log_p, tokens in _log_probabilities(model, trace, last_states, "as generated")
+            for log_p, tokens in _log_probabilities(unembed, replay, last_states)
         ]
     )
 
 
+def _unembedding(model: Model) -> Unembed:
+    return partial(backend_of(model).unembed, model)
+
+
 def _log_probabilities(
-    model: Model, trace: Trace, last_states: Float[Tensor, "step d"], condition: ReadUnder
+    unembed: Unembed, replay: Replay, last_states: Float[Tensor, "step d"]
 ) -> Iterator[tuple[Float[Tensor, "chunk vocab"], Int[Tensor, " chunk"]]]:
     """Log probabilities at the steps of a trace, and the emitted tokens, chunk by chunk."""
+    trace = replay.trace
     require_states(last_states, f"trace {trace.id}: last_states", len(trace))
-    backend = backend_of(model)
     emitted = torch.tensor(trace.token_ids)
-    replay = replay_of(model, trace, condition)
-    size = min(256, max(1, NUMBERS // model.cfg.d_vocab))
+    size = min(256, max(1, NUMBERS // replay.model.cfg.d_vocab))
     for start in range(0, len(trace), size):
-        logits = replay.logits(backend.unembed(model, last_states[start : start + size]), start)
+        logits = replay.logits(unembed(last_states[start : start + size]), start)
         log_p = in_float64(logits).log_softmax(-1)
         emitted = emitted.to(log_p.device)
         yield log_p, emitted[start : start + size]
 
 
-def _after(model: Model, answer: Float[Tensor, " d"]) -> Float[Tensor, "1 vocab"]:
-    return in_float64(backend_of(model).unembed(model, answer[None])).softmax(-1)
+def _after(unembed: Unembed, answer: Float[Tensor, " d"]) -> Float[Tensor, "1 vocab"]:
+    return in_float64(unembed(answer[None])).softmax(-1)
 
 
 def _uncertainty(

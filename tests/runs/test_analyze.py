@@ -31,6 +31,7 @@ from mi_lens.runs.generate import run_generate
 from mi_lens.states.answer_state import answer_state
 from mi_lens.states.shard import load_activations
 from mi_lens.traces.trace_files import load_traces
+from tests.generation.engines.pretend_reader import PretendReader
 from tests.generation.engines.renamed import RenamedEngine
 from tests.processes import result_of, start
 
@@ -272,6 +273,77 @@ def test_the_model_that_reads_is_loaded_once_the_engine_is_closed(config, tmp_pa
         assert our.token_ids == their.token_ids
         for name in HOOKS:
             np.testing.assert_allclose(ours.mi(our, name), theirs.mi(their, name), rtol=1e-9)
+
+
+@pytest.mark.parametrize("site", ["solution_last", "answer_mean"])
+def test_an_engine_measures_what_it_wrote(config, tmp_path, monkeypatch, site):
+    """The same files as by the model, which is never loaded; killed half-way and continued."""
+    config = replace(
+        config, intervene=(RECYCLED,), limit=4, site=site, keep_states=False, engine="vllm"
+    )
+    engines, loaded = [], load
+
+    def loading(name, engine, **settings):
+        engines.append(PretendReader(loaded(name, dtype="float64", device="cpu")))
+        return engines[-1]
+
+    monkeypatch.setattr("mi_lens.generation.engines.lookup.load_engine", loading)
+    analyze(replace(config, out=tmp_path / "model"))
+    monkeypatch.setattr("mi_lens.models.loading.load", None)
+    on_engine = replace(config, out=tmp_path / "engine", read_with="engine")
+    analyze(on_engine)
+    assert sum(engines[1].told) > 1000
+    mine, theirs = contents(tmp_path / "engine"), contents(tmp_path / "model")
+    assert mine.keys() == theirs.keys()
+    for name in mine.keys() - {"run.json"}:
+        assert mine[name] == theirs[name], name
+    assert "reader" not in read_record(tmp_path / "engine")
+    readings = tmp_path / "engine" / "readings.jsonl"
+    lines = readings.read_bytes().splitlines(keepends=True)
+    readings.write_bytes(b"".join(lines[:2]))
+    (tmp_path / "engine" / "peaks.json").unlink()
+    analyze(on_engine)
+    assert contents(tmp_path / "engine") == mine
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "transformer_lens"}, "engine='transformer_lens': only engine 'vllm' measures"),
+        ({"engine": "huggingface"}, "engine='huggingface': only engine 'vllm' measures"),
+        ({"keep_states": True}, "keep_states=True: states never leave the engine's workers"),
+        ({"readout": "logit_lens"}, "keep_states=False: readout='logit_lens' decodes the states"),
+    ],
+)
+def test_only_an_engine_that_measures_is_asked_to(config, settings, message):
+    reads = {"read_with": "engine", "engine": "vllm", "keep_states": False}
+    assert replace(config, **reads).read_with == "engine"
+    with pytest.raises(ValueError, match=message):
+        replace(config, **(reads | settings))
+
+
+def test_an_engine_that_does_not_measure_leaves_no_folder(config, tmp_path, monkeypatch):
+    loaded = load
+
+    def loading(kind):
+        return lambda name, engine, **settings: kind(loaded(name, dtype="float64", device="cpu"))
+
+    on_engine = replace(
+        config, out=tmp_path / "run", engine="vllm", keep_states=False, read_with="engine"
+    )
+    monkeypatch.setattr("mi_lens.generation.engines.lookup.load_engine", loading(RenamedEngine))
+    with pytest.raises(ValueError, match=r"the engine renamed 1.0 does not read traces; leave"):
+        analyze(on_engine)
+    monkeypatch.setattr("mi_lens.generation.engines.lookup.load_engine", loading(PretendReader))
+    with pytest.raises(ValueError, match=r"'blocks.1.hook_mlp_out': on vLLM only the residual"):
+        analyze(replace(on_engine, hook_names=("blocks.1.hook_mlp_out",)))
+    monkeypatch.setattr(PretendReader, "_watched", {1})
+    with pytest.raises(ValueError, match=r"wanted at blocks \[2\], and the model was compiled for"):
+        analyze(replace(on_engine, hook_names=HOOKS[:1]))
+    monkeypatch.setattr(PretendReader, "_staged", True)
+    with pytest.raises(ValueError, match="pipeline_parallel_size above 1 the blocks lie in"):
+        analyze(on_engine)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_torn_line_is_no_result(config, analysis, tmp_path):

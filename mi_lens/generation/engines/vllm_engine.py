@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mi_lens.generation.engines.vllm_measuring import TraceReader
 from mi_lens.generation.engines.vllm_requests import Running
 from mi_lens.generation.engines.vllm_start import (
     CPU_CACHE,
@@ -39,7 +40,7 @@ from mi_lens.problems.think_kinds import AUTO
 TRIAL = (1, 2, 3, 4, 5)  # Any token ids.
 
 
-class VLLMEngine:
+class VLLMEngine(TraceReader):
     """An `Engine` for every condition of this package's interventions, at vLLM's speed.
 
     How many texts are read together is vLLM's own `max_num_seqs`; a `batch_size` does not count.

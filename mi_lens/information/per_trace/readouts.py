@@ -1,6 +1,7 @@
 """What a step decodes to: the token it emits, the token it consumes, or its logit lens."""
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ from mi_lens.common.float64 import in_float64
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.states.activation_cache import require_states
+from mi_lens.states.uncertainty import Unembed
 from mi_lens.traces.trace import Trace
 from mi_lens.traces.vocabulary import vocabulary
 
@@ -80,24 +82,44 @@ def answer_probability(
         ValueError: If there are no token ids and the trace has no problem with an answer, or the
             number of states is not the number of steps.
     """
-    chosen = _answer_beginnings(model, trace) if token_ids is None else sorted(token_ids)
-    if not chosen or min(chosen) < 0 or max(chosen) >= model.cfg.d_vocab:
-        raise ValueError(
-            f"token_ids={chosen}: expected at least one id from 0 to {model.cfg.d_vocab - 1}"
-        )
+    chosen = answer_beginnings(model, trace) if token_ids is None else sorted(token_ids)
+    require_token_ids(model, chosen)
     for name, at_hook in states.items():
         require_states(at_hook, f"trace {trace.id}: states at {name}", len(trace))
-    backend, columns = backend_of(model), torch.tensor(chosen)
-    probabilities = []
-    for part in (part for at_hook in states.values() for part in at_hook.split(256)):
-        after = in_float64(backend.unembed(model, part)).softmax(-1)
-        columns = columns.to(after.device)
-        probabilities.append(after[:, columns].sum(-1))
+    unembed = partial(backend_of(model).unembed, model)
+    probabilities = [lens_probability(unembed, at_hook, chosen) for at_hook in states.values()]
     joined = torch.cat(probabilities or [torch.zeros(0)]).cpu().numpy()
     return dict(zip(states, joined.reshape(len(states), len(trace)), strict=True))
 
 
-def _answer_beginnings(model: Model, trace: Trace) -> list[int]:
+def require_token_ids(model: Model, token_ids: Collection[int]) -> None:
+    """Raises a ValueError unless these are tokens of a model, and at least one."""
+    if not token_ids or min(token_ids) < 0 or max(token_ids) >= model.cfg.d_vocab:
+        raise ValueError(
+            f"token_ids={list(token_ids)}: expected at least one id from 0 to "
+            f"{model.cfg.d_vocab - 1}"
+        )
+
+
+def lens_probability(
+    unembed: Unembed, states: Float[Tensor, "step d"], token_ids: Collection[int]
+) -> Float[Tensor, " step"]:
+    """The probability that the logit lens gives to any of some tokens at every step, in float64."""
+    columns = torch.tensor(list(token_ids))
+    probabilities = []
+    for part in states.split(256):
+        after = in_float64(unembed(part)).softmax(-1)
+        columns = columns.to(after.device)
+        probabilities.append(after[:, columns].sum(-1))
+    return torch.cat(probabilities)
+
+
+def answer_beginnings(model: Model, trace: Trace) -> list[int]:
+    """The tokens that a trace's gold answer may begin with; see `answer_probability`.
+
+    Raises:
+        ValueError: If the trace has no problem, or its answer no token that is not blank.
+    """
     answer = trace.require_problem("whose answer the logit lens could give").answer
     strings = vocabulary(model.tokenizer)
     beginnings = set()

@@ -8,6 +8,7 @@ import torch
 
 from mi_lens.generation.engines.vllm_worker.held import Held
 from mi_lens.generation.engines.vllm_worker.loop import WorkerLoop
+from mi_lens.generation.engines.vllm_worker.measuring import MeasuringExtension, Readings
 from mi_lens.generation.engines.vllm_worker.parent import end_with
 from mi_lens.generation.engines.vllm_worker.wire import KEY
 from mi_lens.generation.jobs import Job
@@ -18,7 +19,7 @@ from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.loading import load_outline
 
 
-class WorkerExtension:
+class WorkerExtension(MeasuringExtension):
     """Methods that vLLM adds to its worker class; each process answers for itself."""
 
     model_runner: Any
@@ -33,6 +34,10 @@ class WorkerExtension:
         Returns:
             A JSON object: which layers lie here, and how far a text may go.
         """
+        from vllm.distributed.parallel_state import (  # pyright: ignore[reportMissingImports]
+            get_tp_group,
+        )
+
         given = json.loads(settings)
         executor = self.model_runner.parallel_config.distributed_executor_backend
         # Ray ends the workers of a process that is gone, and what runs above them is Ray's.
@@ -44,6 +49,9 @@ class WorkerExtension:
         self.mi_lens_requests = _Requests(runner, outline)
         self.mi_lens_loop = WorkerLoop(
             runner, self.mi_lens_requests.hold, frozenset(given["end_ids"])
+        )
+        self.mi_lens_readings = self.mi_lens_requests.readings = Readings(
+            outline, self.mi_lens_loop.unembed, get_tp_group().is_first_rank
         )
         self.mi_lens_watch()
         return json.dumps({"layers": list(self.mi_lens_loop.layers.blocks)})
@@ -69,6 +77,8 @@ class WorkerExtension:
 class _Requests:
     """Makes jobs of what vLLM knows of a request."""
 
+    readings: Readings  # Holds the requests that are read to be measured.
+
     def __init__(self, runner: Any, outline: Any):
         self.runner, self.outline = runner, outline
         self._conditions: dict[str, tuple[tuple[Action, ...], Sampling]] = {}
@@ -83,7 +93,9 @@ class _Requests:
     def hold(self, name: str) -> Held:
         state = self.runner.requests[name]
         given = state.sampling_params.extra_args[KEY]
-        ids, prefix = tuple(state.prompt_token_ids), given["prefix"]
+        ids, prefix = tuple(state.prompt_token_ids), given.get("prefix", 0)
+        if "names" in given:
+            return self.readings.hold(ids, given, self._conditions[given["condition"]][0])
         prompt_ids = ids[: len(ids) - prefix]
         row = Row(
             self.outline.tokenizer,

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.generation.engines.vllm_worker.parts import Piece
+from mi_lens.generation.engines.vllm_worker.watch import Watch
 from mi_lens.generation.jobs import Job
 from mi_lens.interventions.protocol import Action, Recycling
 from mi_lens.interventions.row import Rewound, Row
@@ -28,6 +29,7 @@ class Held:
         read: How many positions were read so far.
         failure: Why it cannot go on; empty while it can.
         is_trial: Whether it is there to try the layers (`trial`).
+        watch: Keeps states, if the text is read to be measured; it then gives no token.
     """
 
     job: Job
@@ -35,6 +37,7 @@ class Held:
     read: int = 0
     failure: str = ""
     is_trial: bool = False
+    watch: Watch | None = None
 
     def catch_up(self, drawn: Sequence[int]) -> None:
         """Takes over tokens that another process drew, where layers lie in several."""

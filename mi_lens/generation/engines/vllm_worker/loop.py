@@ -112,6 +112,11 @@ class WorkerLoop:
             turn = self._before if before else self._after
             turn(self.step, layer, Stream(hidden, residual))
 
+    def unembed(self, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d_vocab"]:
+        """The logits of states behind the last layer, converted to the model's dtype."""
+        runner = self.runner
+        return self.layers.logits(Stream(states.to(runner.device, runner.model_config.dtype)))
+
     def _before(self, step: Step, layer: int, stream: Stream) -> None:
         """Edits of a layer's input, which is kept if the layer may run again."""
         name = f"blocks.{layer}.hook_resid_pre"
@@ -119,6 +124,7 @@ class WorkerLoop:
             self._edit(step, name, stream)
         if layer in step.recycled or (step.is_trial and not step.inputs):
             step.inputs[layer] = stream.at(slice(None))
+        _show(step, name, stream)
 
     def _after(self, step: Step, layer: int, stream: Stream) -> None:
         """Edits of a layer's output, and runs of the layer that tokens ask for."""
@@ -132,6 +138,7 @@ class WorkerLoop:
         actions = (action for job in step.emitting.view.jobs for action in job.actions)
         if any(may_recycle(action, layer, "candidate") for action in actions):
             step.outputs[layer] = stream.at(step.emitting.tokens)
+        _show(step, name, stream)
 
     def _edit(self, step: Step, name: str, stream: Stream, layer: int | None = None) -> None:
         """Actions edit the states of their rows; with a layer, consumed tokens run it again."""
@@ -255,6 +262,13 @@ class WorkerLoop:
                     )
                 stream.put(behind, stream.at(behind), ran.at(slice(None)))
             first = end
+
+
+def _show(step: Step, name: str, stream: Stream) -> None:
+    """Shows states to what watches them."""
+    for reading in step.chunks:
+        if reading.held.watch is not None:
+            reading.held.watch.see(name, reading.piece, stream)
 
 
 def _edited(view: View, name: str, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:

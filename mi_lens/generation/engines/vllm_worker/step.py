@@ -75,6 +75,8 @@ class Step:
         self.recycled = {action.recycled_layer for action in actions.values()} - {None}
         self.hook_names = {name for action in actions.values() for name in action.hook_names}
         self.hook_names |= {block_output(layer) for layer in self.recycled if layer is not None}
+        watches = [reading.held.watch for reading in self.chunks]
+        self.hook_names |= {name for watch in watches if watch is not None for name in watch.names}
 
 
 def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -> Step:
@@ -98,7 +100,8 @@ def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -
         request.catch_up(runner.requests[name].output_token_ids)
         known = min(max(request.read - piece.first, 0), piece.count)
         decodes = piece.stop > max(request.prompt, request.read)
-        readings.append(Reading(request, piece, known, decodes, not discarded[place]))
+        emits = not discarded[place] and request.watch is None
+        readings.append(Reading(request, piece, known, decodes, emits))
 
     def group(what: str, takes_part: Callable[[Reading], bool]) -> Group:
         taking = [reading for reading in readings if takes_part(reading)]
