@@ -17,6 +17,7 @@ from mi_lens.generation.engines.vllm_measuring import TraceReader
 from mi_lens.generation.engines.vllm_requests import Running
 from mi_lens.generation.engines.vllm_start import (
     CPU_CACHE,
+    placed,
     require_options,
     started,
     tested_vllm,
@@ -33,8 +34,6 @@ from mi_lens.interventions.steer import Steer
 from mi_lens.models.fingerprint import checkpoint_fingerprint
 from mi_lens.models.hook_names import RESIDUAL
 from mi_lens.models.loading import load_outline, opened
-from mi_lens.models.placement import default_dtype, parse_dtype
-from mi_lens.models.quantization import quantization_of
 from mi_lens.problems.think_kinds import AUTO
 
 TRIAL = (1, 2, 3, 4, 5)  # Any token ids.
@@ -78,32 +77,11 @@ class VLLMEngine(TraceReader):
         **options: Any,
     ):
         vllm = tested_vllm()
-        from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
-
         require_options(options)
         found = opened(checkpoint)
-        if found.path.is_file():
-            raise ValueError(
-                f"{found.path}: vLLM is given folders of safetensors here, not GGUF files; load it "
-                "with mi_lens.load, or write it to a folder first"
-            )
-        settings = found.settings()
-        method = quantization_of(found.config_file, settings)
-        self.device = current_platform.device_type
-        if device is not None and torch.device(device).type != self.device:
-            raise ValueError(
-                f"device={str(device)!r}: the installed vLLM {vllm.__version__} runs on "
-                f"{self.device!r}; leave the device out, or install the build for yours"
-            )
-        wanted = (
-            default_dtype(settings, torch.device(self.device))
-            if dtype is None
-            else parse_dtype(dtype)
-        )
-        if wanted == torch.float64:
-            raise ValueError("dtype='float64': vLLM has no kernels for it; expected 'float32'")
+        self.device, torch_dtype, method = placed(found, dtype, device)
         found.require_weights()
-        self.dtype = str(wanted).removeprefix("torch.")
+        self.dtype = str(torch_dtype).removeprefix("torch.")
         self.name = f"vllm {vllm.__version__}" + (f", {method} weights" if method else "")
         self.model = load_outline(checkpoint, think=think)
         self.fingerprint = checkpoint_fingerprint(

@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mi_lens.common.provenance import code_hash
-from mi_lens.generation.engines.vllm_worker.wire import (
-    COMPILED_EXTENSION,
-    EXTENSION,
-    KEY,
-    LOAD_FORMAT,
-)
-from mi_lens.models.hook_names import RESIDUAL
+import torch
 
+from mi_lens.common.provenance import code_hash
+from mi_lens.generation.engines.vllm_worker.wire import KEY, LOAD_FORMAT
+from mi_lens.models.hook_names import RESIDUAL
+from mi_lens.models.placement import default_dtype, parse_dtype
+from mi_lens.models.quantization import quantization_of
+
+EXTENSION = "mi_lens.generation.engines.vllm_worker.extension.WorkerExtension"
+COMPILED_EXTENSION = "mi_lens.generation.engines.vllm_worker.compiled.CompiledExtension"
 TESTED = "0.32"  # The versions of vLLM whose insides `vllm_worker` knows.
 # What would change tokens behind our back, or run what our loop does not see.
 REFUSED = {
@@ -49,6 +50,39 @@ def tested_vllm() -> Any:
     if os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0") not in ("0", "false"):
         raise ValueError("VLLM_USE_V2_MODEL_RUNNER is set; interventions need the first one: unset")
     return vllm
+
+
+def placed(
+    found: Any, dtype: torch.dtype | str | None, device: torch.device | str | None
+) -> tuple[str, torch.dtype, str | None]:
+    """The kind of device and the dtype in which a checkpoint runs, and how it is quantised.
+
+    Args:
+        found: The checkpoint, opened.
+        dtype: What was asked for; see `mi_lens.load`.
+        device: What was asked for.
+
+    Raises:
+        ValueError: If vLLM cannot run it so.
+    """
+    from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
+
+    if found.path.is_file():
+        raise ValueError(
+            f"{found.path}: vLLM is given folders of safetensors here, not GGUF files; load it "
+            "with mi_lens.load, or write it to a folder first"
+        )
+    own = current_platform.device_type
+    if device is not None and torch.device(device).type != own:
+        raise ValueError(
+            f"device={str(device)!r}: the installed vLLM runs on {own!r}; leave the device out, "
+            "or install the build for yours"
+        )
+    settings = found.settings()
+    wanted = default_dtype(settings, torch.device(own)) if dtype is None else parse_dtype(dtype)
+    if wanted == torch.float64:
+        raise ValueError("dtype='float64': vLLM has no kernels for it; expected 'float32'")
+    return own, wanted, quantization_of(found.config_file, settings)
 
 
 def require_options(options: Mapping[str, Any]) -> None:

@@ -2,5 +2,3 @@
 
 KEY = "mi_lens"  # In the extra arguments of a request, and in vLLM's additional config.
 LOAD_FORMAT = "mi_lens_watched"
-EXTENSION = "mi_lens.generation.engines.vllm_worker.extension.WorkerExtension"
-COMPILED_EXTENSION = "mi_lens.generation.engines.vllm_worker.compiled.CompiledExtension"
