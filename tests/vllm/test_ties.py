@@ -81,7 +81,7 @@ def test_any_other_token_is_no_tie(model, asked, step):
         if step >= len(trace):
             continue
         other = changed(trace, step, (trace.token_ids[step] + 1) % 300)
-        with pytest.raises(AssertionError, match="is no tie|Draws|from the same candidates"):
+        with pytest.raises(AssertionError, match=r"is no tie|Draws|from the same candidates"):
             require_ties(model, [request], [trace], [other])
         refused += 1
     assert refused > len(requests) / 2
@@ -126,7 +126,7 @@ def test_a_word_that_would_have_been_written_may_be_tied_too(model, asked):
                 continue
             other = event | {"wanted": (event["wanted"] + 1) % 300}
             events = (*trace.events[:i], other, *trace.events[i + 1 :])
-            with pytest.raises(AssertionError, match="acted_on=False. is no tie"):
+            with pytest.raises(AssertionError, match=r"acted_on=False. is no tie"):
                 require_ties(model, [request], [trace], [replace(trace, events=events)])
             seen += 1
             break

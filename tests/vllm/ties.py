@@ -6,7 +6,7 @@ first difference of two traces, the step is computed again in float64: our own l
 trace up to there, under the same condition, and its logits say whether there was a tie.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -165,9 +165,7 @@ def _told(request: Request, index: int) -> str:
     return f"request {index}, {request.condition!r}, seed {request.seed}, {request.question[:60]!r}"
 
 
-def is_tie(
-    logits: np.ndarray, tokens: tuple[int, int], sampling: Sampling, uniform: float
-) -> bool:
+def is_tie(logits: np.ndarray, tokens: tuple[int, int], sampling: Sampling, uniform: float) -> bool:
     """Whether either of two tokens may be drawn, if logits are known up to `TIE`.
 
     Args:
