@@ -7,7 +7,7 @@ import pytest
 from mi_lens.generation.generate import generate
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
-from tests.vllm.cases import requests_of
+from tests.vllm.cases import requests_of, words_of
 from tests.vllm.ties import require_ties
 
 pytestmark = pytest.mark.vllm
