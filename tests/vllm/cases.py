@@ -32,7 +32,7 @@ def words_of(model: Any, traces: Sequence[Trace]) -> list[int]:
     counts = Counter(token for trace in traces for token in trace.token_ids)
     for end in end_of_text_ids(model):
         counts.pop(end, None)
-    return [token for token, _ in counts.most_common(4)]
+    return [token for token, _ in counts.most_common(8)]
 
 
 def steerings(model: Any, words: Sequence[Any]) -> list[Steer]:
@@ -89,7 +89,10 @@ def kinds(model: Any, words: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
         [()],
         [(Suppress(words[:2]),), (LogitPenalty(words, -2.0),)],
         [(ForbidAt(3, ids[0]), ForbidAt(20, ids[-1])), (RaiseTemperature(words, 1.0),)],
-        [(LogitPenalty(ends, 3.0), Continue(["So", "Now"], times=3, before="", reserve=8))],
+        [
+            (LogitPenalty(ends, 5.0),),
+            (LogitPenalty(ends, 5.0), Continue(["So", "Now"], times=3, before="", reserve=8)),
+        ],
         steer[::2],
         steer[1::2],
         *(recycle[i::4] for i in range(4)),

@@ -66,7 +66,7 @@ def require_equal(models, engine, requests):
     theirs = generate(engine, requests, progress=False)
     assert require_ties(models[1], requests, ours, theirs) < len(requests) / 50
     what = Counter((event["what"], "wanted" in event) for trace in theirs for event in trace.events)
-    assert all(what[kind] > 20 for kind in [("steer", False), ("recycle", True)])
+    assert all(what[kind] > 8 for kind in [("steer", False), ("recycle", True)])
     return theirs
 
 
