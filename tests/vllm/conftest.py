@@ -22,6 +22,7 @@ WIDE = {"hidden_size": 64, "head_dim": 32}
 # Raised by vLLM, or by torch where vLLM imports it; nothing of ours can mend them.
 WARNINGS = (
     "ignore:`torch.jit.script:DeprecationWarning",
+    "ignore:Unclosed context <zmq:ResourceWarning",
     "ignore::FutureWarning:vllm.*",
     "ignore::DeprecationWarning:vllm.*",
     "ignore::UserWarning:vllm.*",

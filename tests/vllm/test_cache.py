@@ -1,5 +1,6 @@
 """What vLLM does with its cache changes no token: chunks, shared prefixes, dropped requests."""
 
+import contextlib
 import random
 from collections import Counter
 
@@ -167,9 +168,8 @@ def test_the_seed_decides_what_is_sampled(engine, folder, models):
 def test_a_consumer_that_stops_leaves_nothing_behind(engine, folder, models, words):
     caching = engine(folder, block_size=32, enable_prefix_caching=True, disable_log_stats=False)
     requests = mixed(models[0], words, 30)
-    half = stream(Plan(caching), requests)
-    for _ in range(3):
-        next(half)
-    half.close()
+    with contextlib.closing(iter(stream(Plan(caching), requests))) as half:  # type: ignore[arg-type]
+        for _ in range(3):
+            next(half)
     assert not caching._llm.llm_engine.has_unfinished_requests()
     require_equal(models, caching, requests)

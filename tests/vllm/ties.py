@@ -242,26 +242,17 @@ class Follow:
     def request(self, request: Request) -> Request:
         """The request under its condition, followed."""
         condition = request.condition
-        first, last = _Before(self), _Behind(self)
+        first, last = _Act(_Before(self)), _Act(_Behind(self))
         followed = Condition((first, *condition.interventions, last), condition.sampling)
         return replace(request, condition=followed)
 
 
-class _Before(Intervention, Action):
+class _Before(Action):
     """Stands before all interventions, and sees the model's logits."""
 
     def __init__(self, follow: Follow):
         self.follow = follow
         self.drawn = draws_of(follow.trace)
-
-    def bind(self, model: Any) -> Action:
-        return self
-
-    def to_json(self) -> dict[str, Any]:
-        return {}
-
-    def __repr__(self) -> str:
-        return type(self).__name__
 
     def logits(self, logits: torch.Tensor, rows: Any) -> torch.Tensor:
         self.follow.seen.setdefault(rows[0].step, []).append(
@@ -290,3 +281,16 @@ class _Behind(_Before):
         draws = self.follow.seen[row.step]
         draws[-1] = replace(draws[-1], sampling=sampling)
         return sampling
+
+
+@dataclass(frozen=True)
+class _Act(Intervention):
+    """An action as part of a condition."""
+
+    action: Action
+
+    def bind(self, model: Any) -> Action:
+        return self.action
+
+    def to_json(self) -> dict[str, Any]:
+        return {}
