@@ -91,7 +91,8 @@ def kinds(model: Any, words: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
         [(ForbidAt(3, ids[0]), ForbidAt(20, ids[-1])), (RaiseTemperature(words, 1.0),)],
         [
             (LogitPenalty(ends, 5.0),),
-            (LogitPenalty(ends, 5.0), Continue(["So", "Now"], times=3, before="", reserve=8)),
+            (LogitPenalty(ends, 5.0), Continue(["So", "Now"], before="", reserve=8)),
+            (LogitPenalty(ends, 20.0), Continue(["So", "Now"], times=3, before="", reserve=8)),
         ],
         steer[::2],
         steer[1::2],

@@ -44,7 +44,7 @@ def folder(tiny):
         ({"dtype": "float64"}, r"dtype='float64': vLLM has no kernels for it; expected 'float32'"),
         ({"device": "cuda"}, r"device='cuda': the installed vLLM 0.32.* runs on 'cpu'; leave"),
         ({"compiled": ["blocks.0.hook_attn_out"]}, r"hook name 'blocks.0.hook_attn_out': on vLLM"),
-        ({"max_model_len": 4096}, r"4096"),
+        ({"max_model_len": 4096}, r"(?s)max_model_len.*4096.*256"),
         ({"num_gpu_blocks_override": 1, "block_size": 32}, r"max_model_len=256.*smaller max_model"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -61,14 +61,31 @@ def test_an_evaluation(folder, tmp_path):
     assert results[0] == results[1]
 
 
+def python(code, *arguments, log):
+    """A Python of its own under way, with vLLM in processes below it."""
+    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with log.open("wb") as out:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+
+
+def test_a_kill_while_it_starts(folder, tmp_path):
+    code = "import sys; from mi_lens import load_engine; load_engine(sys.argv[1])"
+    process = python(code, Spec.read(folder / "spec.yaml").models[0], log=tmp_path / "log")
+    while process.poll() is None and not (started := vllm_processes(process.pid)):
+        time.sleep(0.01)
+    assert process.poll() is None, (tmp_path / "log").read_text()
+    process.kill()
+    process.wait()
+    require_gone(started, seconds=60)
+
+
 @pytest.mark.timeout(280)
 def test_a_sweep_that_is_killed_and_goes_on(folder, tmp_path):
     killed = tmp_path / "killed"
     code = "import sys; from mi_lens.cli import main; main(sys.argv[1:])"
-    command = [sys.executable, "-c", code, "sweep", str(folder / "spec.yaml"), "--out", str(killed)]
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    command = ["sweep", str(folder / "spec.yaml"), "--out", str(killed)]
+    process = python(code, *command, log=tmp_path / "log")
     while process.poll() is None and not any(killed.glob("units/*/traces.jsonl")):
         time.sleep(0.01)
     assert process.poll() is None, (tmp_path / "log").read_text()
