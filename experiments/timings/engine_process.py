@@ -54,11 +54,15 @@ class OurEngine:
     """An engine of this package, or a model of one of the two classes in our own loop."""
 
     def __init__(self, engine: Any, d_model: int, settings: Mapping[str, Any]):
-        self.engine, self.d_model, self.settings = engine, d_model, settings
+        from mi_lens.generation.plan import Plan
+
+        self.plan = Plan(engine)  # As in a run: made once, as it reads every weight.
+        self.d_model, self.settings = d_model, settings
 
     def texts(self, what: str, prompts: Sequence[str], tokens: int) -> Callable[[], Texts]:
         """What generates once."""
         import mi_lens
+        from mi_lens.generation.generate import stream
 
         given = conditions(what, self.settings["words"], self.d_model, self.settings["layer"])
         requests = [
@@ -72,10 +76,8 @@ class OurEngine:
         ]
 
         def run() -> Texts:
-            traces = mi_lens.generate(
-                self.engine, requests, batch_size=len(requests), progress=False
-            )
-            return [len(trace) for trace in traces]
+            done = stream(self.plan, requests, batch_size=len(requests))
+            return [len(finished.trace) for finished in done]
 
         return run
 
@@ -153,7 +155,7 @@ ENGINES: dict[str, Callable[..., Any]] = {
     "Hugging Face's generate": _engine("huggingface"),
     "vLLM alone": lambda folder, settings: VLLM(folder, settings, enforce_eager=True),
     "mi_lens on vLLM": _engine("vllm"),
-    "vLLM alone, compiled": lambda folder, settings: VLLM(folder, settings),
+    "vLLM alone, compiled": VLLM,
     "mi_lens on vLLM, compiled=[]": _engine("vllm", compiled=[]),
     "mi_lens on vLLM, compiled at a block": _engine("vllm", compiled=True),
 }

@@ -148,7 +148,9 @@ def speeds(run: Mapping[str, Any]) -> list[float]:
     return [t / s for t, s in zip(run["tokens"], run["cpu_seconds"], strict=True)]
 
 
-def ratio(run: Mapping[str, Any], found: Sequence[Mapping[str, Any]], engine: str, what: str) -> str:
+def ratio(
+    run: Mapping[str, Any], found: Sequence[Mapping[str, Any]], engine: str, what: str
+) -> str:
     """The median of a run's speed by that of another within the same turn; empty without one."""
     others = [
         other
