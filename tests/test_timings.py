@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.timings import paper_size
+from experiments.timings import engines, paper_size
 from experiments.timings.random_checkpoint import write_checkpoint
 from experiments.timings.sizes import SIZES, STUDIES, hours_table, memory_table, mi_table
 
@@ -145,3 +145,40 @@ def test_the_pages_have_the_tables_as_they_are_computed():
     assert record["config"] == paper_size.CONFIG
     assert paper_size.table(record) in scaling
     assert "\n".join(mi_table(record["mi_microseconds"])) in scaling
+
+
+def test_engines_are_compared_within_a_turn_and_by_tokens():
+    """The machine is three times as slow in the second turn; the second engine writes more."""
+    runs = [
+        {"engine": engines.OURS, "what": "mixed", "batch": 8},
+        {"engine": engines.LENS, "what": "no intervention", "batch": 8},
+        {"engine": engines.LENS, "what": "mixed", "batch": 8},
+        {"engine": engines.LENS, "what": "mixed", "batch": 1},
+    ]
+    seconds = [[1.0, 3.0, 1.0], [1.0, 3.0, 1.0], [2.0, 6.0, 2.0], [1.0, 1.0, 1.0]]
+    for run, spent, tokens in zip(runs, seconds, (100, 200, 320, 10), strict=True):
+        run |= {"cpu_seconds": spent, "tokens": [tokens] * 3}
+    rows = [line.split(" | ") for line in engines.table({"runs": runs}).splitlines()[2:]]
+    assert rows[2] == ["| mi_lens on vLLM", "mixed", "8", "320", "160", "1.60", "", "0.80 |"]
+    assert rows[3][5:] == ["", "", " |"]
+
+
+def test_every_engine_is_asked_at_every_batch_and_mixes_only_in_one():
+    wanted = engines.runs([1, 64], list(engines.ENGINES), alone=True)
+    assert len(wanted) == len(set(wanted)) == 2 * len(engines.ENGINES) + 3 + len(engines.ALONE)
+    assert {run.batch for run in wanted if run.what != engines.PLAIN} == {64}
+    assert {run.engine for run in wanted if run.what in engines.ALONE} == {engines.LENS}
+
+
+@pytest.mark.slow
+def test_engines_in_processes_of_their_own_write_the_same_number_of_tokens():
+    """Without vLLM, which has an environment of its own."""
+    ours = [name for name in engines.ENGINES if name.startswith("mi_lens, ")]
+    shape = engines.SHAPES["pocket"]
+    wanted = [engines.Run(name, what, 6) for name in ours for what in ("no intervention", "mixed")]
+    with engines.checkpoint(shape) as folder:
+        answers = engines.timed(folder, "pocket", shape, wanted, turns=2)
+    assert answers[0]["tokens"] == answers[2]["tokens"]
+    assert answers[1]["tokens"] == answers[3]["tokens"]
+    assert answers[0]["tokens"] == [6 * shape.tokens] * 2
+    assert all(seconds > 0 for answer in answers for seconds in answer["cpu_seconds"])
