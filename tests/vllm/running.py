@@ -19,8 +19,9 @@ def require_gone(processes: Sequence[psutil.Process], seconds: float = 20) -> No
         time.sleep(0.1)
     told = [_called(process) for process in left]
     for process in left:
-        process.kill()
-    assert not told
+        for each in [*process.children(recursive=True), process]:
+            each.kill()
+    assert not told, told
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -66,7 +66,8 @@ def test_layers_cut_in_two(folder, monkeypatch):
     require_gone(workers)
 
 
-@pytest.mark.parametrize("which", ["EngineCore", "Worker"])
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("which", ["Worker", "EngineCore"])
 def test_a_process_that_dies_while_it_generates(folder, tmp_path, which):
     requests = [
         Request(question, max_new_tokens=20 + 5 * i) for i, question in enumerate(QUESTIONS)
