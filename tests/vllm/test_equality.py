@@ -50,9 +50,7 @@ def test_a_random_model(engine, tiny, architecture):
 
 
 def test_a_compiled_model_acts_where_it_is_watched(engine, tiny, monkeypatch):
-    monkeypatch.setenv(
-        "VLLM_CPU_CI_ENV", "1"
-    )  # No C++ is compiled.
+    monkeypatch.setenv("VLLM_CPU_CI_ENV", "1")  # No C++ is compiled.
     folder, place = str(tiny("llama")), "blocks.1.hook_resid_post"
     model, exact = (load(folder, dtype=dtype) for dtype in ("float32", "float64"))
     words = words_of(model, generate(model, QUESTIONS, max_new_tokens=30, progress=False))

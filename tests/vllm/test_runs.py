@@ -72,12 +72,14 @@ def python(code, *arguments, log):
 def test_a_kill_while_it_starts(folder, tmp_path):
     code = "import sys; from mi_lens import load_engine; load_engine(sys.argv[1])"
     process = python(code, Spec.read(folder / "spec.yaml").models[0], log=tmp_path / "log")
-    while process.poll() is None and not (started := vllm_processes(process.pid)):
+    begun = []
+    while process.poll() is None and not begun:
         time.sleep(0.01)
-    assert process.poll() is None, (tmp_path / "log").read_text()
+        begun = vllm_processes(process.pid)
+    assert begun, (tmp_path / "log").read_text()
     process.kill()
     process.wait()
-    require_gone(started, seconds=60)
+    require_gone(begun, seconds=60)
 
 
 @pytest.mark.timeout(280)
