@@ -104,12 +104,10 @@ def test_a_process_that_dies_while_it_generates(folder, tmp_path, which):
 
 
 def test_weights_that_are_no_numbers(folder, tmp_path):
-    engine = load_engine(broken(folder, tmp_path), **SETTINGS)
-    workers = vllm_processes()
-    with pytest.raises(ValueError, match=r"request 0: the logits at step 0 hold nan"):
-        generate(engine, ["q"], progress=False)
-    engine.close()
-    require_gone(workers)
+    folder = broken(folder, tmp_path)
+    with pytest.raises(ValueError, match=r"the logits at step 0 hold nan"):
+        generate(load_engine(folder, **SETTINGS), ["q"], progress=False)
+    require_gone(vllm_processes())
 
 
 def test_a_cache_too_small(folder):

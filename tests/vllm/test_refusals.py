@@ -42,7 +42,7 @@ def folder(tiny):
         ({"async_scheduling": True}, r"async_scheduling=True: a step must know the token"),
         ({"worker_extension_cls": "a.B"}, r"worker_extension_cls='a.B': this engine has its own"),
         ({"dtype": "float64"}, r"dtype='float64': vLLM has no kernels for it; expected 'float32'"),
-        ({"device": "cuda"}, r"device='cuda': the installed vLLM 0.32.* runs on 'cpu'; leave"),
+        ({"device": "cuda"}, r"device='cuda': the installed vLLM.* runs on 'cpu'; leave"),
         ({"compiled": ["blocks.0.hook_attn_out"]}, r"hook name 'blocks.0.hook_attn_out': on vLLM"),
         ({"max_model_len": 4096}, r"(?s)max_model_len.*4096.*256"),
         ({"num_gpu_blocks_override": 1, "block_size": 32}, r"max_model_len=256.*smaller max_model"),
@@ -135,9 +135,9 @@ def broken(folder, tmp_path, name="lm_head.weight"):
 
 
 def test_weights_that_are_no_numbers(engine, folder, tmp_path):
-    made = engine(broken(folder, tmp_path))
-    with pytest.raises(ValueError, match=r"request 0: the logits at step 0 hold nan"):
-        generate(made, ["q"], progress=False)
+    folder = broken(folder, tmp_path)
+    with pytest.raises(ValueError, match=r"the logits at step 0 hold nan"):
+        generate(engine(folder), ["q"], progress=False)
 
 
 def test_a_closed_engine(engine, folder):
