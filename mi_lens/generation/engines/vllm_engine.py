@@ -6,7 +6,6 @@ by, is decided by the same code as in our own loop (`vllm_worker`).
 
 import json
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,8 +101,7 @@ class VLLMEngine(TraceReader):
                     "checkpoint": str(found.path),
                     "think": think,
                     "end_ids": sorted(self._ends),
-                    "host": socket.gethostname(),
-                    "process": os.getpid(),
+                    "compiled": compiled is not None,
                 },
             )
             self._try()

@@ -1,20 +1,22 @@
 """Starts vLLM for our loop, or says why it cannot be started."""
 
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mi_lens.common.provenance import code_hash
-from mi_lens.generation.engines.vllm_worker.wire import KEY, LOAD_FORMAT
+from mi_lens.generation.engines.vllm_worker.wire import BEGAN_BY, KEY, LOAD_FORMAT
 from mi_lens.models.hook_names import RESIDUAL
 from mi_lens.models.placement import default_dtype, parse_dtype
 from mi_lens.models.quantization import quantization_of
 
 EXTENSION = "mi_lens.generation.engines.vllm_worker.extension.WorkerExtension"
-COMPILED_EXTENSION = "mi_lens.generation.engines.vllm_worker.compiled.CompiledExtension"
 TESTED = "0.32"  # The versions of vLLM whose insides `vllm_worker` knows.
 # What would change tokens behind our back, or run what our loop does not see.
 REFUSED = {
@@ -131,13 +133,51 @@ def started(
             "language model"
         )
     try:
-        return vllm.LLM(**arguments)
+        with _begun_here():
+            llm = vllm.LLM(**arguments)
+        _fail_when_ended(llm.llm_engine.engine_core)
+        return llm
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"vLLM did not start with {path}, max_model_len={options.get('max_model_len')}: "
             f"{error}. If its messages above speak of too little memory for the cache, give a "
             "smaller max_model_len, or more by kv_cache_memory_bytes or gpu_memory_utilization"
         ) from error
+
+
+@contextmanager
+def _begun_here() -> Iterator[None]:
+    """Inside, processes that begin end with this one, if they are workers of ours."""
+    os.environ[BEGAN_BY] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[BEGAN_BY]
+
+
+def _fail_when_ended(client: Any) -> None:
+    """Lets everything that waits for vLLM's processes fail once one of them has ended.
+
+    vLLM lets a caller wait for ever for the answer of a process that was killed.
+    """
+    manager = getattr(getattr(client, "resources", None), "engine_manager", None)
+    if manager is None:  # vLLM runs in this process.
+        return
+    ends = [process.sentinel for process in manager.processes]
+    waiting, answers = client.outputs_queue, client.utility_results
+
+    def fail() -> None:
+        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
+            EngineDeadError,
+        )
+
+        connection.wait(ends)
+        waiting.put_nowait(EngineDeadError())
+        for answer in list(answers.values()):
+            if not answer.done():
+                answer.set_exception(EngineDeadError())
+
+    threading.Thread(target=fail, daemon=True).start()
 
 
 def _compiled(vllm: Any, hook_names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +193,6 @@ def _compiled(vllm: Any, hook_names: Sequence[str], options: Mapping[str, Any]) 
     watched = {"layers": watched_layers(hook_names), "code": code_hash("generation/engines")}
     return {
         "enforce_eager": False,
-        "worker_extension_cls": COMPILED_EXTENSION,
         "load_format": LOAD_FORMAT,
         "compilation_config": compilation,
         "additional_config": {KEY: watched},

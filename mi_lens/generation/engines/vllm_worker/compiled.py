@@ -18,7 +18,6 @@ from vllm.model_executor.model_loader.default_loader import (  # pyright: ignore
     DefaultModelLoader,
 )
 
-from mi_lens.generation.engines.vllm_worker.extension import WorkerExtension
 from mi_lens.generation.engines.vllm_worker.layers import Act, Layers
 from mi_lens.generation.engines.vllm_worker.wire import KEY, LOAD_FORMAT
 
@@ -54,9 +53,6 @@ class WatchedLoader(DefaultModelLoader):
         return model
 
 
-class CompiledExtension(WorkerExtension):
-    """The extension for a compiled model."""
-
-    def mi_lens_watch(self) -> None:
-        """See `WorkerExtension`."""
-        _acts[:] = [self.mi_lens_loop.act]
+def act_by(loop_act: Act) -> None:
+    """Lets the operator call the loop of this process."""
+    _acts[:] = [loop_act]

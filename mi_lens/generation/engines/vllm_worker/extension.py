@@ -1,22 +1,29 @@
-"""What vLLM's worker processes are asked for from outside; all that goes over the wire is JSON."""
+"""What vLLM's worker processes are asked for from outside; all that goes over the wire is JSON.
+
+vLLM imports this module in each of its workers before it loads the model, and nowhere else.
+"""
 
 import json
-import socket
+import os
 from typing import Any
 
 import torch
 
+from mi_lens.generation.engines.vllm_worker.compiled import act_by
 from mi_lens.generation.engines.vllm_worker.held import Held
 from mi_lens.generation.engines.vllm_worker.loop import WorkerLoop
 from mi_lens.generation.engines.vllm_worker.measuring import MeasuringExtension, Readings
 from mi_lens.generation.engines.vllm_worker.parent import end_with
-from mi_lens.generation.engines.vllm_worker.wire import KEY
+from mi_lens.generation.engines.vllm_worker.wire import BEGAN_BY, KEY
 from mi_lens.generation.jobs import Job
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.loading import load_outline
+
+if BEGAN_BY in os.environ:
+    end_with(int(os.environ[BEGAN_BY]))
 
 
 class WorkerExtension(MeasuringExtension):
@@ -29,7 +36,7 @@ class WorkerExtension(MeasuringExtension):
 
         Args:
             settings: The checkpoint, its kind of think block, the ids that end a generation, and
-                the host and process that ask: this worker ends when they do.
+                whether the model was compiled.
 
         Returns:
             A JSON object: which layers lie here, and how far a text may go.
@@ -39,10 +46,6 @@ class WorkerExtension(MeasuringExtension):
         )
 
         given = json.loads(settings)
-        executor = self.model_runner.parallel_config.distributed_executor_backend
-        # Ray ends the workers of a process that is gone, and what runs above them is Ray's.
-        if executor != "ray" and given["host"] == socket.gethostname():
-            end_with(given["process"])
         runner = self.model_runner
         outline = load_outline(given["checkpoint"], "auto", given["think"])
         outline.cfg.dtype = runner.model_config.dtype
@@ -53,13 +56,12 @@ class WorkerExtension(MeasuringExtension):
         self.mi_lens_readings = self.mi_lens_requests.readings = Readings(
             outline, self.mi_lens_loop.unembed, get_tp_group().is_first_rank
         )
-        self.mi_lens_watch()
+        loop = self.mi_lens_loop
+        if given["compiled"]:
+            act_by(loop.act)
+        else:
+            loop.layers.watch(loop.layers.blocks, loop.act)
         return json.dumps({"layers": list(self.mi_lens_loop.layers.blocks)})
-
-    def mi_lens_watch(self) -> None:
-        """Lets the loop act before and after every layer."""
-        layers = self.mi_lens_loop.layers
-        layers.watch(layers.blocks, self.mi_lens_loop.act)
 
     def mi_lens_conditions(self, conditions: str) -> str:
         """Takes conditions by their names, which requests then refer to; answers null."""

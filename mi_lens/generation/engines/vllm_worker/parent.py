@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 PAUSE = 0.5  # Seconds between two looks.
 
@@ -14,10 +15,11 @@ def end_with(process: int) -> None:
     vLLM's own processes see that a process above them ends only if it ends in good order.
 
     Args:
-        process: The id of a process on this machine; this process itself is not watched.
+        process: The id of a process on this machine, which may have ended already; this process
+            itself is not watched.
     """
     above = os.getppid()
-    if process != os.getpid() and _lives(process):
+    if process != os.getpid():
         threading.Thread(target=_watch, args=(process, above), daemon=True).start()
 
 
@@ -30,10 +32,12 @@ def _watch(process: int, above: int) -> None:
 
 
 def _lives(process: int) -> bool:
+    """Whether a process runs; one that has ended may wait for its parent to ask how."""
     try:
         os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (OSError, IndexError):  # It is another user's, or the system has no such file.
         return True
-    return True
+    return state != "Z"
