@@ -67,6 +67,8 @@ class Reading:
     def last(self) -> Piece:
         """Its last position."""
         piece = self.piece
+        if piece.count == 1:
+            return piece
         behind = piece.count - 1
         return Piece(piece.place, piece.start + behind, piece.first + behind)
 

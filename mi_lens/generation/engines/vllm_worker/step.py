@@ -1,6 +1,6 @@
 """One step of vLLM's: which requests it reads, and the rows whose states and logits it has."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,18 +103,16 @@ def step_of(runner: Any, held: Mapping[str, Held], views: Views, context: Any) -
         emits = not discarded[place] and request.watch is None
         readings.append(Reading(request, piece, known, decodes, emits))
 
-    def group(what: str, takes_part: Callable[[Reading], bool]) -> Group:
-        taking = [reading for reading in readings if takes_part(reading)]
+    def group(what: str, taking: list[Reading]) -> Group:
         pieces = tuple(reading.last for reading in taking)
         view = views.of(what, [reading.held.job for reading in taking])
         return Group(view, pieces, _indices(tokens_of(pieces), runner.device))
 
-    step = Step(
-        readings,
-        group("decoding", lambda reading: reading.decodes),
-        group("emitting", lambda reading: reading.emits),
-        Parts(runner, context),
-    )
+    decoding = [reading for reading in readings if reading.decodes]
+    emitting = [reading for reading in readings if reading.emits]
+    decoded = group("decoding", decoding)
+    emitted = decoded if emitting == decoding else group("emitting", emitting)
+    step = Step(readings, decoded, emitted, Parts(runner, context))
     for reading in readings:
         reading.held.job.row.reading = 1 if reading.decodes else reading.held.prompt
     return step
