@@ -65,5 +65,5 @@ def test_a_compiled_model_acts_where_it_is_watched(engine, tiny, monkeypatch):
     ours, theirs = (generate(each, requests, progress=False) for each in (model, compiled))
     assert require_ties(exact, requests, ours, theirs) <= 1
     assert {e["what"] for t in theirs for e in t.events} == {"steer", "logits", "recycle"}
-    with pytest.raises(ValueError, match=r"request 0 acts at blocks \[2\], and the model was comp"):
+    with pytest.raises(ValueError, match=r"request 0 asks for something at blocks \[2\], and"):
         generate(compiled, [Request("q", Condition((Recycle(2, words),)))], progress=False)

@@ -7,6 +7,7 @@ by, is decided by the same code as in our own loop (`vllm_worker`).
 import json
 import os
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.kinds import KINDS
+from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
 from mi_lens.models.fingerprint import checkpoint_fingerprint
-from mi_lens.models.hook_names import RESIDUAL
+from mi_lens.models.hook_names import RESIDUAL, layer_of_output
 from mi_lens.models.loading import load_outline, opened
 from mi_lens.problems.think_kinds import AUTO
 
@@ -92,6 +94,10 @@ class VLLMEngine(TraceReader):
             options.setdefault("kv_cache_memory_bytes", CPU_CACHE)
         self._staged = options.get("pipeline_parallel_size", 1) > 1
         self._watched = None if compiled is None else set(watched_layers(compiled))
+        every = self.refusal  # What each engine of this class refuses; this one may refuse more.
+        self.refusal = lambda request: (
+            every(request) or _refusal(self._staged, self._watched, request)
+        )
         self._llm: Any = started(vllm, found.path, self.dtype, compiled, options)
         self.model.cfg.n_ctx = self._llm.model_config.max_model_len
         try:
@@ -144,7 +150,6 @@ class VLLMEngine(TraceReader):
             EngineDeadError,
         )
 
-        self._require_within_reach(jobs)
         running = Running(self._llm.llm_engine, self._ask, self._ends)
         try:
             for job in jobs:
@@ -179,21 +184,24 @@ class VLLMEngine(TraceReader):
         answers = self._llm.llm_engine.collective_rpc(method, args=(json.dumps(what),))
         return [json.loads(answer) for answer in answers]
 
-    def _require_within_reach(self, jobs: Sequence[Job]) -> None:
-        """Refuses what this engine in particular cannot do."""
-        for job in jobs:
-            recycled = {a.recycled_layer for a in job.actions if a.recycled_layer is not None}
-            if self._staged and recycled:
-                raise ValueError(
-                    f"request {job.index} recycles a block, and with pipeline_parallel_size above "
-                    "1 the blocks lie in several processes, of which a candidate reaches only the "
-                    "last; use tensor_parallel_size"
-                )
-            edited = {name for action in job.actions for name in action.hook_names}
-            beyond = recycled | set(watched_layers(sorted(edited)))
-            if self._watched is not None and (beyond := beyond - self._watched):
-                raise ValueError(
-                    f"request {job.index} acts at blocks {sorted(beyond)}, and the model was "
-                    f"compiled for {sorted(self._watched)}; name their outputs in compiled=, or "
-                    "leave it out"
-                )
+
+def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -> str | None:
+    """What of a request an engine with several stages, or of a compiled model, cannot do."""
+    recycled, edited = set(), []
+    for part in request.condition.interventions:
+        if isinstance(part, Recycle):
+            recycled.add(layer_of_output(str(part.layer)))
+        if isinstance(part, Steer):
+            edited.append(str(part.hook_name))
+    if staged and recycled:
+        return (
+            "recycling, and with pipeline_parallel_size above 1 the blocks lie in several "
+            "processes, of which a candidate reaches only the last: use tensor_parallel_size"
+        )
+    beyond = (recycled | set(watched_layers(edited))) - (watched or set())
+    if watched is not None and beyond:
+        return (
+            f"something at blocks {sorted(beyond)}, and the model was compiled for "
+            f"{sorted(watched)}: name their outputs in compiled=, or leave it out"
+        )
+    return None
