@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--no-compiled", action="store_true", help="eager engines only")
     parser.add_argument("--no-alone", action="store_true", help="interventions mixed only")
-    parser.add_argument("--out", type=Path, help="where the record goes, as JSON")
+    parser.add_argument("--out", type=Path, help="default: beside this file, by the shape")
     args = parser.parse_args()
     shape = SHAPES[args.shape]
     if args.tokens:
@@ -230,8 +230,8 @@ def main() -> None:
     engines = [name for name in ENGINES if not (args.no_compiled and name in COMPILED)]
     wanted = runs(args.batch, engines, alone=not args.no_alone)
     record = measure(args.shape, shape, wanted, args.turns)
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    out = args.out or Path(__file__).with_name(f"engines_{args.shape}.json")
+    out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(record))
 
 
