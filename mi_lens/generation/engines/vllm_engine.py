@@ -88,6 +88,7 @@ class VLLMEngine(TraceReader):
         self.fingerprint = checkpoint_fingerprint(
             found.path, self.model.tokenizer, self.dtype, method
         )
+        self._told: set[str] = set()  # The conditions that workers know.
         self._ends = frozenset(end_of_text_ids(self.model))
         options.setdefault("max_model_len", self.model.cfg.n_ctx)
         if self.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
@@ -118,7 +119,7 @@ class VLLMEngine(TraceReader):
     def _try(self) -> None:
         """Refuses a model whose layers cannot run again one by one (`vllm_worker.trial`)."""
         row = Row(self.model.tokenizer, TRIAL, 0, STEPS)
-        running = Running(self._llm.llm_engine, self._ask, frozenset())
+        running = Running(self._llm.llm_engine, self._ask, frozenset(), self._told)
         running.add(Job(0, row, Sampling(), (), (), self.model.cfg.n_ctx), Condition(), trial=True)
         while running.jobs:
             running.step()
@@ -150,7 +151,7 @@ class VLLMEngine(TraceReader):
             EngineDeadError,
         )
 
-        running = Running(self._llm.llm_engine, self._ask, self._ends)
+        running = Running(self._llm.llm_engine, self._ask, self._ends, self._told)
         try:
             for job in jobs:
                 running.add(job, requests[job.index].condition)

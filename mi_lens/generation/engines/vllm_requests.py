@@ -21,13 +21,20 @@ class Running:
         engine: vLLM's engine.
         ask: Asks every worker for a method with something that JSON can hold.
         end_ids: The tokens that end a generation.
+        told: The names of the conditions that workers know; those that they learn are added.
 
     Attributes:
         jobs: The jobs by the names of their requests.
     """
 
-    def __init__(self, engine: Any, ask: Callable[[str, Any], list[Any]], end_ids: frozenset[int]):
-        self.engine, self.end_ids = engine, end_ids
+    def __init__(
+        self,
+        engine: Any,
+        ask: Callable[[str, Any], list[Any]],
+        end_ids: frozenset[int],
+        told: set[str],
+    ):
+        self.engine, self.end_ids, self.told = engine, end_ids, told
         self.jobs: dict[str, Job] = {}
         self._ask = ask
         self._inner: dict[str, str] = {}  # The names that requests go by in the workers.
@@ -99,7 +106,9 @@ class Running:
         if id(condition) not in self._conditions:
             settings = condition.to_json()
             name = content_hash(settings)
-            self._ask("mi_lens_conditions", {name: settings})
+            if name not in self.told:
+                self._ask("mi_lens_conditions", {name: settings})
+                self.told.add(name)
             self._conditions[id(condition)] = condition, name
         return self._conditions[id(condition)][1]
 
