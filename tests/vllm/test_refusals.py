@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mi_lens.generation.engines.lookup import load_engine
+from mi_lens.generation.engines.vllm_worker.layers import Layers
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
@@ -146,3 +147,10 @@ def test_a_closed_engine(engine, folder):
     made.close()
     with pytest.raises(RuntimeError, match=r"the engine vllm 0.32.* was closed; load it again"):
         generate(made, ["q"], progress=False)
+
+
+def test_a_model_that_does_more_than_its_layers(tiny, monkeypatch):
+    logits = Layers.logits
+    monkeypatch.setattr(Layers, "logits", lambda self, stream: 1.5 * logits(self, stream))
+    with pytest.raises(ValueError, match="run again one after another, the layers of this model"):
+        load_engine(tiny("llama"))
