@@ -11,6 +11,7 @@ import torch
 
 from mi_lens.generation.engines.vllm_worker.compiled import act_by
 from mi_lens.generation.engines.vllm_worker.held import Held
+from mi_lens.generation.engines.vllm_worker.layers import Layers
 from mi_lens.generation.engines.vllm_worker.loop import WorkerLoop
 from mi_lens.generation.engines.vllm_worker.measuring import MeasuringExtension, Readings
 from mi_lens.generation.engines.vllm_worker.parent import end_with
@@ -39,7 +40,7 @@ class WorkerExtension(MeasuringExtension):
                 whether the model was compiled.
 
         Returns:
-            A JSON object: which layers lie here, and how far a text may go.
+            A JSON object: which layers lie here.
         """
         from vllm.distributed.parallel_state import (  # pyright: ignore[reportMissingImports]
             get_tp_group,
@@ -47,11 +48,12 @@ class WorkerExtension(MeasuringExtension):
 
         given = json.loads(settings)
         runner = self.model_runner
+        layers = Layers(runner.model)  # Refuses a model before its outline is built.
         outline = load_outline(given["checkpoint"], "auto", given["think"])
         outline.cfg.dtype = runner.model_config.dtype
         self.mi_lens_requests = _Requests(runner, outline)
         self.mi_lens_loop = WorkerLoop(
-            runner, self.mi_lens_requests.hold, frozenset(given["end_ids"])
+            runner, layers, self.mi_lens_requests.hold, frozenset(given["end_ids"])
         )
         self.mi_lens_readings = self.mi_lens_requests.readings = Readings(
             outline, self.mi_lens_loop.unembed, get_tp_group().is_first_rank
@@ -60,8 +62,8 @@ class WorkerExtension(MeasuringExtension):
         if given["compiled"]:
             act_by(loop.act)
         else:
-            loop.layers.watch(loop.layers.blocks, loop.act)
-        return json.dumps({"layers": list(self.mi_lens_loop.layers.blocks)})
+            layers.watch(layers.blocks, loop.act)
+        return json.dumps({"layers": list(layers.blocks)})
 
     def mi_lens_conditions(self, conditions: str) -> str:
         """Takes conditions by their names, which requests then refer to; answers null."""

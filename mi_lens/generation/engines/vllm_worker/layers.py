@@ -101,16 +101,20 @@ class Layers:
         self._arguments: dict[int, list[str]] = {}  # In the order in which a layer takes them.
         for number, layer in self.blocks.items():
             parameters = inspect.signature(type(layer).forward).parameters
-            names = [name for name in parameters if name != "self"]
+            many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            names = [
+                name for name in parameters if name != "self" and parameters[name].kind not in many
+            ]
             strange = [
                 name
                 for name in names
                 if name not in KNOWN and parameters[name].default is inspect.Parameter.empty
             ]
-            if strange:
+            if strange or "hidden_states" not in names or "positions" not in names:
                 raise ValueError(
-                    f"layers of vLLM's {kind} ask for {strange}; expected only {sorted(KNOWN)}, "
-                    "with which a layer can run again"
+                    f"layers of vLLM's {kind} ask for {strange or names}; expected only "
+                    f"{sorted(KNOWN)}, with which a layer can run again. Models that vLLM runs "
+                    "by Hugging Face's code are such; use mi_lens.load"
                 )
             self._arguments[number] = [name for name in names if name in KNOWN]
 

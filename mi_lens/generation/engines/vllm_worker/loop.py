@@ -30,6 +30,7 @@ class WorkerLoop:
 
     Args:
         runner: vLLM's model runner of this process.
+        layers: The layers of its model.
         hold: Makes the request of an id, when its first tokens are read.
         end_ids: The tokens that end a generation.
 
@@ -37,9 +38,15 @@ class WorkerLoop:
         held: The requests under way, and those that have ended and were not asked for yet.
     """
 
-    def __init__(self, runner: Any, hold: Callable[[str], Held], end_ids: frozenset[int]):
-        self.runner, self.hold, self.end_ids = runner, hold, end_ids
-        self.layers = Layers(runner.model)
+    def __init__(
+        self,
+        runner: Any,
+        layers: Layers,
+        hold: Callable[[str], Held],
+        end_ids: frozenset[int],
+    ):
+        self.runner, self.layers = runner, layers
+        self.hold, self.end_ids = hold, end_ids
         self.held: dict[str, Held] = {}
         self.step: Step | None = None
         self._views = Views()
