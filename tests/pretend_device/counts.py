@@ -3,8 +3,11 @@
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
-PACKAGE = "/mi_lens/"
+import mi_lens
+
+PACKAGE = f"{Path(mi_lens.__file__).parent}/"
 
 
 @dataclass
@@ -46,8 +49,8 @@ def line_of_package() -> str:
     """The innermost line of mi_lens that is being run, as "states/capture.py:12"."""
     frame = sys._getframe(1)
     while frame is not None:
-        _, found, path = frame.f_code.co_filename.rpartition(PACKAGE)
-        if found:
-            return f"{path}:{frame.f_lineno}"
+        file = frame.f_code.co_filename
+        if file.startswith(PACKAGE):
+            return f"{file.removeprefix(PACKAGE)}:{frame.f_lineno}"
         frame = frame.f_back
     return "outside of mi_lens"
