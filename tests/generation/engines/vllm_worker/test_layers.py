@@ -16,6 +16,7 @@ def test_only_states_that_changed_are_summed():
     stream.put(slice(0, 3), was, states)
     kept = [0, 2, 3]
     assert torch.equal(stream.hidden[kept], hidden[kept])
+    assert stream.residual is not None
     assert torch.equal(stream.residual[kept], residual[kept])
     assert torch.equal(stream.at(torch.tensor([1]))[0], states[1])
 
