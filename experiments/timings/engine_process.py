@@ -87,7 +87,7 @@ class OurEngine:
 
 
 class VLLM:
-    """VLLM without this package: it encodes no prompt and ends texts at the same tokens."""
+    """Plain vLLM, without this package: it encodes no prompt and ends texts at the same tokens."""
 
     def __init__(self, folder: str, settings: Mapping[str, Any], **options: Any):
         import vllm  # pyright: ignore[reportMissingImports]

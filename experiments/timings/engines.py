@@ -24,6 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from experiments.timings import decode
 from experiments.timings.engine_process import ALONE, ENGINES, MIXED, PLAIN, Child
 from experiments.timings.random_checkpoint import write_checkpoint
 
@@ -31,16 +32,7 @@ OURS, LENS, VLLM = "mi_lens, HookedTransformer", "mi_lens on vLLM", "vLLM alone"
 AT_A_BLOCK = "mi_lens on vLLM, compiled at a block"
 COMPILED = [name for name in ENGINES if "compiled" in name]
 WORDS = ["Wait", "Hmm", "So"]
-SMOLLM2 = {
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49_152,
-    "max_position_embeddings": 2048,
-    "tie_word_embeddings": False,
-}
+SMOLLM2 = decode.SMOLLM2 | {"max_position_embeddings": 2048, "tie_word_embeddings": False}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mi_lens.common.on_device import on_device
 from mi_lens.generation.batch import Batch, CurrentPass
-from mi_lens.generation.jobs import View
-from mi_lens.interventions.protocol import Action, Recycling, Trigger
+from mi_lens.generation.jobs import Turn, View
+from mi_lens.interventions.protocol import Recycling, Trigger
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,7 @@ def recycle_consumed(
 
 def awaits_candidates(batch: Batch, layer: int) -> bool:
     """Whether a candidate of this batch may ask for the block to run again."""
-    return any(
-        may_recycle(action, layer, "candidate") for job in batch.jobs for action in job.actions
-    )
+    return bool(recyclers(batch.job_view, layer, "candidate"))
 
 
 def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None]) -> Batch:
@@ -114,8 +112,7 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
 def orders_of(view: View, layer: int, trigger: Trigger) -> list[Order]:
     """How a block is to run again, with the places of the jobs for which it is."""
     places: dict[Recycling, list[int]] = {}
-    plan = view.acting(f"{trigger} {layer}", lambda action: may_recycle(action, layer, trigger))
-    for turn in plan:
+    for turn in recyclers(view, layer, trigger):
         for place, row in zip(turn.places, turn.rows, strict=True):
             recycling = turn.action.recycling(row)
             if recycling is not None:
@@ -123,10 +120,13 @@ def orders_of(view: View, layer: int, trigger: Trigger) -> list[Order]:
     return [Order(layer, recycling, jobs) for recycling, jobs in places.items()]
 
 
+def recyclers(view: View, layer: int, trigger: Trigger) -> list[Turn]:
+    """What may run a block again, at this trigger, with the jobs for which it may."""
+    return view.acting(
+        f"{trigger} {layer}",
+        lambda action: action.recycled_layer == layer and action.recycled_when == trigger,
+    )
+
+
 def _rows(states: Float[Tensor, "strands 1 d"], strands: Sequence[int]) -> Tensor:
     return states[on_device(tuple(strands), states.device)]
-
-
-def may_recycle(action: Action, layer: int, trigger: Trigger) -> bool:
-    """Whether an action may run this block again, at this trigger."""
-    return action.recycled_layer == layer and action.recycled_when == trigger

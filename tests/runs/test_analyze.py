@@ -195,14 +195,8 @@ def test_a_lost_activation_file_is_made_again(config, analysis):
         assert torch.equal(state, states[name])
 
 
-@pytest.mark.slow
-def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
-    out = tmp_path / "run"
-    command = ["analyze", "--out", str(out)]
-    for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
-        command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
-    command += ["--hook-names", *HOOKS]
-    # Killed when the first trace is there, then when the first states are, then left alone.
+def run_killed(command, out):
+    """Killed when the first trace is there, then when the first states are, then left alone."""
     for sign in ("traces.jsonl", "activations/*.safetensors", None):
         process = start(main, command)
         while sign and process.is_alive() and not any(out.glob(sign)):
@@ -211,6 +205,16 @@ def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
             process.kill()
         process.join()
         assert process.exitcode == (-signal.SIGKILL if sign else 0)
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_end(config, analysis, tmp_path):
+    out = tmp_path / "run"
+    command = ["analyze", "--out", str(out)]
+    for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
+        command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
+    command += ["--hook-names", *HOOKS]
+    run_killed(command, out)
     mine, undisturbed = contents(out), contents(config.out)
     assert mine["traces.jsonl"] == undisturbed["traces.jsonl"]
     assert mine["peaks.json"] == undisturbed["peaks.json"]
@@ -227,14 +231,7 @@ def test_traces_of_another_engine_are_read_by_the_model(config, tmp_path):
     for field in ("model", "problems", "max_new_tokens", "batch_size", "dtype", "device"):
         command += [f"--{field.replace('_', '-')}", str(getattr(config, field))]
     command += ["--hook-names", *HOOKS]
-    for sign in ("traces.jsonl", "activations/*.safetensors", None):
-        process = start(main, command)
-        while sign and process.is_alive() and not any(out.glob(sign)):
-            time.sleep(0.002)
-        if sign:
-            process.kill()
-        process.join()
-        assert process.exitcode == (-signal.SIGKILL if sign else 0)
+    run_killed(command, out)
     ours, theirs = analyze(config), analyze(other)
     assert [t.token_ids for t in theirs.traces] == [t.token_ids for t in ours.traces]
     for our, their in zip(ours.traces, theirs.traces, strict=True):

@@ -7,7 +7,7 @@ import psutil
 
 
 def vllm_processes(above: int | None = None) -> list[psutil.Process]:
-    """VLLM's processes below another, by what they call themselves; None is this process."""
+    """The processes of vLLM below another, by what they call themselves; None is this process."""
     children = psutil.Process(above).children(recursive=True)
     return [child for child in children if "VLLM" in _called(child)]
 

@@ -4,7 +4,6 @@ Conditions mix in one batch, as everywhere; what a condition does, and which ran
 by, is decided by the same code as in our own loop (`vllm_worker`).
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -88,7 +87,7 @@ class VLLMEngine(TraceReader):
         self.fingerprint = checkpoint_fingerprint(
             found.path, self.model.tokenizer, self.dtype, method
         )
-        self._told: set[str] = set()  # The conditions that workers know.
+        self._told = set()
         self._ends = frozenset(end_of_text_ids(self.model))
         options.setdefault("max_model_len", self.model.cfg.n_ctx)
         if self.device == "cpu" and "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
@@ -99,7 +98,7 @@ class VLLMEngine(TraceReader):
         self.refusal = lambda request: (
             every(request) or _refusal(self._staged, self._watched, request)
         )
-        self._llm: Any = started(vllm, found.path, self.dtype, compiled, options)
+        self._llm = started(vllm, found.path, self.dtype, compiled, options)
         self.model.cfg.n_ctx = self._llm.model_config.max_model_len
         try:
             self._ask(
@@ -119,7 +118,7 @@ class VLLMEngine(TraceReader):
     def _try(self) -> None:
         """Refuses a model whose layers cannot run again one by one (`vllm_worker.trial`)."""
         row = Row(self.model.tokenizer, TRIAL, 0, STEPS)
-        running = Running(self._llm.llm_engine, self._ask, frozenset(), self._told)
+        running = Running(self._engine(), self._ask, self._name_of, frozenset())
         running.add(Job(0, row, Sampling(), (), (), self.model.cfg.n_ctx), Condition(), trial=True)
         while running.jobs:
             running.step()
@@ -145,45 +144,12 @@ class VLLMEngine(TraceReader):
         Raises:
             RuntimeError: If the engine was closed, or one of vLLM's processes died.
         """
-        if self._llm is None:
-            raise RuntimeError(f"the engine {self.name} was closed; load it again")
-        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
-            EngineDeadError,
-        )
-
-        running = Running(self._llm.llm_engine, self._ask, self._ends, self._told)
-        try:
+        running = Running(self._engine(), self._ask, self._name_of, self._ends)
+        with self._alive(running.forget):
             for job in jobs:
                 running.add(job, requests[job.index].condition)
             while running.jobs:
                 yield from running.step()
-        except EngineDeadError as error:
-            self.close()
-            raise RuntimeError(
-                f"a process of the engine {self.name} died; its last messages say why. Traces that "
-                "had ended are kept; run the same again to go on"
-            ) from error
-        finally:  # The caller stopped, or something failed.
-            if self._llm is not None:
-                running.forget()
-
-    def close(self) -> None:
-        """Ends vLLM's processes and frees its memory."""
-        llm, self._llm = self._llm, None
-        if llm is None:
-            return
-        llm.llm_engine.engine_core.shutdown()
-        if not llm.llm_engine.vllm_config.parallel_config.distributed_executor_backend:
-            from vllm.distributed import (  # pyright: ignore[reportMissingImports]
-                cleanup_dist_env_and_memory,
-            )
-
-            cleanup_dist_env_and_memory()
-
-    def _ask(self, method: str, what: Any) -> list[Any]:
-        """What every worker answers; questions and answers are JSON."""
-        answers = self._llm.llm_engine.collective_rpc(method, args=(json.dumps(what),))
-        return [json.loads(answer) for answer in answers]
 
 
 def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -> str | None:

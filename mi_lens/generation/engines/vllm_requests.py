@@ -20,8 +20,8 @@ class Running:
     Args:
         engine: vLLM's engine.
         ask: Asks every worker for a method with something that JSON can hold.
+        name_of: The name by which every worker knows a condition.
         end_ids: The tokens that end a generation.
-        told: The names of the conditions that workers know; those that they learn are added.
 
     Attributes:
         jobs: The jobs by the names of their requests.
@@ -31,12 +31,12 @@ class Running:
         self,
         engine: Any,
         ask: Callable[[str, Any], list[Any]],
+        name_of: Callable[[Condition], str],
         end_ids: frozenset[int],
-        told: set[str],
     ):
-        self.engine, self.end_ids, self.told = engine, end_ids, told
+        self.engine, self.end_ids = engine, end_ids
         self.jobs: dict[str, Job] = {}
-        self._ask = ask
+        self._ask, self._name_of = ask, name_of
         self._inner: dict[str, str] = {}  # The names that requests go by in the workers.
         self._conditions: dict[int, tuple[Condition, str]] = {}
 
@@ -50,7 +50,7 @@ class Running:
         row = job.row
         job.context = min(job.context, self.engine.model_config.max_model_len)
         extra = {
-            "condition": self._told(condition),
+            "condition": self._condition(condition),
             "index": job.index,
             "limit": row.limit,
             "prefix": len(row.token_ids),
@@ -101,15 +101,10 @@ class Running:
                 self.engine.abort_request(names)
                 self._notes(names)
 
-    def _told(self, condition: Condition) -> str:
-        """The name by which workers know a condition, which they are told of once."""
+    def _condition(self, condition: Condition) -> str:
+        """The name of a condition, whose settings are hashed once."""
         if id(condition) not in self._conditions:
-            settings = condition.to_json()
-            name = content_hash(settings)
-            if name not in self.told:
-                self._ask("mi_lens_conditions", {name: settings})
-                self.told.add(name)
-            self._conditions[id(condition)] = condition, name
+            self._conditions[id(condition)] = condition, self._name_of(condition)
         return self._conditions[id(condition)][1]
 
     def _accept(self) -> list[str]:

@@ -125,7 +125,7 @@ def started(
         "trust_remote_code": False,
     }
     if hook_names is not None:
-        arguments |= _compiled(vllm, hook_names, options)
+        arguments |= _compiled(hook_names, options)
     config = vllm.EngineArgs(**arguments).create_model_config()
     if config.is_multimodal_model:
         raise ValueError(
@@ -180,7 +180,7 @@ def _fail_when_ended(client: Any) -> None:
     threading.Thread(target=fail, daemon=True).start()
 
 
-def _compiled(vllm: Any, hook_names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+def _compiled(hook_names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments with which vLLM compiles a model, and leaves out what watches its layers."""
     from vllm.config import CompilationConfig  # pyright: ignore[reportMissingImports]
 

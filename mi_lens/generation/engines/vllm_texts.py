@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mi_lens.common.provenance import content_hash
 from mi_lens.generation.engines.vllm_worker.wire import KEY
+from mi_lens.generation.engines.vllm_workers import Workers
 from mi_lens.interventions.condition import Condition
 from mi_lens.models.model import Model
 from mi_lens.states import by_hook
@@ -38,11 +38,15 @@ class Text:
     trace: Trace | None = None
     condition: Condition = field(default_factory=Condition)
 
-    def told(self) -> dict[str, Any]:
-        """What the workers are told of it beside its tokens, as JSON (`Readings.hold`)."""
+    def told(self, condition: str) -> dict[str, Any]:
+        """What the workers are told of it beside its tokens, as JSON (`Readings.hold`).
+
+        Args:
+            condition: The name of its condition.
+        """
         trace = self.trace
         return {
-            "condition": content_hash(self.condition.to_json()),
+            "condition": condition,
             "first": self.first,
             "names": self.names,
             "trace": trace
@@ -57,36 +61,25 @@ class Text:
         }
 
 
-class TextReader:
+class TextReader(Workers):
     """What of `VLLMEngine` reads texts."""
 
     model: Model
-    name: str
     dtype: str
-    _llm: Any
-
-    def _ask(self, method: str, what: Any) -> list[Any]:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """See `Engine.close`."""
-        raise NotImplementedError
 
     def _read(self, method: str, texts: Sequence[Text]) -> Generator[Any, None, None]:
         """Has texts read, and yields in their order what `method` of the workers says of each."""
-        from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
-            EngineDeadError,
-        )
-
-        if self._llm is None:
-            raise RuntimeError(f"the engine {self.name} was closed; load it again")
+        engine = self._engine()
         self._require_room(texts)
-        acting = [text.condition.to_json() for text in texts]
-        self._ask("mi_lens_conditions", {content_hash(settings): settings for settings in acting})
         waiting, running, told = deque(enumerate(texts)), {}, {}
         room, place = by_hook.HELD, 0
-        engine = self._llm.llm_engine
-        try:
+
+        def forget() -> None:
+            if running:
+                engine.abort_request(list(running))
+                self._ask("mi_lens_ended", [inside for _, _, inside in running.values()])
+
+        with self._alive(forget):
             while place < len(texts):
                 while waiting and (not running or self._size(waiting[0][1]) <= room):
                     at, text = waiting.popleft()
@@ -104,17 +97,6 @@ class TextReader:
                 while place in told:
                     yield told.pop(place)
                     place += 1
-        except EngineDeadError as error:
-            running.clear()
-            self.close()
-            raise RuntimeError(
-                f"a process of the engine {self.name} died; its last messages say why. Run the "
-                "same again to go on"
-            ) from error
-        finally:
-            if running:  # The caller stopped, or something failed.
-                engine.abort_request(list(running))
-                self._ask("mi_lens_ended", [inside for _, _, inside in running.values()])
 
     def _size(self, text: Text) -> int:
         """Bytes of the states that are kept of a text."""
@@ -135,7 +117,8 @@ class TextReader:
 
         # A salt of its own: what vLLM finds in its cache, layers do not read.
         prompt = {"prompt_token_ids": list(text.ids), "cache_salt": name}
+        told = text.told(self._name_of(text.condition))
         sampling = SamplingParams(
-            temperature=0, max_tokens=1, detokenize=False, extra_args={KEY: text.told()}
+            temperature=0, max_tokens=1, detokenize=False, extra_args={KEY: told}
         )
-        return self._llm.llm_engine.add_request(name, prompt, sampling)
+        return self._engine().add_request(name, prompt, sampling)

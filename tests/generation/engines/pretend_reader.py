@@ -45,8 +45,9 @@ class PretendReader(RenamedEngine, TraceReader):
 
     def _read(self, method: str, texts: Any) -> Any:
         for number, text in enumerate(texts):
-            extra = json.loads(json.dumps(text.told()))
-            assert extra["condition"] == content_hash(text.condition.to_json())
+            condition = content_hash(text.condition.to_json())
+            extra = json.loads(json.dumps(text.told(condition)))
+            assert extra["condition"] == condition
             actions = tuple(part.bind(self.model) for part in text.condition.interventions)
             held = self.worker.mi_lens_readings.hold(tuple(text.ids), extra, actions)
             assert held.watch is not None

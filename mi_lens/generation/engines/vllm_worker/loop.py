@@ -19,8 +19,8 @@ from mi_lens.generation.engines.vllm_worker.layers import Layers, Stream
 from mi_lens.generation.engines.vllm_worker.parts import Piece
 from mi_lens.generation.engines.vllm_worker.step import Step, Views, step_of
 from mi_lens.generation.engines.vllm_worker.trial import difference
-from mi_lens.generation.jobs import View
-from mi_lens.generation.recycling import may_recycle, orders_of
+from mi_lens.generation.jobs import Turn, View
+from mi_lens.generation.recycling import orders_of, recyclers
 from mi_lens.interventions.protocol import Recycling
 from mi_lens.models.hook_names import block_output
 
@@ -55,7 +55,7 @@ class WorkerLoop:
         runner._sample = self.sample
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """VLLM's pass over the tokens of a step."""
+        """The pass of vLLM's model over the tokens of a step."""
         from vllm.forward_context import (  # pyright: ignore[reportMissingImports]
             get_forward_context,
         )
@@ -142,8 +142,7 @@ class WorkerLoop:
             if reading.old and reading.recycled.get(layer):
                 self._read_again(step, layer, reading, stream)
         self._edit(step, name, stream, layer)
-        actions = (action for job in step.emitting.view.jobs for action in job.actions)
-        if any(may_recycle(action, layer, "candidate") for action in actions):
+        if recyclers(step.emitting.view, layer, "candidate"):
             step.outputs[layer] = stream.at(step.emitting.tokens)
         _show(step, name, stream)
 
@@ -152,13 +151,15 @@ class WorkerLoop:
         for reading in step.chunks:
             chunk = reading.chunk
             acts = any(name in action.hook_names for action in reading.held.job.actions)
-            if chunk is None or not acts or reading.recycled.get(-1 if layer is None else layer):
+            read_again = layer is not None and reading.recycled.get(layer)
+            if chunk is None or not acts or read_again:
                 continue
             tokens = slice(chunk.start, chunk.start + chunk.count)
             states = stream.at(tokens)
             stream.put(tokens, states, reading.edited(name, states, chunk.first))
         group = step.decoding
-        if not group.pieces or not self._acts(group.view, name, layer):
+        recycles = layer is not None and recyclers(group.view, layer, "consumed")
+        if not (recycles or _acting(group.view, name)):
             return
         states = stream.at(group.tokens)
         edited = _edited(group.view, name, states)
@@ -166,13 +167,6 @@ class WorkerLoop:
             edited = self._recycle_consumed(step, layer, edited)
         if edited is not states:
             stream.put(group.tokens, states, edited)
-
-    def _acts(self, view: View, name: str, layer: int | None) -> bool:
-        """Whether anything is done to states of decoded tokens at a hook name."""
-        recycles = layer is not None and view.acting(
-            f"consumed {layer}", lambda action: may_recycle(action, layer, "consumed")
-        )
-        return bool(recycles or view.acting(name, lambda action: name in action.hook_names))
 
     def _recycle_consumed(
         self, step: Step, layer: int, states: Float[Tensor, "rows d"]
@@ -278,18 +272,22 @@ def _show(step: Step, name: str, stream: Stream) -> None:
             reading.held.watch.see(name, reading.piece, stream)
 
 
+def _acting(view: View, name: str) -> list[Turn]:
+    """The actions at a hook name."""
+    return view.acting(name, lambda action: name in action.hook_names)
+
+
 def _edited(view: View, name: str, states: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
     """States of one position of each row, as the actions at a hook name make them."""
-    plan = view.acting(name, lambda action: name in action.hook_names)
-    if not plan:
-        return states
     given = states[:, None]
-    edited = view.apply(plan, lambda action, part, rows: action.edit(name, part, rows), given)
+    edited = view.apply(
+        _acting(view, name), lambda action, part, rows: action.edit(name, part, rows), given
+    )
     return states if edited is given else edited[:, 0]
 
 
 def _edit_all(view: View, name: str, stream: Stream) -> None:
-    if view.acting(name, lambda action: name in action.hook_names):
+    if _acting(view, name):
         everything = slice(None)
         states = stream.at(everything)
         edited = _edited(view, name, states)
