@@ -7,7 +7,7 @@ method that only shortens traces should show as such.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from mi_lens.evaluation.result import Result
 
 GAIN = 0.05  # The gain that the power is about, and the margin of "no change".
 CHANGED = (0.05, 0.1, 0.2)  # Shares of changed answers: the fewest that give the gain, and more.
+
+Verdict = Literal["better", "worse", "equivalent", "open"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Arm:
         counted = ((r, float(r.tokens)) for r in self.results if r.tokens is not None)
         return estimate_mean(_by_problem(counted)[0])
 
+    def passes(self) -> Estimate:
+        """Forward passes per trace (`Result.passes`), with a bootstrap interval over problems."""
+        counted = ((r, r.passes) for r in self.results if r.passes is not None)
+        return estimate_mean(_by_problem(counted)[0])
+
     def accuracy_within(self, budgets: Sequence[int]) -> list[float]:
         """Share of right answers within each token budget."""
         return [
@@ -83,6 +90,8 @@ class Comparison:
         accuracy: Accuracy of the condition.
         difference: Difference in accuracy, paired by problem, with a score interval over problems;
             if no answer changed, the interval is the exact bound.
+        equivalence: The same difference with its 90 % interval, which decides at a level of 5 %
+            whether the difference lies within five points: both one-sided tests reject then.
         mended: Number of pairs (problem and seed) to which only the condition's answer is right.
         broken: Number of pairs to which only the other condition's answer is right.
         p_value: p-value of the exact McNemar test; with several seeds, of a test that flips the
@@ -108,6 +117,7 @@ class Comparison:
     problems: int
     accuracy: float
     difference: Estimate
+    equivalence: Estimate
     mended: int
     broken: int
     p_value: float
@@ -119,11 +129,28 @@ class Comparison:
     needed: int | None
     settings_differ: tuple[str, ...]
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the intervals say of the accuracy; no correction for several comparisons.
+
+        "equivalent": the 90 % interval lies within five points of no difference. A difference may
+        be there, but it is too small to matter. "better" or "worse": it is not equivalent, and the
+        95 % interval excludes zero. "open": neither.
+        """
+        low, high = self.equivalence.low, self.equivalence.high
+        if low is not None and high is not None and low > -GAIN and high < GAIN:
+            return "equivalent"
+        low, high = self.difference.low, self.difference.high
+        if low is not None and low > 0:
+            return "better"
+        return "worse" if high is not None and high < 0 else "open"
+
     def __repr__(self) -> str:
         return (
             f"Comparison({self.name[:50]!r} against {self.against[:50]!r}: {self.problems} "
             f"problems, accuracy {100 * self.accuracy:.1f} %, "
-            f"{self.difference.in_form('+.1f', 100.0)} points, {self.mended} mended, "
+            f"{self.difference.in_form('+.1f', 100.0)} points: {self.verdict}, "
+            f"{self.mended} mended, "
             f"{self.broken} broken, adjusted p {self.adjusted:.2g})"
         )
 
@@ -132,6 +159,7 @@ class Comparison:
             "problems": self.problems,
             "accuracy, %": 100 * self.accuracy,
             "difference, points": self.difference.in_form("+.1f", 100.0),
+            "verdict": self.verdict,
             "mended, broken": f"{self.mended}, {self.broken}",
             "p, adjusted": f"{self.p_value:.2g}, {self.adjusted:.2g}",
             "tokens, difference": self.tokens.in_form("+.1f"),
@@ -171,6 +199,7 @@ def compare(arm: Arm, against: Arm, *, seed: int = 0) -> Comparison:
         problems=len(arm.by_problem()),
         accuracy=float(np.mean([a.correct for a, _ in pairs])),
         difference=_difference(pairs),
+        equivalence=_difference(pairs, confidence=0.9),
         mended=mended,
         broken=broken,
         p_value=p_value,
@@ -245,9 +274,9 @@ def _by_problem(values: Iterable[tuple[Result, float]]) -> tuple[list[float], in
     return means, max(map(len, by_problem.values()), default=1)
 
 
-def _difference(pairs: Sequence[Pair]) -> Estimate:
+def _difference(pairs: Sequence[Pair], confidence: float = 0.95) -> Estimate:
     gains, seeds = _by_problem((pair[0], _gain(pair)) for pair in pairs)
-    return estimate_difference(gains, trials=seeds)
+    return estimate_difference(gains, trials=seeds, confidence=confidence)
 
 
 def _split(pairs: Sequence[Pair]) -> dict[str, Estimate]:

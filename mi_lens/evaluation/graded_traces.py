@@ -53,7 +53,13 @@ def grade_trace(
         thoughts=thoughts,
         stop_reason=trace.stop_reason,
         seconds=seconds,
+        passes=None if trace.text_only else passes_of(trace),
     )
+
+
+def passes_of(trace: Trace) -> float:
+    """What a trace cost beyond its prompt, in forward passes of one token (`Result.passes`)."""
+    return len(trace) + sum(event.get("passes", 0.0) for event in trace.events)
 
 
 def arm_of_traces(

@@ -28,9 +28,12 @@ def comparison_table(
         [row for name, row in rows.items() if name not in idle],
         "Brackets hold 95 % intervals over problems. Mended: answers that only the condition has "
         f"right. Broken: answers that only {base.name} has right. p: exact McNemar test, or with "
-        "several seeds a sign-flip test, with Holm's correction over the table. Power: the "
-        "probability that this many problems show a gain of five points. Problems needed: how many "
-        "problems show the observed difference with probability .8.",
+        "several seeds a sign-flip test, with Holm's correction over the table. Verdict: "
+        "equivalent if the difference lies within five points (90 % interval), else better or "
+        "worse if it is not zero (95 %), else open; not corrected for the number of conditions. "
+        "Passes: forward passes of one token, with those of blocks run again and of trials. "
+        "Power: the probability that this many problems show a gain of five points. Problems "
+        "needed: how many problems show the observed difference with probability .8.",
         folded=[row for name, row in rows.items() if name in idle],
         folded_as=f"{_count(len(idle), 'condition')} with the same tokens as {base.name} on every "
         "problem",

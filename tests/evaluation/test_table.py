@@ -48,8 +48,9 @@ def test_every_table_has_the_same_columns():
     for heading in ("difference, points", "p (Holm)", "tokens", "difference, tokens"):
         assert values[heading] in text
         assert f">{values[heading]}</td>" in html
-    assert [cell.key for cell in page.rows[1][3:6]] == [0.25, 1, 0]
-    assert all(cell.empty for cell in page.rows[0][3:8])
+    assert [page.rows[1][i].key for i in (3, 5, 6)] == [0.25, 1, 0]
+    assert values["verdict"] == "open"
+    assert all(cell.empty for cell in page.rows[0][3:9])
 
 
 def test_columns_of_the_text_stand_under_their_headings():
