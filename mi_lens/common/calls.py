@@ -14,6 +14,7 @@ QUOTED_OR_IN_MODULE = re.compile(
     r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|([A-Za-z_][\w.]*):([A-Za-z_]\w*)(?=\s*\()"""
 )
 
+CALL = {"written as": "call"}  # The metadata of a field whose value is written as a call.
 LONGEST = 200  # Characters of a call that an error message shows; a call may hold a whole vector.
 
 
@@ -35,7 +36,8 @@ def _name_called(function: ast.expr) -> str | None:
 def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: str) -> Any:
     """Builds the object that a call describes.
 
-    Only literal arguments are read; no code in the text is run.
+    Only literal arguments are read, and calls in the place of fields that are made for one
+    (`field(metadata=CALL)`); no code in the text is run.
 
     Args:
         text: The call as Python source: "Suppress(['Wait', 'Hmm'])".
@@ -52,21 +54,42 @@ def from_call(text: str, kind_of: Callable[[str], Any], *, what: str, example: s
         name = _name_called(call.func) if isinstance(call, ast.Call) else None
         if not isinstance(call, ast.Call) or name is None:
             raise ValueError
-        arguments = [ast.literal_eval(argument) for argument in call.args]
-        settings = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        nodes = dict[int | str, ast.expr](enumerate(call.args)) | {
+            str(keyword.arg): keyword.value for keyword in call.keywords
+        }
+        literals = {
+            place: ast.literal_eval(node)
+            for place, node in nodes.items()
+            if not isinstance(node, ast.Call)
+        }
     except (SyntaxError, ValueError):
-        raise ValueError(
-            f'{what} {text!r}: expected a call with literal arguments, such as "{example}"'
-        ) from None
+        raise _no_call(text, what, example) from None
     kind = kind_of(name)
     names = settings_of(kind)
-    if len(arguments) > len(names):
+    if len(call.args) > len(names):
         raise ValueError(f"{what} {text!r}: at most {len(names)} arguments: {names}")
+    of_calls = {each.name for each in fields(kind) if each.metadata == CALL}
+    settings = {}
+    for place, node in nodes.items():
+        setting = names[place] if isinstance(place, int) else place
+        if place in literals:
+            settings[setting] = literals[place]
+        elif setting in of_calls:
+            inner = ast.unparse(node)
+            settings[setting] = from_call(inner, kind_of, what=what, example=example)
+        else:
+            raise _no_call(text, what, example)
     try:
-        return build(kind, dict(zip(names, arguments, strict=False)) | settings)
+        return build(kind, settings)
     except ValueError as error:
         shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
         raise ValueError(f"{what} {shown!r}: {error}") from error
+
+
+def _no_call(text: str, what: str, example: str) -> ValueError:
+    return ValueError(
+        f'{what} {text!r}: expected a call with literal arguments, such as "{example}"'
+    )
 
 
 def build(kind: Any, settings: dict[str, Any]) -> Any:

@@ -137,6 +137,19 @@ class Batch:
     def _index(self, rows: Sequence[int]) -> Int[Tensor, " rows"]:
         return on_device(tuple(rows), self.model.cfg.device)
 
+    def taken_back(self) -> "Batch":
+        """The cache without what jobs took back in this step; those of a strand took the same."""
+        pairs = zip(self.strands, self.jobs, strict=True)
+        taken = {strand: job.taken_back for strand, job in pairs if job.taken_back}
+        if not taken:
+            return self
+        self.backend.take_back(self.cache, taken)
+        mask = self.mask.clone()
+        for strand, count in taken.items():
+            mask[strand] = mask[strand].roll(count)
+            mask[strand, :count] = 0
+        return replace(self, mask=mask)._trimmed()
+
     def _trimmed(self) -> "Batch":
         """Without the leading positions that are padding in every strand."""
         padding = int(self.mask.amax(0).argmax())

@@ -29,6 +29,7 @@ class Job:
         wanted: The candidate that the logits would have given without interventions on them.
         seconds: The job's share of the time that its batches took.
         stop_reason: Why the row ended; None while it is under way.
+        taken_back: How many tokens the row took back in this step (`Trial`).
     """
 
     index: int
@@ -40,24 +41,38 @@ class Job:
     wanted: int | None = None
     seconds: float = 0.0
     stop_reason: StopReason | None = None
+    taken_back: int = 0
 
     @property
     def will_edit(self) -> bool:
         """Whether an action may change the row's states while it reads what it reads now."""
         return any(action.will_edit(self.row) for action in self.actions)
 
-    def sampling_now(self) -> Sampling:
-        """How the next token is drawn, as the actions have it."""
+    @property
+    def tries(self) -> bool:
+        """Whether an action may begin trials."""
+        return any(action.tries for action in self.actions)
+
+    def sampling_now(self, opened: Action | None = None) -> Sampling:
+        """How the next token is drawn: greedily in a trial, else as the actions have it.
+
+        One of these may be a gate, which counts as open.
+        """
+        if self.row.trial is not None:
+            return Sampling()
         sampling = self.sampling
         for action in self.actions:
-            sampling = action.sampling(self.row, sampling)
+            of_action = action.opened_sampling if action is opened else action.sampling
+            sampling = of_action(self.row, sampling)
         return sampling
 
     def accept(self, token: int, end_ids: frozenset[int]) -> None:
-        """Appends a token, and ends the row if the token or a limit ends it."""
+        """Appends a token, and ends the row if the token or a limit ends it; not in a trial."""
         row = self.row
         row.token_ids.append(token)
         row.candidate = None
+        if row.trial is not None:
+            return
         if token in end_ids:
             self.stop_reason = "eos"
         elif self.stops and self._stopped(token):

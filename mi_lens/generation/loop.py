@@ -145,12 +145,12 @@ class Decoder:
         # 5. Finished rows go; rows that wrote different tokens part.
         finished = [job for job in batch.jobs if job.stop_reason is not None]
         written = {
-            place: job.row.token_ids[-1]
+            place: (job.taken_back, job.row.token_ids[-1])
             for place, job in enumerate(batch.jobs)
             if job.stop_reason is None
         }
         batch_left = batch.regrouped(written, spare=len(self.waiting)) if written else None
-        return batch_left, finished
+        return batch_left and batch_left.taken_back(), finished
 
 
 def _edit(current: CurrentPass, name: str, states: Tensor, hook: Any) -> Tensor | None:

@@ -91,6 +91,11 @@ class Plan:
             list(request.prefix),
         )
         actions = tuple(map(self._action, request.condition.interventions))
+        if sum(action.gates_sampling for action in actions) > 1:
+            raise ValueError(
+                f"request {index}: two gates on entropy or on a probe decide how its tokens are "
+                "drawn; expected one in a condition"
+            )
         return Job(index, row, request.condition.sampling, actions, request.stop, context)
 
     def prompt(self, request: Request) -> tuple[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mi_lens.common.on_device import on_device
 from mi_lens.generation.batch import Batch, CurrentPass
 from mi_lens.generation.jobs import Turn, View
-from mi_lens.interventions.protocol import Recycling, Trigger
+from mi_lens.interventions.again import Recycling, Trigger
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def recycle_consumed(
         states = states.index_copy(0, index, order.run(batch, states[index], order.places))
         for place in order.places:
             row = view.rows[place]
-            row.note("recycle", layer=layer, consumed=row.consumed)
+            passes = order.recycling.cost(layer, batch.model.cfg.n_layers, "consumed")
+            row.note("recycle", layer=layer, consumed=row.consumed, passes=passes)
     return states
 
 
@@ -104,8 +105,12 @@ def recycle_candidates(current: CurrentPass, draw: Callable[[View, Tensor], None
             batch.model, order.layer + 1, states, batch.mask[strands], batch.cache, rows
         )
         draw(view, logits)
+        told = {
+            "layer": order.layer,
+            "passes": order.recycling.cost(order.layer, batch.model.cfg.n_layers, "candidate"),
+        }
         for row, candidate in zip(view.rows, candidates, strict=True):
-            row.note("recycle", layer=order.layer, wanted=candidate, emitted=row.candidate)
+            row.note("recycle", **told, wanted=candidate, emitted=row.candidate)
     return batch
 
 

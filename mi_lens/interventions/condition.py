@@ -6,7 +6,6 @@ results names is never imported.
 """
 
 import ast
-import json
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -16,11 +15,14 @@ from typing import Any
 from mi_lens.common.calls import as_expression, build, from_call
 from mi_lens.common.html import one_line, table
 from mi_lens.common.provenance import content_hash
-from mi_lens.interventions.kinds import is_known, kind_of
-from mi_lens.interventions.protocol import Action, Intervention
+from mi_lens.interventions.gate import parts_of
+from mi_lens.interventions.kinds import from_json, is_known, kind_of
+from mi_lens.interventions.protocol import Action, Intervention, to_json
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.model import Model
+
+MARK = "@"  # Begins the name of a set of conditions (`mi_lens.evaluation.condition_sets`).
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,12 @@ class Condition:
 
     def __post_init__(self):
         object.__setattr__(self, "interventions", tuple(self.interventions))
-        recycles = [part for part in self.interventions if isinstance(part, Recycle)]
+        parts = parts_of(self.interventions)
+        recycles = [part for part in parts if isinstance(part, Recycle)]
+        blocks = [block for recycle in recycles for block in recycle.blocks]
         if len(recycles) > 1 and (
             any(recycle.trigger == "candidate" for recycle in recycles)
-            or len({recycle.layer for recycle in recycles}) < len(recycles)
+            or len(set(blocks)) < len(blocks)
         ):
             raise ValueError(
                 "a condition may recycle several layers at consumed tokens, each layer once; with "
@@ -75,10 +79,7 @@ class Condition:
     def describe(self) -> dict[str, Any]:
         """All settings as JSON, in which a hash replaces every long list of numbers."""
         settings = self.to_json()
-        settings["interventions"] = [
-            {key: _short(value) for key, value in intervention.items()}
-            for intervention in settings["interventions"]
-        ]
+        settings["interventions"] = list(map(_short, settings["interventions"]))
         return settings
 
     @classmethod
@@ -103,18 +104,6 @@ class Condition:
             build(Sampling, value.get("sampling", {})),
             value.get("name", ""),
         )
-
-
-def to_json(intervention: Intervention) -> dict[str, Any]:
-    """An intervention's settings, with the name of its class as "kind"."""
-    settings = json.loads(json.dumps(intervention.to_json(), allow_nan=False))
-    return {"kind": type(intervention).__name__, **settings}
-
-
-def from_json(value: dict[str, Any], import_modules: bool = False) -> Intervention:
-    """An intervention from what `to_json` returned; see `Condition.from_json`."""
-    settings = dict(value)
-    return build(kind_of(settings.pop("kind", None), import_modules), settings)
 
 
 def parse_intervention(text: str, *, import_modules: bool = False) -> Intervention:
@@ -201,6 +190,11 @@ def _recorded_intervention(call: str) -> Intervention:
 
 def _name_and_calls(text: str) -> tuple[str, list[str]]:
     """The name in a condition's text, and the calls that make its interventions."""
+    if text.lstrip().startswith(MARK):
+        raise ValueError(
+            f"condition {text!r}: a set of conditions, which only mi-lens evaluate makes; expected "
+            "one condition, such as \"name=Suppress(['Wait'])\""
+        )
     match = re.fullmatch(r"\s*([\w.\- ]+?)\s*(?:=(?!=)\s*(.+))?", text, re.DOTALL)
     name, interventions = match.groups() if match else ("", text)
     if interventions is None:
@@ -219,6 +213,8 @@ def _name_and_calls(text: str) -> tuple[str, list[str]]:
 
 
 def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(setting) for key, setting in value.items()}
     if isinstance(value, list | tuple) and len(value) > 64:
         return {"length": len(value), "hash": content_hash(list(value))}
     return value

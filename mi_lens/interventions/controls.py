@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from mi_lens.traces.matched_words import count_words, draw_matches, is_ordinary
 from mi_lens.traces.trace import Trace
-from mi_lens.traces.vocabulary import Words, as_words, vocabulary, word_of
+from mi_lens.traces.vocabulary import Words, spelled, vocabulary, word_of
 
 Matching = Literal["vocabulary", "emitted", "frequency", "entropy", "position"]
 
@@ -73,7 +73,7 @@ def matched_controls(
         raise ValueError(f"by={by!r}: expected one of {get_args(Matching)}")
     if (entropy is not None) != (by == "entropy"):
         raise ValueError("entropy is needed for by='entropy' and for nothing else")
-    given = [tokenizer.decode([w]) if isinstance(w, int) else w for w in as_words(words)]
+    given = [tokenizer.decode([w]) if isinstance(w, int) else w for w in spelled(words)]
     wanted = list(dict.fromkeys(map(word_of, given)))
     counts = count_words(tokenizer, traces)
     del counts[""]

@@ -13,7 +13,7 @@ from mi_lens.interventions.words import Worded
 from mi_lens.models.model import Model
 from mi_lens.problems.think_kinds import knows_marks, think_kind
 from mi_lens.traces.think_block import closing_ids
-from mi_lens.traces.vocabulary import Words, as_words
+from mi_lens.traces.vocabulary import Words, spelled
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Continue(Worded, Intervention):
 
     def __post_init__(self):
         super().__post_init__()
-        if any(not isinstance(word, str) or not word for word in as_words(self.words)):
+        if any(not isinstance(word, str) or not word for word in spelled(self.words)):
             raise ValueError(
                 f"words={self.words!r}: expected texts to continue from, not token ids and not ''"
             )
@@ -63,8 +63,7 @@ class Continue(Worded, Intervention):
                 "put off the end of the text only, load the model with think='none'"
             )
         texts = [
-            encode(f"{self.before}{word}", add_special_tokens=False)
-            for word in as_words(self.words)
+            encode(f"{self.before}{word}", add_special_tokens=False) for word in spelled(self.words)
         ]
         return _Continue(texts, closings, self.times, self.reserve)
 
@@ -93,6 +92,4 @@ class _Continue(Action):
         text = self.texts[done % len(self.texts)]
         if done == self.times or row.limit - row.step - len(text) < self.reserve:
             return candidate
-        row.note("continue", wanted=candidate, emitted=text[0])
-        row.forced.extend(text[1:])
-        return text[0]
+        return row.write("continue", candidate, text)

@@ -1,18 +1,24 @@
-"""The classes of interventions by name: those of this package, and those of users."""
+"""The classes of interventions by name, this package's and users'; interventions from JSON."""
 
 import importlib
 import os
 import sys
+from dataclasses import fields
 from typing import Any, TypeVar
 
+from mi_lens.common.calls import CALL, build
 from mi_lens.interventions.protocol import Intervention
 
 KINDS = {
     "Continue": "mi_lens.interventions.extend",
+    "EarlyExit": "mi_lens.interventions.early_exit",
     "ForbidAt": "mi_lens.interventions.forbid",
+    "Gate": "mi_lens.interventions.gate",
     "LogitPenalty": "mi_lens.interventions.suppress",
+    "ProbeExit": "mi_lens.interventions.probe_exit",
     "RaiseTemperature": "mi_lens.interventions.temperature",
     "Recycle": "mi_lens.interventions.recycle",
+    "Schedule": "mi_lens.interventions.schedule",
     "Steer": "mi_lens.interventions.steer",
     "Suppress": "mi_lens.interventions.suppress",
 }
@@ -69,6 +75,17 @@ def kind_of(name: Any, import_modules: bool = False) -> Any:
     if kind is None:
         raise ValueError(f"intervention {name!r}: module {module_name} has no {class_name}")
     return register_intervention(kind)
+
+
+def from_json(value: dict[str, Any], import_modules: bool = False) -> Intervention:
+    """An intervention from what `protocol.to_json` returned; see `Condition.from_json`."""
+    settings = dict(value)
+    kind = kind_of(settings.pop("kind", None), import_modules)
+    for each in fields(kind):
+        inside = settings.get(each.name)
+        if each.metadata == CALL and isinstance(inside, dict):
+            settings[each.name] = from_json(inside, import_modules)
+    return build(kind, settings)
 
 
 def _module(name: str, import_modules: bool) -> Any:

@@ -14,78 +14,22 @@ In every step of a row the loop calls, in this order:
     replace      replaces the candidate, and may force tokens after it
 """
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_lens.interventions.again import Recycling, Trigger, blocks_until
 from mi_lens.interventions.plain_hooks import PlainPasses, by_rows, rows_of
 from mi_lens.interventions.row import Rewound, Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
-
-Trigger = Literal["candidate", "consumed"]
-
-
-@dataclass(frozen=True)
-class Recycling:
-    """An instruction to run a block again for a row (`mi_lens.interventions.recycle`).
-
-    Attributes:
-        passes: Number of further runs.
-        keep_kv: Whether later tokens attend to the keys and values of the first run.
-    """
-
-    passes: int
-    keep_kv: bool
-
-    def run(
-        self,
-        model: Model,
-        layer: int,
-        states: Float[Tensor, "rows 1 d"],
-        mask: Int[Tensor, "rows total"],
-        cache: Any,
-        rows: Int[Tensor, " rows"],
-    ) -> Float[Tensor, "rows 1 d"]:
-        """A block's outputs at the last position in its cache, run again on its own outputs.
-
-        Args:
-            model: A HookedTransformer or TransformerBridge.
-            layer: Number of the block.
-            states: The block's outputs at that position.
-            mask: The mask of these rows, over the positions in the block's cache.
-            cache: The backend's cache.
-            rows: Indices of the rows in the cache.
-        """
-        for _ in range(self.passes):
-            states = backend_of(model).again(
-                model, layer, states, mask, cache, rows, keep_kv=self.keep_kv
-            )
-        return states
-
-    def run_last(
-        self, model: Model, layer: int, states: Float[Tensor, "1 pos d"], read: int, cache: Any
-    ) -> Float[Tensor, "1 pos d"]:
-        """A block's outputs for a row alone, of which the last is run again.
-
-        Args:
-            model: See `run`.
-            layer: See `run`.
-            states: The block's outputs at the last positions in its cache.
-            read: How many positions are in the block's cache.
-            cache: See `run`.
-        """
-        row = torch.zeros(1, dtype=torch.long, device=states.device)
-        mask = torch.ones(1, read, dtype=torch.long)
-        last = self.run(model, layer, states[:, -1:], mask, cache, row)
-        return torch.cat([states[:, :-1], last], dim=1)
 
 
 class Action:
@@ -94,18 +38,25 @@ class Action:
     Attributes:
         hook_names: The hook names at which the loop calls `edit`.
         recycled_layer: The layer whose block `recycling` may run again; None if there is none.
+        recycled_count: How many blocks may run again as one, of which `recycled_layer` is the last.
         recycled_when: When `recycling` is asked: "consumed" means while a token is read,
             "candidate" means once a candidate is drawn.
         needs_tokens: Whether what the action does depends on which tokens the row has.
+        measures_entropy: Whether it needs the entropy of the row's logits, as "entropy" among the
+            row's numbers.
         by_position: Whether `edit` makes each state's new one of that state and the row's tokens
             alone. If not, a trace's whole prompt is read at once, however long it is.
+        tries: Whether the action begins trials (`Row.attempt`).
     """
 
     hook_names: Sequence[str] = ()
     recycled_layer: int | None = None
+    recycled_count: int = 1
     recycled_when: Trigger = "candidate"
     needs_tokens: bool = True
+    measures_entropy: bool = False
     by_position: bool = False
+    tries: bool = False
 
     def edit(
         self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
@@ -131,6 +82,19 @@ class Action:
     def sampling(self, row: Row, sampling: Sampling) -> Sampling:
         """How the row's next token is drawn."""
         return sampling
+
+    @property
+    def gates_sampling(self) -> bool:
+        """Whether the device decides on `opened_sampling`, by `open_now`."""
+        return False
+
+    def opened_sampling(self, row: Row, sampling: Sampling) -> Sampling:
+        """How the row's next token is drawn where `open_now` is True."""
+        return sampling
+
+    def open_now(self, rows: Sequence[Row], device: torch.device) -> Bool[Tensor, " rows"]:
+        """Where `opened_sampling` takes the place of `sampling`; on the device."""
+        raise NotImplementedError
 
     def edit_again(
         self, hook_name: str, states: Float[Tensor, "1 pos *d"], rewound: Rewound, start: int
@@ -225,6 +189,16 @@ class Action:
         return logits
 
     @property
+    def recycled_blocks(self) -> range:
+        """The blocks that may run again as one; empty if there are none."""
+        return blocks_until(self.recycled_layer, self.recycled_count)
+
+    @property
+    def innermost(self) -> "Action":
+        """The action itself; of a gate, the action inside."""
+        return self
+
+    @property
     def changes_logits(self) -> bool:
         """Whether the action changes logits."""
         return type(self).logits is not Action.logits
@@ -293,3 +267,9 @@ class Intervention(Protocol):
     def to_json(self) -> dict[str, Any]:
         """JSON-able settings, without the name of the class."""
         ...
+
+
+def to_json(intervention: Intervention) -> dict[str, Any]:
+    """An intervention's settings, with the name of its class as "kind"."""
+    settings = json.loads(json.dumps(intervention.to_json(), allow_nan=False))
+    return {"kind": type(intervention).__name__, **settings}

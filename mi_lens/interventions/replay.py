@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_lens.interventions.condition import Condition, from_json
-from mi_lens.interventions.protocol import Action, Intervention, Recycling
+from mi_lens.interventions.again import Recycling
+from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.kinds import from_json
+from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Rewound
 from mi_lens.models.hook_names import block_output, layer_of_output
 from mi_lens.models.model import Model
@@ -153,8 +155,7 @@ def interventions_of(trace: Trace) -> Sequence[Intervention]:
         return trace.interventions
     interventions = []
     for settings in trace.condition.get("interventions", ()):
-        hashed = [k for k, v in settings.items() if isinstance(v, dict) and "hash" in v]
-        if hashed:
+        if hashed := _hashed(settings):
             raise ValueError(
                 f"trace {trace.id} was written under {settings['kind']}, and its file holds only a "
                 f"hash of {', '.join(hashed)}; give the condition back with "
@@ -163,6 +164,13 @@ def interventions_of(trace: Trace) -> Sequence[Intervention]:
             )
         interventions.append(from_json(settings))
     return interventions
+
+
+def _hashed(settings: dict[str, Any]) -> list[str]:
+    """The settings in whose place a hash stands, also those of an intervention inside."""
+    inside = [value for value in settings.values() if isinstance(value, dict)]
+    names = [k for k, v in settings.items() if isinstance(v, dict) and "hash" in v]
+    return names + [name for value in inside for name in _hashed(value)]
 
 
 def with_condition(traces: Sequence[Trace], condition: Condition) -> list[Trace]:

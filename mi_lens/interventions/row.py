@@ -15,6 +15,32 @@ from mi_lens.traces.think_block import completes_blank_line, mark_completed, ope
 from mi_lens.traces.thoughts import ThoughtClass, classify
 from mi_lens.traces.trace import Trace
 
+CHANCE = "chance"  # The number that is measured at each step of a trial.
+
+
+@dataclass
+class Trial:
+    """Tokens that a row only tries: they are taken back when an action is done with them.
+
+    While they are written, no other action replaces a token; tokens are drawn greedily; and neither
+    the budget, nor an end or stop, ends the row.
+
+    Attributes:
+        by: The action.
+        start: The step at which they begin.
+        held: The candidate in whose place the first of them stands.
+        events: What interventions had done before.
+        numbers: What was measured at the step at which they begin (`Row.numbers`).
+        chances: Natural logarithm of the largest next-token probability, for each token drawn.
+    """
+
+    by: Any
+    start: int
+    held: int
+    events: list[dict[str, Any]]
+    numbers: dict[str, float]
+    chances: list[float] = field(default_factory=list)
+
 
 @dataclass
 class Row:
@@ -31,6 +57,12 @@ class Row:
         candidate: The token that was drawn from the logits and is not yet accepted.
         forced: Tokens that are emitted next, whatever the logits are.
         events: What interventions did, one JSON-able mapping per event; stored in the trace.
+        measuring: What was measured at the step under way, by name; each number on its device.
+        numbers: The same on the host, once the step's candidate is drawn; empty before.
+        numbers_before: Those of the step that emitted the token which was read last.
+        told: If the row is read again, where gates were open: gate, what it acted on, and step.
+            None while the row is generated.
+        trial: The tokens that are only tried now; None if none are.
     """
 
     tokenizer: Any
@@ -42,6 +74,11 @@ class Row:
     candidate: int | None = None
     forced: deque[int] = field(default_factory=deque)
     events: list[dict[str, Any]] = field(default_factory=list)
+    measuring: dict[str, Float[Tensor, ""]] = field(default_factory=dict, repr=False)
+    numbers: dict[str, float] = field(default_factory=dict, repr=False)
+    numbers_before: dict[str, float] = field(default_factory=dict, repr=False)
+    told: frozenset[tuple[str, str, int]] | None = field(default=None, repr=False)
+    trial: Trial | None = None
     # After so many generated tokens, whether the think block is open; filled as it is asked.
     _open: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
     # By purpose, the key of the row's random numbers.
@@ -107,6 +144,28 @@ class Row:
             self._keys[purpose] = uniform_key(self.seed, self.prompt_ids, purpose)
         return uniforms(self._keys[purpose], self.step, count)
 
+    def write(self, what: str, candidate: int, tokens: Sequence[int]) -> int:
+        """Puts a text in the place of a candidate: gives its first token, and forces the others."""
+        self.note(what, wanted=candidate, emitted=tokens[0])
+        self.forced.extend(tokens[1:])
+        return tokens[0]
+
+    def attempt(self, by: Any, candidate: int, tokens: Sequence[int]) -> int:
+        """Begins a trial in a candidate's place, with these tokens; gives the first of them."""
+        events = [dict(event) for event in self.events]
+        self.trial = Trial(by, self.step, candidate, events, self.numbers)
+        self.forced.extend(tokens[1:])
+        return tokens[0]
+
+    def take_back(self) -> Trial:
+        """Ends the trial: tokens, events and numbers are those of before."""
+        trial, self.trial = self.trial, None
+        assert trial is not None
+        self.cut(trial.start)
+        self.events[:] = trial.events
+        self.numbers = trial.numbers
+        return trial
+
     def note(self, what: str, **details: Any) -> None:
         """Records what an intervention did at this step."""
         self.events.append({"step": self.step, "what": what, **details})
@@ -119,11 +178,12 @@ class Rewound:
         row: A row of its own, with all its tokens.
         first: How many positions the first step of the generation read: the prompt's, and those of
             the request's prefix.
-        events: What interventions did to the row.
+        events: What interventions did to the row; None if it was not generated.
     """
 
-    def __init__(self, row: Row, first: int, events: Sequence[dict[str, Any]] = ()):
-        self.row, self.first, self.events = row, first, events
+    def __init__(self, row: Row, first: int, events: Sequence[dict[str, Any]] | None = None):
+        self.row, self.first, self.events = row, first, events or ()
+        row.told = None if events is None else _gates_open(events)
         self.candidate = row.candidate
         self._tokens = list(row.token_ids)
 
@@ -167,6 +227,15 @@ class Rewound:
         held += self._tokens[len(held) : wanted]
         self.row.reading, self.row.candidate = reading, None
         return self.row
+
+
+def _gates_open(events: Sequence[dict[str, Any]]) -> frozenset[tuple[str, str, int]]:
+    return frozenset(
+        (event["gate"], event["on"], step)
+        for event in events
+        if event["what"] == "gate"
+        for step in range(event["step"], event["last"] + 1)
+    )
 
 
 def positions(

@@ -1,5 +1,6 @@
 """Sampling: chooses a token from logits with the request's own randomness, never a global one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,12 @@ def choose_tokens(
     sampled = order.gather(-1, index)[:, 0].to(greedy.device)
     is_greedy = tuple(sampling.temperature == 0 for sampling in samplings)
     return torch.where(on_device(is_greedy, greedy.device, torch.bool), greedy, sampled)
+
+
+def entropy_bits(logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, " rows"]:
+    """The entropy of each row's next-token distribution at temperature 1, in bits and float64."""
+    log_p = in_float64(logits).log_softmax(-1)
+    return torch.special.entr(log_p.exp()).sum(-1) / math.log(2)
 
 
 def uniform_key(seed: int, prompt_ids: Sequence[int], purpose: str = "token") -> int:

@@ -20,13 +20,16 @@ from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row, positions, wanted_of
 from mi_lens.interventions.vector import SteeringVector, is_among, load_vectors
-from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.hook_names import head_of, resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.traces.think_block import require_lines
 from mi_lens.traces.vocabulary import Words, as_words, word_ids
 
 Variant = Literal["add", "project", "random"]
+Unit = Literal["vector", "state"]
+# Settings that came later. At these values they stay out of JSON, so that traces keep their ids.
+LATER = {"unit": "vector", "keep_norm": False}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +39,8 @@ class Steer(Intervention):
     Attributes:
         vector: A `SteeringVector`, the path of a file of them, or numbers of shape (d_model,).
         hook_name: Where the vector is added; None takes the hook name of the `SteeringVector`.
-        alpha: Factor of the vector.
+            "blocks.3.attn.hook_z[2]" steers the output of one head, before W_O.
+        alpha: Factor of the vector; see `unit`.
         at: "boundary" steers at tokens that complete a blank line, such as "\n\n"; "all" at every
             token; words at these words, each with every surface form.
         inside_think: Whether to steer only while the think block is open. The tokenizer says which
@@ -50,6 +54,9 @@ class Steer(Intervention):
         allow_overlap: Whether generation on those problems is allowed.
         of_model: Fingerprint of the model that the vector was computed from; a `SteeringVector`
             provides it. Steering another model gives a warning.
+        unit: What alpha counts: "vector" adds alpha times the vector; "state" adds alpha times the
+            norm of the state itself, in the vector's direction.
+        keep_norm: Whether the changed state is scaled to the norm that it had (CREST).
     """
 
     vector: Any = field(repr=False)
@@ -63,6 +70,8 @@ class Steer(Intervention):
     made_from: Sequence[str] = field(default=(), repr=False)
     allow_overlap: bool = False
     of_model: str | None = field(default=None, repr=False)
+    unit: Unit = "vector"
+    keep_norm: bool = False
 
     def __post_init__(self):
         set_field = object.__setattr__.__get__(self)
@@ -91,6 +100,20 @@ class Steer(Intervention):
             raise ValueError(f"alpha={self.alpha}: expected a finite number")
         if self.variant not in get_args(Variant):
             raise ValueError(f"variant={self.variant!r}: expected one of {get_args(Variant)}")
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"unit={self.unit!r}: expected one of {get_args(Unit)}")
+        if not isinstance(self.keep_norm, bool):
+            raise ValueError(f"keep_norm={self.keep_norm!r}: expected True or False")
+        if self.variant == "project" and self.unit == "state":
+            raise ValueError(
+                "unit='state' with variant='project': alpha counts the state's own component "
+                "there; leave unit out"
+            )
+
+    def __repr__(self) -> str:
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+        told = {k: v for k, v in told.items() if k not in LATER or v != LATER[k]}
+        return f"Steer({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Steer) and self.to_json() == other.to_json()
@@ -119,12 +142,19 @@ class Steer(Intervention):
     def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
         assert self.hook_name is not None
-        resolve_hook_names(model, self.hook_name)
-        d_model = model.cfg.d_model
-        if len(self.vector) != d_model:
+        hook_name, head = head_of(self.hook_name)
+        resolve_hook_names(model, hook_name)
+        if head is not None and head >= model.cfg.n_heads:
             raise ValueError(
-                f"vector has {len(self.vector)} numbers and the model's residual stream {d_model}; "
-                "expected as many"
+                f"hook name {self.hook_name!r}: the model has {model.cfg.n_heads} heads, 0 to "
+                f"{model.cfg.n_heads - 1}"
+            )
+        held, width = "the model's residual stream", model.cfg.d_model
+        if head is not None:
+            held, width = "a head of the model", model.cfg.d_head
+        if len(self.vector) != width:
+            raise ValueError(
+                f"vector has {len(self.vector)} numbers and {held} {width}; expected as many"
             )
         if self.at == "boundary":
             require_lines(model.tokenizer)
@@ -134,6 +164,7 @@ class Steer(Intervention):
     def to_json(self):
         """See `Intervention.to_json`."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        settings = {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
         return settings | {
             "vector": self.vector.tolist(),
             "at": self.at if isinstance(self.at, str) else list(as_words(self.at)),
@@ -164,7 +195,8 @@ class _Steer(Action):
 
     def __init__(self, settings: Steer, ids: Set[int] | None, dtype: torch.dtype):
         self.settings, self.ids = settings, ids
-        self.hook_names = (str(settings.hook_name),)
+        hook_name, self.head = head_of(str(settings.hook_name))
+        self.hook_names = (hook_name,)
         self.needs_tokens = settings.at != "all" or settings.inside_think
         vector = settings.vector
         if settings.variant == "random":
@@ -188,37 +220,67 @@ class _Steer(Action):
         return any(wanted_of(row, self.wanted))
 
     def edit(
-        self, hook_name: str, states: Float[Tensor, "rows pos d"], rows: Sequence[Row]
-    ) -> Float[Tensor, "rows pos d"]:
+        self, hook_name: str, states: Float[Tensor, "rows pos *d"], rows: Sequence[Row]
+    ) -> Float[Tensor, "rows pos *d"]:
         """See `Action.edit`."""
+        if self.head is None:
+            return self._edit(states, hook_name, rows)
+        changed = states.flatten(2).clone()  # Heads side by side, as some classes have them anyway.
+        first = self.head * len(self.unit)
+        here = slice(first, first + len(self.unit))
+        changed[..., here] = self._edit(changed[..., here], str(self.settings.hook_name), rows)
+        return changed.reshape(states.shape)
+
+    def _edit(
+        self, states: Float[Tensor, "rows pos *d"], name: str, rows: Sequence[Row]
+    ) -> Float[Tensor, "rows pos *d"]:
         # It would be stretched over a state of width 1, or over heads.
         if states.ndim != 3 or states.shape[-1] != len(self.unit):
             held = " x ".join(map(str, states.shape[2:]))
             raise ValueError(
-                f"hook name {hook_name!r} holds {held} numbers per position, and the vector "
-                f"{len(self.unit)}; steer at a residual state, such as a hook_resid_post"
+                f"hook name {name!r} holds {held} numbers per position, and the vector "
+                f"{len(self.unit)}; steer at a residual state, such as a hook_resid_post, or at "
+                "one head, such as 'blocks.3.attn.hook_z[2]'"
             )
         mask = positions(rows, states.shape[1], self.wanted)
         if not mask.any():
             return states
         for i in mask.any(1).nonzero()[:, 0].tolist():
-            _note(rows[i], hook_name, mask[i, -rows[i].reading :])
-        unit, shift = self._vectors(states.device)
-        if self.settings.variant == "project":
-            shift = -self.settings.alpha * (states @ unit)[..., None] * unit
+            _note(rows[i], name, mask[i, -rows[i].reading :])
+        steered = self._steered(states)
         if mask.all():
-            return states + shift
+            return steered
         if states.shape[1] == 1:  # A step, whose like was seen before.
             here = on_device(tuple(mask[:, 0].tolist()), states.device, torch.bool)[:, None]
         else:
             here = mask.to(states.device)
-        return torch.where(here[..., None], states + shift, states)
+        return torch.where(here[..., None], steered, states)
+
+    def _steered(self, states: Float[Tensor, "rows pos d"]) -> Float[Tensor, "rows pos d"]:
+        """The states as they are wherever the row is steered."""
+        unit, shift = self._vectors(states.device)
+        if self.settings.variant == "project":
+            shift = -self.settings.alpha * (states @ unit)[..., None] * unit
+        elif self.settings.unit == "state":
+            shift = self.settings.alpha * _norms(states) * unit
+        if not self.settings.keep_norm:
+            return states + shift
+        # Of a state that lies along the vector nothing may be left, and nothing has no norm.
+        left = _norms(states + shift)
+        scale = torch.where(left > 0, _norms(states) / left, 0.0)
+        return (states + shift) * scale
 
     def _vectors(self, device: torch.device) -> tuple[Float[Tensor, "d"], Float[Tensor, "d"]]:
         """The unit vector and the shift on the states' device: layers may lie on several."""
         if device not in self._on:
             self._on[device] = self.unit.to(device), self.shift.to(device)
         return self._on[device]
+
+
+def _norms(states: Float[Tensor, "rows pos d"]) -> Float[Tensor, "rows pos 1"]:
+    """Lengths of states, summed in float32 at least and rounded to their dtype."""
+    wide = torch.promote_types(states.dtype, torch.float32)
+    return torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=wide).to(states.dtype)
 
 
 def _note(row: Row, hook_name: str, steered: Bool[Tensor, " pos"]) -> None:

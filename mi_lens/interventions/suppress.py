@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.checked_types import require_types
 from mi_lens.common.html import table
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.words import Worded
 from mi_lens.models.model import Model
 from mi_lens.traces.trace import Trace
-from mi_lens.traces.vocabulary import TokenSet, Words, as_words, word_ids, word_of
+from mi_lens.traces.vocabulary import TokenSet, Words, as_words, spelled, word_ids, word_of
 
 SHOWN = 15  # Number of tokens in a notebook's table.
 
@@ -54,21 +55,43 @@ class LogitPenalty(Worded, Intervention):
 
 @dataclass(frozen=True)
 class Suppress(Worded, Intervention):
-    """Gives words the probability zero (paper 1).
+    """Gives words the probability zero (paper 1; NoWait, arXiv 2506.08343).
+
+    `Suppress("@nowait", containing=True, sparing=["Ohio"])` is NoWait as its text says it: every
+    token that contains one of its keywords, but for those that its authors took out by hand, of
+    which they name this one. The rule also takes " know" for "now" and " many" for "any"; without
+    `containing`, only the keywords' own surface forms are suppressed.
 
     Attributes:
         words: Words, each with every surface form that is a single token; or token ids.
+        containing: Whether to include every token that contains a word, ignoring case.
+        sparing: With `containing`, words whose own surface forms are not suppressed.
     """
 
     words: Words
+    containing: bool = False
+    sparing: Sequence[str] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = (self.sparing,) if isinstance(self.sparing, str) else self.sparing
+        object.__setattr__(self, "sparing", tuple(given))
+        require_types(self, ("containing", "sparing"))
+        if self.sparing and not self.containing:
+            raise ValueError(
+                f"sparing={self.sparing!r} without containing: only the words' own surface forms "
+                "are suppressed then; leave out the words to be spared, or set containing=True"
+            )
 
     def bind(self, model: Model) -> Action:
         """See `Intervention.bind`."""
-        return _Penalty(torch.tensor(sorted(word_ids(model, self.words))), float("-inf"))
+        ids = word_ids(model, self.words, containing=self.containing, sparing=self.sparing)
+        return _Penalty(torch.tensor(sorted(ids)), float("-inf"))
 
     def to_json(self):
         """See `Intervention.to_json`."""
-        return asdict(self)
+        settings = asdict(self)  # Without what came later, at its default: ids stay what they are.
+        return {k: v for k, v in settings.items() if k == "words" or v}
 
 
 class _Penalty(Action):
@@ -140,7 +163,7 @@ def evasion(tokenizer, traces: Iterable[Trace], words: Words) -> Evasion:
     Raises:
         ValueError: If there is no tokenizer, and a trace has events or words are token ids.
     """
-    given = as_words(words)
+    given = as_words(words) if tokenizer is not None else spelled(words)
     if tokenizer is None:
         if ids := [word for word in given if not isinstance(word, str)]:
             raise ValueError(f"token ids {ids[:5]} without a tokenizer; expected words as text")

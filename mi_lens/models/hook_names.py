@@ -5,12 +5,16 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mi_lens.models.backends.lookup import backend_of
 from mi_lens.models.model import Model
 
 HookNames = str | Sequence[str] | Callable[[str], bool]  # Names, patterns, or a filter.
 BLOCK_OUTPUT = re.compile(r"blocks\.(\d+)\.hook_resid_post")
 RESIDUAL = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")  # Between blocks.
+HEADS = re.compile(r"blocks\.\d+\.attn\.hook_z")  # What each head attends to, before W_O.
 
 
 def block_output(layer: int) -> str:
@@ -26,6 +30,41 @@ def layer_of_output(hook_name: str) -> int | None:
     """The number of the block whose output this hook holds; None for any other hook."""
     match = BLOCK_OUTPUT.fullmatch(hook_name)
     return int(match[1]) if match else None
+
+
+def head_of(name: str) -> tuple[str, int | None]:
+    """A hook name and the number of the head that is meant there; None means the whole activation.
+
+    A head's output is written "blocks.3.attn.hook_z[2]": head 2 of block 3, before W_O.
+
+    Raises:
+        ValueError: If a head of another hook is named.
+    """
+    match = re.fullmatch(r"(.+)\[(\d+)\]", name)
+    if match is None:
+        return name, None
+    if not HEADS.fullmatch(match[1]):
+        raise ValueError(
+            f"hook name {name!r}: only an attention output has heads; expected a name such as "
+            "'blocks.3.attn.hook_z[2]'"
+        )
+    return match[1], int(match[2])
+
+
+def by_head(
+    name: str, states: Float[Tensor, "step d"], n_heads: int
+) -> dict[str, Float[Tensor, "step part"]]:
+    """States by the names of their heads; states of a hook without heads keep their name.
+
+    Args:
+        name: The hook name.
+        states: The states; those of heads lie side by side.
+        n_heads: The model's number of heads.
+    """
+    if not HEADS.fullmatch(name):
+        return {name: states}
+    parts = states.chunk(n_heads, dim=1)
+    return {f"{name}[{head}]": part for head, part in enumerate(parts)}
 
 
 def last_block_output(model: Model) -> str:

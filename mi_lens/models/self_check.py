@@ -237,5 +237,7 @@ def _recycle(trial: _Trial) -> None:
     alone = backend.new_cache(model, 1)
     layer = n_layers - 1
     if layer:
-        output = backend.block(model, layer, seen[names[layer - 1]][0][:1], alone)
+        output = backend.some_blocks(
+            model, range(layer, layer + 1), seen[names[layer - 1]][0][:1], alone
+        )
         trial.close(f"block {layer} run alone", output[0], seen[names[layer]][0][0])

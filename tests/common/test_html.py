@@ -398,9 +398,9 @@ def test_comparisons():
     assert repr(MARKUP) in facts["settings that differ"]
     page = Page(report_table([arm], base))
     assert page.cells[0].startswith("4 problems; differences from 'base'")
-    assert page.cells[10:19] == ["base", "75", "", "", "", "", "102", "", "25"]
-    assert page.cells[19:21] == [MARKUP, "50"]
-    assert page.cells[22:24] == ["1", "2"]
+    assert page.cells[11:21] == ["base", "75", "", "", "", "", "", "102", "", "25"]
+    assert page.cells[21:23] == [MARKUP, "50"]
+    assert page.cells[24:27] == ["open", "1", "2"]
     assert shown(Evaluation((*base.results, *arm.results), {})).cells == page.cells
 
 

@@ -22,6 +22,7 @@ from mi_lens.models.backends.lookup import get_backend
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?", "2"]
 THIRD, FIFTH = tuple(range(0, 384, 3)), tuple(range(2, 384, 5))
+EVEN = tuple(range(0, 384, 2))
 VECTOR = torch.linspace(-1, 1, 32).tolist()
 CONDITIONS = [
     Condition(),
@@ -47,6 +48,8 @@ CONDITIONS = [
             Continue(["Wait", "So"], times=2, reserve=2),
         )
     ),
+    Condition((Recycle((0, 1), EVEN, passes=2, damping=0.5),)),
+    Condition((Recycle((1, 2), THIRD, trigger="consumed", kv="keep"),)),
 ]
 
 
@@ -73,7 +76,7 @@ def test_conditions_mix_in_a_batch_and_no_row_notices(model):
         mixed = generate(model, [requests[i] for i in order], batch_size=size, progress=False)
         assert mixed == [alone[i] for i in order]
     recycled = [i for i, t in enumerate(alone) if any(e["what"] == "recycle" for e in t.events)]
-    assert recycled == [4, 5, 6, 10]
+    assert recycled == [4, 5, 6, 10, 11, 12]
     assert all(
         trace.token_ids[: len(r.prefix)] == r.prefix
         for trace, r in zip(alone, requests, strict=True)

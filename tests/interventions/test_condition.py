@@ -17,12 +17,17 @@ from mi_lens.interventions.condition import (
     recorded_condition,
     to_json,
 )
+from mi_lens.interventions.early_exit import EarlyExit
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.forbid import ForbidAt
+from mi_lens.interventions.gate import Gate
 from mi_lens.interventions.kinds import KINDS, register_intervention
+from mi_lens.interventions.probe import StateProbe
+from mi_lens.interventions.probe_exit import ProbeExit
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
+from mi_lens.interventions.schedule import Schedule
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
 from mi_lens.interventions.temperature import RaiseTemperature
@@ -47,6 +52,16 @@ ALL = (
     ),
     Continue(["Wait"], 3),
     ForbidAt(4, 7),
+    Gate(LogitPenalty(["Wait"], -2.0), entropy=1.5, steps=(2, None), times=4),
+    Schedule(90, ["Wait", "Hmm"], 0.5, "</think>"),
+    EarlyExit(0.9, ["Wait", 7], "So it is ", 5, None),
+    ProbeExit(
+        StateProbe(
+            *("blocks.1.hook_resid_post", [0.5, -2.0], 1.0, "m", "right trace"),
+            *(0.7, 0.6, 0.8, 5, 9, (0.0, 1.0), {"key": "id"}),
+        ),
+        0.7,
+    ),
 )
 
 
@@ -73,7 +88,7 @@ def test_a_condition_goes_to_json_and_back():
 
 def test_names():
     assert Condition().name == "baseline"
-    assert "Suppress(words=('Wait',))" in Condition((Suppress(["Wait"]),)).name
+    assert "Suppress(words=('Wait',), " in Condition((Suppress(["Wait"]),)).name
     assert "vector" not in Condition((ALL[4],)).name
     assert Condition(name="a") == Condition(name="b")
 
@@ -83,6 +98,7 @@ def test_names():
     [
         ("Suppress(['Wait', 'Hmm'])", Suppress(["Wait", "Hmm"])),
         (" Recycle(2, ('Wait',), trigger='consumed') ", Recycle(2, ["Wait"], trigger="consumed")),
+        ("Recycle((1, 3), ['Wait'], damping=0.5)", Recycle((1, 3), ["Wait"], damping=0.5)),
         ("LogitPenalty(words=['wait'], penalty=-1.5)", LogitPenalty(["wait"], -1.5)),
         ("ForbidAt(4, token=7)", ForbidAt(4, 7)),
     ],
@@ -100,7 +116,7 @@ def test_as_written_in_python(text, expected):
         ("Suppress(['Wait'", "expected a call with literal arguments"),
         ("Suppress(open('x'))", "expected a call with literal arguments"),
         ("__import__('os').system('x')", "expected a call with literal arguments"),
-        ("Suppress(['Wait'], 3)", "at most 1 arguments"),
+        ("Suppress(['Wait'], True, [], 3)", "at most 3 arguments"),
         ("Suppress(word=['Wait'])", r"unknown \['word'\]"),
         ("Suppress()", "missing .*argument: 'words'"),
     ],

@@ -7,6 +7,7 @@ from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
+from mi_lens.interventions.gate import Gate
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.replay import replay_of
 from mi_lens.interventions.row import Row
@@ -27,6 +28,11 @@ INTERVENTIONS = {
     "consumed": Recycle(1, THIRD, trigger="consumed"),
     "consumed, keep": Recycle(1, THIRD, passes=2, trigger="consumed", kv="keep"),
     "candidate": Recycle(1, THIRD),
+    "range, candidate, damped": Recycle((0, 1), THIRD, passes=2, damping=0.5),
+    "range, consumed, keep": Recycle((1, 2), THIRD, trigger="consumed", kv="keep"),
+    "gate of a steering": Gate(EVERYWHERE, entropy=6.4),
+    "gate of suppression": Gate(Suppress(THIRD), entropy=6.4),
+    "gate, consumed": Gate(Recycle((1, 2), THIRD, trigger="consumed"), times=2),
     "candidate by a coin, keep": Recycle(0, THIRD, kv="keep", probability=0.5),
 }
 LAST = "blocks.2.hook_resid_post"

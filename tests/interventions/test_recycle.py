@@ -6,6 +6,7 @@ from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.recycle import Recycle
+from mi_lens.interventions.row import Row
 
 PROMPTS = ["What is 12 * 7 - 5?", "Hi", "So let me think. What is 3?"]
 EVERY_THIRD = tuple(range(0, 384, 3))
@@ -25,7 +26,9 @@ class ByHand:
 
     def __init__(self, model, settings: Recycle):
         self.model, self.settings = model, settings
-        self.layer = int(str(settings.layer).split(".")[1])
+        ends = [settings.layer] if isinstance(settings.layer, str) else settings.layer
+        numbers = [int(name.split(".")[1]) for name in ends]
+        self.blocks, self.layer = range(numbers[0], numbers[-1] + 1), numbers[-1]
         self.seen = [[] for _ in model.blocks]
         self.recycled = []
 
@@ -41,11 +44,18 @@ class ByHand:
         return state
 
     def recycle(self, state):
-        """The state at the position last read, its block run again on it."""
-        inside = first = self.seen[self.layer].pop()
+        """The state at the position last read, its blocks run again on it."""
+        inside = first = [self.seen[layer].pop() for layer in self.blocks]
         for _ in range(self.settings.passes):
-            inside, state = state, self.block(self.layer, state)
-        self.seen[self.layer].append(inside if self.settings.kv == "replace" else first)
+            inside, output = [], state
+            for layer in self.blocks:
+                inside.append(output)
+                output = self.block(layer, output)
+            state = (1 - self.settings.damping) * state + self.settings.damping * output
+        for layer, read in zip(
+            self.blocks, inside if self.settings.kv == "replace" else first, strict=True
+        ):
+            self.seen[layer].append(read)
         return state
 
     def logits(self, state):
@@ -79,9 +89,20 @@ class ByHand:
 
 @pytest.mark.parametrize("kv", ["replace", "keep"])
 @pytest.mark.parametrize("trigger", ["candidate", "consumed"])
-@pytest.mark.parametrize(("layer", "passes"), [(0, 1), (1, 2), (2, 1), (1, 4)])
-def test_decoding_equals_an_evaluation_by_hand(tiny_model, layer, passes, trigger, kv):
-    settings = Recycle(layer, EVERY_THIRD, passes, trigger, kv)
+@pytest.mark.parametrize(
+    ("layer", "passes", "damping"),
+    [
+        (0, 1, 1.0),
+        (1, 2, 1.0),
+        (2, 1, 0.5),
+        (1, 4, 0.25),
+        ((0, 1), 2, 1.0),
+        ((1, 2), 1, 1.0),
+        ((0, 2), 3, 0.3),
+    ],
+)
+def test_decoding_equals_an_evaluation_by_hand(tiny_model, layer, passes, damping, trigger, kv):
+    settings = Recycle(layer, EVERY_THIRD, passes, trigger, kv, damping=damping)
     traces = generate(tiny_model, PROMPTS, settings, max_new_tokens=14, progress=False)
     plain = generate(tiny_model, PROMPTS, max_new_tokens=14, progress=False)
     assert [t.token_ids for t in traces] != [t.token_ids for t in plain]
@@ -92,9 +113,13 @@ def test_decoding_equals_an_evaluation_by_hand(tiny_model, layer, passes, trigge
         assert by_hand.recycled
 
 
-@pytest.mark.parametrize("trigger", ["candidate", "consumed"])
-def test_the_bridge_does_the_same(tiny_model, tiny_bridge, trigger):
-    settings = Recycle(1, EVERY_THIRD, trigger=trigger)
+@pytest.mark.parametrize(
+    ("layer", "trigger"),
+    [(1, "candidate"), (1, "consumed"), ((0, 2), "candidate"), ((1, 2), "consumed")],
+)
+def test_the_bridge_does_the_same(tiny_model, tiny_bridge, layer, trigger):
+    damping = 1.0 if layer == 1 else 0.6
+    settings = Recycle(layer, EVERY_THIRD, trigger=trigger, damping=damping)
     ours, theirs = (
         generate(m, PROMPTS, settings, max_new_tokens=10, progress=False)
         for m in (tiny_model, tiny_bridge)
@@ -179,6 +204,12 @@ def test_the_coin_is_the_requests_own(tiny_model):
     [
         ({"layer": "blocks.1.hook_resid_pre"}, "layer='blocks.1.hook_resid_pre'"),
         ({"layer": -1}, "layer='blocks.-1.hook_resid_post'"),
+        ({"layer": (2, 1)}, r"layer=\(2, 1\): expected one layer, or the first and the last"),
+        ({"layer": (0, 1, 2)}, r"layer=\(0, 1, 2\): expected one layer, or the first and"),
+        ({"layer": (0, "blocks.1.hook_resid_pre")}, "layer='blocks.1.hook_resid_pre'"),
+        ({"damping": 0.0}, "damping=0.0: expected above 0, at most 1"),
+        ({"damping": 1.5}, "damping=1.5"),
+        ({"damping": float("nan")}, "damping=nan"),
         ({"passes": 0}, "passes=0"),
         ({"probability": 0.0}, "probability=0.0"),
         ({"words": ()}, "no words given"),
@@ -192,5 +223,38 @@ def test_impossible_settings_are_named(settings, message):
 def test_a_layer_that_the_model_lacks(tiny_model):
     with pytest.raises(ValueError, match=r"the model has 3 layers, blocks.0 to blocks.2"):
         generate(tiny_model, ["q"], Recycle(3, ["so"]))
+    with pytest.raises(ValueError, match=r"the model has 3 layers, blocks.0 to blocks.2"):
+        generate(tiny_model, ["q"], Recycle((1, 3), ["so"]))
+    overlapping = [Recycle(layer, ["so"], trigger="consumed") for layer in ((0, 1), (1, 2))]
+    with pytest.raises(ValueError, match="each layer once"):
+        Condition(tuple(overlapping))
     with pytest.raises(ValueError, match="only one Recycle"):
         Condition((Recycle(1, ["so"]), Recycle(2, ["so"], trigger="consumed")))
+
+
+def test_the_settings_of_one_layer_read_as_before():
+    """Ids of traces, and conditions in files, name no setting that did not exist."""
+    settings = Recycle(2, ["so"])
+    assert list(settings.to_json()) == ["layer", "words", "passes", "trigger", "kv", "probability"]
+    assert repr(settings) == (
+        "Recycle(layer='blocks.2.hook_resid_post', words=('so',), passes=1, "
+        "trigger='candidate', kv='replace', probability=1.0)"
+    )
+    assert Recycle((2, 2), ["so"]) == settings
+    assert "damping=0.5" in repr(Recycle(2, ["so"], damping=0.5))
+    assert list(Recycle((0, 2), ["so"]).blocks) == [0, 1, 2]
+
+
+def test_logits_move_in_proportion_to_a_small_damping(tiny_model):
+    (plain,) = generate(tiny_model, PROMPTS[:1], max_new_tokens=1, progress=False)
+    tokens = torch.tensor([plain.prompt_ids])
+    row = Row(None, plain.prompt_ids, 0, 1, [], candidate=plain.token_ids[0])
+    with torch.no_grad():
+        was = tiny_model(tokens)[0, -1]
+        moved = {}
+        for damping in (1e-4, 2e-4, 1.0):
+            recycle = Recycle((0, 1), [plain.token_ids[0]], damping=damping)
+            hooks = recycle.fwd_hooks(tiny_model, row)
+            moved[damping] = tiny_model.run_with_hooks(tokens, fwd_hooks=hooks)[0, -1] - was
+    assert (moved[2e-4] - 2 * moved[1e-4]).norm() < 1e-3 * moved[2e-4].norm()
+    assert moved[1.0].norm() > 100 * moved[2e-4].norm() > 0

@@ -10,6 +10,7 @@ from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
+from mi_lens.interventions.gate import Gate
 from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.replay import replay_of, with_condition
@@ -77,10 +78,23 @@ INTERVENTIONS = {
     "recycle by a coin": (Recycle(1, THIRD, probability=0.5),),
     "recycle consumed": (Recycle(1, THIRD, trigger="consumed"),),
     "recycle consumed, keep": (Recycle(1, THIRD, passes=3, trigger="consumed", kv="keep"),),
+    "recycle range, candidate": (Recycle((0, 1), THIRD, passes=2, damping=0.5),),
+    "recycle range, consumed, keep": (
+        Recycle((1, 2), THIRD, trigger="consumed", kv="keep", damping=0.7),
+    ),
+    "recycle range with steering inside": (
+        Recycle((0, 2), OTHERS, trigger="consumed"),
+        Steer(VECTOR, "blocks.1.hook_resid_post", 2.0, at=THIRD),
+    ),
     "recycle two layers": (
         Recycle(0, THIRD, trigger="consumed"),
         Recycle(2, OTHERS, trigger="consumed", kv="keep"),
     ),
+    "gate of a steering": (Gate(STEER, entropy=6.4),),
+    "gate of a recycling": (Gate(Recycle((1, 2), THIRD, trigger="consumed"), entropy=6.4),),
+    "gate of a recycling of candidates": (Gate(Recycle(1, THIRD, kv="keep"), times=2),),
+    "gate of suppression": (Gate(Suppress(THIRD), entropy=6.4),),
+    "gate of one's own": (Gate(ZeroHead(THIRD), steps=(3, None), times=12),),
     "suppress": (Suppress(THIRD),),
     "penalty": (LogitPenalty(THIRD, -2.5),),
     "temperature": (RaiseTemperature(THIRD, 1.0),),
@@ -139,7 +153,8 @@ def test_states_are_those_of_the_generation(model, kind, monkeypatch):
     tolerance = 1e-9 if isinstance(model, HookedTransformer) else 1e-4
     for name in names:
         torch.testing.assert_close(states[name], seen[name], rtol=tolerance, atol=tolerance)
-    changes = set(kind.split()) & {"steer", "recycle", "project", "random", "own", "together"}
+    acts = {"steer", "steering", "recycle", "recycling", "project", "random", "own", "together"}
+    changes = set(kind.split()) & acts
     (plain,) = capture(model, [trace], names, condition=None)
     same = (plain[NAMES[-1]] - states[NAMES[-1]]).norm() < 1e-5 * states[NAMES[-1]].norm()
     assert same == (not changes)
@@ -181,7 +196,10 @@ def test_with_a_prefix(tiny_model, kind):
     torch.testing.assert_close(first[NAMES[-1]], every[NAMES[-1]][[0, 2]], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["steer at words", "recycle candidate", "suppress", "penalty"])
+@pytest.mark.parametrize(
+    "kind",
+    ["steer at words", "recycle candidate", "suppress", "penalty", "gate of suppression"],
+)
 def test_greedy_tokens_are_the_likeliest(model, kind):
     """Of a steered trace read without its condition, they are not."""
     last = "blocks.2.hook_resid_post"

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from mi_lens.generation.engines.vllm_engine import VLLMEngine
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
@@ -223,3 +224,179 @@ def test_a_vector_is_not_stretched_over_another_width(tiny_model):
         ValueError, match=r"hook_scale' holds 1 numbers per position, and the vector"
     ):
         generate(tiny_model, ["1 + 1?"], steer, max_new_tokens=3, progress=False)
+
+
+HEAD = "blocks.1.attn.hook_z[2]"
+OF_HEAD = torch.linspace(1, -2, 8, dtype=torch.float64)
+
+
+def changed(states, steer, unit):
+    """States as the definition says, each by itself."""
+    new = states.clone()
+    for index in torch.cartesian_prod(*map(torch.arange, states.shape[:-1])):
+        h = states[tuple(index)]
+        if steer.variant == "project":
+            edited = h - steer.alpha * (h @ unit) * unit
+        elif steer.unit == "state":
+            edited = h + steer.alpha * (h @ h).sqrt() * unit
+        else:
+            edited = h + steer.alpha * OF_HEAD
+        if steer.keep_norm:
+            edited = edited * (h @ h).sqrt() / (edited @ edited).sqrt()
+        new[tuple(index)] = edited
+    return new
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"unit": "state"},
+        {"keep_norm": True},
+        {"unit": "state", "keep_norm": True, "alpha": -1.5},
+        {"variant": "project", "alpha": 2.0, "keep_norm": True},
+    ],
+    ids=str,
+)
+def test_a_head_is_steered_as_by_a_hook_on_the_whole_sequence(model, settings):
+    steer = Steer(OF_HEAD, HEAD, at="all", inside_think=False, **{"alpha": 2.0, **settings})
+    plain = generate(model, PROMPTS, max_new_tokens=12, progress=False)
+    traces = generate(model, PROMPTS, steer, max_new_tokens=12, progress=False)
+    assert [t.token_ids for t in traces] != [t.token_ids for t in plain]
+    unit = OF_HEAD / OF_HEAD.norm()
+    for trace in traces:
+        first = len(trace.prompt_ids)
+
+        def act(z, hook, first=first):
+            assert z.shape[2:] == (4, 8)
+            new = z.clone()
+            new[:, first:, 2] = changed(z[:, first:, 2], steer, unit.to(z.dtype))
+            return new
+
+        ids = torch.tensor([[*trace.prompt_ids, *trace.token_ids]])
+        with torch.no_grad(), model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", act)]):
+            logits = model(ids)[0]
+        assert logits[first - 1 : -1].argmax(-1).tolist() == list(trace.token_ids)
+        event = {"step": 1, "what": "steer", "hook_name": HEAD, "last": len(trace) - 1}
+        assert trace.events == (event,)
+
+
+def test_a_head_writes_through_its_output_matrix(tiny_model):
+    """To add v to a head's output is to add v W_O of this head to the attention's."""
+    through = OF_HEAD @ tiny_model.blocks[1].attn.W_O[2]
+    settings = {"alpha": 1.5, "at": "all", "prompt": True}
+    states = []
+    for steer in (
+        Steer(OF_HEAD, HEAD, **settings),
+        Steer(through, "blocks.1.hook_attn_out", **settings),
+    ):
+        condition = Condition((steer,))
+        (trace,) = generate(
+            tiny_model, [Request(PROMPTS[0], condition, max_new_tokens=8)], progress=False
+        )
+        states.append(capture(tiny_model, [trace], ["blocks.2.hook_resid_post"])[0])
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-10)
+
+
+def test_heads_and_units_mix_in_one_batch(model):
+    shared = {"at": "all", "inside_think": False}
+    conditions = [
+        Condition(),
+        Condition((Steer(OF_HEAD, HEAD, 3.0, **shared),)),
+        Condition((Steer(OF_HEAD, HEAD.replace("2]", "0]"), 3.0, **shared),)),
+        Condition((Steer(VECTOR, HOOK, 0.7, unit="state", **shared),)),
+        Condition((Steer(VECTOR, HOOK, 1.0, variant="project", keep_norm=True, **shared),)),
+        Condition(
+            tuple(
+                Steer(OF_HEAD, f"blocks.{layer}.attn.hook_z[{head}]", 2.0, **shared)
+                for layer in range(3)
+                for head in range(4)
+            )
+        ),
+    ]
+    requests = [Request(p, c, max_new_tokens=10) for p in PROMPTS for c in conditions]
+    together = generate(model, requests, batch_size=len(requests), progress=False)
+    alone = [generate(model, [request], progress=False)[0] for request in requests]
+    assert [t.token_ids for t in together] == [t.token_ids for t in alone]
+    assert [t.events for t in together] == [t.events for t in alone]
+    assert len({t.token_ids for t in together}) > 6
+
+
+def test_later_settings_leave_earlier_ids_alone():
+    steer = Steer(VECTOR, HOOK)
+    assert not {"unit", "keep_norm"} & steer.to_json().keys()
+    condition = Condition((Steer(OF_HEAD, HEAD, unit="state", keep_norm=True),))
+    again = Condition.from_json(condition.to_json())
+    assert again.interventions == condition.interventions
+    assert Condition((Steer(VECTOR, HOOK, unit="state"),)) != Condition((steer,))
+    assert Steer(VECTOR, HOOK, unit="state") != steer
+    assert Steer(VECTOR, HOOK, unit="state").to_json()["unit"] == "state"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_norm_is_kept_in_every_dtype(tiny_model, dtype):
+    steer = Steer(VECTOR, HOOK, 2.0, "all", prompt=True, keep_norm=True, unit="state")
+    action = steer.bind(tiny_model)
+    action.unit, action.shift = action.unit.to(dtype), action.shift.to(dtype)
+    states = 40 * torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
+    states[0, 3] = 0  # nothing has no norm and no direction
+    row = Row(tiny_model.tokenizer, (1,), 0, 9, [1, 2, 3, 4], reading=5)
+    edited = action.edit(HOOK, states, [row])
+    assert edited.dtype == dtype
+    assert edited.isfinite().all()
+    before, after = states.double().norm(dim=-1), edited.double().norm(dim=-1)
+    torch.testing.assert_close(after, before, rtol=3 * torch.finfo(dtype).eps, atol=0)
+    assert not edited[0, 3].any()
+
+
+def test_what_lies_along_the_vector_vanishes_when_projected(tiny_model):
+    steer = Steer(VECTOR, HOOK, 1.0, "all", prompt=True, variant="project", keep_norm=True)
+    unit = VECTOR / VECTOR.norm()
+    row = Row(tiny_model.tokenizer, (1,), 0, 9, [1], reading=2)
+    states = torch.stack([torch.zeros_like(unit), unit])[None]
+    edited = steer.bind(tiny_model).edit(HOOK, states, [row])
+    assert edited.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unit": "norm"}, "unit='norm'"),
+        ({"keep_norm": 1}, "keep_norm=1"),
+        ({"unit": "state", "variant": "project"}, "leave unit out"),
+    ],
+)
+def test_impossible_units_are_named(settings, message):
+    # In a child, where nothing checks types before the settings themselves do.
+    assert message in result_of(refusal_of, settings)
+
+
+def refusal_of(settings) -> str:
+    """What is said about impossible settings."""
+    try:
+        Steer(torch.ones(3), HOOK, **settings)
+    except ValueError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_heads_that_a_model_does_not_have(tiny_model):
+    for name, message in (
+        ("blocks.1.attn.hook_z[4]", "the model has 4 heads, 0 to 3"),
+        ("blocks.9.attn.hook_z[0]", "the model has 3 layers"),
+        ("blocks.1.hook_resid_post[0]", "only an attention output has heads"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Steer(OF_HEAD, name).bind(tiny_model)
+    with pytest.raises(ValueError, match="vector has 32 numbers and a head of the model 8"):
+        Steer(VECTOR, HEAD).bind(tiny_model)
+
+
+def test_vllm_refuses_heads_by_name():
+    request = Request(PROMPTS[0], Condition((Steer(OF_HEAD, HEAD),)))
+    refused = VLLMEngine.refusal(request)
+    assert refused is not None
+    assert "steering at 'blocks.1.attn.hook_z[2]', and on vLLM only the residual" in refused
+    assert (
+        VLLMEngine.refusal(Request("1?", Condition((Steer(VECTOR, HOOK, unit="state"),)))) is None
+    )

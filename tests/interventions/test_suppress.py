@@ -21,9 +21,9 @@ def logits_of(model, condition, monkeypatch, steps=6):
     seen = []
     draw = Candidates.draw
 
-    def spy(self, logits, samplings, unchanged, changed):
+    def spy(self, logits, samplings, unchanged, changed, asked):
         seen.extend((logits[0].clone(), unchanged[0].clone()))
-        return draw(self, logits, samplings, unchanged, changed)
+        return draw(self, logits, samplings, unchanged, changed, asked)
 
     with monkeypatch.context() as patch:
         patch.setattr(Candidates, "draw", spy)

@@ -12,6 +12,8 @@ from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.forbid import ForbidAt
+from mi_lens.interventions.gate import Gate
+from mi_lens.interventions.probe import StateProbe
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
@@ -50,6 +52,8 @@ def steerings(model: Any, words: Sequence[Any]) -> list[Steer]:
         Steer(vector, pre, 0.7, at=words, variant="project", prompt=True, inside_think=False),
         Steer(vector, post, 0.2, at=words, variant="random", seed=3, inside_think=False),
         Steer(vector, f"blocks.{last}.hook_resid_post", 0.1, at="all", variant="random"),
+        Steer(vector, post, 0.2, at=words, inside_think=False, unit="state", keep_norm=True),
+        Steer(vector, pre, -0.1, at="all", variant="random", unit="state", prompt=True),
     ]
 
 
@@ -64,17 +68,47 @@ def recyclings(model: Any, words: Sequence[Any]) -> list[Recycle]:
         Recycle(last - 1, words, passes=3, probability=0.5),
         Recycle(1, words, passes=2, probability=0.5, trigger="consumed"),
         Recycle(last, words, kv="keep", probability=0.7),
+        Recycle((0, 1), words, passes=2, damping=0.5),
+        Recycle((1, last), words, trigger="consumed", damping=0.7),
+        Recycle((0, last), words, kv="keep"),
+        Recycle((0, 1), words, passes=2, kv="keep", trigger="consumed"),
+    ]
+
+
+def probe(model: Any, hook_name: str) -> StateProbe:
+    """A probe with random weights, which about half of all steps are above."""
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(model.cfg.d_model, generator=generator, dtype=torch.float64).tolist()
+    return StateProbe(hook_name, weights, 0.0, "", "peak", 0.5, 0.4, 0.6, 1, 1, (0.0, 1.0), {})
+
+
+def gates(model: Any, words: Sequence[Any]) -> list[Gate]:
+    """Every condition, around what acts on states, on logits, on the draw and on candidates."""
+    steer, recycle = steerings(model, words), recyclings(model, words)
+    early = probe(model, "blocks.0.hook_resid_post")
+    late = probe(model, f"blocks.{model.cfg.n_layers - 1}.hook_resid_pre")
+    return [
+        Gate(recycle[1], entropy=0.5),
+        Gate(steer[3], entropy=0.2, steps=(2, 20)),
+        Gate(Recycle((0, 1), words, trigger="consumed", damping=0.5), entropy=0.1, times=3),
+        Gate(Suppress(words[:4]), entropy=0.3),
+        Gate(RaiseTemperature(words, 1.3), entropy=0.1),
+        Gate(recycle[0], probe=late),
+        Gate(steer[6], probe=early),
+        Gate(Suppress(words[:4]), probe=early, times=5),
     ]
 
 
 def combinations(model: Any, words: Sequence[Any]) -> list[tuple[Any, ...]]:
     """Several interventions at once, which act in this order."""
-    steer = steerings(model, words)
+    steer, last = steerings(model, words), model.cfg.n_layers - 1
     return [
         (Suppress(words[:1]), Recycle(1, words), steer[2]),
         (steer[3], Recycle(0, words, trigger="consumed"), Recycle(1, words, trigger="consumed")),
         (steer[4], steer[6], LogitPenalty(words[:2], -1.0), Recycle(1, words, kv="keep")),
         (steer[3], Recycle(1, words, passes=2, trigger="consumed"), steer[7]),
+        (steer[2], Recycle((0, last), words, trigger="consumed"), steer[0]),
+        (*gates(model, words)[1:4], gates(model, words)[7]),
         (RaiseTemperature(words, 1.3), Continue(["So"], before="", reserve=4), steer[1]),
     ]
 
@@ -97,6 +131,7 @@ def kinds(model: Any, words: Sequence[Any]) -> list[list[tuple[Any, ...]]]:
         steer[::2],
         steer[1::2],
         *(recycle[i::4] for i in range(4)),
+        [(each,) for each in gates(model, words)],
         combinations(model, words),
     ]
 

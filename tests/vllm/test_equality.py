@@ -34,6 +34,7 @@ def compare(engine, name, words, problems):
     expected = {("steer", False), ("recycle", True), ("recycle", False), ("logits", True)}
     assert {kind for kind, count in what.items() if count >= 20} >= expected
     assert what["continue", True]
+    assert what["gate", False] > 8
     assert {trace.stop_reason for trace in theirs} == {"eos", "stop", "length"}
     assert {trace.condition.get("engine") for trace in theirs} == {engine.name}
 

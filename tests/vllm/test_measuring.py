@@ -21,6 +21,7 @@ from mi_lens.generation.request import Request
 from mi_lens.information.per_trace.hsic import hsic_mi
 from mi_lens.information.per_trace.readouts import answer_probability
 from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.gate import Gate
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
@@ -61,6 +62,8 @@ def traces(model):
         (Recycle(0, WORDS, trigger="consumed"),),
         (Recycle(2, WORDS, passes=2, kv="keep", trigger="consumed"),),
         (Recycle(1, WORDS, kv="keep", probability=0.5),),
+        (Recycle((0, 2), WORDS, passes=2, trigger="consumed", damping=0.5),),
+        (Gate(Recycle((1, 2), WORDS), entropy=0.3), Gate(Suppress(["Hmm"]), times=9)),
         (Steer(vector, "blocks.1.hook_resid_post", alpha=0.3, at=WORDS),),
         (Steer(vector, "blocks.1.hook_resid_pre", alpha=0.1, at="all", prompt=True),),
         (

@@ -20,6 +20,7 @@ from mi_lens.interventions.protocol import Action, Intervention
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.traces.trace import Trace
 
+REPLACED = ("end thinking", "raise", "exit", "continue")  # What stands in a candidate's place.
 TIE = 1e-4  # In logits, and in probability: far above float32's error, far below what is usual.
 
 
@@ -63,8 +64,9 @@ def draws_of(trace: Trace) -> dict[int, Draws]:
     for step in range(trace.condition.get("prefix", 0), len(trace)):
         events = at.get(step, {})
         candidates = [trace.token_ids[step]]
-        if "continue" in events:
-            candidates = [events["continue"]["wanted"]]
+        for what in REPLACED:
+            if what in events:
+                candidates = [events[what]["wanted"]]
         if "recycle" in events:
             recycled = events["recycle"]
             candidates = [recycled["wanted"], recycled["emitted"]]
@@ -108,11 +110,14 @@ def acts(trace: Trace, until: int) -> list[dict[str, Any]]:
     """What interventions did before a step drew, but for what draws tell already."""
     told = []
     for event in trace.events:
-        drawn = event["what"] in ("logits", "continue") or "wanted" in event
+        drawn = event["what"] in ("logits", "continue", "trial", "probe") or "wanted" in event
+        drawn = drawn or event.get("on") == "choice"
         if event["step"] < until + (not drawn) and event["what"] != "logits":
             told.append(dict(event))
+            for number in {"confidence", "right"} & event.keys():
+                told[-1][number] = round(event[number], 2)
             if "last" in event:
-                told[-1]["last"] = min(event["last"], until)
+                told[-1]["last"] = min(event["last"], until - drawn)
     return told
 
 

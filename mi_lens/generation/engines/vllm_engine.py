@@ -26,13 +26,17 @@ from mi_lens.generation.engines.vllm_worker.trial import STEPS
 from mi_lens.generation.jobs import Job
 from mi_lens.generation.request import Request, end_of_text_ids
 from mi_lens.interventions.condition import Condition
+from mi_lens.interventions.early_exit import EarlyExit
+from mi_lens.interventions.gate import Gate, parts_of
 from mi_lens.interventions.kinds import KINDS
+from mi_lens.interventions.probe_exit import ProbeExit
+from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.row import Row
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.interventions.steer import Steer
 from mi_lens.models.fingerprint import checkpoint_fingerprint
-from mi_lens.models.hook_names import RESIDUAL, layer_of_output
+from mi_lens.models.hook_names import RESIDUAL
 from mi_lens.models.loading import load_outline, opened
 from mi_lens.problems.think_kinds import AUTO
 
@@ -96,7 +100,9 @@ class VLLMEngine(TraceReader):
         self._watched = None if compiled is None else set(watched_layers(compiled))
         every = self.refusal  # What each engine of this class refuses; this one may refuse more.
         self.refusal = lambda request: (
-            every(request) or _refusal(self._staged, self._watched, request)
+            every(request)
+            or _refusal(self._staged, self._watched, request)
+            or _refused_exits(self._staged, self._ends, request)
         )
         self._llm = started(vllm, found.path, self.dtype, compiled, options)
         self.model.cfg.n_ctx = self._llm.model_config.max_model_len
@@ -126,12 +132,20 @@ class VLLMEngine(TraceReader):
     @staticmethod
     def refusal(request: Request) -> str | None:
         """See `Engine.refusal`."""
-        for part in request.condition.interventions:
+        for part in parts_of(request.condition.interventions):
             if KINDS.get(type(part).__name__) != type(part).__module__:
                 return f"{type(part).__name__}, a class of your own, which vLLM's workers lack"
-            if isinstance(part, Steer) and not RESIDUAL.fullmatch(str(part.hook_name)):
+            acts = isinstance(part, Steer | ProbeExit)
+            if acts and not RESIDUAL.fullmatch(str(part.hook_name)):
+                what = "steering" if isinstance(part, Steer) else "a probe"
                 return (
-                    f"steering at {part.hook_name!r}, and on vLLM only the residual stream between "
+                    f"{what} at {part.hook_name!r}, and on vLLM only the residual stream between "
+                    "blocks can be reached: hook_resid_post or hook_resid_pre"
+                )
+            name = _probed(part)
+            if name is not None and not RESIDUAL.fullmatch(name):
+                return (
+                    f"a gate's probe at {name!r}, and on vLLM only the residual stream between "
                     "blocks can be reached: hook_resid_post or hook_resid_pre"
                 )
         return None
@@ -152,14 +166,27 @@ class VLLMEngine(TraceReader):
                 yield from running.step()
 
 
+def _probed(part: Intervention) -> str | None:
+    """Where the probe of a gate reads states; None if there is none."""
+    return part.probe.hook_name if isinstance(part, Gate) and part.probe is not None else None
+
+
 def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -> str | None:
     """What of a request an engine with several stages, or of a compiled model, cannot do."""
     recycled, edited = set(), []
-    for part in request.condition.interventions:
+    for part in parts_of(request.condition.interventions):
         if isinstance(part, Recycle):
-            recycled.add(layer_of_output(str(part.layer)))
-        if isinstance(part, Steer):
+            recycled |= set(part.blocks)
+        if isinstance(part, Steer | ProbeExit):
             edited.append(str(part.hook_name))
+        if (name := _probed(part)) is not None:
+            edited.append(name)
+        if staged and isinstance(part, Gate) and (part.probe, part.entropy) != (None, None):
+            return (
+                "a gate on entropy or on a probe, and with pipeline_parallel_size above 1 the "
+                "blocks lie in several processes, of which only the last knows these numbers: use "
+                "tensor_parallel_size"
+            )
     if staged and recycled:
         return (
             "recycling, and with pipeline_parallel_size above 1 the blocks lie in several "
@@ -171,4 +198,18 @@ def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -
             f"something at blocks {sorted(beyond)}, and the model was compiled for "
             f"{sorted(watched)}: name their outputs in compiled=, or leave it out"
         )
+    return None
+
+
+def _refused_exits(staged: bool, ends: AbstractSet[int], request: Request) -> str | None:
+    """What of a request that may exit early an engine cannot do."""
+    parts = request.condition.interventions
+    trials = any(isinstance(part, EarlyExit) for part in parts)
+    if staged and (trials or any(isinstance(part, ProbeExit) for part in parts)):
+        return (
+            "an early exit, and with pipeline_parallel_size above 1 a row lies in several "
+            "processes, of which only the last draws its tokens: use tensor_parallel_size"
+        )
+    if trials and not ends:
+        return "trial answers, and no token ends a text of this model: set model.eos_token_ids"
     return None

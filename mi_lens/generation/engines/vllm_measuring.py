@@ -201,8 +201,7 @@ class TraceReader(TextReader):
             )
         for intervention in interventions:
             action = intervention.bind(self.model)
-            layer = action.recycled_layer
-            again = [] if layer is None else [block_output(layer)]
+            again = [block_output(layer) for layer in action.recycled_blocks]
             self._require_watched([*action.hook_names, *again], f"trace {trace.id} was changed")
 
     def _groups(self, trace: Trace, names: Sequence[str]) -> list[list[str]]:

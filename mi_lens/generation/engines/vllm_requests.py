@@ -1,6 +1,7 @@
 """Requests under way on vLLM: what it is given of each, and what comes back."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
@@ -37,34 +38,54 @@ class Running:
         self.engine, self.end_ids = engine, end_ids
         self.jobs: dict[str, Job] = {}
         self._ask, self._name_of = ask, name_of
+        self._began: dict[str, tuple[Condition, int]] = {}
         self._inner: dict[str, str] = {}  # The names that requests go by in the workers.
         self._conditions: dict[int, tuple[Condition, str]] = {}
 
-    def add(self, job: Job, condition: Condition, *, trial: bool = False) -> None:
-        """Gives vLLM a request; a trial is there to try the model's layers."""
+    def add(
+        self, job: Job, condition: Condition, *, trial: bool = False, prefix: int | None = None
+    ) -> None:
+        """Gives vLLM a request.
+
+        Args:
+            job: The request's job.
+            condition: Its condition.
+            trial: Whether it is there to try the model's layers.
+            prefix: How many tokens it began with, if it goes on from a later step.
+        """
         from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
         from vllm.sampling_params import (  # pyright: ignore[reportMissingImports]
             RequestOutputKind,
         )
 
         row = job.row
+        prefix = len(row.token_ids) if prefix is None else prefix
         job.context = min(job.context, self.engine.model_config.max_model_len)
         extra = {
             "condition": self._condition(condition),
             "index": job.index,
             "limit": row.limit,
-            "prefix": len(row.token_ids),
+            "prefix": prefix,
             "seed": row.seed,
             "trial": trial,
+            "stops": job.stops if job.tries else (),
+            "again": {
+                "written": len(row.token_ids) - prefix,
+                "forced": list(row.forced),
+                "events": row.events,
+            },
         }
         prompt: dict[str, Any] = {"prompt_token_ids": [*row.prompt_ids, *row.token_ids]}
         if any(action.hook_names or action.recycled_layer is not None for action in job.actions):
             # Keys and values of changed states are for this request alone.
             prompt["cache_salt"] = content_hash(extra)
-        ends = self.end_ids | {stop for stop in job.stops if isinstance(stop, int)}
+        ends, most = self.end_ids, job.context - len(prompt["prompt_token_ids"])
+        if not job.tries:
+            ends = ends | {stop for stop in job.stops if isinstance(stop, int)}
+            most = row.limit - len(row.token_ids)
         sampling = SamplingParams(
             temperature=0,
-            max_tokens=row.limit - len(row.token_ids),
+            max_tokens=most,
             stop_token_ids=sorted(ends),
             ignore_eos=True,  # vLLM would add those that it finds.
             detokenize=False,
@@ -73,19 +94,27 @@ class Running:
         )
         name = f"{KEY}-{next(_numbers)}"
         self.jobs[name] = job
+        self._began[name] = condition, prefix
         self._inner[name] = self.engine.add_request(name, prompt, sampling)
 
     def step(self) -> list[Job]:
         """One step of vLLM's; takes what has ended out of what runs, and gives it back.
+
+        A request that took tokens back is given to vLLM again, up to there.
 
         Raises:
             ValueError: If a worker could not go on with a request.
         """
         ended = self._accept()
         notes = self._notes(ended) if ended else []
-        jobs = [self.jobs.pop(name) for name in ended]
-        for job, of_stages in zip(jobs, notes, strict=True):
+        jobs = []
+        for name, of_stages in zip(ended, notes, strict=True):
+            job, (condition, prefix) = self.jobs.pop(name), self._began.pop(name)
             _take(job, of_stages)
+            if job.stop_reason is None:
+                self.add(job, condition, prefix=prefix)
+            else:
+                jobs.append(job)
         return jobs
 
     def forget(self) -> None:
@@ -96,6 +125,7 @@ class Running:
 
         names = list(self.jobs)
         self.jobs.clear()
+        self._began.clear()
         if names:
             with suppress(EngineDeadError):
                 self.engine.abort_request(names)
@@ -116,6 +146,9 @@ class Running:
         for output in outputs:
             job = self.jobs[output.request_id]
             job.seconds += share
+            if job.tries:  # Its worker knows what is only tried.
+                ended += [output.request_id] if output.finished else []
+                continue
             for token in output.outputs[0].token_ids:
                 if job.stop_reason is None:
                     job.accept(token, self.end_ids)
@@ -141,10 +174,12 @@ class Running:
 
 
 def _take(job: Job, of_stages: Sequence[Any]) -> None:
-    """Puts the events that workers noted on a job: those of the first blocks come first."""
+    """Puts what workers noted on a job: events of the first blocks come first."""
     failures = [note[0] for note in of_stages if note is not None and note[0]]
     if failures:
         raise ValueError(failures[0])
+    if job.tries:
+        _take_row(job, of_stages[0])
     events = [event for note in of_stages if note is not None for event in note[1]]
     written = len(job.row.token_ids)
     kept = [event for event in events if event["step"] < written]
@@ -155,3 +190,12 @@ def _take(job: Job, of_stages: Sequence[Any]) -> None:
         if "last" in event:  # A token was read that a stop text made the last.
             event["last"] = min(event["last"], written - 1)
     job.row.events = kept
+
+
+def _take_row(job: Job, note: Any) -> None:
+    """Puts the row of a request with trials on its job, as its worker has it."""
+    if note is None or note[2] is None:
+        raise RuntimeError(f"request {job.index}: vLLM gave it up; its messages say why")
+    row = note[2]
+    job.row.token_ids, job.row.forced = row["token_ids"], deque(row["forced"])
+    job.stop_reason = row["stop_reason"]

@@ -9,6 +9,7 @@ a hook watches attention. A bridge in float64 is therefore accurate to about 1e-
 HookedTransformer to 1e-13.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,10 @@ from transformers import DynamicCache
 
 from mi_lens.models.backends.bridge_blocks import (
     again,
-    block,
     layers_of,
     on_each_device,
     onward,
+    some_blocks,
     unembed,
 )
 from mi_lens.models.backends.bridge_hooks import (
@@ -39,7 +40,16 @@ from mi_lens.models.backends.bridge_hooks import (
 from mi_lens.models.backends.bridge_passes import forward, step
 from mi_lens.models.backends.bridge_trial import find_shortcuts
 
-__all__ = ["again", "block", "forward", "hook_names", "is_own_hook", "onward", "step", "unembed"]
+__all__ = [
+    "again",
+    "forward",
+    "hook_names",
+    "is_own_hook",
+    "onward",
+    "some_blocks",
+    "step",
+    "unembed",
+]
 
 name = "bridge"
 
@@ -135,3 +145,11 @@ def trim(cache: DynamicCache, columns: int) -> None:
     for layer in layers_of(cache):
         layer.keys = layer.keys[:, :, columns:]
         layer.values = layer.values[:, :, columns:]
+
+
+def take_back(cache: DynamicCache, taken: Mapping[int, int]) -> None:
+    """See `Backend.take_back`."""
+    for layer in layers_of(cache):
+        for states in (layer.keys, layer.values):
+            for row, count in taken.items():
+                states[row] = states[row].roll(count, dims=1)

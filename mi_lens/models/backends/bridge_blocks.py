@@ -16,21 +16,23 @@ from mi_lens.models.backends.bridge_hooks import probed, silence
 from mi_lens.models.backends.bridge_passes import step
 
 
-def block(
+def some_blocks(
     model: TransformerBridge,
-    layer: int,
+    blocks: range,
     residual: Float[Tensor, "1 new d_model"],
     cache: DynamicCache,
 ) -> Float[Tensor, "1 new d_model"]:
-    """See `Backend.block`."""
-    past = cache.get_seq_length(layer) if len(cache.layers) > layer else 0
-    while len(cache.layers) <= layer:  # the block finds its own layer by number
+    """See `Backend.some_blocks`."""
+    last = blocks[-1]
+    past = cache.get_seq_length(last) if len(cache.layers) > last else 0
+    while len(cache.layers) <= last:  # a block finds its own layer by number
         cache.layers.append(DynamicLayer())
     whole = _cache_of_length(model, past)
-    whole.layers[layer] = cache.layers[layer]
+    for layer in blocks:
+        whole.layers[layer] = cache.layers[layer]
     mask = torch.ones(1, past + residual.shape[1], dtype=torch.long)
     with silence(model):
-        return _run_blocks(model, range(layer, layer + 1), residual, mask, whole)[0]
+        return _run_blocks(model, blocks, residual, mask, whole)[0]
 
 
 def again(

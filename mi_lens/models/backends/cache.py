@@ -160,6 +160,10 @@ class Cache:
         for layer in self.layers:
             layer.copy_rows(sources, targets)
 
+    def take_back(self) -> None:
+        """The last positions of some rows count no more; nothing sees what is behind a row."""
+        self._rows_change()
+
     def join(self, other: "Cache", rows: Int[Tensor, " rows"] | None) -> None:
         """Takes the rows of another cache, in the place of some of its own or behind them."""
         self._rows_change()

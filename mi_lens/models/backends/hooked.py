@@ -6,7 +6,7 @@ would change the residual stream that is to be measured. The attention is that o
 hooks are at the same places as in TransformerLens and see the same values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -89,20 +89,21 @@ def step(
 
 
 @no_cudnn_attention()
-def block(
+def some_blocks(
     model: HookedTransformer,
-    layer: int,
+    blocks: range,
     residual: Float[Tensor, "1 new d_model"],
     cache: Cache,
 ) -> Float[Tensor, "1 new d_model"]:
-    """See `Backend.block`."""
+    """See `Backend.some_blocks`."""
     positions = Positions(None, cache.columns, residual.shape[1], residual.device)
-    with silenced(model.blocks[layer]):
-        output = model.blocks[layer](
-            residual, past_kv_cache_entry=LayerStep(positions, cache[layer])
-        )
+    for layer in blocks:
+        with silenced(model.blocks[layer]):
+            residual = model.blocks[layer](
+                residual, past_kv_cache_entry=LayerStep(positions, cache[layer])
+            )
     cache.columns += residual.shape[1]
-    return output
+    return residual
 
 
 @no_cudnn_attention()
@@ -204,6 +205,11 @@ def crop(cache: Cache, length: int) -> None:
 def trim(cache: Cache, columns: int) -> None:
     """See `Backend.trim`. Slots hold no padding."""
     cache.columns -= columns
+
+
+def take_back(cache: Cache, taken: Mapping[int, int]) -> None:
+    """See `Backend.take_back`. Slots begin with a row's first token, and stay as they are."""
+    cache.take_back()
 
 
 def unembed(

@@ -1,6 +1,6 @@
 """The functions that every backend offers for its TransformerLens model class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
@@ -107,25 +107,25 @@ class Backend(Protocol):
         """
         ...
 
-    def block(
+    def some_blocks(
         self,
         model: Any,
-        layer: int,
+        blocks: range,
         residual: Float[Tensor, "1 new d_model"],
         cache: Any,
     ) -> Float[Tensor, "1 new d_model"]:
-        """Run one block alone on new positions of one row, and add them to the block's cache.
+        """Run some blocks alone on new positions of one row, and add them to their caches.
 
         No hook fires. The caches of the other blocks stay empty; `again` can be called with it.
 
         Args:
             model: The model.
-            layer: Number of the block.
-            residual: The block's input.
-            cache: A cache from `new_cache`, for one row and this block only.
+            blocks: Consecutive blocks, at least one.
+            residual: The input of the first.
+            cache: A cache from `new_cache`, for one row and these blocks only.
 
         Returns:
-            The block's output, as at `hook_resid_post`.
+            The output of the last, as at `hook_resid_post`.
         """
         ...
 
@@ -219,6 +219,17 @@ class Backend(Protocol):
 
     def trim(self, cache: Any, columns: int) -> None:
         """Drop the first `columns` positions of the cache, which must be padding in every row."""
+        ...
+
+    def take_back(self, cache: Any, taken: Mapping[int, int]) -> None:
+        """Drop the last positions of some rows, which then move to the right.
+
+        Where a row stood on the left is padding, and the caller must move its mask in the same way.
+
+        Args:
+            cache: The cache.
+            taken: By row of the cache, how many of its last positions are dropped.
+        """
         ...
 
     def unembed(

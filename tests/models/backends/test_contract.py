@@ -208,6 +208,26 @@ def test_a_cropped_cache_takes_another_continuation(backend: Any, model: Any) ->
     torch.testing.assert_close(logits, backend.forward(model, mixed, mask)[:, 18:], **EXACT)
 
 
+def test_rows_take_positions_back(backend: Any, model: Any) -> None:
+    """One row goes on from an earlier position, at the right of a longer padding."""
+    tokens, mask = batch((0, 4, 9))
+    other = batch(seed=1)[0]
+    taken = {0: 5, 2: 2}
+    cache = backend.new_cache(model, len(tokens))
+    backend.step(model, tokens[:, :20], mask[:, :20], cache)
+    backend.take_back(cache, taken)
+    whole, real_mask = tokens[:, :20].clone(), mask[:, :20].clone()
+    for row, count in taken.items():
+        whole[row, count:], real_mask[row, :count] = tokens[row, : 20 - count], 0
+        real_mask[row, count:] = mask[row, : 20 - count]
+    for end in range(21, 25):
+        whole = torch.cat([whole, other[:, end - 1 : end]], dim=1)
+        real_mask = torch.cat([real_mask, mask.new_ones(3, 1)], dim=1)
+        logits = backend.step(model, whole[:, -1:], real_mask, cache)
+        expected = backend.forward(model, whole, real_mask)[:, -1:]
+        torch.testing.assert_close(logits, expected, **EXACT)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_logits_of_the_last_positions_only(backend: Any, model: Any, keep: int) -> None:
     tokens, mask = batch()

@@ -84,6 +84,8 @@ def requests(steps: int = 20) -> list[Request]:
         Condition((Recycle(2, words),)),
         Condition((Recycle(1, words, trigger="consumed", passes=2, kv="keep"),)),
         Condition((Recycle(1, words, trigger="consumed"),)),
+        Condition((Recycle((0, 2), words, damping=0.5),)),
+        Condition((Recycle((0, 1), words, trigger="consumed"),)),
     ]
     return [
         Request(prompt, condition, max_new_tokens=steps + 3 * i)

@@ -5,12 +5,13 @@ vLLM imports this module in each of its workers before it loads the model, and n
 
 import json
 import os
+from collections import deque
 from typing import Any
 
 import torch
 
 from mi_lens.generation.engines.vllm_worker.compiled import act_by
-from mi_lens.generation.engines.vllm_worker.held import Held
+from mi_lens.generation.engines.vllm_worker.held import Held, has_left
 from mi_lens.generation.engines.vllm_worker.layers import Layers
 from mi_lens.generation.engines.vllm_worker.loop import WorkerLoop
 from mi_lens.generation.engines.vllm_worker.measuring import MeasuringExtension, Readings
@@ -51,6 +52,7 @@ class WorkerExtension(MeasuringExtension):
         layers = Layers(runner.model)  # Refuses a model before its outline is built.
         outline = load_outline(given["checkpoint"], "auto", given["think"])
         outline.cfg.dtype = runner.model_config.dtype
+        outline.cfg.n_ctx = runner.max_model_len
         self.mi_lens_requests = _Requests(runner, outline)
         self.mi_lens_loop = WorkerLoop(
             runner, layers, self.mi_lens_requests.hold, frozenset(given["end_ids"])
@@ -71,11 +73,23 @@ class WorkerExtension(MeasuringExtension):
         return "null"
 
     def mi_lens_ended(self, requests: str) -> str:
-        """Forgets requests, and gives what actions noted on each: a list of events, or an error."""
+        """Forgets requests; gives of each an error, its events, and its row if it had trials."""
         ended = (self.mi_lens_loop.held.pop(name, None) for name in json.loads(requests))
-        return json.dumps(
-            [None if held is None else [held.failure, held.job.row.events] for held in ended]
-        )
+        return json.dumps([None if held is None else _told(held) for held in ended])
+
+
+def _told(held: Held) -> list[Any]:
+    job = held.job
+    if not job.tries:
+        return [held.failure, job.row.events, None]
+    if not held.failure and not has_left(job):
+        return [held.failure, job.row.events, None]
+    row = {
+        "token_ids": job.row.token_ids,
+        "forced": list(job.row.forced),
+        "stop_reason": job.stop_reason,
+    }
+    return [held.failure, job.row.events, row]
 
 
 class _Requests:
@@ -100,15 +114,20 @@ class _Requests:
         ids, prefix = tuple(state.prompt_token_ids), given.get("prefix", 0)
         if "names" in given:
             return self.readings.hold(ids, given, self._conditions[given["condition"]][0])
-        prompt_ids = ids[: len(ids) - prefix]
+        again = given["again"]
+        prompt_ids = ids[: len(ids) - prefix - again["written"]]
         row = Row(
             self.outline.tokenizer,
             prompt_ids,
             given["seed"],
             given["limit"],
             list(ids[len(prompt_ids) :]),
+            forced=deque(again["forced"]),
+            events=again["events"],
         )
         actions, sampling = self._conditions[given["condition"]]
         context = self.runner.max_model_len
-        job = Job(given["index"], row, sampling, actions, (), context)
-        return Held(job, len(ids), is_trial=given["trial"])
+        job = Job(given["index"], row, sampling, actions, tuple(given["stops"]), context)
+        # Of a request that goes on, all but the last token were read before.
+        read = len(ids) - 1 if again["written"] else 0
+        return Held(job, len(prompt_ids) + prefix, read, is_trial=given["trial"])

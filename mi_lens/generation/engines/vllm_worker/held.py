@@ -12,11 +12,31 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.generation.drawing import accept
 from mi_lens.generation.engines.vllm_worker.parts import Piece
 from mi_lens.generation.engines.vllm_worker.watch import Watch
 from mi_lens.generation.jobs import Job
-from mi_lens.interventions.protocol import Action, Recycling
+from mi_lens.interventions.again import Recycling
+from mi_lens.interventions.protocol import Action
 from mi_lens.interventions.row import Rewound, Row
+
+
+def has_left(job: Job) -> bool:
+    """Whether a request with trials has ended, or goes on as another from an earlier step."""
+    return job.stop_reason is not None or job.taken_back > 0
+
+
+def accepted(job: Job, end_ids: frozenset[int]) -> int:
+    """The token that a request accepts, as vLLM is told it.
+
+    Of a request with trials it is told an end where the row ends or takes tokens back. The request
+    is then asked for, and given again from there.
+    """
+    end = next(iter(end_ids), 0)
+    if job.tries and has_left(job):  # vLLM may go on for a step.
+        return end
+    token = accept(job, end_ids)
+    return end if job.tries and has_left(job) else token
 
 
 @dataclass(eq=False)
@@ -42,6 +62,8 @@ class Held:
     def catch_up(self, drawn: Sequence[int]) -> None:
         """Takes over tokens that another process drew, where layers lie in several."""
         row = self.job.row
+        if self.job.tries:  # Its layers lie in one, and it may have taken tokens back.
+            return
         row.token_ids += drawn[len(row.prompt_ids) + len(row.token_ids) - self.prompt :]
 
 
@@ -115,6 +137,20 @@ class Reading:
                     )
                 states = torch.cat(parts, dim=1)
         return states[0]
+
+    def edited_again(
+        self, name: str, states: Float[Tensor, "pos d"], first: int
+    ) -> Float[Tensor, "pos d"]:
+        """States that were read before, and perhaps that of a token which is read now, edited."""
+        known = min(self.piece.first + self.old - first, len(states))
+        parts = [self.edited(name, states[:known], first)] if known else []
+        if known < len(states):  # The last position of the step.
+            row, state = self.held.job.row, states[None, known:]
+            for action in self.held.job.actions:
+                if name in action.hook_names:
+                    state = action.edit(name, state, [row])
+            parts.append(state[0])
+        return torch.cat(parts)
 
     def _prompt_edited(
         self, action: Action, name: str, states: Float[Tensor, "1 pos d"], first: int

@@ -13,15 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_lens.common.on_device import on_device
-from mi_lens.generation.drawing import accept, draw
-from mi_lens.generation.engines.vllm_worker.held import Held, Reading
+from mi_lens.generation.drawing import draw
+from mi_lens.generation.engines.vllm_worker.held import Held, accepted
 from mi_lens.generation.engines.vllm_worker.layers import Layers, Stream
 from mi_lens.generation.engines.vllm_worker.parts import Piece
+from mi_lens.generation.engines.vllm_worker.running_again import read_again, run_again
 from mi_lens.generation.engines.vllm_worker.step import Step, Views, step_of
 from mi_lens.generation.engines.vllm_worker.trial import difference
 from mi_lens.generation.jobs import Turn, View
 from mi_lens.generation.recycling import orders_of, recyclers
-from mi_lens.interventions.protocol import Recycling
 from mi_lens.models.hook_names import block_output
 
 
@@ -100,7 +100,7 @@ class WorkerLoop:
             for reading in step.readings:
                 reading.held.failure = reading.held.failure or str(error)
             return [next(iter(self.end_ids), 0)] * len(places)
-        return [accept(job, self.end_ids) for job in emitting.view.jobs]
+        return [accepted(job, self.end_ids) for job in emitting.view.jobs]
 
     def _try_layers(self, step: Step, logits: Float[Tensor, "rows d_vocab"]) -> None:
         """Runs the row of a trial once more, and says so if its logits are not the same."""
@@ -140,7 +140,7 @@ class WorkerLoop:
             return
         for reading in step.chunks:
             if reading.old and reading.recycled.get(layer):
-                self._read_again(step, layer, reading, stream)
+                read_again(self.layers, step, layer, reading, stream)
         self._edit(step, name, stream, layer)
         if recyclers(step.emitting.view, layer, "candidate"):
             step.outputs[layer] = stream.at(step.emitting.tokens)
@@ -175,11 +175,12 @@ class WorkerLoop:
         for order in orders_of(group.view, layer, "consumed"):
             rows = on_device(tuple(order.places), states.device)
             pieces = [group.pieces[place] for place in order.places]
-            again = self._again(step, layer, order.recycling, states[rows], pieces)
+            again = run_again(self.layers, step, layer, order.recycling, states[rows], pieces)
             states = states.index_copy(0, rows, again)
             for place in order.places:
                 row = group.view.rows[place]
-                row.note("recycle", layer=layer, consumed=row.consumed)
+                passes = order.recycling.cost(layer, self.layers.count, "consumed")
+                row.note("recycle", layer=layer, consumed=row.consumed, passes=passes)
         return states
 
     def _recycle_candidates(self, step: Step) -> None:
@@ -196,28 +197,14 @@ class WorkerLoop:
             view = View([group.view.jobs[place] for place in order.places])
             candidates = [row.candidate for row in view.rows]
             states = step.outputs[order.layer][rows]
-            states = self._again(step, order.layer, order.recycling, states, pieces)
+            states = run_again(self.layers, step, order.layer, order.recycling, states, pieces)
             draw(view, self._onward(step, order.layer + 1, states, view, pieces))
+            told = {
+                "layer": order.layer,
+                "passes": order.recycling.cost(order.layer, self.layers.count, "candidate"),
+            }
             for row, candidate in zip(view.rows, candidates, strict=True):
-                row.note("recycle", layer=order.layer, wanted=candidate, emitted=row.candidate)
-
-    def _again(
-        self,
-        step: Step,
-        layer: int,
-        recycling: Recycling,
-        states: Float[Tensor, "rows d"],
-        pieces: Sequence[Piece],
-    ) -> Float[Tensor, "rows d"]:
-        """A layer's outputs, run again on its outputs; one position of each row."""
-        with step.parts.reading(pieces) as positions:
-            for _ in range(recycling.passes):
-                ran = self.layers.run(layer, positions, Stream(states.clone()))
-                states = ran.at(slice(None))
-            if recycling.keep_kv:  # The first run once more, for its keys and values.
-                tokens = on_device(tuple(piece.start for piece in pieces), states.device)
-                self.layers.run(layer, positions, Stream(step.inputs[layer][tokens]))
-        return states
+                row.note("recycle", **told, wanted=candidate, emitted=row.candidate)
 
     def _onward(
         self,
@@ -235,34 +222,6 @@ class WorkerLoop:
                 stream = self.layers.run(layer, positions, stream)
                 _edit_all(view, block_output(layer), stream)
             return self.layers.logits(stream)
-
-    def _read_again(self, step: Step, layer: int, reading: Reading, stream: Stream) -> None:
-        """A layer's outputs where it ran again when these positions were read first.
-
-        What follows a recycled position attends to its new keys and values, so the layer goes from
-        one of them to the next.
-        """
-        piece, recycled = reading.piece, reading.recycled[layer]
-        name, first, stop = block_output(layer), piece.first, piece.first + reading.old
-        for end in sorted({*(at + 1 for at in recycled), stop}):
-            tokens = slice(piece.start + first - piece.first, piece.start + end - piece.first)
-            was = stream.at(tokens)
-            states = reading.edited(name, was, first)
-            how = recycled.get(end - 1)
-            if how is not None:
-                last = Piece(piece.place, tokens.stop - 1, end - 1)
-                again = self._again(step, layer, how, states[-1:], [last])
-                states = torch.cat([states[:-1], again])
-            stream.put(tokens, was, states)
-            if how is not None and end < piece.stop:
-                rest = Piece(piece.place, tokens.stop, end, piece.stop - end)
-                behind = slice(tokens.stop, piece.start + piece.count)
-                with step.parts.reading([rest]) as positions:
-                    ran = self.layers.run(
-                        layer, positions, Stream(step.inputs[layer][behind].clone())
-                    )
-                stream.put(behind, stream.at(behind), ran.at(slice(None)))
-            first = end
 
 
 def _show(step: Step, name: str, stream: Stream) -> None:

@@ -72,9 +72,10 @@ class Step:
         }
         self.chunks = [reading for reading in self.readings if reading.chunk is not None]
         self.is_trial = any(reading.held.is_trial for reading in self.readings)
-        self.recycled = {action.recycled_layer for action in actions.values()} - {None}
+        self.recycled = {block for action in actions.values() for block in action.recycled_blocks}
         self.hook_names = {name for action in actions.values() for name in action.hook_names}
-        self.hook_names |= {block_output(layer) for layer in self.recycled if layer is not None}
+        lasts = {action.recycled_layer for action in actions.values()}
+        self.hook_names |= {block_output(layer) for layer in lasts if layer is not None}
         watches = [reading.held.watch for reading in self.chunks]
         self.hook_names |= {name for watch in watches if watch is not None for name in watch.names}
 
