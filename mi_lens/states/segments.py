@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mi_lens.interventions.replay import Replay
 from mi_lens.models.backends.lookup import backend_of
-from mi_lens.models.hook_names import resolve_hook_names
+from mi_lens.models.hook_names import HEADS, resolve_hook_names
 from mi_lens.models.model import Model
 from mi_lens.models.one_thread import only_thread
 from mi_lens.models.overflow import require_finite
@@ -97,7 +97,7 @@ def stream_states(
     Args:
         model: A HookedTransformer or TransformerBridge.
         sequences: Token ids, one sequence per row.
-        hook_names: Hook names of activations of shape (batch, pos, d).
+        hook_names: Names of activations of shape (batch, pos, d), or of the heads' `attn.hook_z`.
         positions: For every row, the wanted positions in increasing order.
         take: A function that is called with a row, a hook name and the states of the row's wanted
             positions in a segment, on the CPU. The states may be a view of the model's activation.
@@ -208,6 +208,7 @@ def _hand_on(
     see: Take,
 ) -> None:
     """Passes on a segment's states at each row's wanted columns."""
+    activation = activation.flatten(2) if HEADS.fullmatch(name) else activation  # side by side
     if activation.ndim != 3 or activation.shape[1] != width:
         raise ValueError(
             f"hook name {name!r} holds an activation of shape {tuple(activation.shape)}; expected "

@@ -90,9 +90,9 @@ def reading_vectors(
     )
     return {
         name: compare_directions(
-            states[name], execution, problems, hook_name=name, folds=folds, seed=seed
+            of_name, execution, problems, hook_name=name, folds=folds, seed=seed
         )
-        for name in hook_names
+        for name, of_name in states.items()
     }
 
 

@@ -4,7 +4,7 @@ SEAL (arXiv 2504.07986) steers by S = mean(execution) - mean(reflection and tran
 are over 500 correct and 500 incorrect traces of problems that no evaluation uses.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mi_lens.interventions.vector import SteeringVector
 from mi_lens.models.fingerprint import model_fingerprint
+from mi_lens.models.hook_names import by_head
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
 from mi_lens.states.capture import capture
@@ -31,8 +32,11 @@ from mi_lens.traces.trace import Trace
 
 # The first mean minus each of the others. Classes whose letters are adjacent are pooled, with equal
 # weight per thought. "E-RT" is SEAL's S; "E-R" and "E-T" are ablations. "E-R-T" is what EasySteer
-# calls merged. It is not a contrast: it also subtracts what all states have in common.
-Recipe = Literal["E-RT", "E-R", "E-T", "E-R-T"]
+# calls merged. It is not a contrast: it also subtracts what all states have in common. "R-ET" is
+# ReflCtrl's direction of reflection (arXiv 2512.13979).
+Recipe = Literal["E-RT", "E-R", "E-T", "E-R-T", "R-ET"]
+# Says of a trace and of a thought of it whether the thought counts.
+Only = Callable[[Trace, Thought], bool]
 LETTERS: dict[str, ThoughtClass] = {"E": "execution", "R": "reflection", "T": "transition"}
 
 
@@ -43,7 +47,8 @@ class ThoughtStates:
     Attributes:
         problem: The trace's problem.
         thoughts: The thoughts in order, at least one.
-        states: Hook name to states, one row per thought, on the CPU in the model's dtype.
+        states: Hook name to states, one row per thought, on the CPU in the model's dtype. The heads
+            of an `attn.hook_z` have a name each, "blocks.3.attn.hook_z[2]".
     """
 
     problem: Problem
@@ -57,6 +62,7 @@ def states_of_thoughts(
     hook_names: Sequence[str],
     *,
     rule: ThoughtRule = SEAL,
+    only: Only | None = None,
     batch_size: int = 8,
 ) -> Iterator[ThoughtStates]:
     """Reads the states of thoughts, trace by trace, and skips traces without thoughts.
@@ -64,8 +70,10 @@ def states_of_thoughts(
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Traces with their problems.
-        hook_names: All are read in one pass.
+        hook_names: All are read in one pass; hook names or patterns.
         rule: Assigns a class to every thought.
+        only: Says of a trace and a thought of it whether the thought counts; None counts all. One
+            is `BoundaryStability.is_stable`.
         batch_size: Number of traces read together. Only their states at boundaries are kept.
 
     Raises:
@@ -73,7 +81,13 @@ def states_of_thoughts(
     """
     for trace in traces:
         trace.require_problem("to tell what its thoughts were read from")
-    split_traces = [(trace, split_thoughts(model.tokenizer, trace, rule)) for trace in traces]
+    split_traces = [
+        (
+            trace,
+            [t for t in split_thoughts(model.tokenizer, trace, rule) if not only or only(trace, t)],
+        )
+        for trace in traces
+    ]
     thoughtful = [(trace, thoughts) for trace, thoughts in split_traces if thoughts]
     for start in range(0, len(thoughtful), batch_size):
         batch = thoughtful[start : start + batch_size]
@@ -85,9 +99,10 @@ def states_of_thoughts(
         for (trace, thoughts), steps, states in zip(batch, wanted, captured, strict=True):
             problem = trace.require_problem("to tell what its thoughts were read from")
             rows = [steps.index(thought.boundary_step) for thought in thoughts]
-            yield ThoughtStates(
-                problem, thoughts, {name: state[rows] for name, state in states.items()}
-            )
+            by_name: States = {}
+            for name, state in states.items():
+                by_name |= by_head(name, state[rows], model.cfg.n_heads)
+            yield ThoughtStates(problem, thoughts, by_name)
 
 
 def extract_steering_vectors(
@@ -97,6 +112,7 @@ def extract_steering_vectors(
     *,
     rule: ThoughtRule = SEAL,
     recipe: Recipe = "E-RT",
+    only: Only | None = None,
     batch_size: int = 8,
 ) -> dict[str, SteeringVector]:
     """Computes SEAL's steering vector, or an ablation of it, at every hook name.
@@ -110,11 +126,14 @@ def extract_steering_vectors(
     Args:
         model: A HookedTransformer or TransformerBridge with its tokenizer.
         traces: Finished traces with their problems; SEAL takes 500 correct and 500 incorrect ones.
-        hook_names: All are read in one pass.
+        hook_names: All are read in one pass; hook names or patterns. At "blocks.3.attn.hook_z"
+            there is a vector for every head, "blocks.3.attn.hook_z[2]".
         rule: Assigns a class to every thought.
         recipe: "E-RT" is mean(execution) - mean(reflection and transition together), SEAL's S;
             "E-R" is mean(execution) - mean(reflection); "E-T" is mean(execution) -
-            mean(transition); "E-R-T" subtracts both means (EasySteer's merged vector).
+            mean(transition); "E-R-T" subtracts both means (EasySteer's merged vector); "R-ET" is
+            mean(reflection) - mean(execution and transition together), ReflCtrl's direction.
+        only: See `states_of_thoughts`.
         batch_size: See `states_of_thoughts`.
 
     Raises:
@@ -127,7 +146,9 @@ def extract_steering_vectors(
     counts = torch.zeros(2, len(THOUGHT_CLASSES), dtype=torch.int64)
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
-    for part in states_of_thoughts(model, traces, hook_names, rule=rule, batch_size=batch_size):
+    for part in states_of_thoughts(
+        model, traces, hook_names, rule=rule, only=only, batch_size=batch_size
+    ):
         key = part.problem.key
         half = half_of.setdefault(key, len(half_of) % 2)
         problems[key] = part.problem.id

@@ -84,7 +84,7 @@ def separability(
         batch_size: See `mi_lens.steering.seal.states_of_thoughts`.
 
     Returns:
-        The separability at every hook name.
+        The separability at every hook name, and for every head of an `attn.hook_z`.
 
     Raises:
         ValueError: If there are fewer problems than folds, or the thoughts outside a fold are all
@@ -94,8 +94,8 @@ def separability(
         model, traces, hook_names, rule=rule, batch_size=batch_size
     )
     return {
-        name: probe_auc(states[name], execution, problems, folds=folds, seed=seed)
-        for name in hook_names
+        name: probe_auc(of_name, execution, problems, folds=folds, seed=seed)
+        for name, of_name in states.items()
     }
 
 

@@ -5,6 +5,8 @@ import torch
 
 import mi_lens.steering.seal
 from mi_lens.generation.generate import generate
+from mi_lens.interventions.steer import Steer
+from mi_lens.interventions.vector import load_vectors, save_vectors
 from mi_lens.models.fingerprint import model_fingerprint
 from mi_lens.models.loading import load
 from mi_lens.problems.loading import load_problems
@@ -213,3 +215,51 @@ def test_the_pocket_reasoner():
         with pytest.raises(ValueError, match="of 60 problems were used"):
             vector.check_unused(problems)
     assert vectors[names[0]].norm < vectors[names[3]].norm
+
+
+@pytest.mark.parametrize("recipe", ["E-RT", "R-ET"])
+def test_each_head_has_a_vector(tiny_model, tiny_bridge, traces, tokenizer, tmp_path, recipe):
+    name = "blocks.1.attn.hook_z"
+    vectors = extract_steering_vectors(tiny_model, traces, ["blocks.*.attn.hook_z"], recipe=recipe)
+    assert list(vectors) == [f"blocks.{b}.attn.hook_z[{h}]" for b in range(3) for h in range(4)]
+    by_class = {}
+    for trace in traces:
+        tokens = torch.tensor([[*trace.prompt_ids, *trace.token_ids]])
+        _, cache = tiny_model.run_with_cache(tokens, names_filter=lambda n: n == name)
+        for thought in split_thoughts(tokenizer, trace):
+            boundary = len(trace.prompt_ids) + thought.start - 1
+            by_class.setdefault(thought.thought_class, []).append(cache[name][0, boundary])
+    e, r, t = (by_class[kind] for kind in ("execution", "reflection", "transition"))
+    first, others = (e, r + t) if recipe == "E-RT" else (r, e + t)
+    expected = torch.stack(first).mean(0) - torch.stack(others).mean(0)
+    for head in range(4):
+        vector = vectors[f"{name}[{head}]"]
+        torch.testing.assert_close(vector.vector, expected[head], rtol=1e-9, atol=1e-11)
+        assert vector.hook_name == f"{name}[{head}]"
+    theirs = extract_steering_vectors(tiny_bridge, traces, [name], recipe=recipe)
+    for place, vector in theirs.items():
+        torch.testing.assert_close(vector.vector, vectors[place].vector, rtol=0, atol=1e-5)
+    save_vectors(vectors, tmp_path / "heads.safetensors")
+    assert list(load_vectors(tmp_path / "heads.safetensors")) == list(vectors)
+    steer = Steer(str(tmp_path / "heads.safetensors"), f"{name}[3]")
+    assert torch.equal(steer.vector, vectors[f"{name}[3]"].vector.double())
+    generate(tiny_model, ["1?"], steer, max_new_tokens=2, progress=False)
+
+
+def test_only_some_thoughts_count(tiny_model, traces, states):
+    def only(trace, thought):
+        return not (trace.problem.id == "set/c" and thought.thought_class == "reflection")
+
+    name = NAMES[1]
+    vector = extract_steering_vectors(tiny_model, traces, [name], only=only)[name]
+    others = [
+        row
+        for (kind, problem, hook), rows in states.items()
+        if hook == name and kind != "execution" and (kind, problem) != ("reflection", "set/c")
+        for row in rows
+    ]
+    expected = mean(states, E, name) - torch.stack(others).mean(0)
+    torch.testing.assert_close(vector.vector, expected, rtol=1e-9, atol=1e-11)
+    assert vector.counts == {"execution": 5, "reflection": 3, "transition": 3}
+    with pytest.raises(ValueError, match="no execution thoughts"):
+        extract_steering_vectors(tiny_model, traces, [name], only=lambda trace, thought: False)
