@@ -58,6 +58,21 @@ def stated_answer(text: str) -> str | None:
     return answers[-1] if answers else None
 
 
+def given_answer(text: str) -> tuple[str | None, bool]:
+    """The answer that a text gives, boxed or stated, and whether a box holds it.
+
+    If a reply gives none and has no closing number either, a box in the thinking counts.
+    """
+    thought, _ = split_reply(text)
+    if boxed := boxed_answer(text):
+        return boxed, True
+    if stated := stated_answer(text):
+        return stated, False
+    if thought and closing_number(text, "") is None and (boxed := boxed_answer(thought)):
+        return boxed, True
+    return None, False
+
+
 def closing_number(text: str, question: str) -> str | None:
     """The number that the last sentence of a reply gives; None if it gives none.
 

@@ -7,7 +7,6 @@ nothing, whatever they hold. A single value is no mutual information. Only the m
 a (cross-)entropy.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,23 +14,19 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from mi_lens.common.float64 import in_float64
 from mi_lens.common.progress import tracked
 from mi_lens.common.statistics import Estimate, estimate_mean
-from mi_lens.interventions.replay import replay_of
-from mi_lens.models.backends.lookup import backend_of
+from mi_lens.information.per_trace.forced_answers import (
+    CLOSING,
+    ForcedAnswer,
+    Question,
+    ask_at_cuts,
+)
 from mi_lens.models.model import Model
-from mi_lens.problems.think_kinds import think_kind
-from mi_lens.states.segments import read_in_segments
 from mi_lens.traces.thoughts import SEAL, THOUGHT_CLASSES, Thought, ThoughtClass, ThoughtRule
 from mi_lens.traces.thoughts import split_thoughts as split
 from mi_lens.traces.trace import Trace
-from mi_lens.traces.vocabulary import vocabulary
-
-ASKING = "The final answer is \\boxed{"  # behind the text that leaves the think block
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def thought_gains(
     traces: Sequence[Trace],
     *,
     asking: str | None = None,
-    closing: str = "}",
+    closing: str = CLOSING,
     rule: ThoughtRule = SEAL,
     progress: bool = False,
 ) -> list[ThoughtGains]:
@@ -75,12 +70,10 @@ def thought_gains(
 
     A cut leaves out the boundary, so `asking` follows the last word of a thought, as "</think>"
     does. Some tokenizers write a full stop and the blank line as one token; then the full stop is
-    left out too. The probability is that of the answer's tokens, as the tokenizer writes the
-    answer, followed by any token that begins with `closing`.
-
-    The model reads each trace once. Then it goes from the last cut to the first: it crops the cache
-    and reads the question and answer, which are a few tokens per cut. Therefore traces are not
-    batched.
+    left out too. The probability is that of the answer's text, as the tokenizer writes it, followed
+    by `closing` (`mi_lens.information.per_trace.forced_answers` says how both ends of the text
+    count). `answer_belief` also tells ranks, the answer that the trace gives, and what the model
+    would say.
 
     Args:
         model: The model, with its tokenizer.
@@ -117,7 +110,7 @@ def answer_bits(
     cuts: Sequence[int],
     *,
     asking: str | None = None,
-    closing: str = "}",
+    closing: str = CLOSING,
 ) -> tuple[float, ...]:
     """-log2 P(gold answer) when a trace is cut, one value per cut.
 
@@ -130,57 +123,17 @@ def answer_bits(
 
     Raises:
         ValueError: If a cut lies outside the trace, if the text does not fit the model's context,
-            or if no token begins with `closing`.
+            if no token begins with `closing`, or if the trace has no problem.
     """
-    assert trace.problem is not None
-    if min(cuts) < 0 or max(cuts) > len(trace):
-        raise ValueError(f"cuts {list(cuts)} of trace {trace.id}: expected 0 to {len(trace)}")
-    if asking is None:
-        asking = think_kind(model.tokenizer).leaving + ASKING
-    asked = model.tokenizer.encode(asking, add_special_tokens=False)
-    answer = model.tokenizer.encode(trace.problem.answer, add_special_tokens=False)
-    start = len(trace.prompt_ids)
-    longest = start + max(cuts) + len(asked) + len(answer)
-    if longest > model.cfg.n_ctx:
-        raise ValueError(
-            f"trace {trace.id} has {longest} tokens including the question and the answer, more "
-            f"than the model's context {model.cfg.n_ctx}; leave the trace out"
-        )
-    closings = _closing_ids(model.tokenizer, closing)
-    backend = backend_of(model)
-    tokens = [*trace.prompt_ids, *trace.token_ids[: max(cuts)]]
-    cache = read_in_segments(model, [tokens], replay=replay_of(model, trace))
-    question = torch.tensor([[*asked, *answer]], device=model.cfg.device)
-    wanted, ends = torch.tensor(answer), torch.tensor(closings)
-    distinct = sorted(set(cuts), reverse=True)
-    of_cuts = []
-    for cut in distinct:
-        backend.crop(cache, start + cut)
-        mask = torch.ones(1, start + cut + question.shape[1], dtype=torch.long)
-        logits = backend.step(model, question, mask, cache, logits_to_keep=len(answer) + 1)
-        log_p = in_float64(logits[0]).log_softmax(-1)
-        wanted, ends = wanted.to(log_p.device), ends.to(log_p.device)
-        of_cuts.append(_bits(log_p, wanted, ends))
+    question = Question.of(model, asking, closing)
+    gold = trace.require_problem("whose answer the model could be asked for").answer
+    answer = ForcedAnswer.of(question, gold)
+    distinct, of_cuts = [], []
+    for cut, asked in ask_at_cuts(model, trace, cuts, question, len(answer.path)):
+        distinct.append(cut)
+        of_cuts.append(asked.belief(answer)[0])
     bits = dict(zip(distinct, torch.stack(of_cuts).tolist(), strict=True))
     return tuple(bits[cut] for cut in cuts)
-
-
-def _closing_ids(tokenizer, closing: str) -> list[int]:
-    ids = [i for i, string in enumerate(vocabulary(tokenizer)) if string.startswith(closing)]
-    if not closing or not ids:
-        raise ValueError(f"closing={closing!r}: expected the beginning of some token, such as '}}'")
-    return ids
-
-
-def _bits(
-    log_p: Float[Tensor, "pos d_vocab"], answer: Int[Tensor, " token"], closings: Int[Tensor, "_"]
-) -> Float[Tensor, ""]:
-    """-log2 of the probability of the answer and its end.
-
-    The last position emits the end. The positions before it emit the answer's tokens.
-    """
-    written = log_p[:-1].gather(1, answer[:, None]).sum()
-    return -(written + log_p[-1, closings].logsumexp(0)) / math.log(2)
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,12 @@ from typing import Literal
 
 from mi_lens.common.html import one_line, table, text_box
 from mi_lens.common.progress import tracked
-from mi_lens.problems.answers import boxed_answer, closing_number, code_block, stated_answer
+from mi_lens.problems.answers import boxed_answer, closing_number, code_block, given_answer
 from mi_lens.problems.grading.math_verify import Verifier
 from mi_lens.problems.grading.programs import run_tests
 from mi_lens.problems.grading.sandbox import Limits, isolation
 from mi_lens.problems.notation import differ_by_sign, normalised
 from mi_lens.problems.problem import Problem
-from mi_lens.problems.think_kinds import split_reply
 
 Method = Literal[
     "exact", "integer", "math-verify", "closing number", "tests", "no answer", "no gold"
@@ -137,7 +136,7 @@ class Grader:
             )
         if problem.source == "pocket":
             return _by_text(boxed_answer(text), gold) or _no_answer("no boxed answer")
-        extracted, boxed = _extracted(text)
+        extracted, boxed = given_answer(text)
         if extracted is None:
             return _by_closing_number(text, problem.question, gold)
         return self._grade_mathematics(extracted, boxed, gold)
@@ -223,18 +222,6 @@ def _shared_grader(process: int) -> Grader:
     grader = Grader()
     atexit.register(lambda: os.getpid() == process and grader.close())
     return grader
-
-
-def _extracted(text: str) -> tuple[str | None, bool]:
-    """The answer in a text, and whether a box holds it."""
-    thought, _ = split_reply(text)
-    if boxed := boxed_answer(text):
-        return boxed, True
-    if stated := stated_answer(text):
-        return stated, False
-    if thought and closing_number(text, "") is None and (boxed := boxed_answer(thought)):
-        return boxed, True
-    return None, False
 
 
 def _by_closing_number(text: str, question: str, gold: str) -> Grade:
