@@ -3,18 +3,25 @@
 At a step of a trace, one set of continuations keeps the token that was written there; another set
 must not write it. If the success rate is higher without the token, the token is critical. Every
 continuation is generated, which is slow. The tokens before the step are kept: if they already rule
-out success, no token at the step is critical.
+out success, no token at the step is critical. The evidence is weak: another token often says the
+same, and one that was nearly certain is replaced by one that the model would hardly write.
+`mi_lens.evaluation.resample_thoughts` lets the model write whole thoughts anew.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.common.by_problem import mean_over_problems
+from mi_lens.common.statistics import Estimate
+from mi_lens.evaluation.continuations import (
+    fresh_seeds,
+    require_continuable,
+    require_samples,
+)
 from mi_lens.generation.engines.protocol import Engine
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request, end_of_text_ids
@@ -24,8 +31,7 @@ from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.hook_names import last_block_output
 from mi_lens.models.model import Model
 from mi_lens.problems.grading.grader import grade
-from mi_lens.problems.problem import Problem
-from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.problems.prompts import PromptStyle
 from mi_lens.states.capture import capture
 from mi_lens.states.uncertainty import next_token_uncertainty
 from mi_lens.traces.trace import Trace
@@ -108,8 +114,9 @@ def roll_out(
     ends = end_of_text_ids(model)
     requests = []
     for trace, trace_steps in tests:
-        problem = _require_continuable(model.tokenizer, trace, trace_steps, style, ends)
-        seeds = _seeds(seed, samples, trace.seed)
+        problem = require_continuable(model.tokenizer, trace, style)
+        _require_tokens(trace, trace_steps, ends)
+        seeds = fresh_seeds(seed, samples, trace.seed)
         for step in trace_steps:
             for condition, prefix in _with_and_without(trace, step, sampling):
                 requests += [
@@ -145,10 +152,7 @@ def _steps_to_test(
     traces: Sequence[Trace], steps: Sequence[Sequence[int]], samples: int, sampling: Sampling
 ) -> list[tuple[Trace, list[int]]]:
     """The traces that have steps to test, each with its steps, ascending."""
-    if sampling.temperature == 0:
-        raise ValueError("temperature=0: continuations would all be the same; expected above 0")
-    if samples < 2:
-        raise ValueError(f"samples={samples}: expected at least 2 continuations per step")
+    require_samples(sampling, samples)
     if len(steps) != len(traces) or not any(steps):
         raise ValueError(
             f"{len(traces)} traces with {len(steps)} lists of {sum(map(len, steps))} steps; "
@@ -169,16 +173,7 @@ def _with_and_without(
     )
 
 
-def _require_continuable(
-    tokenizer: Any, trace: Trace, steps: Sequence[int], style: PromptStyle, ends: set[int]
-) -> Problem:
-    problem = trace.require_problem("to grade continuations by")
-    grade(trace.text, problem)  # refuses a problem without a gold answer before generation begins
-    if encode_prompt(tokenizer, problem.question, style)[1] != trace.require_steps().prompt_ids:
-        raise ValueError(
-            f"trace {trace.id} has another prompt than style={style!r} gives with this tokenizer; "
-            "pass the style of the trace"
-        )
+def _require_tokens(trace: Trace, steps: Sequence[int], ends: set[int]) -> None:
     for step in steps:
         if not 0 <= step < len(trace):
             raise ValueError(
@@ -187,11 +182,6 @@ def _require_continuable(
             )
         if trace.token_ids[step] in ends:
             raise ValueError(f"step {step} of trace {trace.id} ends it: there is no continuation")
-    return problem
-
-
-def _seeds(first: int, samples: int, own: int) -> list[int]:
-    return [s for s in range(first, first + samples + 1) if s != own][:samples]
 
 
 def _probabilities(model: Model, trace: Trace) -> Float[np.ndarray, " step"]:
@@ -202,7 +192,7 @@ def _probabilities(model: Model, trace: Trace) -> Float[np.ndarray, " step"]:
 
 def mean_gain(rollouts: Sequence[Rollouts]) -> Estimate:
     """The mean gain without the tokens: over the steps of each problem, then over problems."""
-    return _over_problems([(r.problem, r.gain) for r in rollouts])
+    return mean_over_problems([(r.problem, r.gain) for r in rollouts])
 
 
 def critical_gain(rollouts: Sequence[Rollouts]) -> Estimate:
@@ -219,16 +209,9 @@ def critical_gain(rollouts: Sequence[Rollouts]) -> Estimate:
         for half in (0, 1):
             critical = of_trace[int(np.argmax([_half_gain(r, half) for r in of_trace]))]
             gains.append((critical.problem, _half_gain(critical, 1 - half)))
-    return _over_problems(gains)
+    return mean_over_problems(gains)
 
 
 def _half_gain(rollouts: Rollouts, half: int) -> float:
     """The gain measured on every second continuation."""
     return float(np.mean(rollouts.forbidden[half::2]) - np.mean(rollouts.kept[half::2]))
-
-
-def _over_problems(gains: Sequence[tuple[str, float]]) -> Estimate:
-    by_problem: dict[str, list[float]] = defaultdict(list)
-    for problem, gain in gains:
-        by_problem[problem].append(gain)
-    return estimate_mean([float(np.mean(of_problem)) for of_problem in by_problem.values()])

@@ -26,6 +26,7 @@ from mi_lens.common.records import (
 )
 from mi_lens.common.writing import only_writer
 from mi_lens.evaluation.comparison import Arm, Comparison, compare_all
+from mi_lens.evaluation.condition_sets import names_in
 from mi_lens.evaluation.graded_traces import grade_trace
 from mi_lens.evaluation.result import Result, result_from_table, whole_problems
 from mi_lens.evaluation.table import report, report_table
@@ -33,7 +34,7 @@ from mi_lens.generation.engines.protocol import Engine
 from mi_lens.generation.plan import Plan
 from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
-from mi_lens.interventions.condition import Condition, recorded_condition
+from mi_lens.interventions.condition import Condition
 from mi_lens.models.attached_hooks import FwdHooks
 from mi_lens.models.model import Model
 from mi_lens.problems.grading.sandbox import isolation
@@ -75,10 +76,9 @@ class Evaluation:
         """
         folder = Path(folder)
         record = read_record(folder)
-        if record.get("command") != "evaluate":
+        if (command := record.get("command")) != "evaluate":
             raise ValueError(
-                f"{folder}: a run of mi-lens {record.get('command')}; expected one of mi-lens "
-                "evaluate"
+                f"{folder}: a run of mi-lens {command}; expected one of mi-lens evaluate"
             )
         if (folder / LAST_WRITTEN).exists():
             written = read_record(folder, LAST_WRITTEN)
@@ -87,7 +87,7 @@ class Evaluation:
             results = tuple(map(result_from_table, read_table(path)))
             return cls(results, written["setting"], written["conditions"])
         config = record["config"]
-        names = [recorded_condition(text).name for text in config["conditions"]]
+        names = names_in(folder, config["conditions"])
         rows = [Result(**row) for row in read_records(folder / "results.jsonl")]
         results = whole_problems(rows, len(names) * len(config["seeds"]))
         order = {name: i for i, name in enumerate(names)}

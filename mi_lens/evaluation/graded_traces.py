@@ -59,7 +59,7 @@ def grade_trace(
 
 def passes_of(trace: Trace) -> float:
     """What a trace cost beyond its prompt, in forward passes of one token (`Result.passes`)."""
-    return len(trace) + sum(event.get("passes", 0.0) for event in trace.events)
+    return len(trace) + sum((event.get("passes", 0.0) for event in trace.events), 0.0)
 
 
 def arm_of_traces(

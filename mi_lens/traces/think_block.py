@@ -151,6 +151,26 @@ def opened_by(tokenizer, prompt_ids: Sequence[int]) -> bool:
     return not (knows_marks(tokenizer, kind) and special and special[-1] > 0)
 
 
+def thinking_end(tokenizer, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> int:
+    """The number of generated tokens before the end of the thinking.
+
+    The thinking ends where the think block is first closed, or else, as where no block was open,
+    with the text. Blank tokens and special tokens at its end do not count.
+    """
+    kind, inside = think_kind(tokenizer), opened_by(tokenizer, prompt_ids)
+    strings = pieces(tokenizer, token_ids)
+    end = len(strings)
+    for mark in kind.marks.finditer("".join(strings)):
+        if inside and mark[0] != kind.opening:
+            ends = list(accumulate(map(len, strings)))
+            end = bisect_right(ends, mark.start())
+            break
+        inside = mark[0] == kind.opening
+    while end and not strings[end - 1].strip():
+        end -= 1
+    return end
+
+
 def mark_completed(tokenizer, token_ids: Sequence[int], place: int) -> bool | None:
     """Whether the token at a place completes a mark, and which.
 
@@ -174,3 +194,18 @@ def closing_ids(tokenizer) -> frozenset[int]:
     closings = think_kind(tokenizer).closings
     strings = enumerate(written_strings(tokenizer))
     return frozenset(token for token, string in strings if string in closings)
+
+
+def leaving_text(tokenizer) -> str:
+    """The text with which a model leaves its think block and begins its reply.
+
+    Raises:
+        ValueError: If the model marks no thinking, so that no text ends it.
+    """
+    kind = think_kind(tokenizer)
+    if not kind.opening:
+        raise ValueError(
+            f"this model has think={kind.name!r}: no mark ends its thinking; give the text that is "
+            "to end it as ending="
+        )
+    return kind.leaving

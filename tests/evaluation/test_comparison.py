@@ -45,7 +45,8 @@ def test_a_verdict_says_what_the_intervals_do(mended, broken, unchanged, verdict
 def test_equivalence_is_two_one_sided_tests(mended, broken, unchanged):
     """Each end of the 90 % interval is where a one-sided score test has p = .05."""
     estimate = compared(mended, broken, unchanged).equivalence
-    assert estimate.low is not None and estimate.high is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
     n = mended + broken + unchanged
     for end, sign in ((estimate.low, 1), (estimate.high, -1)):
         # The share of broken answers that is most likely if the true difference is `end`.
@@ -57,8 +58,10 @@ def test_equivalence_is_two_one_sided_tests(mended, broken, unchanged):
 
 def test_the_margin_decides_and_not_the_difference():
     there = compared(30, 5, 965)
-    assert there.difference.low is not None and there.difference.low > 0
-    assert there.equivalence.high is not None and there.equivalence.high < GAIN
+    assert there.difference.low is not None
+    assert there.difference.low > 0
+    assert there.equivalence.high is not None
+    assert there.equivalence.high < GAIN
     assert there.verdict == "equivalent"
 
 

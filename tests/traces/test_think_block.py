@@ -13,6 +13,7 @@ from mi_lens.traces.think_block import (
     opened_by,
     pieces,
     require_lines,
+    thinking_end,
     writes_lines,
     written_text,
 )
@@ -157,3 +158,19 @@ def test_without_a_block_all_counts():
     row = Row(tokenizer, prompt_of(FAMILIES["qwen3"], "chat-no-thinking"), 0, 99, ids)
     assert all(row.thinking(count) for count in range(len(ids) + 1))
     assert closing_ids(tokenizer) == set()
+
+
+@families
+def test_thinking_ends_where_its_block_is_first_closed(family):
+    tokenizer = tokenizer_of(family)
+    closing, opening = THINK_KINDS[family.kind].closings, THINK_KINDS[family.kind].opening
+    if not closing:
+        return
+    for text in ("Okay.\n", "So\n\nit is 8."):
+        whole = f"{opening}{text}{closing[-1]}\n\n8{closing[-1]}"
+        ids = tokenizer.encode(whole, add_special_tokens=False)
+        end = thinking_end(tokenizer, [], ids)
+        assert written_text(tokenizer, ids[:end]) == f"{opening}{text}".rstrip()
+    unclosed = tokenizer.encode(f"{opening}So\n\n", add_special_tokens=False)
+    assert written_text(tokenizer, unclosed[: thinking_end(tokenizer, [], unclosed)]).endswith("So")
+    assert thinking_end(tokenizer, [], []) == 0
