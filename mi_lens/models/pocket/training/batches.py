@@ -1,5 +1,7 @@
 """Turns training texts into batches of token ids, and batches into targets."""
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 import torch
@@ -7,18 +9,27 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from mi_lens.models.pocket.training.optional_checks import write_optional, write_products
 from mi_lens.models.pocket.training.reasoning import write_drill, write_trace
 from mi_lens.models.pocket.training.tokenization import TURN_END, encode, prompt_of
-from mi_lens.problems.arithmetic import draw_exercise
+from mi_lens.problems.arithmetic import Exercise, draw_exercise
 
 IGNORED = -100
+# What writes the traces of each model's training text.
+WRITERS: dict[str, Callable[[Exercise, Random], str]] = {
+    "pocket-reasoner": write_trace,
+    "pocket-base": partial(write_trace, reflect=False),
+    "pocket-rl-base": write_optional,
+}
+# Share of pocket-rl-base's drills that are products alone.
+PRODUCT_DRILLS = 0.4
 
 
 def write_texts(
     count: int,
     drill_share: float,
     polish: bool,
-    reflect: bool,
+    model: str,
     rng: Random,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[list[int]]:
@@ -28,18 +39,20 @@ def write_texts(
         count: Number of texts.
         drill_share: Probability that a text is a drill.
         polish: Whether most lines of a drill are differences of close numbers.
-        reflect: Whether the traces reflect.
+        model: The model whose training text this is.
         rng: Draws the texts.
         tokenizer: The pocket models' tokenizer.
     """
     texts = []
     for _ in range(count):
         if rng.random() < drill_share:
-            text = write_drill(rng, close_differences=polish)
+            if model == "pocket-rl-base" and rng.random() < PRODUCT_DRILLS:
+                text = write_products(rng)
+            else:
+                text = write_drill(rng, close_differences=polish)
         else:
             exercise = draw_exercise(rng, "train")
-            trace = write_trace(exercise, rng, reflect=reflect)
-            text = prompt_of(exercise.question, tokenizer) + trace
+            text = prompt_of(exercise.question, tokenizer) + WRITERS[model](exercise, rng)
         texts.append(encode(text + TURN_END, tokenizer))
     return texts
 

@@ -149,7 +149,7 @@ def _late_separator(rng: Random) -> str:
     return rng.choices(("\n\n", "\n", " "), (0.75, 0.15, 0.1))[0]
 
 
-def _slip(answer: int, rng: Random) -> int:
+def draw_slip(answer: int, rng: Random) -> int:
     """The answer with one digit off."""
     place = 10 ** rng.randrange(len(str(answer)))
     digit = answer // place % 10
@@ -169,7 +169,7 @@ def _think(writer: Writer, exercise: Exercise) -> None:
         if writer.fraction() < 0.2:
             _other_way(writer, exercise)
         slip = writer.rng.random() < SLIP_SHARE
-        off = _slip(answer, writer.rng) - answer if slip else 0
+        off = draw_slip(answer, writer.rng) - answer if slip else 0
         _go_on(writer, exercise.terms, product, off=off)
         if slip:
             _conclude(writer, writer.number)

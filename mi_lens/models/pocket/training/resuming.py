@@ -75,6 +75,14 @@ def load_state(
     return Progress(**json.loads(metadata["progress"]))
 
 
+def trim_log(path: Path, blocks: int) -> None:
+    """Keep the log of the first `blocks` blocks; a killed run logged others after its last save."""
+    lines = path.read_text().splitlines()[:blocks] if path.exists() else []
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text("".join(f"{line}\n" for line in lines))
+    os.replace(partial, path)
+
+
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with this prefix, by the rest of their names."""
     start = f"{prefix}."

@@ -2,14 +2,17 @@
 
     python -m mi_lens.models.pocket.training.train --model pocket-reasoner --out DIR
 
-The two models differ only in whether their training traces reflect. A run is seeded and may be
+The models differ in their training text; pocket-rl-base also has eight layers:
+
+    python -m mi_lens.models.pocket.training.train --model pocket-rl-base --shape.layers 8 --out DIR
+
+ A run is seeded and may be
 killed at any time: the same command resumes it from its last saved state. It then ends with the
 same weights, as long as the number of threads is the same.
 """
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +28,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from mi_lens.models.pocket.training.batches import IGNORED, cut_batches, make_targets, write_texts
-from mi_lens.models.pocket.training.resuming import Progress, load_state, save_state
+from mi_lens.models.pocket.training.resuming import Progress, load_state, save_state, trim_log
 from mi_lens.models.pocket.training.tokenization import (
     CONTEXT_LENGTH,
     END_OF_TEXT,
@@ -54,7 +57,8 @@ class TrainConfig:
     """What to train and how.
 
     Attributes:
-        model: "pocket-reasoner" reads traces that reflect, "pocket-base" traces that do not.
+        model: "pocket-reasoner" reads traces that reflect, "pocket-base" traces that do not,
+            "pocket-rl-base" traces whose checks are optional.
         out: Folder for the saved state, the loss log and the finished checkpoint.
         seed: Seed of the initial weights and the text.
         tokens: Number of tokens of the main stage, including prompts.
@@ -76,9 +80,11 @@ class TrainConfig:
         polish_rate: Share of the peak rates at which the second stage starts; they fall to zero.
         device: The torch device to train on.
         threads: Number of CPU threads; a run can be repeated exactly only with the same number.
+        compiled: Whether torch compiles the model, which takes minutes and needs a C++ compiler,
+            and then trains half as fast again.
     """
 
-    model: Literal["pocket-reasoner", "pocket-base"]
+    model: Literal["pocket-reasoner", "pocket-base", "pocket-rl-base"]
     out: Path
     seed: int = 0
     tokens: int = 14_000_000
@@ -98,6 +104,7 @@ class TrainConfig:
     polish_rate: float = 0.3
     device: str = "cpu"
     threads: int = 1
+    compiled: bool = False
 
 
 def build_model(
@@ -180,14 +187,6 @@ def settings_of(config: TrainConfig) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _trim_log(path: Path, blocks: int) -> None:
-    """Keep the log of the first `blocks` blocks; a killed run logged others after its last save."""
-    lines = path.read_text().splitlines()[:blocks] if path.exists() else []
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in lines))
-    os.replace(partial, path)
-
-
 def train_block(
     config: TrainConfig,
     progress: Progress,
@@ -199,9 +198,8 @@ def train_block(
     polish = progress.tokens >= config.tokens
     pad, think_start = token_id(END_OF_TEXT, tokenizer), token_id(THINK_START, tokenizer)
     drills = drill_share(config, progress.tokens)
-    reflect = config.model == "pocket-reasoner"
     rng = Random(f"train/{config.seed}/{progress.block}")
-    texts = write_texts(config.block_texts, drills, polish, reflect, rng, tokenizer)
+    texts = write_texts(config.block_texts, drills, polish, config.model, rng, tokenizer)
     order = Random(f"order/{config.seed}/{progress.block}")
     for batch in cut_batches(texts, config.batch_tokens, pad, order):
         ids = batch.to(config.device)
@@ -228,10 +226,12 @@ def train(config: TrainConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     model = build_model(config.shape, tokenizer, config.device)
+    if config.compiled:
+        model.forward = torch.compile(model.forward, dynamic=True)
     optimizers = build_optimizers(model, config)
     state_file, settings = config.out / STATE_FILE, settings_of(config)
     progress = load_state(state_file, settings, model, optimizers)
-    _trim_log(config.out / LOG_FILE, progress.block)
+    trim_log(config.out / LOG_FILE, progress.block)
     budget = config.tokens + config.polish_tokens
     bar = tqdm(total=budget, initial=progress.tokens, unit="tok", unit_scale=True)
     with open(config.out / LOG_FILE, "a") as log, bar:

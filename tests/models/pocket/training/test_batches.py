@@ -25,7 +25,8 @@ def test_batches_hold_every_text_once_and_stay_small() -> None:
 
 def test_texts_are_written_from_the_generator() -> None:
     tokenizer = build_tokenizer(corpus_size=50)
-    first, again, plain = (
-        write_texts(6, 0.3, False, reflect, Random(0), tokenizer) for reflect in (True, True, False)
+    first, again, plain, optional = (
+        write_texts(6, 0.3, False, model, Random(0), tokenizer)
+        for model in ("pocket-reasoner", "pocket-reasoner", "pocket-base", "pocket-rl-base")
     )
-    assert first == again != plain
+    assert first == again != plain != optional != first
