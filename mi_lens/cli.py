@@ -20,6 +20,7 @@ from mi_lens.runs.config import (
     StatusConfig,
     SweepConfig,
 )
+from mi_lens.runs.lens_config import TrainLensConfig
 from mi_lens.runs.page_config import CompareConfig, DemoConfig, ReportConfig
 
 COMMANDS = {
@@ -29,6 +30,7 @@ COMMANDS = {
     "analyze": AnalyzeConfig,
     "evaluate": EvaluateConfig,
     "sweep": SweepConfig,
+    "train-lens": TrainLensConfig,
     "report": ReportConfig,
     "compare": CompareConfig,
     "status": StatusConfig,
@@ -87,6 +89,7 @@ Config = (
     | GenerateConfig
     | ImportConfig
     | SweepConfig
+    | TrainLensConfig
     | StatusConfig
     | CheckConfig
     | ResultsConfig
@@ -145,6 +148,10 @@ def run(config: Config) -> None:
 
         page = write_comparison(config.first, config.second, config.out, unit=config.unit)
         print(f"Comparison: {page}")
+    elif isinstance(config, TrainLensConfig):
+        from mi_lens.runs.train_lens import LENS, run_train_lens
+
+        print(f"{run_train_lens(config)}\n\nLens: {config.out / LENS}")
     elif isinstance(config, EvaluateConfig):
         from mi_lens.runs.evaluate import run_evaluate
 

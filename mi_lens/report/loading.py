@@ -1,18 +1,20 @@
 """Reads the run folders of every command back, without loading a model."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mi_lens.common.provenance import content_hash
 from mi_lens.common.records import read_record, read_records, require_all
+from mi_lens.evaluation.along_trace import Effect
+from mi_lens.evaluation.condition_sets import names_in
 from mi_lens.evaluation.evaluate import LAST_WRITTEN, Evaluation
-from mi_lens.interventions.condition import recorded_condition
 from mi_lens.problems.grading.grader import grade
 from mi_lens.runs import sweep
 from mi_lens.runs.analysis import Analysis
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
+from mi_lens.runs.effects_of_run import effects_of_run
 from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.runs.generate import LAST_WRITTEN as LAST_OF_GENERATE
 from mi_lens.runs.sweep_folder import DONE, read_spec, require_whole, sweep_progress
@@ -53,6 +55,7 @@ class Run:
         evaluation: The result of `evaluate` or of a sweep, over the problems that every condition
             has answered; None as long as there is no such problem.
         points: The conditions of a sweep and their places on its grid.
+        effects: Trace id to the effects of its tokens and thoughts, if they were added to the run.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Run:
     analysis: Analysis | None = None
     evaluation: Evaluation | None = None
     points: tuple[Point, ...] = ()
+    effects: dict[str, tuple[Effect, ...]] = field(default_factory=dict)
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -180,7 +184,7 @@ def _generation(folder: Path, record: dict[str, Any]) -> Run:
 
 def _evaluation(folder: Path, record: dict[str, Any]) -> Run:
     config = config_of(record, EvaluateConfig, folder)
-    names = [recorded_condition(text).name for text in config.conditions]
+    names = names_in(folder, config.conditions)
     finished = (folder / LAST_WRITTEN).exists()
     evaluation = Evaluation.load(folder)
     traces = traces_so_far(folder / "traces.jsonl")
@@ -256,6 +260,7 @@ def _run(
         unfinished=unfinished,
         settings=record["config"],
         versions=record["versions"],
+        effects=effects_of_run(folder),
         **results,
     )
 

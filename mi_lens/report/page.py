@@ -141,7 +141,11 @@ def _run_data(run: Run) -> dict[str, Any]:
 
 
 def _trace_data(run: Run, trace: Trace) -> dict[str, Any]:
-    return {"run": run.name, **trace_data(trace, run.tokenizer, run.analysis, run.verdicts)}
+    effects = run.effects.get(trace.id, ())
+    return {
+        "run": run.name,
+        **trace_data(trace, run.tokenizer, run.analysis, run.verdicts, effects),
+    }
 
 
 def _entry(name: str, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -162,40 +162,32 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       return element;
     }
 
+    /** The panels of the plot that this trace has numbers for: name to height in pixels. */
+    function panels() {
+      const found = new Map();
+      if (hook()) found.set("mi", 120);
+      if (trace.belief) found.set("belief", 56);
+      if (hook() && trace.entropy && (trace.belief || trace.effects.length)) found.set("entropy", 44);
+      if (trace.effects.length) found.set("effects", 52);
+      return found;
+    }
+
     function draw() {
       const plot = $("plot"), n = trace.tokens.length;
-      const width = Math.max(240, plot.clientWidth), height = trace.hooks.length ? 192 : 84;
-      const left = 52, right = 10, top = 10, lanes = 40, bottom = height - 22 - lanes;
+      const width = Math.max(240, plot.clientWidth), left = 52, right = 10, gap = 14, lanes = 40;
+      const shownPanels = panels();
+      const height = 10 + [...shownPanels.values()].reduce((sum, own) => sum + own + gap, 0) + lanes + 27;
       const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, make("div"));
       toX = (step) => left + ((step + 0.5) / n) * (width - left - right);
       toStep = (x) => Math.min(n - 1, Math.max(0, Math.floor(((x - left) / (width - left - right)) * n)));
-      const values = shown();
-      if (values) {
-        const own = hook().specific;
-        const spread = (sign) => own.mean.map((mean, i) => mean + sign * 1.96 * own.std[i]);
-        const [low, high] = !own ? [null, null] : inSpecific() ? [values.map(() => -1.96), values.map(() => 1.96)] : [spread(-1), spread(1)];
-        const extent = (rows, pick) => rows.reduce((best, row) => row.reduce((a, b) => pick(a, b), best), values[0]);
-        const most = extent([values, high ?? []], Math.max), least = extent([values, low ?? []], Math.min);
-        const span = most - least || 1;
-        const toY = (value) => bottom - ((value - least) / span) * (bottom - top);
-        for (const tick of ticks(least, most)) {
-          svg("line", { class: "axis", x1: left, x2: width - right, y1: toY(tick), y2: toY(tick) }, root);
-          svg("text", { x: left - 6, y: toY(tick) + 4, "text-anchor": "end" }, root, String(tick));
-        }
-        if (low) {
-          const path = line(high, toY, Math.max) + line(low, toY, Math.min, true).replace("M", "L") + "Z";
-          svg("path", { class: "band", d: path }, root);
-        }
-        svg("path", { class: "curve", d: line(values, toY) }, root);
-        const threshold = toY(inSpecific() ? own.threshold : hook().threshold);
-        svg("line", { class: "threshold", x1: left, x2: width - right, y1: threshold, y2: threshold }, root);
-        const circles = (steps, r) => steps.map((step) =>
-          `M${(toX(step) - r).toFixed(1)} ${toY(values[step]).toFixed(1)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`).join("");
-        svg("path", { class: "dots", d: circles(rawPeaks(), 2.6) }, root);
-        svg("path", { class: "rings", d: circles(ownPeaks(), 5) }, root);
+      let top = 10;
+      const drawn = { mi: drawMi, belief: drawBelief, entropy: drawEntropy, effects: drawEffects };
+      for (const [name, own] of shownPanels) {
+        drawn[name]({ root, left, right: width - right, top, bottom: top + own });
+        top += own + gap;
       }
       ["execution", "reflection", "transition"].forEach((kind, row) => {
-        const y = bottom + 5 + row * 12;
+        const y = top - 4 + row * 12;
         svg("text", { class: "letter", x: left - 6, y: y + 8, "text-anchor": "end" }, root, LETTERS[kind]);
         const bars = trace.blocks.map(([start, own], i) => own !== kind ? "" :
           `M${(toX(start - 0.5)).toFixed(1)} ${y}H${toX((trace.blocks[i + 1]?.[0] ?? n) - 0.5).toFixed(1)}v7H${toX(start - 0.5).toFixed(1)}Z`);
@@ -204,10 +196,81 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       for (const tick of ticks(0, n - 1)) {
         if (Number.isInteger(tick)) svg("text", { x: toX(tick), y: height - 6, "text-anchor": "middle" }, root, tick === 0 ? "step 0" : String(tick));
       }
-      cursor = svg("line", { class: "cursor", y1: top - 6, y2: bottom + lanes }, root);
+      const settled = trace.belief?.settled ?? null;
+      if (settled !== null) {
+        svg("line", { class: "settled", x1: toX(settled - 0.5), x2: toX(settled - 0.5), y1: 4, y2: height - 22 }, root);
+      }
+      cursor = svg("line", { class: "cursor", y1: 4, y2: height - 22 }, root);
       plot.replaceChildren(root);
       plot.setAttribute("aria-valuemax", String(n - 1));
       placeCursor();
+    }
+
+    /** The scale of a panel, with its marks at the left. */
+    function scale(place, least, most, marks) {
+      const toY = (value) => place.bottom - ((value - least) / (most - least || 1)) * (place.bottom - place.top);
+      for (const mark of marks) {
+        svg("line", { class: "axis", x1: place.left, x2: place.right, y1: toY(mark), y2: toY(mark) }, place.root);
+        svg("text", { x: place.left - 6, y: toY(mark) + 4, "text-anchor": "end" }, place.root, String(mark));
+      }
+      return toY;
+    }
+
+    /** The name of a panel, above its upper left corner. */
+    function name(place, text) {
+      svg("text", { x: place.left + 3, y: place.top - 4 }, place.root, text);
+    }
+
+    const circles = (points, r) => points.map(([x, y]) =>
+      `M${(x - r).toFixed(1)} ${y.toFixed(1)}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0`).join("");
+
+    function drawMi(place) {
+      const values = shown(), own = hook().specific;
+      const spread = (sign) => own.mean.map((mean, i) => mean + sign * 1.96 * own.std[i]);
+      const [low, high] = !own ? [null, null] : inSpecific() ? [values.map(() => -1.96), values.map(() => 1.96)] : [spread(-1), spread(1)];
+      const extent = (rows, pick) => rows.reduce((best, row) => row.reduce((a, b) => pick(a, b), best), values[0]);
+      const most = extent([values, high ?? []], Math.max), least = extent([values, low ?? []], Math.min);
+      const toY = scale(place, least, most > least ? most : least + 1, ticks(least, most));
+      if (low) {
+        const path = line(high, toY, Math.max) + line(low, toY, Math.min, true).replace("M", "L") + "Z";
+        svg("path", { class: "band", d: path }, place.root);
+      }
+      svg("path", { class: "curve", d: line(values, toY) }, place.root);
+      const threshold = toY(inSpecific() ? own.threshold : hook().threshold);
+      svg("line", { class: "threshold", x1: place.left, x2: place.right, y1: threshold, y2: threshold }, place.root);
+      const at = (steps) => steps.map((step) => [toX(step), toY(values[step])]);
+      svg("path", { class: "dots", d: circles(at(rawPeaks()), 2.6) }, place.root);
+      svg("path", { class: "rings", d: circles(at(ownPeaks()), 5) }, place.root);
+    }
+
+    function drawBelief(place) {
+      const toY = scale(place, 0, 1, [0, 1]);
+      for (const { name: answer, values } of trace.belief.lines) {
+        const points = trace.belief.cuts.map((cut, i) => [toX(cut - 0.5), toY(values[i])]);
+        const kind = answer.replaceAll(" ", "-");
+        svg("path", { class: `belief ${kind}`, d: "M" + points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`).join("L") }, place.root);
+        svg("path", { class: `asked ${kind}`, d: circles(points, 2.2) }, place.root);
+      }
+      name(place, `belief: ${trace.belief.lines.map(({ name: answer, answer: text }) => `${answer} ${text.slice(0, 20)}`).join(", ")}`);
+    }
+
+    function drawEntropy(place) {
+      const most = trace.entropy.reduce((a, b) => Math.max(a, b), 0);
+      const toY = scale(place, 0, most || 1, [0]);
+      svg("path", { class: "entropy", d: line(trace.entropy, toY) }, place.root);
+      name(place, `entropy, up to ${Number(most.toPrecision(3))} bits`);
+    }
+
+    function drawEffects(place) {
+      const toY = scale(place, -1, 1, [-1, 0, 1]);
+      for (const [start, stop, effect, low, high] of trace.effects) {
+        const kind = stop - start === 1 ? "of-token" : "of-thought";
+        const from = toX(start - 0.5), to = toX(stop - 0.5), middle = (from + to) / 2;
+        if (low !== null) svg("path", { class: `interval ${kind}`, d: `M${middle.toFixed(1)} ${toY(low).toFixed(1)}V${toY(high).toFixed(1)}` }, place.root);
+        if (kind === "of-token") svg("path", { class: `mark ${kind}`, d: circles([[middle, toY(effect)]], 2.6) }, place.root);
+        else svg("path", { class: `interval bar ${kind}`, d: `M${from.toFixed(1)} ${toY(effect).toFixed(1)}H${to.toFixed(1)}` }, place.root);
+      }
+      name(place, "right with it, less without");
     }
 
     /** A path through all values; several at one pixel are drawn as first, lowest, highest, last. */
@@ -241,6 +304,13 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
       cursor.setAttribute("x2", toX(at));
     }
 
+    /** Belief in each answer where the model was last asked before a step. */
+    function believed(step) {
+      const asked = trace.belief?.cuts.findLastIndex((cut) => cut <= step) ?? -1;
+      if (asked < 0) return [];
+      return trace.belief.lines.map(({ name: answer, values }) => [`belief in ${answer}, asked at ${trace.belief.cuts[asked]}`, values[asked]]);
+    }
+
     function facts(step) {
       const own = hook()?.specific, kind = trace.blocks[blockOf(step)]?.[1];
       const marks = [rawPeaks().includes(step) && "raw peak", ownPeaks().includes(step) && "specific peak", own?.peaks === null && `specific peaks unknown (${own.others} other answers)`].filter(Boolean);
@@ -254,6 +324,7 @@ const address = (name, step) => `#trace=${name}&step=${step}`;
         ["p, whole trace", own?.family[step]],
         ["entropy, bits", trace.entropy?.[step]],
         ["surprisal, bits", trace.surprisal?.[step]],
+        ...believed(step),
         ["thought", kind ?? "outside thoughts"],
         ["marks", marks.join(", ") || "none"],
         ["interventions", events.join("; ") || "none", "", "full"],

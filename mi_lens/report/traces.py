@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mi_lens.evaluation.along_trace import Effect, belief_lines
+from mi_lens.information.per_trace.belief import Belief
 from mi_lens.information.per_trace.controls import Calibration
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PAPER_RULE, PeakRule
 from mi_lens.information.per_trace.peaks import find_peaks
+from mi_lens.information.per_trace.settled import settled
 from mi_lens.report.coloured_trace import colour_range
 from mi_lens.report.loading import Verdict
 from mi_lens.report.packing import packed
@@ -30,15 +33,21 @@ def rounded(values: ArrayLike) -> list[float]:
 
 
 def trace_data(
-    trace: Trace, tokenizer: Any, analysis: Analysis | None, verdicts: Mapping[str, Verdict]
+    trace: Trace,
+    tokenizer: Any,
+    analysis: Analysis | None,
+    verdicts: Mapping[str, Verdict],
+    effects: Sequence[Effect] = (),
 ) -> dict[str, Any]:
     """Everything that the viewer shows of one trace.
 
     Args:
         trace: The trace.
         tokenizer: The tokenizer of its model.
-        analysis: The analysis that holds its measurements; None where nothing was measured.
+        analysis: The analysis that holds its measurements and its belief; None where nothing was
+            measured.
         verdicts: Trace id to verdict.
+        effects: Effects of its tokens and thoughts.
     """
     measurements = {} if analysis is None else analysis.measurements.get(trace.id, {})
     rule = PAPER_RULE if analysis is None else analysis.peak_rule
@@ -59,6 +68,8 @@ def trace_data(
         "entropy": packed(covariates["entropy"]) if covariates else None,
         "surprisal": packed(covariates["surprisal"]) if covariates else None,
         "events": _events(trace, tokenizer),
+        "belief": None if analysis is None else _belief(analysis.beliefs.get(trace.id)),
+        "effects": _effects(effects),
         "hooks": [_layer(name, measurement, rule) for name, measurement in measurements.items()],
     }
 
@@ -84,6 +95,34 @@ def blocks(tokenizer: Any, trace: Trace) -> list[list[Any]]:
     if end < len(trace):
         parts.append([end, None])
     return parts
+
+
+def _belief(belief: Belief | None) -> dict[str, Any] | None:
+    """The steps at which the model was asked, and its belief in each answer there."""
+    lines = () if belief is None else belief_lines(belief)
+    if belief is None or not lines:
+        return None
+    return {
+        "cuts": list(belief.cuts),
+        "settled": settled(belief).step,
+        "lines": [
+            {
+                "name": line.name,
+                "answer": line.answer,
+                "values": rounded(np.array(line.probabilities)),
+            }
+            for line in lines
+        ],
+    }
+
+
+def _effects(effects: Sequence[Effect]) -> list[list[Any]]:
+    """[first step, step after the last, effect, low, high] of every token and thought."""
+    return [
+        [each.start, each.stop, each.effect.mean, each.effect.low, each.effect.high]
+        for each in effects
+        if each.effect.mean is not None
+    ]
 
 
 def _layer(hook_name: str, measurement: Measurement, rule: PeakRule) -> dict[str, Any]:

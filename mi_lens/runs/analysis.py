@@ -1,7 +1,7 @@
 """The results of a run of `mi-lens analyze`, read back without its model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_lens.common.html import table
 from mi_lens.common.records import read_record, read_records, require_all
 from mi_lens.information.per_trace.answer_endings import EndingSummary, compare_endings
+from mi_lens.information.per_trace.belief import Belief
 from mi_lens.information.per_trace.control_summary import ControlSummary, summarize
 from mi_lens.information.per_trace.measurement import Measurement
 from mi_lens.information.per_trace.peak_rules import PeakRule
@@ -24,6 +25,7 @@ from mi_lens.information.per_trace.peaks import (
 from mi_lens.information.per_trace.thinking_tokens import ThinkingTokens, TokenRow
 from mi_lens.models.hook_names import near
 from mi_lens.problems.grading.grader import Grade, grade
+from mi_lens.runs.ask import belief_from_row
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import config_of, traces_so_far
 from mi_lens.runs.measure import Measurements, activations_path, measurements_from_row
@@ -45,6 +47,8 @@ class Analysis:
         hook_names: The hook names at which states were read.
         measurements: Trace id to the trace's measurements; a trace too short for peaks has none.
         tokens: Hook name to the table of words at its peaks.
+        beliefs: Trace id to the trace's belief, if the run asked for answers; None for a trace that
+            cannot be asked (belief.jsonl says why).
     """
 
     config: AnalyzeConfig
@@ -53,6 +57,7 @@ class Analysis:
     hook_names: tuple[str, ...]
     measurements: dict[str, Measurements]
     tokens: dict[str, ThinkingTokens]
+    beliefs: dict[str, Belief | None] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Analysis":
@@ -81,6 +86,10 @@ class Analysis:
             row["trace"]: measurements_from_row(row["readings"])
             for row in read_records(folder / "readings.jsonl")
         }
+        beliefs = {
+            row["trace"]: belief_from_row(row["belief"])
+            for row in read_records(folder / "belief.jsonl")
+        }
         finished = (folder / LAST_WRITTEN).exists()
         order = list(by_id)
         if finished:
@@ -89,6 +98,8 @@ class Analysis:
             require_all(folder / "traces.jsonl", by_id, order)
             long_enough = [i for i in order if i not in peaks["too_short"]]
             require_all(folder / "readings.jsonl", measurements, long_enough)
+            if config.belief is not None:
+                require_all(folder / "belief.jsonl", beliefs, order)
         traces = tuple(by_id[i] for i in order)
         tokenizer = config.load_tokenizer(config.model)
         tables = read_record(folder, LAST_WRITTEN) if finished else {}
@@ -99,6 +110,7 @@ class Analysis:
             hook_names=tuple(next(iter(measurements.values()), {})),
             measurements=measurements,
             tokens={name: _table_from_row(row) for name, row in tables.items()},
+            beliefs=beliefs,
         )
 
     def __repr__(self) -> str:

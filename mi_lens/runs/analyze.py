@@ -10,6 +10,7 @@ from mi_lens.common.writing import only_writer, writing
 from mi_lens.generation.plan import Plan
 from mi_lens.generation.request import Request
 from mi_lens.generation.resume import generate_into
+from mi_lens.information.per_trace.forced_answers import CLOSING, Question
 from mi_lens.information.per_trace.peaks import (
     MINIMUM_STEPS,
     find_peaks,
@@ -20,6 +21,7 @@ from mi_lens.models.model import Model
 from mi_lens.models.processed_weights import require_unprocessed
 from mi_lens.problems.problem import Problem
 from mi_lens.runs.analysis import LAST_WRITTEN, Analysis
+from mi_lens.runs.ask import ask_into
 from mi_lens.runs.config import AnalyzeConfig
 from mi_lens.runs.folder import open_run, record_reader
 from mi_lens.runs.generate import conditions_of, requests_of
@@ -34,10 +36,11 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
     """Generates traces, reads their states, and finds peaks and the words they decode to.
 
     Writes run.json, traces.jsonl, activations/ (one safetensors file per trace, unless
-    `keep_states` is False), readings.jsonl, peaks.json, controls.json and thinking_tokens.json to
-    `config.out`. Each result is written before the next begins; a run that was killed continues
-    where it stopped. If another engine generates, it is closed, and then the model is loaded as a
-    HookedTransformer or TransformerBridge and reads the traces, unless `read_with` is "engine".
+    `keep_states` is False), readings.jsonl, belief.jsonl (if `belief` is set), peaks.json,
+    controls.json and thinking_tokens.json to `config.out`. Each result is written before the next
+    begins; a run that was killed continues where it stopped. If another engine generates, it is
+    closed, and then the model is loaded as a HookedTransformer or TransformerBridge and reads the
+    traces, unless `read_with` is "engine".
 
     Args:
         config: The settings of the run.
@@ -57,6 +60,8 @@ def analyze(config: AnalyzeConfig, *, progress: bool = True) -> Analysis:
         _require_states_at(plan.model, hook_names)
         if config.read_with == "engine":
             reading_engine(engine).require_hook_names(hook_names)
+        if config.belief is not None:
+            Question.of(plan.model, config.asking, CLOSING)
         requests = requests_of(config, plan, problems)
         # All checks come before this line, so that a refused run leaves no folder.
         folder = open_run(config, plan.fingerprint, engine.name, problems, conditions_of(requests))
@@ -74,7 +79,8 @@ def _analyze_into(
 ) -> Analysis:
     ids = list(map(plan.trace_id, requests))
     set_aside_foreign(folder / "traces.jsonl", "id", ids)
-    set_aside_foreign(folder / "readings.jsonl", "trace", ids)
+    for name in ("readings.jsonl", "belief.jsonl"):
+        set_aside_foreign(folder / name, "trace", ids)
     traces = generate_into(folder, plan, requests, batch_size=config.batch_size, progress=progress)
     reader = _reader(config, plan, folder)
     model = reader.model
@@ -85,6 +91,9 @@ def _analyze_into(
             "max_new_tokens, or look at traces.jsonl for why the model stops at once"
         )
     analysed = [trace for trace in traces if trace.id in measurements]
+    beliefs = {}
+    if config.belief is not None:
+        beliefs = ask_into(folder, model, traces, config.belief, config.asking, progress=progress)
     analysis = Analysis(
         config=config,
         traces=tuple(traces),
@@ -95,6 +104,7 @@ def _analyze_into(
             name: _tokens(config, model, analysed, measurements, name, folder)
             for name in hook_names
         },
+        beliefs=beliefs,
     )
     _write_findings(analysis, folder)
     return analysis

@@ -6,16 +6,21 @@ from pathlib import Path
 
 from mi_lens.common.parquet import read_table
 from mi_lens.common.records import (
+    AGAIN,
+    DamagedError,
     count_records,
     damaged_lines,
     read_record,
     require_checksum,
     require_records,
 )
+from mi_lens.common.tensor_file import read_tensors
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
 from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
 from mi_lens.runs.generate import LAST_WRITTEN as LAST_OF_GENERATE
 from mi_lens.runs.sweep_folder import DONE, require_whole
+from mi_lens.runs.train_lens import DIVERGENCES, LENS, TRAINING
+from mi_lens.runs.train_lens import LAST_WRITTEN as LAST_OF_TRAIN_LENS
 from mi_lens.states.shard import load_activations
 
 
@@ -84,6 +89,8 @@ def _damages(path: Path) -> Iterator[str]:
     try:
         if path.suffix == ".json":
             read_record(path.parent, path.name)
+        elif path.name in (LENS, TRAINING):
+            read_tensors(path)
         elif path.suffix == ".safetensors":
             load_activations(path)
         elif path.suffix == ".parquet":
@@ -105,8 +112,15 @@ def _require_whole(folder: Path) -> None:
         wanted = [row["trace"] for row in read_table(table)]
         require_records(folder / "traces.jsonl", "id", wanted)
         require_records(folder / "results.jsonl", "trace", wanted)
+    if (folder / LAST_OF_TRAIN_LENS).is_file():
+        if not (folder / LENS).is_file():
+            raise DamagedError(f"{folder / LENS}: missing from a finished run; {AGAIN}")
+        held_out = read_record(folder, LAST_OF_TRAIN_LENS)["traces"]
+        require_records(folder / DIVERGENCES, "trace", held_out)
     if (folder / LAST_OF_ANALYZE).is_file():
         peaks = read_record(folder, "peaks.json")
         require_records(folder / "traces.jsonl", "id", peaks["traces"])
         measured = [trace for trace in peaks["traces"] if trace not in peaks["too_short"]]
         require_records(folder / "readings.jsonl", "trace", measured)
+        if read_record(folder)["config"].get("belief") is not None:
+            require_records(folder / "belief.jsonl", "trace", peaks["traces"])

@@ -68,6 +68,12 @@ class AnalyzeConfig(GenerateConfig):
             is loaded once another engine has written; or "engine", that engine itself (only vllm),
             which measures where its states are and gives numbers alone. That needs
             keep_states=False, and hook names of the residual stream between blocks.
+        belief: Whether, and where, to force an answer: "boundary" at every boundary between
+            thoughts, a number k at every k-th step, None nowhere. A trace is read once more, and
+            the question and up to two answers (some 20 to 30 tokens) at each such place; the run
+            prints the number of tokens before it asks (`mi_lens.answer_belief`).
+        asking: The text between such a place and the answer, as the model itself would end; None
+            leaves the think block and says "The final answer is", with an open box.
     """
 
     hook_names: tuple[str, ...] | None = None
@@ -80,10 +86,19 @@ class AnalyzeConfig(GenerateConfig):
     readout: Literal["emitted", "consumed", "logit_lens"] = "emitted"
     keep_states: bool = True
     read_with: Literal["model", "engine"] = "model"
+    belief: Literal["boundary"] | int | None = None
+    asking: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
         require_at_least(self, mismatched=0)
+        if isinstance(self.belief, int):
+            require_at_least(self, belief=1)
+        if self.asking is not None and self.belief is None:
+            raise ValueError(
+                f"asking={self.asking!r} with belief=None: no answer is asked for; give belief too "
+                "(--belief boundary), or leave asking out"
+            )
         if self.read_with == "engine":
             self._require_engine_that_reads()
         if self.readout == "logit_lens" and not self.keep_states:
@@ -108,6 +123,11 @@ class AnalyzeConfig(GenerateConfig):
                 "read_with='engine' with keep_states=True: states never leave the engine's "
                 "workers; give keep_states=False (--no-keep-states), or leave read_with out"
             )
+        if self.belief is not None:
+            raise ValueError(
+                f"read_with='engine' with belief={self.belief!r}: the engine measures states and "
+                "forces no answers; leave read_with out, and the model reads and is asked"
+            )
 
     def peak_rule(self) -> "PeakRule":
         """The rule that selects peaks."""
@@ -123,7 +143,9 @@ class EvaluateConfig(GenerateConfig):
     Attributes:
         conditions: Each is a name with its interventions, such as
             "quiet=Suppress(['Wait']) + Recycle(2, ['So'])"; a name alone has no intervention. The
-            others are compared with the first. `intervene` acts in all of them.
+            others are compared with the first. `intervene` acts in all of them. "@controls" stands
+            for the methods that the field compares and their controls, made for the model from
+            traces of other problems: "@controls(problems='math-train', limit=500)".
         seeds: Sampling seeds; every problem is tried with each.
     """
 

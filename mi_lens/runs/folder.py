@@ -32,8 +32,12 @@ READER = "reader"  # In run.json: the model that reads traces of another engine.
 # What mi-lens writes to a folder of a run or a sweep.
 WRITTEN = {
     *("run.json", "traces.jsonl", "activations", "readings.jsonl", "peaks.json", "controls.json"),
+    "belief.jsonl",
     *("thinking_tokens.json", "figures", "report.html", "results.jsonl", "results.parquet"),
-    *("generated.json", "evaluation.json", "sweep.json", "units"),
+    *("generated.json", "evaluation.json", "condition_sets.json", "for_sets"),
+    *("sweep.json", "units"),
+    *("lens.safetensors", "training.safetensors", "divergences.jsonl", "lens.json"),
+    "effects.jsonl",
 }
 
 
@@ -48,6 +52,7 @@ def open_run(
     engine: str,
     problems: Sequence[Problem],
     conditions: Sequence[Condition],
+    of_sets: Mapping[str, Any] | None = None,
 ) -> Path:
     """Creates a run folder, or opens the one that the same run began.
 
@@ -58,6 +63,7 @@ def open_run(
         problems: The problems of the run.
         conditions: The conditions of the run. Their content counts, not only the texts that name
             them: a text may name a file of vectors.
+        of_sets: Text of each set of conditions to the record of the problems that it is made from.
 
     Raises:
         FileExistsError: If the folder holds anything other than this run. Nothing in it is touched,
@@ -72,6 +78,7 @@ def open_run(
         "versions": versions(),
         "problems": problems_record(problems),
         "content of conditions": {c.name: content_hash(c.describe()) for c in conditions},
+        **({"problems of sets": of_sets} if of_sets else {}),
     }
     return begin_run(config.out, json.loads(json.dumps(run)))
 

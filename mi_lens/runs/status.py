@@ -8,14 +8,18 @@ from typing import Any
 from mi_lens.common.parquet import read_table
 from mi_lens.common.progress import duration
 from mi_lens.common.records import count_records, read_record, read_records, require_count
+from mi_lens.common.tensor_file import read_about
 from mi_lens.common.writing import is_written
+from mi_lens.evaluation.condition_sets import names_in
 from mi_lens.evaluation.evaluate import LAST_WRITTEN as LAST_OF_EVALUATE
-from mi_lens.interventions.condition import recorded_condition
 from mi_lens.runs.analysis import LAST_WRITTEN as LAST_OF_ANALYZE
 from mi_lens.runs.config import AnalyzeConfig, EvaluateConfig, GenerateConfig
 from mi_lens.runs.folder import config_of
 from mi_lens.runs.generate import LAST_WRITTEN as LAST_OF_GENERATE
 from mi_lens.runs.sweep_folder import SweepProgress, require_counts, sweep_progress
+from mi_lens.runs.train_lens import COMMAND as TRAIN_LENS
+from mi_lens.runs.train_lens import DIVERGENCES, LENS, TRAINING
+from mi_lens.runs.train_lens import LAST_WRITTEN as LAST_OF_TRAIN_LENS
 
 CONFIGS = {"generate": GenerateConfig, "analyze": AnalyzeConfig, "evaluate": EvaluateConfig}
 WRITTEN = {
@@ -57,6 +61,34 @@ class RunProgress:
 
 
 @dataclass(frozen=True)
+class LensProgress:
+    """How far a run of mi-lens train-lens is.
+
+    Attributes:
+        model: The model's name.
+        traces: The file or folder of the traces.
+        updates: Number of updates that are on disk.
+        asked: Number of updates that the run will have.
+        compared: Number of traces held out on which both lenses were read.
+        finished: Whether the run is finished.
+    """
+
+    model: str
+    traces: str
+    updates: int
+    asked: int
+    compared: int
+    finished: bool
+
+    def __str__(self) -> str:
+        return (
+            f"mi-lens {TRAIN_LENS}: {self.model} on {self.traces}\n"
+            f"{self.updates:,} of {self.asked:,} updates saved, {self.compared:,} traces compared\n"
+            f"finished: {'yes' if self.finished else 'no'}"
+        )
+
+
+@dataclass(frozen=True)
 class Status:
     """The state of a folder that a command of mi-lens writes.
 
@@ -66,7 +98,7 @@ class Status:
         last_write: When a file there was last written, in seconds since 1970.
     """
 
-    progress: RunProgress | SweepProgress
+    progress: RunProgress | SweepProgress | LensProgress
     written: bool | None
     last_write: float
 
@@ -94,22 +126,24 @@ def status(folder: str | Path) -> Status:
     return Status(progress, is_written(record), _last_write(folder))
 
 
-def _run_progress(folder: Path) -> RunProgress:
+def _run_progress(folder: Path) -> RunProgress | LensProgress:
     record = read_record(folder)
     command = record.get("command")
     if command == "import":
         return _import_progress(folder, record)
+    if command == TRAIN_LENS:
+        return _lens_progress(folder, record)
     if command not in CONFIGS:
         raise ValueError(
-            f"{folder}: a run of {command!r}; expected one of {sorted([*CONFIGS, 'import'])}"
+            f"{folder}: a run of {command!r}; expected one of "
+            f"{sorted([*CONFIGS, 'import', TRAIN_LENS])}"
         )
     config = config_of(record, CONFIGS[command], folder)
     traces, asked = count_records(folder / "traces.jsonl"), record["problems"]["count"]
     finished = (folder / LAST_OF_GENERATE).exists()
     counts: dict[str, int] = {}
     if isinstance(config, EvaluateConfig):
-        conditions = {recorded_condition(text).name for text in config.conditions}
-        asked *= len(conditions) * len(config.seeds)
+        asked *= len(set(names_in(folder, config.conditions))) * len(config.seeds)
         counts["graded"] = count_records(folder / "results.jsonl")
         finished = (folder / LAST_OF_EVALUATE).exists()
     if isinstance(config, AnalyzeConfig):
@@ -118,6 +152,8 @@ def _run_progress(folder: Path) -> RunProgress:
             counts["with states"] = sum(1 for _ in (folder / "activations").glob("*.safetensors"))
         counts["measured"] = len(readings)
         counts["measurements"] = sum(len(row["readings"]) for row in readings)
+        if config.belief is not None:
+            counts["asked"] = count_records(folder / "belief.jsonl")
         finished = (folder / LAST_OF_ANALYZE).exists()
     if finished:
         _require_counts(folder)
@@ -134,6 +170,23 @@ def _import_progress(folder: Path, record: dict[str, Any]) -> RunProgress:
     return RunProgress("import", config["model"], config["file"], traces, asked, {}, finished)
 
 
+def _lens_progress(folder: Path, record: dict[str, Any]) -> LensProgress:
+    config = record["config"]
+    done = 0
+    if (folder / LENS).exists():
+        done = config["updates"]
+    elif (folder / TRAINING).exists():
+        done = read_about(folder / TRAINING)["updates"]
+    return LensProgress(
+        model=config["model"],
+        traces=config["traces"],
+        updates=done,
+        asked=config["updates"],
+        compared=count_records(folder / DIVERGENCES),
+        finished=(folder / LAST_OF_TRAIN_LENS).exists(),
+    )
+
+
 def _require_counts(folder: Path) -> None:
     """Raises a DamagedError if a file of a finished run has lost lines; reads none of them."""
     if (folder / LAST_OF_GENERATE).exists():
@@ -146,6 +199,8 @@ def _require_counts(folder: Path) -> None:
         traces = peaks["traces"]
         measured = set(traces) - set(peaks["too_short"])
         require_count(folder / "readings.jsonl", len(measured))
+        if read_record(folder)["config"].get("belief") is not None:
+            require_count(folder / "belief.jsonl", len(set(traces)))
     require_count(folder / "traces.jsonl", len(set(traces)))
 
 

@@ -1,15 +1,20 @@
 """The page as a reader meets it: opened in a browser, by mouse and by keyboard."""
 
 import re
+from dataclasses import asdict
 from zlib import crc32
 
 import pytest
 
+from mi_lens.common.records import write_records
 from mi_lens.report.packing import unpacked
 from mi_lens.report.page import write_report
 from mi_lens.report.palette import contrast
 from mi_lens.report.traces import rounded
+from mi_lens.runs.effects_of_run import add_effects
+from mi_lens.traces.thoughts import Thought
 from mi_lens.traces.vocabulary import SCALING_WORDS
+from tests.evaluation.along import a_belief, resampled, rollouts_at
 from tests.report.conftest import THOUGHTS
 
 HOOKS = tuple(f"blocks.{layer}.hook_resid_post" for layer in range(4))
@@ -559,3 +564,53 @@ def test_findings_come_before_traces_and_definitions(page, browser, compared):
     order = ("h1", ".conclusion", "#run-1 table", "#pairs", "#viewer", "#made")
     assert heights(other, *order) == sorted(heights(other, *order))
     other.context.close()
+
+
+def test_beliefs_and_effects_stand_below_mi(browser, build, tmp_path):
+    analysis = build(tmp_path / "run", [THOUGHTS * 2, THOUGHTS], HOOKS[:1])
+    first = analysis.traces[0]
+    belief = a_belief(first)
+    thought = Thought("reflection", "Wait", 40, 60)
+    row = {"trace": first.id, "belief": asdict(belief), "why": None}
+    write_records(tmp_path / "run" / "belief.jsonl", [row])
+    add_effects(tmp_path / "run", [rollouts_at(first, 3)], [resampled(first, thought)])
+    page = opened(browser, write_report([tmp_path / "run"], tmp_path / "page.html"))
+    steps, box = len(first), page.locator("#plot svg").bounding_box()
+    asked = page.get_attribute("#plot .belief.gold", "d").removeprefix("M").split("L")
+    assert len(asked) == len(belief.cuts)
+    width = box["width"] - 62
+    points = [tuple(map(float, point.split())) for point in asked]
+    expected = [52 + cut / steps * width for cut in belief.cuts]
+    assert [x for x, _ in points] == pytest.approx(expected, abs=0.6)
+    low, high = (points[i][1] for i in (4, 0))  # from 2^-8 up to 2^-0.1
+    assert (low - high) / 56 == pytest.approx(2**-0.1 - 2**-8, abs=0.01)
+    assert page.locator("#plot .belief.final").count() == 1
+    assert page.locator("#plot .mark.of-token").count() == 1
+    assert page.locator("#plot .interval.bar.of-thought").count() == 1
+    assert float(page.get_attribute("#plot .settled", "x1")) == pytest.approx(
+        52 + belief.cuts[3] / steps * width, abs=0.6
+    )
+    assert page.locator("#plot .entropy").count() == 1
+    texts = page.locator("#plot text").evaluate_all("all => all.map((e) => e.textContent)")
+    assert "belief: gold 79, final 81" in texts
+    boxes = page.locator("#plot text").evaluate_all(
+        "all => all.map((e) => { const b = e.getBBox(); return [b.x, b.y, b.width, b.height]; })"
+    )
+    apart = [
+        (a, b)
+        for i, (x, y, w, h) in enumerate(boxes)
+        for j, (left, top, wide, tall) in enumerate(boxes[:i])
+        for a, b in [(texts[i], texts[j])]
+        if x < left + wide and left < x + w and y + 3 < top + tall - 3 and top + 3 < y + h - 3
+    ]
+    assert apart == []
+    page.focus("#plot")
+    page.keyboard.press("End")
+    details = page.inner_text("#details")
+    assert f"belief in gold, asked at {belief.cuts[4]}" not in details  # it lies behind the end
+    assert f"belief in gold, asked at {belief.cuts[3]}" in details
+    page.select_option("#pick", "1")
+    assert page.locator("#plot .belief, #plot .mark, #plot .settled, #plot .entropy").count() == 0
+    assert page.locator("#plot .curve").count() == 1
+    assert page.problems == []
+    page.context.close()

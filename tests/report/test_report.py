@@ -244,7 +244,8 @@ def test_an_evaluation(settings, tmp_path):
     (comparison,) = evaluation.comparisons()
     base, quiet = rows_of(page, "Conditions against baseline")
     assert (base[0], quiet[0]) == ("baseline", "quiet")
-    assert quiet[4:8] == [
+    assert quiet[4:9] == [
+        comparison.verdict,
         str(comparison.mended),
         str(comparison.broken),
         f"{comparison.p_value:.2g}",

@@ -120,7 +120,7 @@ def test_hooks_without_states_are_refused_before_anything_is_generated(checkpoin
         tmp_path / "p.jsonl", [{"question": "1 + 1?", "answer": "2", "solution": "It is 2"}]
     )
     for hook, message in (
-        ("blocks.0.attn.hook_z", r"hook_z.*expected \(batch, pos, d\)"),
+        ("blocks.0.attn.hook_pattern", r"hook_pattern.*expected \(batch, pos, d\)"),
         ("blocks.0.ln1.hook_scale", "1 number per position"),
     ):
         config = mi_lens.AnalyzeConfig(

@@ -42,6 +42,8 @@ TOKEN_WIDTH, ROW_HEIGHT = 0.115, 0.17  # Inches.
 BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
 MARKS = 12  # Marks of peaks per inch.
 RAW = {"light": ORANGE, "dark": "#ff9d5c"}
+BLUES = {"light": (BLUE, "#00263d"), "dark": (SKY, "#dff2ff")}
+ORANGES = {"light": (ORANGE, "#5c2800"), "dark": ("#F0A070", "#ffe3d1")}
 SPECIFIC = {"light": GREEN, "dark": "#3fe0b0"}
 
 
@@ -122,7 +124,7 @@ def _draw(figure: Figure, axes: Axes, shown: LayerMap, theme: Theme, width: int 
         origin="lower",
         interpolation="nearest",
         extent=(-0.5, steps - 0.5, -0.5, rows - 0.5),
-        cmap=_colours(theme, shown.signed),
+        cmap=_diverging(theme) if shown.signed else rising(theme),
         vmin=low,
         vmax=max(top, low + 1e-12),
     )
@@ -175,12 +177,14 @@ def thinned(values: Float[np.ndarray, "row step"], columns: int) -> Float[np.nda
     )
 
 
-def _colours(theme: Theme, signed: bool) -> Colormap:
-    """From the paper's colour to ever stronger blue; below zero to orange."""
-    ground = paper(theme)
-    blues = (BLUE, "#00263d") if theme == "light" else (SKY, "#dff2ff")
-    oranges = (ORANGE, "#5c2800") if theme == "light" else ("#F0A070", "#ffe3d1")
-    colours = [*oranges[::-1], ground, *blues] if signed else [ground, *blues]
+def rising(theme: Theme) -> Colormap:
+    """From the paper's colour to ever stronger blue."""
+    return LinearSegmentedColormap.from_list("layers", [paper(theme), *BLUES[theme]])
+
+
+def _diverging(theme: Theme) -> Colormap:
+    """The same above zero, and to ever stronger orange below."""
+    colours = [*ORANGES[theme][::-1], paper(theme), *BLUES[theme]]
     return LinearSegmentedColormap.from_list("layers", colours)
 
 

@@ -60,14 +60,15 @@ def trajectories_figure(
             len(curves), 1, figsize=(PAGE, 1.4 * len(curves) + 0.5), squeeze=False
         )
         for axes, curve in zip(panels[:, 0], curves, strict=True):
-            _draw_curve(axes, curve, rule, labelled)
+            draw_curve(axes, curve, rule, labelled)
         legend_above(figure, panels[0, 0])
         panels[-1, 0].set_xlabel("step $t$ (generated tokens)")
         figure.supylabel(MI_LABEL, fontsize=8)
     return figure
 
 
-def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None:
+def draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None:
+    """One trajectory with its band, its threshold and its peaks, as in `trajectories_figure`."""
     mi = np.asarray(curve.mi)
     peaks = np.asarray(curve.peaks, dtype=int)
     top = float(mi.max())
@@ -107,7 +108,7 @@ def _draw_curve(axes: Axes, curve: Curve, rule: PeakRule, labelled: int) -> None
             text = axes.annotate(
                 label.strip() or repr(label)[1:-1],
                 (step, mi[step]),
-                xytext=(0, 3),
+                xytext=(0, 4.5),
                 textcoords="offset points",
                 ha="right" if step > 0.95 * len(mi) else "center",  # or it is cut off
                 fontsize=6.5,

@@ -1,4 +1,4 @@
-"""Figures of thoughts: the gain of each, and the directions that tell their classes apart."""
+"""Figures of thoughts: their gains, their importance, directions that tell classes apart."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +6,21 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from mi_lens.common.statistics import mean_interval
+from mi_lens.common.statistics import Estimate, mean_interval
 from mi_lens.information.across_problems.thought_gains import ThoughtGains, gains_by_class
 from mi_lens.report.plots.peaks import resampled
-from mi_lens.report.plots.style import COLOURS, PAGE, dots, style
+from mi_lens.report.plots.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    ORANGE,
+    PAGE,
+    dots,
+    legend_above,
+    style,
+)
 from mi_lens.steering.reading_vectors import MEANS, ReadingVectors
+from mi_lens.traces.matched_thoughts import Balance, PairedContrast
 from mi_lens.traces.thoughts import THOUGHT_CLASSES
 
 
@@ -81,3 +91,60 @@ def _short(hook_name: str) -> str:
     if len(parts) == 3 and parts[2].startswith("hook_resid_"):
         return f"{parts[1]} {parts[2].removeprefix('hook_resid_')}"
     return hook_name
+
+
+def resampled_figure(
+    contrasts: Mapping[str, PairedContrast],
+    balance: Mapping[str, Balance],
+    classes: Mapping[str, tuple[Estimate, Estimate]],
+    alike: float = 0.25,
+) -> Figure:
+    """Importance at peaks and at controls; how alike both are; two measures by class of thoughts.
+
+    Args:
+        contrasts: Name to importance in bits at peaks, beside that at controls.
+        balance: Name to standardised differences of peaks and controls.
+        classes: Name to the True-Thinking Score, and to the importance in bits.
+        alike: The largest standardised difference that counts as alike, which is shaded.
+    """
+    with style():
+        figure, (left, middle, right) = plt.subplots(
+            1, 3, figsize=(PAGE, 2.3), width_ratios=(1.1, 1, 1)
+        )
+        in_bits = list(contrasts.values())
+        dots(left, [c.peaks for c in in_bits], ORANGE, shift=-0.2, label="at peaks")
+        dots(left, [c.controls for c in in_bits], BLUE, label="matched")
+        dots(left, [c.difference for c in in_bits], "black", shift=0.2, label="difference")
+        left.set_yticks(range(len(in_bits)), list(contrasts))
+        left.set_ylim(len(in_bits) - 0.5, -0.5)
+        left.axvline(0, color="black", linewidth=0.5)
+        left.set_xlabel("importance in bits (95 %)")
+        legend_above(figure, left)
+        rows = {k: b for k, b in balance.items() if b.before is not None}
+        for shade, when in ((GREY, "before"), (BLUE, "after")):
+            middle.plot(
+                [np.nan if (x := getattr(b, when)) is None else x for b in rows.values()],
+                range(len(rows)),
+                "o",
+                color=shade,
+                markersize=3,
+                label=f"{when} matching",
+            )
+        middle.axvspan(-alike, alike, color=GREY, alpha=0.15, linewidth=0)
+        middle.set_yticks(range(len(rows)), list(rows))
+        middle.invert_yaxis()
+        middle.set_xlabel("standardised difference")
+        dots(
+            right,
+            [score for score, _ in classes.values()],
+            GREY,
+            shift=-0.12,
+            label="true thinking",
+        )
+        dots(right, [bits for _, bits in classes.values()], ORANGE, shift=0.12, label="importance")
+        right.set_yticks(range(len(classes)), list(classes))
+        right.set_ylim(len(classes) - 0.5, -0.5)
+        right.axvline(0, color="black", linewidth=0.5)
+        right.set_xlabel("score; bits")
+        right.legend(loc="best")
+    return figure

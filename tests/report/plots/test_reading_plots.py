@@ -10,11 +10,12 @@ from mi_lens.evaluation.word_contrast import WordContrast, WordRow
 from mi_lens.information.across_problems.thought_gains import ThoughtGains
 from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE
-from mi_lens.report.plots.thoughts import gains_figure, reading_figure
+from mi_lens.report.plots.thoughts import gains_figure, reading_figure, resampled_figure
 from mi_lens.report.plots.words import attention_figure, rollouts_figure, words_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 from mi_lens.states.attention_to_words import AttentionTo
 from mi_lens.steering.reading_vectors import compare_directions
+from mi_lens.traces.matched_thoughts import Balance, PairedContrast
 from mi_lens.traces.thoughts import THOUGHT_CLASSES, Thought
 from tests.steering.test_reading_vectors import sample
 
@@ -108,3 +109,25 @@ def test_directions():
     assert marks(figure.axes[0])[0].get_ydata() == pytest.approx(
         [vectors.auc["difference of means"].auc] * 3
     )
+
+
+def test_importance_at_peaks_and_at_controls():
+    def around(mean):
+        return Estimate(mean, mean - 0.1, mean + 0.1, 5)
+
+    contrast = PairedContrast(around(0.2), around(0.5), around(0.3), 7, 1)
+    balance = {"entropy": Balance(0.4, 0.1), "length": Balance(0.2, None), "x": Balance(None, None)}
+    classes = {
+        "execution": (around(0.6), around(0.1)),
+        "reflection": (around(0.1), Estimate(None, None, None, 0)),
+    }
+    figure = resampled_figure({"anew": contrast, "gone": contrast}, balance, classes, alike=0.3)
+    left, middle, right = figure.axes
+    means = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"]
+    assert means == [0.5, 0.5, 0.3, 0.3, 0.2, 0.2]
+    assert [label.get_text() for label in middle.get_yticklabels()] == ["entropy", "length"]
+    before, after = (line.get_xdata() for line in middle.lines)
+    np.testing.assert_equal(before, [0.4, 0.2])
+    np.testing.assert_equal(after, [0.1, np.nan])
+    means = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "o"]
+    assert means == [0.6, 0.1, 0.1]
