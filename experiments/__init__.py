@@ -18,6 +18,7 @@ STUDIES = (
     "entropy_at_peaks",
     "mi_along_trace",
     "peak_interventions",
+    "resampled_thoughts",
     "small_benchmarks",
     # Paper 2 and its criticism.
     "thought_statistics",
@@ -25,6 +26,7 @@ STUDIES = (
     "seal_table",
     "steering_ablations",
     "steering_transfer",
+    "dose_response",
     "truncation",
     "boundary_reproducibility",
     "vector_stability",
@@ -33,8 +35,10 @@ STUDIES = (
     "critical_words",
     "critical_tokens",
     "thought_gains",
+    "answer_belief",
     "attention_to",
     "reading_vectors",
+    "one_axis",
 )
 
 # Studies of a pretrained model, beside those of STUDIES that it takes too (`experiments.smollm2`).

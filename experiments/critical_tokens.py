@@ -1,5 +1,8 @@
 """Whether one token makes a trace fail: wrong traces continued with that token and without it.
 
+Forbidding one token is weak evidence: another often says the same. Thoughts that are written anew
+(`experiments.resampled_thoughts`) are the stronger one.
+
 python -m experiments.critical_tokens
 """
 
@@ -125,7 +128,8 @@ def finding(groups: dict[str, Sequence[Rollouts]], traces: int) -> Finding:
     critical = critical_gain(uncertain)
     success = 100 * float(np.mean([np.mean(rollouts.kept) for rollouts in uncertain]))
     return Finding(
-        about="further reading: critical tokens (Lin et al., arXiv 2411.19943)",
+        about="further reading: critical tokens (Lin et al., arXiv 2411.19943); weak evidence, see "
+        "resampled_thoughts",
         claim="Not asked here; there: critical tokens decide that a trace fails.",
         asked=False,
         text="Forbidding the most critical of a wrong trace's uncertain tokens changes success by "

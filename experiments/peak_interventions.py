@@ -1,5 +1,8 @@
 """Whether peaks are crucial steps: their tokens are forbidden, beside tokens as uncertain.
 
+Forbidding one token is weak evidence: another often says the same. Thoughts that are written anew
+(`experiments.resampled_thoughts`) are the stronger one.
+
 python -m experiments.peak_interventions
 """
 
@@ -215,7 +218,8 @@ def finding(
         with_interval(effects[name]["change"], 100) for name in GROUPS
     )
     return Finding(
-        about="paper 1: peaks as crucial steps; neither paper acts at the peaks alone",
+        about="paper 1: peaks as crucial steps, by forbidding one token; weak evidence, see "
+        "resampled_thoughts",
         claim="MI peaks are crucial steps of the reasoning.",
         tests=tuple(
             ClaimTest(

@@ -5,7 +5,6 @@ python -m experiments.steering_ablations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import matplotlib.pyplot as plt
 import tyro
@@ -30,7 +29,6 @@ from experiments.summaries import affine, with_interval
 from mi_lens.common.statistics import Estimate
 from mi_lens.evaluation.comparison import compare_all
 from mi_lens.report.plots.style import BLUE, GREY, ORANGE, PAGE, style
-from mi_lens.steering.seal import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +47,8 @@ class Config(SteeringStudy):
     draws: int = 5
 
 
+RECIPES = ("E-RT", "E-R", "E-T", "E-R-T")
+
 # For every panel, the label of each choice and the name of its condition.
 Panels = dict[str, dict[str, str]]
 
@@ -63,7 +63,7 @@ def main(config: Config) -> None:
     hook_names = list(dict.fromkeys([published, *layers]))
     by_recipe = {
         recipe: mi_lens.extract_steering_vectors(model, traces, hook_names, recipe=recipe)
-        for recipe in get_args(Recipe)
+        for recipe in RECIPES
     }
     conditions = {condition.name: condition for condition in (mi_lens.Condition(), UNREFLECTED)}
     panels: Panels = {"thoughts": {}, "layer": {}, "alpha": {}}

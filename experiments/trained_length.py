@@ -21,8 +21,8 @@ def within_trained_length(config: Study, budget: int, tokenizer: Any) -> tuple[P
     """
     if config.model not in CHECKPOINTS:
         return ()
-    reflect = config.model == "pocket-reasoner"
-    texts = write_texts(TEXTS, 0.0, False, reflect, Random(config.seed), tokenizer)
+    source = "pocket-rl-base" if config.model == "pocket-rl" else config.model
+    texts = write_texts(TEXTS, 0.0, False, source, Random(config.seed), tokenizer)
     longest = max(map(len, texts))
     return (
         Premise(

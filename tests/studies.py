@@ -20,11 +20,13 @@ OTHER_STUDIES = (*STUDIES[OF_THOUGHTS:], *STUDIES_OF_SMOLLM2[-1:])
 PROBLEMS = 12
 # Labels that no number of problems changes.
 SETTLED = {
+    "answer_belief": "by construction",
     "attention_to": "not asked",
     "critical_tokens": "not asked",
     "critical_words": "by construction",
     "error_bounds": "by construction",
     "suppression": "by construction",
+    "one_axis": "not asked",
     "thought_gains": "by construction",
 }
 CHEAPER: dict[str, dict[str, Any]] = {
@@ -32,12 +34,15 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "boundary_reproducibility": {"samples": 2, "dtypes": ("float64",), "thoughts": 1},
     "critical_tokens": {"samples": 4, "rolled_out": 2, "steps": 2, "continuations": 2},
     "critical_words": {"samples": 4, "minimum_problems": 2},
+    "dose_response": {"limit": 6, "vector_limit": 18, "alphas": (0.5, 1.0), "directions": 2},
     "error_bounds": {"limit": 24},
     "information_across_problems": {"limit": 24, "parts": ("parity",), "shuffles": 2, "draws": 2},
     "layer_sweep": {"limit": 4, "text_limit": 8, "every": 3, "words": 2},
+    "one_axis": {"trained_on": 4, "updates": 2, "samples": 4},
     "peak_interventions": {"tried": 4, "steps": 2, "draws": 2},
     "recycling": {"passes": (1, 2), "layers": (2,), "draws": 2},
     "reproducibility": {"limit": 4, "dtypes": ("float32", "float64")},
+    "resampled_thoughts": {"samples": 4, "rounds": 0, "caliper": 3.0},
     "seal_table": {"limit": 8, "draws": 2},
     "small_benchmarks": {"limit": 6, "seeds": 2},
     "steering_ablations": {"limit": 6, "alphas": (0.5, 1.0), "draws": 2},

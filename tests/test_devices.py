@@ -90,17 +90,50 @@ class Given:
         return {"limit": 1, "max_new_tokens": 8, "device": str(self.device), "backend": backend}
 
 
+def probe_of(g: Given) -> mi_lens.StateProbe:
+    """A probe with any weights."""
+    weights = torch.linspace(-1, 1, g.model.cfg.d_model).tolist()
+    return mi_lens.StateProbe(LAST, weights, 0.0, "", "peak", 0.5, 0.4, 0.6, 1, 1, (0.0, 1.0), {})
+
+
 def interventions(g: Given) -> dict[str, Any]:
     """Every kind of intervention."""
     direction = g.on(torch.linspace(-1, 1, g.model.cfg.d_model))
     return {
         "Continue": mi_lens.Continue(["Wait"], times=1, reserve=4),
+        "Gate": mi_lens.Gate(mi_lens.Steer(direction, HOOK, 3.0, at="all"), entropy=1.0, times=3),
+        "StateProbe": mi_lens.Gate(mi_lens.Suppress(WORDS), probe=probe_of(g)),
         "LogitPenalty": mi_lens.LogitPenalty(WORDS, -2.0),
         "RaiseTemperature": mi_lens.RaiseTemperature(["First", "Now"], 2.0),
+        "EarlyExit": mi_lens.EarlyExit(0.5, "boundary"),
+        "ProbeExit": mi_lens.ProbeExit(probe_of(g)),
+        "Schedule": mi_lens.Schedule(30),
         "Recycle": mi_lens.Recycle(2, ["start", "comes", "get", "4"], passes=2),
         "Steer": mi_lens.Steer(direction, HOOK, alpha=3.0, at="all", prompt=True),
         "Suppress": mi_lens.Suppress(["So", "Okay", "Well"]),
     }
+
+
+INTERVENTIONS = (
+    "Continue", "EarlyExit", "Gate", "LogitPenalty", "ProbeExit", "RaiseTemperature", "Recycle",
+    "Schedule", "StateProbe", "Steer", "Suppress",
+)  # fmt: skip
+
+
+def trained_probe(g: Given) -> Any:
+    """A probe of traces, each once more with a question and a gold answer of its own; its file."""
+    twice = [(p.question, p.answer, trace) for p, trace in zip(g.problems, g.traces, strict=True)]
+    twice += [(f"{question} Again.", "-1", trace) for question, _, trace in twice]
+    traces = [
+        dataclasses.replace(
+            trace, problem=dataclasses.replace(trace.problem, question=question, answer=answer)
+        )
+        for question, answer, trace in twice
+        if trace.problem
+    ]
+    probe = mi_lens.train_correctness_probe(g.model, traces, HOOK, folds=3)
+    again = saved(g, mi_lens.StateProbe.save, mi_lens.StateProbe.load, probe)
+    return again.weights, again.auc
 
 
 def with_hook(g: Given) -> Any:
@@ -133,6 +166,20 @@ def steered_by_every_file(g: Given) -> Any:
     return again[HOOK].vector, control, g.generate(steer)
 
 
+@functools.cache
+def trained_on_the_host(backend: str) -> mi_lens.TunedLens:
+    """A lens after one update on one trace; the pretended device has no gradients."""
+    once = mi_lens.LensTraining(updates=1, traces_per_update=1, learning_rate=0.01)
+    return mi_lens.train_lens(model_at(CPU[backend]), host()[0][:1], once)
+
+
+def lens_of(g: Given) -> mi_lens.TunedLens:
+    """A lens for the model."""
+    return trained_on_the_host(
+        "hooked" if type(g.model).__name__ == "HookedTransformer" else "bridge"
+    )
+
+
 def results(evaluation: mi_lens.Evaluation) -> list[Any]:
     """All results of an evaluation, but the seconds they took."""
     return [dataclasses.replace(result, seconds=None) for result in evaluation.results]
@@ -143,6 +190,14 @@ def evaluated(g: Given) -> list[Any]:
     conditions = [mi_lens.Condition(), mi_lens.Condition((mi_lens.Suppress(WORDS),))]
     settings: Any = {"max_new_tokens": 6, "progress": False}
     return results(mi_lens.evaluate(g.model, g.problems[:1], conditions, **settings))
+
+
+def resampled(g: Given) -> list[Any]:
+    """Two continuations with the last thought of a trace, and two without it."""
+    thoughts = mi_lens.split_thoughts(g.model.tokenizer, g.traces[0])
+    budget = len(g.traces[0]) + 4
+    settings: Any = {"samples": 2, "least": 1, "max_new_tokens": budget}
+    return mi_lens.resample_thoughts(g.model, g.traces[:1], [thoughts[-1:]], **settings)
 
 
 def on_an_engine(g: Given) -> Any:
@@ -221,6 +276,12 @@ ON_NUMBERS: dict[str, Call] = {
         type(artist).__name__
         for artist in mi_lens.plot_map({LAST: g.on(SERIES)}).axes[0].get_children()
     ],
+    "plot_trace": lambda g: [
+        type(artist).__name__
+        for artist in mi_lens.plot_trace(g.traces[0], entropy=g.states[0][:, 0].abs())
+        .axes[0]
+        .get_children()
+    ],
     "show": lambda g: mi_lens.show(
         g.traces[0], g.states[0][:, 0], [2, 4], tokenizer=g.model.tokenizer
     ),
@@ -229,6 +290,8 @@ ON_NUMBERS: dict[str, Call] = {
     ),
 }
 ON_MODELS: dict[str, Call] = {
+    "lens_divergences": lambda g: mi_lens.lens_divergences(g.model, lens_of(g), g.traces[1]),
+    "answer_lens": lambda g: mi_lens.answer_lens(g.model, g.traces[1:3], lens_of(g)),
     "load": lambda g: (
         str(g.model.cfg.device) == str(g.device),
         {weight.device.type == g.device.type for weight in g.model.state_dict().values()},
@@ -244,10 +307,7 @@ ON_MODELS: dict[str, Call] = {
         g.generate(batch_size=1),
         g.generate(stop=["\n\n"]),
     ),
-    **{
-        name: lambda g, name=name: g.generate(interventions(g)[name])
-        for name in ("Continue", "LogitPenalty", "RaiseTemperature", "Recycle", "Steer", "Suppress")
-    },
+    **{name: lambda g, name=name: g.generate(interventions(g)[name]) for name in INTERVENTIONS},
     "fwd_hooks": with_hook,
     "capture": lambda g: mi_lens.capture(g.model, g.traces[:2], [HOOK, LAST]),
     "capture_into": lambda g: [
@@ -262,6 +322,7 @@ ON_MODELS: dict[str, Call] = {
     "attention_by_step": lambda g: mi_lens.attention_by_step(g.model, g.traces[0], WORDS),
     "attention_to_words": lambda g: mi_lens.attention_to_words(g.model, g.traces[:2], WORDS),
     "next_token_uncertainty": lambda g: g.uncertainty(),
+    "entropy_quantile": lambda g: mi_lens.entropy_quantile(g.model, g.traces[:2], 0.8),
     "next_token_similarity": lambda g: mi_lens.next_token_similarity(
         g.model, g.traces[0], g.states[0], g.answer
     ),
@@ -276,18 +337,37 @@ ON_MODELS: dict[str, Call] = {
         states=g.states[:1],
         draws=20,
     ),
+    "answer_belief": lambda g: mi_lens.answer_belief(g.model, g.traces[:1], tokens=3),
+    "belief_cost": lambda g: mi_lens.belief_cost(g.model, g.traces[:1]),
     "thought_gains": lambda g: mi_lens.thought_gains(g.model, g.traces[:1]),
     "extract_steering_vectors": steered_by_every_file,
+    "train_gate_probe": lambda g: (
+        mi_lens.train_gate_probe(g.model, g.traces, HOOK, rule=mi_lens.TopK(4), folds=3).auc
+    ),
     "reading_vectors": lambda g: (
         mi_lens.reading_vectors(g.model, g.traces, [HOOK], folds=3)[HOOK].directions
     ),
+    "without_content": lambda g: [
+        (each.vector.vector, each.removed)
+        for each in mi_lens.without_content(g.model, g.vectors(), g.problems, components=2).values()
+    ],
+    "boundary_stability": lambda g: (
+        mi_lens.boundary_stability(g.model, g.traces[:1], samples=2, most=4).rewritten
+    ),
     "separability": lambda g: mi_lens.separability(g.model, g.traces, [HOOK], folds=3),
+    "train_correctness_probe": trained_probe,
     "budget_curve": lambda g: mi_lens.budget_curve(g.model, g.traces[:2], [20, 60], final_tokens=4),
     "continue_traces": lambda g: [
         trace.text for trace in mi_lens.continue_traces(g.model, g.traces[:1], "Wait", 200)
     ],
     "roll_out": lambda g: mi_lens.roll_out(
         g.model, g.traces[:1], [[5]], samples=2, max_new_tokens=8
+    ),
+    "resample_thoughts": resampled,
+    "true_thinking": lambda g: mi_lens.true_thinking(
+        g.model,
+        [trace for trace in g.traces if trace.stop_reason == "eos"][:1],
+        asking=".\n</think>\n\nThe result is \\boxed{",
     ),
     "evaluate": evaluated,
     "analyze": analyzed,
@@ -298,23 +378,28 @@ CALLS = ON_NUMBERS | ON_MODELS
 # Public names that touch no tensor of a device, by the reason.
 WITHOUT = {
     "settings": """
-        Action AnalyzeConfig Condition EvaluateConfig GenerateConfig IQR Intervention Limits MAD
-        PeakRule Request Row Sampling Spec ThoughtRule TopK parse_intervention
-        register_intervention""",
+        Action AnalyzeConfig Condition Controls EvaluateConfig GenerateConfig IQR Intervention
+        LensTraining Limits MAD PeakRule Request Row Sampling Spec ThoughtRule TopK
+        TrainLensConfig dose_conditions parse_intervention register_intervention""",
     "numbers or text that a function has made": """
-        Analysis BudgetCurve Comparison Evaluation GenerationInterrupted Grade PeakStatistics
-        SteeringVector ThinkingTokens Thought""",
+        Analysis AnswerBelief AnswerLens Belief BoundaryStability BudgetCurve ComesFirst
+        Comparison DoseResponse Evaluation GenerationInterrupted Grade Marked MatchedThoughts
+        PeakStatistics ResampledThought Settled SettledSummary SteeringVector ThinkingTokens
+        Thought TrueThinking TunedLens""",
     "problems and answers": """
         CodeTests Grader Problem answer_parts grade grade_all load_problems overlap run_program""",
     "text and token ids of traces": """
         TokenSet Trace at_answer at_boundary at_fraction at_token classify compare_words
         contrast_outcomes contrast_thoughts contrast_words evasion load_tokenizer load_traces
-        matched_controls matched_tokens save_traces split_text split_thoughts text_pieces
-        thought_statistics vote_curve with_condition""",
+        matched_controls matched_thoughts matched_tokens save_traces split_text split_thoughts
+        text_pieces thought_statistics vote_curve with_condition""",
     "results of other functions, as numbers on the host": """
-        compare compare_peaks correlate_with_trajectory correlates critical_gain gains_by_class
-        mean_gain remaining write_report""",
+        add_effects compare compare_peaks correlate_with_trajectory correlates critical_gain
+        dose_response
+        gains_by_class marks_of mean_gain mean_importance remaining settled settled_summary
+        true_thinking_by_class what_comes_first write_report""",
     "files of tables": "read_table write_table",
+    "gradients, which the pretended device has not": "steering_attribution train_lens",
     "a mask of the host, made of rows": "positions",
     "called together with what they write or read": """
         load_activations load_gguf load_vectors save_gguf save_vectors""",

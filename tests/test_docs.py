@@ -24,6 +24,7 @@ import mi_lens
 from experiments import STUDIES
 from experiments.labels import LABELS
 from mi_lens.cli import COMMANDS
+from mi_lens.evaluation.condition_sets import is_set
 from mi_lens.interventions.condition import (
     parse_condition,
     parse_intervention,
@@ -31,6 +32,7 @@ from mi_lens.interventions.condition import (
 )
 from mi_lens.interventions.vector import SteeringVector, save_vectors
 from mi_lens.runs.config import EvaluateConfig, GenerateConfig
+from mi_lens.runs.sets_of_run import parse_set
 from mi_lens.runs.sweep_spec import Spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +131,9 @@ def test_every_command_parses(page, vector_files):
         if isinstance(config, EvaluateConfig):
             for text in config.conditions:
                 vector_files(text)
+                if is_set(text):
+                    parse_set(text)
+                    continue
                 (recorded_condition if "my_module:" in text else parse_condition)(text)
 
 
@@ -183,7 +188,7 @@ def test_the_paper_page_names_what_exists():
         dotted(name.split("(")[0])
     for span in spans:
         assert span in names or re.fullmatch(
-            r"(blocks\.\d+\.)?hook_resid_post|hidden_states\[20\]|direction\.(N|19)|peaks\.json",
+            r"(blocks\.\d+\.)?(hook_resid_post|attn\.hook_z)|hidden_states\[20\]|direction\.(N|19)|peaks\.json",
             span,
         ), span
 

@@ -11,7 +11,9 @@ from unittest import mock
 import pytest
 import torch
 
+import mi_lens
 from experiments.timings import launches
+from mi_lens.interventions.probe import StateProbe
 from mi_lens.models.backends.lookup import available
 
 pytestmark = [
@@ -76,3 +78,27 @@ def test_the_page_has_the_table_as_it_was_counted():
     written = json.loads(launches.RECORD.read_text(encoding="utf-8"))
     assert written["shape"] == launches.SHAPE
     assert launches.table(written) in (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["hooked", "bridge"])
+def test_gates_wait_no_more(name):
+    """What they measured comes to the host with the candidates."""
+    shape = launches.SHAPE | {"num_hidden_layers": 2}
+    with launches.models_on_a_pretend_device(shape) as (devices, models):
+        model = models[name]
+        words = list(range(len(model.tokenizer)))
+        hook = "blocks.0.hook_resid_post"
+        weights = [0.1] * model.cfg.d_model
+        probe = StateProbe(hook, weights, 0.0, "", "IQR()", 0.5, 0.4, 0.6, 1, 1, (0.0, 1.0), {})
+        steer = mi_lens.Steer(torch.linspace(-1, 1, model.cfg.d_model), hook, at=words)
+        gates = [
+            mi_lens.Gate(mi_lens.Suppress(words[::2]), entropy=0.1),
+            mi_lens.Gate(mi_lens.RaiseTemperature(words, 2.0), entropy=0.1),
+            mi_lens.Gate(steer, entropy=0.1),
+            mi_lens.Gate(mi_lens.LogitPenalty(words[::2], -2.0), probe=probe),
+        ]
+        conditions = [mi_lens.Condition((gate,)) for gate in gates]
+        prompts = launches.prompts_of(model.tokenizer, len(gates))
+        step = launches.a_step(devices, launches.ours(model, prompts, conditions), 3, 5)
+    assert step["waits"] == 1

@@ -17,6 +17,7 @@ PAGES = {  # page -> what it prints, among other things
     "README.md": r"(?m)^\S+ \d+ lift \d",
     "docs/index.md": r"(?m)^\d+ '.*' 0\.\d{3}$",
     "docs/concepts.md": r"(?m)^(execution|reflection|transition) \d+ \w",
+    "docs/information.md": r"(?s)\A\(0, .*Settled\(when='\w+.*\n\d+ of 3\n\Z",
     "docs/interventions.md": r"(?s)\Aquiet eos \(\{'step': .*Evasion\(\d+ words prevented;",
     "docs/engines.md": r"\A8 of 8 traces have the same tokens\n\Z",
     "docs/evaluation.md": r"(?s)20 problems, 20 traces a condition.*0\.0 \(\"engine: ",
