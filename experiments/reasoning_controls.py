@@ -91,7 +91,7 @@ def main(config: Config) -> None:
 def costs(evaluation: mi_lens.Evaluation, name: str) -> Estimate:
     """Forward passes of a condition less those of the baseline, paired by problem."""
     passes = [
-        {result.problem_key: result.passes or 0.0 for result in evaluation.arm(arm).results}
+        {result.problem_key: result.forward_passes or 0.0 for result in evaluation.arm(arm).results}
         for arm in (name, evaluation.names[0])
     ]
     return estimate_mean([passes[0][problem] - passes[1][problem] for problem in passes[0]])

@@ -67,8 +67,8 @@ class Arm:
         return estimate_mean(_by_problem(counted)[0])
 
     def passes(self) -> Estimate:
-        """Forward passes per trace (`Result.passes`), with a bootstrap interval over problems."""
-        counted = ((r, r.passes) for r in self.results if r.passes is not None)
+        """`Result.forward_passes` per trace, with a bootstrap interval over problems."""
+        counted = ((r, r.forward_passes) for r in self.results if r.forward_passes is not None)
         return estimate_mean(_by_problem(counted)[0])
 
     def accuracy_within(self, budgets: Sequence[int]) -> list[float]:

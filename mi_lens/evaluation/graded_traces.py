@@ -53,12 +53,12 @@ def grade_trace(
         thoughts=thoughts,
         stop_reason=trace.stop_reason,
         seconds=seconds,
-        passes=None if trace.text_only else passes_of(trace),
+        forward_passes=None if trace.text_only else passes_of(trace),
     )
 
 
 def passes_of(trace: Trace) -> float:
-    """What a trace cost beyond its prompt, in forward passes of one token (`Result.passes`)."""
+    """What a trace cost beyond its prompt, as `Result.forward_passes`."""
     return len(trace) + sum((event.get("passes", 0.0) for event in trace.events), 0.0)
 
 

@@ -27,9 +27,9 @@ class Result:
             writes no line ends.
         stop_reason: Why the generation ended.
         seconds: The generation's share of the time of its batches; None if it was not measured.
-        passes: What the generation cost beyond its prompt, in forward passes of one token through
-            all blocks: its tokens, blocks that ran again as their share of all blocks, and tokens
-            that were tried and thrown away. None for text alone.
+        forward_passes: What the generation cost beyond its prompt, in forward passes of one token
+            through all blocks: its tokens, blocks that ran again as their share of all blocks, and
+            tokens that were tried and thrown away. None for text alone.
     """
 
     problem: str
@@ -45,7 +45,7 @@ class Result:
     thoughts: dict[str, int] | None
     stop_reason: str
     seconds: float | None
-    passes: float | None = None
+    forward_passes: float | None = None
 
     @property
     def problem_key(self) -> tuple[str, str]:
