@@ -9,6 +9,7 @@ from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.early_exit import EarlyExit
+from mi_lens.interventions.probe import StateProbe
 from mi_lens.interventions.probe_exit import ProbeExit
 from mi_lens.interventions.recycle import Recycle
 from mi_lens.interventions.sampling import Sampling
@@ -29,7 +30,9 @@ def conditions(d_model):
     direction = torch.linspace(-1, 1, d_model, dtype=torch.float64)
     never, often = EarlyExit(1.0, "boundary", final=FINAL), EarlyExit(0.9, WORDS)
     weights = 0.02 * torch.randn(d_model, generator=torch.Generator().manual_seed(2))
-    probe = ProbeExit(weights, 0.8, "blocks.2.hook_resid_post", bias=-0.5)
+    about = ("", "right trace", 0.7, 0.6, 0.8, 4, 5, (0.0, 1.0), {})
+    hook_name = "blocks.2.hook_resid_post"
+    probe = ProbeExit(StateProbe(hook_name, weights.tolist(), -0.5, *about), 0.8)
     steer = Steer(direction, "blocks.1.hook_resid_post", 0.5, inside_think=False, at="all")
     recycle = Recycle(1, [*WORDS, "So", "The"], probability=0.7)
     return [
