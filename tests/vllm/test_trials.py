@@ -45,6 +45,7 @@ def conditions(d_model):
         (never, recycle, Suppress(["Wait"])),
         (recycle, often, Schedule(60)),
         (Schedule(30, WORDS),),
+        (Schedule(10, ["So", *WORDS]),),
         (steer, probe),
         (never, probe, recycle),
     ]
