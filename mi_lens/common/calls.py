@@ -5,7 +5,7 @@ The command line and files hold objects in this form.
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -106,6 +106,18 @@ def build(kind: Any, settings: dict[str, Any]) -> Any:
         return kind(**settings)
     except TypeError as error:
         raise ValueError(f"{kind.__name__}: {error}; settings: {known}") from None
+
+
+def without_defaults(settings: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that a class got later and that have their default.
+
+    What is named by its settings keeps the name that it had before.
+
+    Args:
+        settings: Settings by name.
+        later: The defaults of those that came later.
+    """
+    return {k: value for k, value in settings.items() if k not in later or value != later[k]}
 
 
 def settings_of(kind: Any) -> list[str]:

@@ -18,13 +18,14 @@ from functools import cached_property
 from mi_lens.common.html import table
 from mi_lens.common.intervals import estimate_share
 from mi_lens.common.statistics import Estimate
+from mi_lens.evaluation.continuations import fresh_seeds, require_prompt
 from mi_lens.generation.engines.protocol import Engine
 from mi_lens.generation.generate import generate
 from mi_lens.generation.request import Request
 from mi_lens.interventions.condition import Condition
 from mi_lens.interventions.sampling import Sampling
 from mi_lens.models.model import Model
-from mi_lens.problems.prompts import PromptStyle, encode_prompt
+from mi_lens.problems.prompts import PromptStyle
 from mi_lens.traces.think_block import boundary_ids, closing_ids
 from mi_lens.traces.thoughts import (
     SEAL,
@@ -182,12 +183,9 @@ def boundary_stability(
     for trace in traces:
         problem = trace.require_problem("to tell what its thoughts answer")
         split = split_thoughts(tokenizer, trace, rule)
-        if split and encode_prompt(tokenizer, problem.question, style)[1] != trace.prompt_ids:
-            raise ValueError(
-                f"trace {trace.id} has another prompt than style={style!r} gives with this "
-                "tokenizer; pass the style of the trace"
-            )
-        seeds = [s for s in range(seed, seed + samples + 1) if s != trace.seed][:samples]
+        if split:
+            require_prompt(tokenizer, trace, problem, style)
+        seeds = fresh_seeds(seed, samples, trace.seed)
         for thought in split:
             thoughts.append((trace, thought))
             before = trace.token_ids[: thought.start]
@@ -201,11 +199,11 @@ def boundary_stability(
     written = iter(generate(engine or model, requests, batch_size=batch_size, progress=progress))
     rewritten = []
     for trace, thought in thoughts:
-        again = [_class_at(tokenizer, next(written), thought.start, rule) for _ in range(samples)]
-        key = trace.require_problem("to tell what its thoughts answer").key
-        rewritten.append(
-            Rewritten(trace.id, key, thought.start, thought.thought_class, tuple(again))
+        again = tuple(
+            _class_at(tokenizer, next(written), thought.start, rule) for _ in range(samples)
         )
+        key = trace.require_problem("to tell what its thoughts answer").key
+        rewritten.append(Rewritten(trace.id, key, thought.start, thought.thought_class, again))
     return BoundaryStability(tuple(rewritten), rule.name, least, samples)
 
 

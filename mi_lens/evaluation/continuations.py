@@ -26,12 +26,17 @@ def require_continuable(tokenizer: Any, trace: Trace, style: PromptStyle) -> Pro
     """
     problem = trace.require_problem("to grade continuations by")
     grade(trace.text, problem)  # refuses a problem without a gold answer before generation begins
+    require_prompt(tokenizer, trace, problem, style)
+    return problem
+
+
+def require_prompt(tokenizer: Any, trace: Trace, problem: Problem, style: PromptStyle) -> None:
+    """Raises a ValueError if a trace has another prompt than the style gives."""
     if encode_prompt(tokenizer, problem.question, style)[1] != trace.require_steps().prompt_ids:
         raise ValueError(
             f"trace {trace.id} has another prompt than style={style!r} gives with this tokenizer; "
             "pass the style of the trace"
         )
-    return problem
 
 
 def fresh_seeds(first: int, samples: int, own: int) -> list[int]:

@@ -25,7 +25,7 @@ from mi_lens.interventions.extend import Continue
 from mi_lens.interventions.gate import Gate
 from mi_lens.interventions.protocol import Intervention
 from mi_lens.interventions.recycle import Recycle
-from mi_lens.interventions.row import Row
+from mi_lens.interventions.row import Rewound
 from mi_lens.interventions.schedule import Schedule
 from mi_lens.interventions.steer import Steer
 from mi_lens.interventions.suppress import LogitPenalty, Suppress
@@ -147,12 +147,9 @@ class _Source:
     @cached_property
     def thinking(self) -> int:
         """The mean number of tokens in the think block."""
-        lengths = [sum(map(self._row(trace).thinking, range(len(trace)))) for trace in self.traces]
+        rows = [Rewound.of(self.model.tokenizer, trace).row for trace in self.traces]
+        lengths = [sum(map(row.thinking, range(row.step))) for row in rows]
         return max(1, round(float(np.mean(lengths))))
-
-    def _row(self, trace: Trace) -> Row:
-        tokens = list(trace.token_ids)
-        return Row(self.model.tokenizer, trace.prompt_ids, trace.seed, len(tokens), tokens)
 
 
 Method = Callable[[_Source], Iterable[Sequence[Intervention]]]  # One element per condition.
@@ -195,8 +192,7 @@ def _crest(source: _Source) -> list[list[Intervention]]:
     found = separability(source.model, source.traces, heads, seed=source.settings.seed)
     chosen = sorted(found, key=lambda head: -found[head].auc)[: round(CREST * len(found))]
     vectors = extract_steering_vectors(source.model, source.traces, heads)
-    steers = [Steer(vectors[h], alpha=4.0, variant="project", keep_norm=True) for h in chosen]
-    return [steers]
+    return [[Steer(vectors[h], alpha=4.0, variant="project", keep_norm=True) for h in chosen]]
 
 
 # Name to what makes the interventions of each of its conditions.

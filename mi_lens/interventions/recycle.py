@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.calls import without_defaults
 from mi_lens.interventions.again import Recycling, Trigger
 from mi_lens.interventions.plain_hooks import PlainPasses, by_rows
 from mi_lens.interventions.protocol import Action, Intervention
@@ -107,15 +108,15 @@ class Recycle(Worded, Intervention):
 
     def to_json(self):
         """See `Intervention.to_json`; without a damping of 1, which older files do not name."""
-        settings = asdict(self)
-        return {name: settings[name] for name in settings if (name, self.damping) != ("damping", 1)}
+        return without_defaults(asdict(self), {"damping": 1})
 
 
 def _outputs(layer: Any) -> Any:
     """A layer as the hook name of its output; a first and a last layer as two of these."""
     if isinstance(layer, list | tuple):
         names = tuple(map(_outputs, layer))
-        numbers = [layer_of_output(name) for name in names if isinstance(name, str)]
+        found = (layer_of_output(name) for name in names if isinstance(name, str))
+        numbers = [number for number in found if number is not None]
         if len(names) != 2 or numbers != sorted(numbers):
             raise ValueError(
                 f"layer={layer!r}: expected one layer, or the first and the last of several, such "

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_lens.common.calls import without_defaults
 from mi_lens.common.on_device import on_device
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.protocol import Action, Intervention
@@ -28,7 +29,6 @@ from mi_lens.traces.vocabulary import Words, as_words, word_ids
 
 Variant = Literal["add", "project", "random"]
 Unit = Literal["vector", "state"]
-# Settings that came later. At these values they stay out of JSON, so that traces keep their ids.
 LATER = {"unit": "vector", "keep_norm": False}
 
 
@@ -111,8 +111,8 @@ class Steer(Intervention):
             )
 
     def __repr__(self) -> str:
-        told = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
-        told = {k: v for k, v in told.items() if k not in LATER or v != LATER[k]}
+        shown = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+        told = without_defaults(shown, LATER)
         return f"Steer({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     def __eq__(self, other: object) -> bool:
@@ -164,8 +164,7 @@ class Steer(Intervention):
     def to_json(self):
         """See `Intervention.to_json`."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
-        settings = {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
-        return settings | {
+        return without_defaults(settings, LATER) | {
             "vector": self.vector.tolist(),
             "at": self.at if isinstance(self.at, str) else list(as_words(self.at)),
             "made_from": list(self.made_from),

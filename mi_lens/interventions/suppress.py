@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_lens.common.calls import without_defaults
 from mi_lens.common.checked_types import require_types
 from mi_lens.common.html import table
 from mi_lens.interventions.protocol import Action, Intervention
@@ -90,8 +91,7 @@ class Suppress(Worded, Intervention):
 
     def to_json(self):
         """See `Intervention.to_json`."""
-        settings = asdict(self)  # Without what came later, at its default: ids stay what they are.
-        return {k: v for k, v in settings.items() if k == "words" or v}
+        return without_defaults(asdict(self), {"containing": False, "sparing": ()})
 
 
 class _Penalty(Action):

@@ -87,14 +87,8 @@ class SteeringVector:
         Raises:
             ValueError: If the vector was computed from one of the problems.
         """
-        candidates = list(problems)
-        used = [problem.id for problem in candidates if is_among(problem, self.problems)]
-        if used:
-            raise ValueError(
-                f"{len(used)} of {len(candidates)} problems were used to compute the vector at "
-                f"{self.hook_name}, {used[0]!r} first; evaluate on others, or pass "
-                "allow_overlap=True"
-            )
+        purpose = f"compute the vector at {self.hook_name}"
+        require_unused(problems, self.problems, purpose, "evaluate on others")
 
     def save(self, path: str | Path) -> None:
         """Writes the vector to a file of its own, as `save_vectors` does."""
@@ -125,6 +119,29 @@ def is_among(problem: Problem, keys: Collection[str]) -> bool:
     """
     older_key = content_hash(" ".join(problem.question.split()).casefold())
     return problem.key in keys or older_key in keys
+
+
+def require_unused(
+    problems: Iterable[Problem], keys: Collection[str], purpose: str, instead: str
+) -> None:
+    """Refuses problems that something was made from.
+
+    Args:
+        problems: The problems that are to be used now.
+        keys: The keys of those that were used.
+        purpose: What they were used to do, for the error.
+        instead: What to do, for the error.
+
+    Raises:
+        ValueError: If one of the problems was used.
+    """
+    candidates = list(problems)
+    used = [problem.id for problem in candidates if is_among(problem, keys)]
+    if used:
+        raise ValueError(
+            f"{len(used)} of {len(candidates)} problems were used to {purpose}, {used[0]!r} first; "
+            f"{instead}, or pass allow_overlap=True"
+        )
 
 
 def save_vectors(

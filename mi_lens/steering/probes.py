@@ -222,4 +222,4 @@ def _fitted(
     regression = LogisticRegression(C=1 / x.shape[1], max_iter=1000, tol=1e-6)
     regression.fit(scaler.transform(x), positive)
     weights = regression.coef_[0] / scaler.scale_
-    return weights, float(regression.intercept_[0] - weights @ scaler.mean_)
+    return weights, float(np.ravel(regression.intercept_)[0] - weights @ scaler.mean_)

@@ -22,6 +22,7 @@ def test_beliefs_are_probabilities_at_the_cuts(trace):
     lines = belief_lines(belief)
     assert [(line.name, line.answer) for line in lines] == [("gold", "79"), ("final", "81")]
     for line, of_answer in zip(lines, (belief.gold, belief.final), strict=True):
+        assert of_answer is not None
         np.testing.assert_allclose(line.probabilities, 2.0 ** -np.array(of_answer.bits))
     assert belief_lines(replace(belief, gold=None, final=None)) == ()
 
@@ -41,9 +42,11 @@ def test_an_effect_is_success_with_it_less_success_without_it(trace, tokenizer):
     assert (token.start, token.stop) == (3, 4)
     assert (of_thought.start, of_thought.stop) == (thought.start, thought.stop)
     # Newcombe's method 10 for 6 of 8 against 2 of 8.
-    with_it, without = (estimate_share([1.0] * n + [0.0] * (8 - n)) for n in (6, 2))
-    down = np.hypot(with_it.mean - with_it.low, without.high - without.mean)
-    up = np.hypot(with_it.high - with_it.mean, without.mean - without.low)
+    shares = (estimate_share([1.0] * n + [0.0] * (8 - n)) for n in (6, 2))
+    (mean, low, high), (other, below, above) = (
+        np.array([share.mean, share.low, share.high], dtype=float) for share in shares
+    )
+    down, up = np.hypot(mean - low, above - other), np.hypot(high - mean, other - below)
     for effect in (token, of_thought):
         found = (effect.effect.mean, effect.effect.low, effect.effect.high)
         assert found == pytest.approx((0.5, 0.5 - down, 0.5 + up))

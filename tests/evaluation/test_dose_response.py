@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,8 @@ def test_a_vector_like_any_other_has_a_rank_in_the_middle():
     # Effects of directions: -19, -17, ... 19; the vector's is 8: 12 of 20 are as large.
     assert (response.tokens[0].rank, response.tokens[0].p_value) == (12, 13 / 21)
     low, high = response.tokens[0].excess.low, response.tokens[0].excess.high
+    assert low is not None
+    assert high is not None
     assert low < 8 < high
     # Nothing changes any answer, so every direction ties with the vector.
     assert response.accuracy[0].p_value == 1.0
@@ -123,13 +126,14 @@ def test_what_is_no_dose_response_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             dose_response(evaluation_of(conditions, lambda *_: (True, 10)))
-    for settings, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"alphas": []}, "different strengths"),
         ({"alphas": [0.0, 1.0]}, "different strengths"),
         ({"alphas": [1.0, 1.0]}, "different strengths"),
         ({"alphas": [1.0], "directions": 1}, "directions=1"),
         ({"alphas": [1.0], "variant": "project"}, "varied here"),
-    ):
+    ]
+    for settings, message in refused:
         with pytest.raises(ValueError, match=message):
             dose_conditions(VECTOR, hook_name=HOOK, **settings)
 
@@ -151,6 +155,6 @@ def test_from_model_to_figure(tiny_model, tmp_path):
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels == ["accuracy less no steering (points)", "tokens less no steering"]
     line = figure.axes[1].lines[-2]
-    assert line.get_xdata().tolist() == [-0.5, 0.0, 0.5]
+    assert np.asarray(line.get_xdata()).tolist() == [-0.5, 0.0, 0.5]
     means = [effect.vector.mean for effect in response.tokens]
-    assert line.get_ydata().tolist() == [means[0], 0.0, means[1]]
+    assert np.asarray(line.get_ydata()).tolist() == [means[0], 0.0, means[1]]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -26,7 +28,8 @@ class ByHand:
 
     def __init__(self, model, settings: Recycle):
         self.model, self.settings = model, settings
-        ends = [settings.layer] if isinstance(settings.layer, str) else settings.layer
+        layer: Any = settings.layer
+        ends = [layer] if isinstance(layer, str) else layer
         numbers = [int(name.split(".")[1]) for name in ends]
         self.blocks, self.layer = range(numbers[0], numbers[-1] + 1), numbers[-1]
         self.seen = [[] for _ in model.blocks]

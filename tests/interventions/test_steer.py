@@ -336,7 +336,7 @@ def test_later_settings_leave_earlier_ids_alone():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_norm_is_kept_in_every_dtype(tiny_model, dtype):
     steer = Steer(VECTOR, HOOK, 2.0, "all", prompt=True, keep_norm=True, unit="state")
-    action = steer.bind(tiny_model)
+    action: Any = steer.bind(tiny_model)
     action.unit, action.shift = action.unit.to(dtype), action.shift.to(dtype)
     states = 40 * torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0)).to(dtype)
     states[0, 3] = 0  # nothing has no norm and no direction

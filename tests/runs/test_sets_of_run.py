@@ -16,8 +16,9 @@ from mi_lens.report.loading import read_runs
 from mi_lens.runs.config import EvaluateConfig
 from mi_lens.runs.evaluate import run_evaluate
 from mi_lens.runs.sets_of_run import parse_set
-from mi_lens.runs.status import status
+from mi_lens.runs.status import RunProgress, status
 from mi_lens.runs.sweep_spec import Spec
+from mi_lens.traces.vocabulary import as_words
 
 TEXT = "@controls(limit=6, draws=2)"
 
@@ -46,7 +47,9 @@ def test_a_run_makes_its_set_once_and_reads_it_back(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run_evaluate(config)
     names = names_in(config.out, config.conditions)
-    assert status(config.out).progress.asked == 2 * len(names)
+    progress = status(config.out).progress
+    assert isinstance(progress, RunProgress)
+    assert progress.asked == 2 * len(names)
     evaluation = run_evaluate(config)
     assert made == [6]
     assert evaluation.names == names
@@ -95,7 +98,7 @@ def test_methods_take_what_the_traces_say(tmp_path):
     )
     assert at_random.variant == "random"
     text = " ".join(trace.text for trace in traces)
-    assert all(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in quiet.words)
+    assert all(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in as_words(quiet.words))
     # Traces without a thought give no vector, and say so.
     short = [mi_lens.generate(model, [mi_lens.Request(problems[0], max_new_tokens=2)])[0]]
     made = Controls(draws=1).make(model, short)

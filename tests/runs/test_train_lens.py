@@ -57,8 +57,8 @@ def test_a_lens_by_the_command_line(config, traces, capsys):
     assert "tuned lens, bits" in report._repr_html_()
     model = load(config.model, dtype="float64", device="cpu")
     train, held_out = split_by_problem(traces, 0.5, 0)
-    assert set(report.lens.problems.values()) == {t.problem.id for t in train}
-    assert set(report.held_out) == {t.problem.id for t in held_out}
+    assert set(report.lens.problems.values()) == {t.require_problem("to name it").id for t in train}
+    assert set(report.held_out) == {t.require_problem("to name it").id for t in held_out}
     assert not set(report.held_out) & set(report.lens.problems.values())
     rows = read_records(config.out / "divergences.jsonl")
     assert [row["trace"] for row in rows] == [t.id for t in held_out]
@@ -145,7 +145,9 @@ def test_traces_of_a_problem_are_on_one_side(traces):
     for seed in range(5):
         for share in (0.01, 0.3, 0.99):
             train, held_out = split_by_problem(traces, share, seed)
-            sides = [{t.problem.key for t in side} for side in (train, held_out)]
+            sides = [
+                {t.require_problem("to name it").key for t in side} for side in (train, held_out)
+            ]
             assert all(sides)
             assert not sides[0] & sides[1]
             assert len(train) + len(held_out) == len(traces)

@@ -6,7 +6,7 @@ import torch
 from mi_lens.interventions.vector import SteeringVector
 from mi_lens.problems.problem import Problem
 from mi_lens.steering.attribution import steering_attribution
-from mi_lens.traces.thoughts import split_thoughts
+from mi_lens.traces.thoughts import ThoughtClass, split_thoughts
 from mi_lens.traces.trace import Trace
 
 TEXTS = [
@@ -32,7 +32,7 @@ def traces(tokenizer):
 def vector_at(name, seed=0):
     width = 8 if "[" in name else 32
     numbers = torch.randn(width, generator=torch.Generator().manual_seed(seed)).double()
-    counts = {"execution": 3, "reflection": 2, "transition": 1}
+    counts: dict[ThoughtClass, int] = {"execution": 3, "reflection": 2, "transition": 1}
     return SteeringVector(name, numbers, "m", "E-RT", "seal", counts, {"key": "id"}, 0.9)
 
 

@@ -8,6 +8,7 @@ from mi_lens.interventions.vector import SteeringVector
 from mi_lens.problems.problem import Problem
 from mi_lens.problems.prompts import encode_prompt
 from mi_lens.steering.content import content_directions, without_content
+from mi_lens.traces.thoughts import ThoughtClass
 
 NAMES = ["blocks.1.hook_resid_post", "blocks.2.attn.hook_z[1]"]
 QUESTIONS = ["What is 12 * 7?", "Hi", "A farmer has 37 boxes.", "So let me", "84 - 5", "I think"]
@@ -20,7 +21,7 @@ def model(request):
 
 
 def vector_at(name, numbers):
-    counts = {"execution": 3, "reflection": 2, "transition": 1}
+    counts: dict[ThoughtClass, int] = {"execution": 3, "reflection": 2, "transition": 1}
     return SteeringVector(name, numbers, "m", "E-RT", "seal", counts, {"key": "id"}, 0.9)
 
 

@@ -135,18 +135,11 @@ class VLLMEngine(TraceReader):
         for part in parts_of(request.condition.interventions):
             if KINDS.get(type(part).__name__) != type(part).__module__:
                 return f"{type(part).__name__}, a class of your own, which vLLM's workers lack"
-            acts = isinstance(part, Steer | ProbeExit)
-            if acts and not RESIDUAL.fullmatch(str(part.hook_name)):
-                what = "steering" if isinstance(part, Steer) else "a probe"
+            what, name = _place(part)
+            if what and not RESIDUAL.fullmatch(name):
                 return (
-                    f"{what} at {part.hook_name!r}, and on vLLM only the residual stream between "
-                    "blocks can be reached: hook_resid_post or hook_resid_pre"
-                )
-            name = _probed(part)
-            if name is not None and not RESIDUAL.fullmatch(name):
-                return (
-                    f"a gate's probe at {name!r}, and on vLLM only the residual stream between "
-                    "blocks can be reached: hook_resid_post or hook_resid_pre"
+                    f"{what} at {name!r}, and on vLLM only the residual stream between blocks can "
+                    "be reached: hook_resid_post or hook_resid_pre"
                 )
         return None
 
@@ -166,9 +159,13 @@ class VLLMEngine(TraceReader):
                 yield from running.step()
 
 
-def _probed(part: Intervention) -> str | None:
-    """Where the probe of a gate reads states; None if there is none."""
-    return part.probe.hook_name if isinstance(part, Gate) and part.probe is not None else None
+def _place(part: Intervention) -> tuple[str, str]:
+    """What of an intervention reads or changes states, and at which hook name; "" for nothing."""
+    if isinstance(part, Gate):
+        return ("", "") if part.probe is None else ("a gate's probe", part.probe.hook_name)
+    if isinstance(part, Steer | ProbeExit):
+        return ("steering" if isinstance(part, Steer) else "a probe"), str(part.hook_name)
+    return "", ""
 
 
 def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -> str | None:
@@ -177,10 +174,8 @@ def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -
     for part in parts_of(request.condition.interventions):
         if isinstance(part, Recycle):
             recycled |= set(part.blocks)
-        if isinstance(part, Steer | ProbeExit):
-            edited.append(str(part.hook_name))
-        if (name := _probed(part)) is not None:
-            edited.append(name)
+        what, name = _place(part)
+        edited += [name] if what else []
         if staged and isinstance(part, Gate) and (part.probe, part.entropy) != (None, None):
             return (
                 "a gate on entropy or on a probe, and with pipeline_parallel_size above 1 the "
@@ -203,7 +198,7 @@ def _refusal(staged: bool, watched: AbstractSet[int] | None, request: Request) -
 
 def _refused_exits(staged: bool, ends: AbstractSet[int], request: Request) -> str | None:
     """What of a request that may exit early an engine cannot do."""
-    parts = request.condition.interventions
+    parts = list(parts_of(request.condition.interventions))
     trials = any(isinstance(part, EarlyExit) for part in parts)
     if staged and (trials or any(isinstance(part, ProbeExit) for part in parts)):
         return (

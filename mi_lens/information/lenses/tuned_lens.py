@@ -12,7 +12,7 @@ from torch import Tensor
 from mi_lens.common.html import table
 from mi_lens.common.records import DamagedError
 from mi_lens.common.tensor_file import read_tensors, write_tensors
-from mi_lens.interventions.vector import is_among
+from mi_lens.interventions.vector import require_unused
 from mi_lens.models.hook_names import last_block_output, match_hook_names
 from mi_lens.models.model import Model
 from mi_lens.problems.problem import Problem
@@ -118,13 +118,7 @@ class TunedLens:
         Raises:
             ValueError: If the lens was trained on one of the problems.
         """
-        candidates = list(problems)
-        used = [problem.id for problem in candidates if is_among(problem, self.problems)]
-        if used:
-            raise ValueError(
-                f"{len(used)} of {len(candidates)} problems were used to train the lens, "
-                f"{used[0]!r} first; read traces of others, or pass allow_overlap=True"
-            )
+        require_unused(problems, self.problems, "train the lens", "read traces of others")
 
     def save(self, path: str | Path) -> None:
         """Writes the lens as one safetensors file, with all else as its metadata."""

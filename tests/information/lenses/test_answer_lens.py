@@ -53,6 +53,12 @@ def require_reading(reading, expected, *, bridge=False):
         np.testing.assert_allclose(reading.rank[hook], rank, rtol=0, atol=places)
 
 
+def given(reading):
+    """A reading that is there."""
+    assert reading is not None
+    return reading
+
+
 @pytest.mark.parametrize("name", ["tiny_model", "tiny_bridge"])
 @pytest.mark.parametrize("size", [3, 256])
 def test_readings_are_those_of_a_dense_evaluation(
@@ -61,8 +67,8 @@ def test_readings_are_those_of_a_dense_evaluation(
     monkeypatch.setattr(module, "steps_at_once", lambda model: size)
     reading, *_ = answer_lens(request.getfixturevalue(name), traces)
     eight, four = (tokenizer.encode(d, add_special_tokens=False)[0] for d in "84")
-    assert (reading.gold.token, reading.gold.text) == (eight, "8")
-    assert (reading.final.answer, reading.final.token) == ("42", four)
+    assert (given(reading.gold).token, given(reading.gold).text) == (eight, "8")
+    assert (given(reading.final).answer, given(reading.final).token) == ("42", four)
     for found, token in ((reading.gold, eight), (reading.final, four)):
         expected = expected_of(tiny_model, traces[0], token)
         require_reading(found, expected, bridge=name == "tiny_bridge")
@@ -72,8 +78,8 @@ def test_the_last_block_gives_the_models_own_probability(tiny_model, traces):
     reading = answer_lens(tiny_model, traces[:1])[0]
     trace = traces[0]
     logits = tiny_model(torch.tensor([[*trace.prompt_ids, *trace.token_ids[:-1]]]))[0]
-    own = logits.softmax(-1)[len(trace.prompt_ids) - 1 :, reading.gold.token]
-    np.testing.assert_allclose(reading.gold.probability[HOOKS[2]], own, rtol=1e-9)
+    own = logits.softmax(-1)[len(trace.prompt_ids) - 1 :, given(reading.gold).token]
+    np.testing.assert_allclose(given(reading.gold).probability[HOOKS[2]], own, rtol=1e-9)
 
 
 def test_a_lens_that_translates_nothing_is_the_logit_lens(tiny_model, traces):
@@ -82,29 +88,33 @@ def test_a_lens_that_translates_nothing_is_the_logit_lens(tiny_model, traces):
     assert [(each.lens) for each in (*plain, *tuned)] == ["logit"] * 2 + ["tuned"] * 2
     for one, other in zip(plain, tuned, strict=True):
         for hook in HOOKS:
-            np.testing.assert_array_equal(one.gold.probability[hook], other.gold.probability[hook])
+            np.testing.assert_array_equal(
+                given(one.gold).probability[hook], given(other.gold).probability[hook]
+            )
 
 
 def test_a_lens_reads_what_it_translates(tiny_model, traces):
     lens = random_lens(tiny_model, model_fingerprint(tiny_model))
     reading = answer_lens(tiny_model, traces[:1], lens)[0]
-    require_reading(reading.gold, expected_of(tiny_model, traces[0], reading.gold.token, lens))
+    require_reading(
+        reading.gold, expected_of(tiny_model, traces[0], given(reading.gold).token, lens)
+    )
 
 
 def test_the_null_is_of_other_problems_with_other_answers(tiny_model, traces, tokenizer):
     reading = answer_lens(tiny_model, traces)[0]
     # Of p1 to p4: 12, 85 and x; 84 is the gold answer itself, and 85 begins like it.
-    assert (reading.others.answers, reading.others.shared) == (3, 1)
+    assert (given(reading.others).answers, given(reading.others).shared) == (3, 1)
     tokens = [tokenizer.encode(a, add_special_tokens=False)[0] for a in ("12", "85", "x")]
     dense = [expected_of(tiny_model, traces[0], token) for token in tokens]
     for hook in HOOKS:
         probabilities, ranks = (np.array([d[hook][kind] for d in dense]) for kind in (0, 1))
         np.testing.assert_allclose(
-            reading.others.probability[hook], probabilities.mean(0), rtol=1e-6
+            given(reading.others).probability[hook], probabilities.mean(0), rtol=1e-6
         )
-        np.testing.assert_allclose(reading.others.rank[hook], ranks.mean(0))
-        reached = (probabilities >= reading.gold.probability[hook] - 1e-12).sum(0)
-        np.testing.assert_allclose(reading.others.p_values[hook], (1 + reached) / 4)
+        np.testing.assert_allclose(given(reading.others).rank[hook], ranks.mean(0))
+        reached = (probabilities >= given(reading.gold).probability[hook] - 1e-12).sum(0)
+        np.testing.assert_allclose(given(reading.others).p_values[hook], (1 + reached) / 4)
 
 
 def test_what_a_trace_lacks_is_none(tiny_model, traces, tokenizer):
@@ -114,7 +124,7 @@ def test_what_a_trace_lacks_is_none(tiny_model, traces, tokenizer):
     assert "no answer" in repr(alone)
     assert second.final is None
     assert second.others is None  # no other problem has an answer
-    assert second.gold.token == first_token(tokenizer, "12")
+    assert given(second.gold).token == first_token(tokenizer, "12")
 
 
 def test_a_first_token_is_not_blank(tokenizer):
@@ -179,7 +189,7 @@ def test_a_model_in_bfloat16(backend):
     lens = mi_lens.train_lens(model, traces, training)
     assert lens.weight.dtype == torch.float32
     reading = answer_lens(model, traces, lens, allow_overlap=True)[0]
-    for hook, probability in reading.gold.probability.items():
+    for hook, probability in given(reading.gold).probability.items():
         assert probability.shape == (len(traces[0]),)
         assert np.isfinite(probability).all()
-        assert ((reading.gold.rank[hook] >= 1) & (probability <= 1)).all()
+        assert ((given(reading.gold).rank[hook] >= 1) & (probability <= 1)).all()

@@ -72,6 +72,8 @@ def test_the_gradient_is_that_of_finite_differences(tiny_model, traces):
     for place in (0, 1):
         weight, bias = lens.weight[place], lens.bias[place]
         assert float(losses[place]) == pytest.approx(loss(weight, bias, place), rel=1e-9)
+        assert fit.weight.grad is not None
+        assert fit.shift.grad is not None
         for i, j in ((0, 0), (5, 17), (31, 2)):
             change = torch.zeros_like(weight)
             change[i, j] = step

@@ -123,11 +123,11 @@ def test_importance_at_peaks_and_at_controls():
     }
     figure = resampled_figure({"anew": contrast, "gone": contrast}, balance, classes, alike=0.3)
     left, middle, right = figure.axes
-    means = [line.get_xdata()[0] for line in left.lines if line.get_marker() == "o"]
+    means = [np.asarray(line.get_xdata())[0] for line in left.lines if line.get_marker() == "o"]
     assert means == [0.5, 0.5, 0.3, 0.3, 0.2, 0.2]
     assert [label.get_text() for label in middle.get_yticklabels()] == ["entropy", "length"]
     before, after = (line.get_xdata() for line in middle.lines)
     np.testing.assert_equal(before, [0.4, 0.2])
     np.testing.assert_equal(after, [0.1, np.nan])
-    means = [line.get_xdata()[0] for line in right.lines if line.get_marker() == "o"]
+    means = [np.asarray(line.get_xdata())[0] for line in right.lines if line.get_marker() == "o"]
     assert means == [0.6, 0.1, 0.1]

@@ -87,14 +87,18 @@ def test_what_is_drawn_is_what_was_given(trace, tokenizer):
     measurement, asked = a_measurement(len(trace), 1), a_belief(trace)
     np.testing.assert_array_equal(mi.lines[0].get_ydata(), measurement.mi)
     for line, of_answer in zip(belief.lines, (asked.gold, asked.final), strict=False):
-        assert tuple(line.get_xdata()) == asked.cuts
-        np.testing.assert_allclose(line.get_ydata(), of_answer.probabilities)
+        assert of_answer is not None
+        assert tuple(np.asarray(line.get_xdata())) == asked.cuts
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), of_answer.probabilities)
     np.testing.assert_array_equal(entropy.lines[0].get_ydata(), measurement.covariates["entropy"])
-    drawn = {tuple(line.get_xdata()): line.get_ydata()[0] for line in effects.lines}
+    drawn = {
+        tuple(np.asarray(line.get_xdata())): np.asarray(line.get_ydata())[0]
+        for line in effects.lines
+    }
     first = split_thoughts(tokenizer, trace)[0]
     assert drawn[first.start, first.stop - 1] == 0.5
     assert drawn[3,] == 0.5
-    colours = [to_hex(bars.get_facecolor()[0]) for bars in thoughts.collections]
+    colours = [to_hex(tuple(np.asarray(bars.get_facecolor())[0])) for bars in thoughts.collections]
     assert colours == [colour.lower() for colour in CLASS_COLOURS.values()]
     spans = [[path.get_extents().bounds for path in b.get_paths()] for b in thoughts.collections]
     all_thoughts = split_thoughts(tokenizer, trace)
@@ -105,7 +109,8 @@ def test_what_is_drawn_is_what_was_given(trace, tokenizer):
     assert [[(x, width) for x, _, width, _ in of_class] for of_class in spans] == expected
     for axes in figure.axes:
         settled = [line for line in axes.lines if to_hex(line.get_color()) == PURPLE.lower()]
-        assert asked.cuts[3] in [line.get_xdata()[0] for line in settled if len(line.get_xdata())]
+        starts = [np.asarray(line.get_xdata()) for line in settled]
+        assert asked.cuts[3] in [xdata[0] for xdata in starts if len(xdata)]
 
 
 def test_a_panel_without_data_is_left_out(trace, tokenizer):
@@ -127,7 +132,9 @@ def test_a_step_that_settles_nothing_is_not_drawn(trace):
     belief = a_belief(trace)
     figure = plot_trace(trace, belief=replace(belief, final=None))
     (axes,) = figure.axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["gold: 79"]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["gold: 79"]
     assert len(axes.lines) == 1
 
 

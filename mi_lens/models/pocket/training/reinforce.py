@@ -14,7 +14,7 @@ same.
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from time import process_time
@@ -23,8 +23,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import tyro
+from torch.multiprocessing.spawn import spawn
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     Qwen2ForCausalLM,
@@ -32,7 +32,13 @@ from transformers import (
 
 from mi_lens.models.pocket.training.behaviour import Conduct, count, read_conduct
 from mi_lens.models.pocket.training.policy import group_advantages, kl_estimate, policy_loss
-from mi_lens.models.pocket.training.resuming import Progress, load_state, save_state, trim_log
+from mi_lens.models.pocket.training.resuming import (
+    Progress,
+    load_state,
+    save_state,
+    settings_of,
+    trim_log,
+)
 from mi_lens.models.pocket.training.rows import Rows, cut_rows, log_probs_of
 from mi_lens.models.pocket.training.sampling import Sample, sample
 from mi_lens.models.pocket.training.tokenization import END_OF_TEXT, encode, prompt_of, token_id
@@ -40,6 +46,8 @@ from mi_lens.models.pocket.training.train import LOG_FILE, STATE_FILE, export
 from mi_lens.problems.arithmetic import Exercise, draw_exercise
 
 HELD_OUT = 256
+
+IMMATERIAL = ("start", "out", "updates")  # Settings that a resumed run may change.
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Reinforcement:
         torch.manual_seed(config.seed)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.start)
         self.pad = token_id(END_OF_TEXT, self.tokenizer)
-        self.model: Qwen2ForCausalLM = AutoModelForCausalLM.from_pretrained(
+        self.model = Qwen2ForCausalLM.from_pretrained(
             config.start, dtype=torch.float32, attn_implementation="eager"
         )
         self.begun = deepcopy(self.model).requires_grad_(False)
@@ -200,21 +208,14 @@ class Reinforcement:
         return dict(zip(counts, values.tolist(), strict=True))
 
 
-def settings_of(config: ReinforceConfig) -> str:
-    """The settings in which a resumed run must agree with the run that it resumes, as JSON."""
-    settings = asdict(config)
-    for name in ("start", "out", "updates"):
-        settings.pop(name)
-    return json.dumps(settings, sort_keys=True)
-
-
 def run(config: ReinforceConfig, rank: int = 0) -> None:
     """Train until all updates are done, starting from the saved state if any, and export."""
     config.out.mkdir(parents=True, exist_ok=True)
     work = Reinforcement(config, rank)
     optimizers = {"adamw": work.optimizer}
     state, log = config.out / STATE_FILE, config.out / LOG_FILE
-    progress = load_state(state, settings_of(config), work.model, optimizers)
+    settings = settings_of(config, *IMMATERIAL)
+    progress = load_state(state, settings, work.model, optimizers)
     if config.workers > 1:
         dist.barrier()
     if rank == 0:
@@ -233,7 +234,7 @@ def run(config: ReinforceConfig, rank: int = 0) -> None:
             with open(log, "a") as file:
                 file.write(json.dumps(entry) + "\n")
             if progress.block % config.updates_per_save == 0 or progress.block == config.updates:
-                save_state(state, settings_of(config), progress, work.model, optimizers)
+                save_state(state, settings, progress, work.model, optimizers)
     if rank == 0:
         export(work.model, work.tokenizer, config.out / "checkpoint")
         write_summary(config)
@@ -244,7 +245,7 @@ def write_summary(config: ReinforceConfig) -> None:
     lines = (config.out / LOG_FILE).read_text().splitlines()
     entries = [json.loads(line) for line in lines]
     summary = {
-        "settings": {"model": "pocket-rl", **json.loads(settings_of(config))},
+        "settings": {"model": "pocket-rl", **json.loads(settings_of(config, *IMMATERIAL))},
         "updates": len(entries),
         "cpu_seconds": round(sum(entry["cpu_seconds"] for entry in entries)),
         "curve": entries,
@@ -268,7 +269,7 @@ def main(config: ReinforceConfig) -> None:
         run(config)
     else:
         (config.out / "meeting").unlink(missing_ok=True)
-        torch.multiprocessing.spawn(_work, (config,), config.workers)
+        spawn(_work, (config,), config.workers)
 
 
 if __name__ == "__main__":

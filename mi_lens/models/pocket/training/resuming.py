@@ -5,8 +5,10 @@ The file on disk is complete at any moment.
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -23,7 +25,18 @@ class Progress:
     tokens: int = 0
 
 
-def _tensors_of(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+def settings_of(config: Any, *immaterial: str) -> str:
+    """The settings in which a resumed run must agree with the run that it resumes, as JSON.
+
+    Args:
+        config: The run's configuration, a dataclass.
+        immaterial: Names of the settings that change no result, or may change.
+    """
+    settings = {name: value for name, value in asdict(config).items() if name not in immaterial}
+    return json.dumps(settings, sort_keys=True)
+
+
+def _tensors_of(model: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Tensor]:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for kind, optimizer in optimizers.items():
         for index, entries in optimizer.state_dict()["state"].items():
@@ -36,7 +49,7 @@ def save_state(
     settings: str,
     progress: Progress,
     model: nn.Module,
-    optimizers: dict[str, Optimizer],
+    optimizers: Mapping[str, Optimizer],
 ) -> None:
     """Write all that a later process needs to resume; a kill leaves the old or the new file."""
     partial = path.with_name(f"{path.name}.partial")
@@ -46,7 +59,7 @@ def save_state(
 
 
 def load_state(
-    path: Path, settings: str, model: nn.Module, optimizers: dict[str, Optimizer]
+    path: Path, settings: str, model: nn.Module, optimizers: Mapping[str, Optimizer]
 ) -> Progress:
     """Load a saved state into the model and the optimizers, and return its progress.
 

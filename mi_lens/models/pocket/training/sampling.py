@@ -146,6 +146,7 @@ def sample(
         think_end: The token that closes the think block.
     """
     pad, end = model.config.pad_token_id, model.config.eos_token_id
+    assert isinstance(end, int)  # the pocket models have one
     length = max(map(len, prompts))
     ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
     real = torch.arange(length) >= length - torch.tensor([[len(p)] for p in prompts])

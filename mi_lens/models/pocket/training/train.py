@@ -6,9 +6,8 @@ The models differ in their training text; pocket-rl-base also has eight layers:
 
     python -m mi_lens.models.pocket.training.train --model pocket-rl-base --shape.layers 8 --out DIR
 
- A run is seeded and may be
-killed at any time: the same command resumes it from its last saved state. It then ends with the
-same weights, as long as the number of threads is the same.
+A run is seeded and may be killed at any time: the same command resumes it from its last saved
+state. It then ends with the same weights, as long as the number of threads is the same.
 """
 
 import json
@@ -28,7 +27,13 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from mi_lens.models.pocket.training.batches import IGNORED, cut_batches, make_targets, write_texts
-from mi_lens.models.pocket.training.resuming import Progress, load_state, save_state, trim_log
+from mi_lens.models.pocket.training.resuming import (
+    Progress,
+    load_state,
+    save_state,
+    settings_of,
+    trim_log,
+)
 from mi_lens.models.pocket.training.tokenization import (
     CONTEXT_LENGTH,
     END_OF_TEXT,
@@ -39,6 +44,7 @@ from mi_lens.models.pocket.training.tokenization import (
 )
 
 STATE_FILE, LOG_FILE = "state.safetensors", "log.jsonl"
+IMMATERIAL = ("out", "device")  # Settings that a resumed run may change.
 
 
 @dataclass(frozen=True)
@@ -179,14 +185,6 @@ def drill_share(config: TrainConfig, tokens: int) -> float:
     return config.late_drill_share if tokens < config.tokens else config.polish_drill_share
 
 
-def settings_of(config: TrainConfig) -> str:
-    """The settings in which a resumed run must agree with the run that it resumes, as JSON."""
-    settings = asdict(config)
-    for name in ("out", "device"):
-        settings.pop(name)
-    return json.dumps(settings, sort_keys=True)
-
-
 def train_block(
     config: TrainConfig,
     progress: Progress,
@@ -229,7 +227,7 @@ def train(config: TrainConfig) -> None:
     if config.compiled:
         model.forward = torch.compile(model.forward, dynamic=True)
     optimizers = build_optimizers(model, config)
-    state_file, settings = config.out / STATE_FILE, settings_of(config)
+    state_file, settings = config.out / STATE_FILE, settings_of(config, *IMMATERIAL)
     progress = load_state(state_file, settings, model, optimizers)
     trim_log(config.out / LOG_FILE, progress.block)
     budget = config.tokens + config.polish_tokens
@@ -257,7 +255,7 @@ def summarize(config: TrainConfig, log: Path) -> dict[str, Any]:
     """The settings, token count, loss curve and CPU time of a finished run."""
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     return {
-        "settings": json.loads(settings_of(config)),
+        "settings": json.loads(settings_of(config, *IMMATERIAL)),
         "steps": entries[-1]["step"],
         "tokens": entries[-1]["tokens"],
         "loss": entries[-1]["loss"],

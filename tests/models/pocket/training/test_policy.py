@@ -35,7 +35,8 @@ def test_the_loss_is_equation_3(seed: int) -> None:
     advantages = torch.randn(4, generator=generator, dtype=torch.float64)
     written = torch.rand(4, 6, generator=generator) < 0.7
     arguments = new, drawn, start, advantages, written
-    expected = loss_by_hand(*(a.tolist() for a in arguments), 0.2, 0.05)
+    numbers = (a.tolist() for a in arguments)
+    expected = loss_by_hand(*numbers, clip=0.2, price=0.05)
     assert float(policy_loss(*arguments, 0.2, 0.05)) == pytest.approx(expected)
 
 

@@ -132,6 +132,7 @@ def test_it_learns_what_is_rewarded(tiny: ReinforceConfig) -> None:
         end = work.model.config.eos_token_id
         with torch.no_grad():
             work.model.lm_head.weight[end] *= 3
+        counts: dict[str, float] = {}
         for index in range(10):
             counts = work.update(index)
         return counts["tokens"] / counts["samples"]
@@ -204,7 +205,7 @@ def test_the_weights_move_and_stay_finite(tiny: ReinforceConfig, uninterrupted: 
 def test_conduct_is_read_with_the_entropy_of_the_first_value() -> None:
     tokenizer = build_tokenizer()
     ids = encode(TRACE.format(value=6891, answer=619), tokenizer)
-    pieces = [tokenizer.decode([i]) for i in ids]
+    pieces = [str(tokenizer.decode([i])) for i in ids]
     entropies = [float(piece.isdigit()) * (1 + place) for place, piece in enumerate(pieces)]
     text = "".join(pieces)
     first = len("".join(pieces[: pieces.index("6", pieces.index(" is"))]))
