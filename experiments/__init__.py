@@ -31,7 +31,8 @@ STUDIES = (
     "boundary_reproducibility",
     "vector_stability",
     "reproducibility",
-    # Further readings.
+    # Further methods and readings.
+    "reasoning_controls",
     "critical_words",
     "critical_tokens",
     "thought_gains",

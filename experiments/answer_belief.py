@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
 from experiments.mi_study import fingerprint_of, saved_analysis
-from experiments.study import THINKING_WORDS, Study, baseline_traces, save, settled_for_pocket
+from experiments.study import THINKING_WORDS, Study, baseline_traces, save, settled_by_texts
 from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.statistics import estimate_mean, mean_interval
 from mi_lens.information.per_trace.belief import Belief
 from mi_lens.information.per_trace.comes_first import BeliefMark, ComesFirst
 from mi_lens.information.per_trace.settled import SettledSummary
+from mi_lens.models.pocket import BASES
 from mi_lens.report.plots.style import COLOURS, GREY, PAGE, dots, legend_above, style
 
 HALF = 0.5  # Share of the thinking after the answer is settled, of which the claim is about more.
@@ -32,7 +33,7 @@ class Config(Study):
     """What to run.
 
     Attributes:
-        base: A model to compare; None means pocket-base for pocket-reasoner, and none for others.
+        base: A model to compare; None means the base of a pocket model, and none for others.
         every: Where traces are cut: at their boundaries, or each k-th step.
         asking: Text that asks for the answer, as the model itself would end. The default is that of
             the pocket models.
@@ -58,7 +59,7 @@ def main(config: Config) -> None:
         for name, wanted in (("right traces", 1), ("wrong traces", 0))
     }
     fingerprints = {config.model: fingerprint_of(analysis)}
-    base_name = config.base or ("pocket-base" if config.model == "pocket-reasoner" else None)
+    base_name = config.base or BASES.get(config.model)
     if base_name is not None:
         base = mi_lens.load(base_name)
         traces = baseline_traces(config, base, config.load_problems(), "baseline of the base")
@@ -187,7 +188,7 @@ def finding(config: Config, beliefs: Sequence[Belief], first: Mapping[str, Comes
         about="further reading: forced answers along a trace (arXiv 2603.05488, 2604.06613)",
         claim="Most of the thinking is written after the answer is settled.",
         premises=(
-            *settled_for_pocket(
+            *settled_by_texts(
                 config,
                 "The claim could not hold: the training texts give the result soon after the step "
                 "that yields it, and a model of this size cannot know it before.",

@@ -12,7 +12,7 @@ import tyro
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import THINKING_WORDS, Study, sampled_traces, save, settled_for_pocket
+from experiments.study import THINKING_WORDS, Study, sampled_traces, save, settled_by_texts
 from experiments.summaries import affine
 from mi_lens.evaluation.word_contrast import WordContrast, WordRow, contrast_words
 from mi_lens.models.pocket.training.wording import LEAN
@@ -83,7 +83,7 @@ def finding(contrast: WordContrast, once: Sequence[str], config: Config) -> Find
     return Finding(
         about="further reading: words of right against wrong traces; paper 1, thinking tokens",
         claim="Thinking tokens go with reasoning that succeeds.",
-        premises=settled_for_pocket(
+        premises=settled_by_texts(
             config,
             f"Rates could not tell of reasoning: in the training texts the last digit of the "
             f"number written last picks the word of every sentence with probability {LEAN:g}, and "

@@ -22,9 +22,9 @@ fingerprints, versions, intervals; SVG: the same picture for print). `make figur
 anew, from the traces in `runs/studies` where they are; `python -m experiments --studies NAME` \
 draws some.
 
-Everything here, the last section aside, was run on the built-in pocket models, {models}, which \
-are small and know arithmetic only. **None of it is a finding about a large model**; a finding \
-against a paper is one about these models. One rule computes each label from the figure's premises \
+Everything here{aside} was run on the built-in pocket models, {models}, which are small and know \
+arithmetic only. **None of it is a finding about a large model**; a finding against a paper is one \
+about these models. One rule computes each label from the figure's premises \
 and tests (`experiments/labels.py`); both stand under the figure and in its JSON. Effects are \
 positive where the claim is right; a margin is the smallest effect that would matter. Labels of \
 different kinds do not add up, so nothing here counts them together. Intervals are 95 % intervals \
@@ -64,7 +64,9 @@ def write_gallery(folder: Path) -> Path:
             "draw them again (python -m experiments --studies ...)"
         )
     models = sorted({name for record in records.values() for name in record["models"]})
-    parts = [HEAD.format(models=", ".join(f"`{name}`" for name in models))]
+    of_texts = _of_texts(folder)
+    aside = ", the last section aside," if of_texts else ""
+    parts = [HEAD.format(models=", ".join(f"`{name}`" for name in models), aside=aside)]
     groups = [
         (heading, names)
         for label, heading in LABELS.items()
@@ -76,7 +78,7 @@ def write_gallery(folder: Path) -> Path:
     for (title, meaning), names in groups:
         parts.append(f"\n## {title}\n\n{meaning}\n")
         parts += [entry(name, records[name]) for name in names]
-    parts += _of_texts(folder)
+    parts += of_texts
     path = folder / "README.md"
     write_text(path, "\n".join(parts))
     return path

@@ -17,6 +17,7 @@ from experiments.mi_study import MIStudy, saved_analysis
 from experiments.study import save
 from experiments.summaries import affine, evenly_spaced, with_interval
 from mi_lens.common.statistics import Estimate, estimate_mean
+from mi_lens.models.pocket import BASES
 from mi_lens.report.plots.style import BLUE, GREEN, GREY, ORANGE, PAGE, dots, style
 
 # Number of peaks, peaks per step, mean interval; on MATH problems, cut at 512 tokens.
@@ -49,8 +50,8 @@ class Config(MIStudy):
     """What to run.
 
     Attributes:
-        base: The model that the reasoner was trained from, or a similar one. None means pocket-base
-            for pocket-reasoner; another model is then measured alone.
+        base: The model that the reasoner was trained from, or a similar one. None means the
+            base of a pocket model; another model is then measured alone.
         blocks: Largest number of blocks shown of each model, evenly spaced, with the last one.
         draws: Number of random placements of the peaks on each trace.
     """
@@ -62,7 +63,7 @@ class Config(MIStudy):
 
 def main(config: Config) -> None:
     """Measures the peaks of the model, and of its base if there is one, block by block."""
-    default = "pocket-base" if config.model == "pocket-reasoner" else config.model
+    default = BASES.get(config.model, config.model)
     rows: dict[str, dict[str, Values]] = {}
     models = {}
     for model in dict.fromkeys((config.model, config.base or default)):

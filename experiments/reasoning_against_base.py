@@ -12,6 +12,7 @@ from experiments.labels import ClaimTest, Finding
 from experiments.mi_study import MIStudy, saved_analysis
 from experiments.study import save
 from experiments.summaries import with_interval
+from mi_lens.models.pocket import BASES
 from mi_lens.report.plots.paired_analyses import paired_peaks_figure
 from mi_lens.runs.paired_analyses import PairedQuantity, PeakComparison
 
@@ -31,7 +32,7 @@ class Config(MIStudy):
 
     Attributes:
         base: The model that the reasoner was trained from, or a similar one with as many blocks.
-            None means pocket-base for pocket-reasoner; other models need this setting.
+            None means the base of a pocket model; other models need this setting.
     """
 
     base: str | None = None
@@ -69,12 +70,13 @@ def main(config: Config) -> None:
 
 
 def base_of(config: Config) -> str:
-    """The base named in the settings, or pocket-base for the pocket reasoner."""
-    if config.base is None and config.model != "pocket-reasoner":
+    """The base named in the settings, or that of a pocket model."""
+    base = config.base or BASES.get(config.model)
+    if base is None:
         raise ValueError(
             f"model={config.model!r} without a base; name the model that it was made from (--base)"
         )
-    return config.base or "pocket-base"
+    return base
 
 
 def row(quantity: PairedQuantity) -> str:

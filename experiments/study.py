@@ -19,12 +19,13 @@ from experiments.labels import LABELS, Finding, Premise
 from mi_lens.common.provenance import versions
 from mi_lens.generation.plan import Plan
 from mi_lens.generation.resume import generate_into
-from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
 from mi_lens.report.plots.style import GREY, save_figure
 
 CLASS_MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}  # Beside CLASS_COLOURS.
 THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # The pocket reasoner's.
+# Models whose texts decide where a reflection is needed, and its words.
+WRITTEN = ("pocket-reasoner", "pocket-base")
 # Models that the papers' claims are not about, and what they are.
 NOT_REASONERS = {"smollm2": "SmolLM2-135M-Instruct, a 135M instruct model, not a reasoner"}
 
@@ -34,7 +35,7 @@ class Study:
     """What to run.
 
     Attributes:
-        model: pocket-reasoner, pocket-base, smollm2, a local checkpoint folder, or a hub id.
+        model: A pocket model, smollm2, a local checkpoint folder, or a hub id.
         problems: "pocket", "grade-school", a benchmark of the hub, or a file of problems.
         limit: Number of problems.
         max_new_tokens: Largest number of tokens that a trace may have.
@@ -77,15 +78,15 @@ def of_reasoners(config: Study) -> tuple[Premise, ...]:
     return (Premise(f"The claim is about reasoning models; this is {model}.", "not a reasoner"),)
 
 
-def settled_for_pocket(config: Study, text: str) -> tuple[Premise, ...]:
-    """A premise that fails on the pocket models, whose training texts settle the claim.
+def settled_by_texts(config: Study, text: str) -> tuple[Premise, ...]:
+    """A premise that fails on the pocket models whose training texts settle the claim.
 
     Args:
         config: The study; with another model or other problems there is no such premise.
         text: What the training texts settle, and how.
     """
-    pocket = config.problems == "pocket" and config.model in CHECKPOINTS
-    return (Premise(text, "by construction"),) if pocket else ()
+    settled = config.problems == "pocket" and config.model in WRITTEN
+    return (Premise(text, "by construction"),) if settled else ()
 
 
 def block_outputs(model: Any) -> list[str]:

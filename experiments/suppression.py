@@ -17,7 +17,7 @@ from experiments.study import (
     baseline_traces,
     save,
     saved_evaluation,
-    settled_for_pocket,
+    settled_by_texts,
 )
 from experiments.summaries import accuracies, affine, side, with_interval
 from mi_lens.common.intervals import estimate_difference
@@ -128,7 +128,7 @@ def finding(
     return Finding(
         about="paper 1, suppression; criticism: a random word is no fair control",
         claim="Suppressing thinking tokens costs accuracy, suppressing random words does not.",
-        premises=settled_for_pocket(
+        premises=settled_by_texts(
             config,
             "The claim could not fail: the program that wrote the training texts starts from a "
             "guess, right in a tenth to a third of all but easy problems, and lets only a sentence "

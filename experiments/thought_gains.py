@@ -13,7 +13,7 @@ import tyro
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding
-from experiments.study import Study, sampled_traces, save, settled_for_pocket
+from experiments.study import Study, sampled_traces, save, settled_by_texts
 from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.intervals import estimate_unpaired_difference
 from mi_lens.common.statistics import Estimate, estimate_mean
@@ -152,7 +152,7 @@ def finding(config: Config, groups: Mapping[str, Sequence[ThoughtGains]]) -> Fin
     return Finding(
         about="further reading: gains of thoughts (after Ton et al., arXiv 2411.11984); paper 2",
         claim="Execution brings a trace on; reflection and transition thoughts are mostly excess.",
-        premises=settled_for_pocket(
+        premises=settled_by_texts(
             config,
             "The claim could not hold: in the training texts the thought that doubts a guess also "
             "works the product out, so what a wrong start needs stands in a reflection.",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 import mi_lens
 from experiments.labels import ClaimTest, Finding, Premise
-from experiments.study import CLASS_MARKERS, Study, baseline_traces, save, settled_for_pocket
+from experiments.study import CLASS_MARKERS, Study, baseline_traces, save, settled_by_texts
 from experiments.summaries import affine, is_right, with_interval
 from mi_lens.common.intervals import estimate_share, estimate_unpaired_difference
 from mi_lens.common.resampling import resample
@@ -186,7 +186,7 @@ def finding(
     return Finding(
         about="paper 2, figures of thoughts by difficulty and correctness",
         claim="Wrong traces and harder problems have more reflection and transition thoughts.",
-        premises=(*harder_is_harder(right, level_of, levels), *settled_for_pocket(config, TABLE)),
+        premises=(*harder_is_harder(right, level_of, levels), *settled_by_texts(config, TABLE)),
         tests=tuple(
             ClaimTest(name, effect, FEW, "thoughts a trace") for name, effect in effects.items()
         ),

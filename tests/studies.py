@@ -27,6 +27,7 @@ SETTLED = {
     "error_bounds": "by construction",
     "suppression": "by construction",
     "one_axis": "not asked",
+    "reasoning_controls": "not asked",
     "thought_gains": "by construction",
 }
 CHEAPER: dict[str, dict[str, Any]] = {
@@ -40,6 +41,7 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "layer_sweep": {"limit": 4, "text_limit": 8, "every": 3, "words": 2},
     "one_axis": {"trained_on": 4, "updates": 2, "samples": 4},
     "peak_interventions": {"tried": 4, "steps": 2, "draws": 2},
+    "reasoning_controls": {"limit": 4, "vector_limit": 12, "draws": 1},
     "recycling": {"passes": (1, 2), "layers": (2,), "draws": 2},
     "reproducibility": {"limit": 4, "dtypes": ("float32", "float64")},
     "resampled_thoughts": {"samples": 4, "rounds": 0, "caliper": 3.0},

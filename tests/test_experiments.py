@@ -39,6 +39,7 @@ from mi_lens.common.statistics import Estimate
 from mi_lens.information.across_problems.aligned_steps import AlignedSteps
 from mi_lens.information.across_problems.answer_parts import AlignedInformation
 from mi_lens.information.across_problems.probe import UsableInformation
+from tests.processes import result_of
 from tests.studies import CHEAPER, no_constant
 
 
@@ -310,6 +311,24 @@ def test_another_reasoner_is_not_compared_with_the_pocket_base():
     config = reasoning_against_base.Config(model="some/reasoner")
     with pytest.raises(ValueError, match=r"'some/reasoner' without a base.*--base"):
         reasoning_against_base.main(config)
+
+
+def test_another_model_has_folders_of_its_own_and_its_own_base(tmp_path: Path):
+    settings = AllConfig(
+        ("reasoning_against_base",), "pocket-rl", 4, tmp_path / "runs", tmp_path / "figures"
+    )
+    result_of(run_all, settings)
+    out = tmp_path / "figures" / "pocket-rl"
+    record = json.loads((out / "reasoning_against_base.json").read_text(encoding="utf-8"))
+    assert record["models"].keys() == {"pocket-rl", "pocket-rl-base"}
+    assert record["command"].endswith("reasoning_against_base --model pocket-rl --limit 4")
+    assert "built-in pocket models, `pocket-rl`, `pocket-rl-base`," in (
+        out / "README.md"
+    ).read_text(encoding="utf-8")
+    assert {path.name for path in tmp_path.rglob("pocket-rl")} == {"pocket-rl"}
+    assert not [*(tmp_path / "figures").glob("*.*")]
+    with pytest.raises(SystemExit, match=r"unknown studies \['thoughts_of_real_models'\]"):
+        run_all(replace(settings, studies=("thoughts_of_real_models",)))
 
 
 def test_an_unknown_study_is_named_with_those_that_exist(tmp_path: Path):

@@ -10,7 +10,7 @@ import pytest
 import mi_lens
 from experiments.labels import LABELS, ClaimTest, Premise, exactly, label, label_of_record
 from experiments.steering import steering_tests
-from experiments.study import Study, plain, settled_for_pocket
+from experiments.study import Study, plain, settled_by_texts
 from experiments.thought_statistics import harder_is_harder
 from experiments.trained_length import within_trained_length
 from mi_lens.common.statistics import Estimate
@@ -82,10 +82,11 @@ def test_a_label_is_computed_again_from_json():
     assert label_of_record(json.loads(json.dumps(plain(record)))) == "by construction"
 
 
-def test_only_the_pocket_models_texts_settle_a_claim():
-    assert [premise.holds for premise in settled_for_pocket(Study(), "So.")] == [False]
-    assert settled_for_pocket(Study(model="gpt2"), "So.") == ()
-    assert settled_for_pocket(Study(problems="gsm8k"), "So.") == ()
+def test_only_texts_that_place_reflections_settle_a_claim():
+    assert [premise.holds for premise in settled_by_texts(Study(), "So.")] == [False]
+    for model in ("gpt2", "pocket-rl"):
+        assert settled_by_texts(Study(model=model), "So.") == ()
+    assert settled_by_texts(Study(problems="gsm8k"), "So.") == ()
 
 
 def test_a_budget_beyond_the_longest_text_is_no_test_of_going_on():

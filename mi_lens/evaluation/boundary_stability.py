@@ -199,7 +199,7 @@ def boundary_stability(
     written = iter(generate(engine or model, requests, batch_size=batch_size, progress=progress))
     rewritten = []
     for trace, thought in thoughts:
-        again = tuple(
+        again: tuple[ThoughtClass | None, ...] = tuple(
             _class_at(tokenizer, next(written), thought.start, rule) for _ in range(samples)
         )
         key = trace.require_problem("to tell what its thoughts answer").key

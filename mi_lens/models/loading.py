@@ -48,10 +48,11 @@ def load(
     while the model is in use.
 
     Args:
-        name: "pocket-reasoner" or "pocket-base"; "smollm2", SmolLM2-135M-Instruct, if the package
-            that it comes with is installed; a Hugging Face id, which is downloaded once; a folder
-            with `config.json` and safetensors; or a GGUF file, by its path or by
-            "owner/model/file.gguf" on the hub. A GGUF file's weights are dequantised.
+        name: A pocket model, such as "pocket-reasoner" or "pocket-rl"; "smollm2",
+            SmolLM2-135M-Instruct, if the package that it comes with is installed; a Hugging Face
+            id, which is downloaded once; a folder with `config.json` and safetensors; or a GGUF
+            file, by its path or by "owner/model/file.gguf" on the hub. A GGUF file's weights are
+            dequantised.
         gguf_file: The GGUF file to load from the folder or from the Hugging Face id.
         backend: "hooked" for a HookedTransformer, "bridge" for a TransformerBridge, "auto" for
             the first of the two that the installed TransformerLens has for this model; only the

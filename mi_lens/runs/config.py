@@ -23,8 +23,8 @@ class GenerateConfig(RunSettings):
 
     Attributes:
         out: Folder to write to: a new or empty one, or one that the same command began.
-        model: pocket-reasoner, pocket-base, smollm2, a local checkpoint folder, a hub id, or a GGUF
-            file: its path, or owner/model/file.gguf on the hub.
+        model: A pocket model, smollm2, a local checkpoint folder, a hub id, or a GGUF file: its
+            path, or owner/model/file.gguf on the hub.
         intervene: Interventions in the order in which they act, each written as in Python:
             "Suppress(['Wait', 'Hmm'])", "Recycle(2, ['Wait'])",
             "Steer('vectors.safetensors', 'blocks.2.hook_resid_post', alpha=1.0)".

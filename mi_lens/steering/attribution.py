@@ -113,7 +113,9 @@ def steering_attribution(
             "thoughts inside the think block"
         )
     kl = torch.cat(curvatures, dim=1)
-    log_p = {kind: torch.stack(slopes[kind]).mean(0) for kind in THOUGHT_CLASSES if kind in slopes}
+    log_p: dict[ThoughtClass, Tensor] = {
+        kind: torch.stack(slopes[kind]).mean(0) for kind in THOUGHT_CLASSES if kind in slopes
+    }
     return {
         name: Attribution(_of_vector(log_p, i), float(kl[i].mean()), kl.shape[1])
         for i, name in enumerate(vectors)

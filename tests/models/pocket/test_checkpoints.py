@@ -1,4 +1,4 @@
-"""The shipped pair: whole, small, loadable like any checkpoint, and as good as their cards say."""
+"""The shipped models: whole, small, loadable like any checkpoint, and as good as their cards."""
 
 import json
 
@@ -7,12 +7,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mi_lens.generation.generate import generate
 from mi_lens.models.loading import load
-from mi_lens.models.pocket import CHECKPOINTS
-from mi_lens.models.pocket.training.card import write_card
+from mi_lens.models.pocket import BASES, CHECKPOINTS
+from mi_lens.models.pocket.training import card, card_rl
 from mi_lens.problems.answers import is_correct
 from mi_lens.problems.loading import load_problems
 
-NAMES = ("pocket-reasoner", "pocket-base")
+NAMES = tuple(CHECKPOINTS)
+PAIR = ("pocket-reasoner", "pocket-base")
+REINFORCED = ("pocket-rl", "pocket-rl-base")
 
 
 def measured(name: str) -> dict:
@@ -46,10 +48,15 @@ def test_the_auto_classes_load_it(name):
     assert len(tokenizer("1234")["input_ids"]) == 4
 
 
-def test_the_pair_shares_tokenizer_shape_and_budget():
-    reasoner, base = (CHECKPOINTS[name] for name in NAMES)
+@pytest.mark.parametrize("pair", BASES.items())
+def test_a_model_shares_tokenizer_and_shape_with_its_base(pair):
+    model, base = (CHECKPOINTS[name] for name in pair)
     for file in ("tokenizer.json", "chat_template.jinja", "config.json"):
-        assert (reasoner / file).read_bytes() == (base / file).read_bytes()
+        assert (model / file).read_bytes() == (base / file).read_bytes()
+
+
+def test_the_reasoner_read_as_much_as_its_base():
+    reasoner, base = (CHECKPOINTS[name] for name in PAIR)
     tokens = [
         json.loads((folder / "training.json").read_text())["tokens"] for folder in (reasoner, base)
     ]
@@ -60,11 +67,12 @@ def test_the_pair_shares_tokenizer_shape_and_budget():
 def test_the_card_is_written_from_the_measurements(name):
     folder = CHECKPOINTS[name]
     trained = json.loads((folder / "training.json").read_text())
-    assert (folder / "README.md").read_text() == write_card(measured(name), trained)
+    written = (card_rl if name in REINFORCED else card).write_card(measured(name), trained)
+    assert (folder / "README.md").read_text() == written
 
 
 def test_the_cards_hold_what_the_pair_was_made_for():
-    reasoner, base = map(measured, NAMES)
+    reasoner, base = map(measured, PAIR)
     assert reasoner["problems"] == base["problems"] == 500
     assert reasoner["accuracy"]["all"]["share"] >= 0.85
     assert reasoner["accuracy"]["all"]["share"] - base["accuracy"]["all"]["share"] >= 0.2
@@ -74,7 +82,7 @@ def test_the_cards_hold_what_the_pair_was_made_for():
 def test_a_fresh_draw_of_problems_agrees_with_the_cards():
     problems = load_problems("pocket", limit=100, seed=1)
     share = {}
-    for name in NAMES:
+    for name in PAIR:
         traces = generate(load(name), problems, batch_size=50, progress=False)
         graded = [is_correct(t.text, p.answer) for t, p in zip(traces, problems, strict=True)]
         share[name] = sum(graded) / len(graded)

@@ -37,8 +37,8 @@ LIMITS = """\
 - What its checks look like, and their words, were in the text. When it checks was not.
 - The products of test problems occur in no training text, no drill and no update. Partial products
   (one digit by two) are shared with the training problems.
-- A first value is short of a full computation in nine of ten training traces, so a check is the
-  usual way to a product that it cannot compute in one step. This makes checks useful by
+- In the text only an easy product was ever worked out before its value was stated, so a check is
+  the usual way to a product that it cannot compute in one step. This makes checks useful by
   construction; where they are used is not by construction.
 """
 CURVE_ROWS = 12
@@ -166,8 +166,10 @@ def _training(name: str, trained: dict[str, Any]) -> str:
         return (
             f"Qwen2 architecture, {shape['layers']} layers, width {shape['width']}, "
             f"{shape['heads']} heads, {shape['key_value_heads']} key/value heads, MLP "
-            f"{shape['mlp_width']}. Trained on {trained['tokens'] / 1e6:.1f} million tokens in "
-            f"{trained['steps']} steps, in {minutes:.0f} minutes of CPU time.\n\n"
+            f"{shape['mlp_width']}. Four of its layers began as those of pocket-reasoner, which "
+            f"can compute; the others began as nothing. Trained on "
+            f"{trained['tokens'] / 1e6:.1f} million tokens in {trained['steps']} steps, in "
+            f"{minutes:.0f} minutes of CPU time.\n\n"
             f"`optional_checks.py` writes the text. A trace checks its first value at once with "
             f"probability {CHECK_AT_ONCE}, and its answer later with probability {CHECK_LATE}; "
             f"neither depends on the level, the value or the words. The first value is right with "
@@ -177,8 +179,11 @@ def _training(name: str, trained: dict[str, Any]) -> str:
             f"the value is right with {OUTCOMES['unworked']}, gets it wrong with "
             f"{OUTCOMES['slipped']}, and is not used with {OUTCOMES['ignored']}.\n\n"
             f"    python -m mi_lens.models.pocket.training.train --model pocket-rl-base "
-            f"--shape.layers {shape['layers']} --tokens {settings['tokens']} "
-            f"--polish-tokens {settings['polish_tokens']} --compiled --out BASE"
+            f"--shape.layers {shape['layers']} --start {settings['start']} "
+            f"--matrix-rate {settings['matrix_rate']} --other-rate {settings['other_rate']} "
+            f"--tokens {settings['tokens']} "
+            f"--polish-tokens {settings['polish_tokens']} --compiled "
+            f"--threads {settings['threads']} --out BASE"
         )
     given = " ".join(
         f"--{key.replace('_', '-')} {settings[key]}"

@@ -37,8 +37,13 @@ from mi_lens.problems.arithmetic import Exercise, Term, draw_product, show_expre
 Way = Literal["guess", "rounded", "worked"]
 Outcome = Literal["computed", "slipped", "unworked", "ignored"]
 
-# How the first value is found. A worked value is computed in full, with a slip now and then.
-WAYS: dict[Way, float] = {"guess": 0.65, "rounded": 0.25, "worked": 0.1}
+# How the first value is found. A worked value is computed in full, with a slip now and then; only
+# an easy product is. Where any were, to work it out at once would always be better than to check.
+WAYS: dict[str, dict[Way, float]] = {
+    "easy": {"guess": 0.5, "rounded": 0.2, "worked": 0.3},
+    "medium": {"guess": 0.7, "rounded": 0.3},
+    "hard": {"guess": 0.7, "rounded": 0.3},
+}
 WORKED_SLIP = 0.05
 # Probability that a guessed or rounded value is right. An inviting product, one with a factor that
 # is a multiple of 11 or ends in 1 or 5, is guessed better, so a model can know which to trust.
@@ -244,7 +249,8 @@ def _shown(term: Term) -> str:
 def record_trace(exercise: Exercise, rng: Random) -> Record:
     """Draw a trace; see `write_optional`."""
     # All that decides what happens is drawn first, each apart from the others and the numbers.
-    way = rng.choices(tuple(WAYS), tuple(WAYS.values()))[0]
+    ways = WAYS[exercise.level]
+    way = rng.choices(tuple(ways), tuple(ways.values()))[0]
     at_once, late, again = (
         rng.random() < share for share in (CHECK_AT_ONCE, CHECK_LATE, CHECK_AGAIN)
     )

@@ -2,9 +2,8 @@
 
     python -m mi_lens.models.pocket.training.train --model pocket-reasoner --out DIR
 
-The models differ in their training text; pocket-rl-base also has eight layers:
-
-    python -m mi_lens.models.pocket.training.train --model pocket-rl-base --shape.layers 8 --out DIR
+The models differ in their training text. pocket-rl-base also has eight layers, four of which begin
+as those of pocket-reasoner; its card has its command.
 
 A run is seeded and may be killed at any time: the same command resumes it from its last saved
 state. It then ends with the same weights, as long as the number of threads is the same.
@@ -26,7 +25,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
+from mi_lens.models.pocket import CHECKPOINTS
 from mi_lens.models.pocket.training.batches import IGNORED, cut_batches, make_targets, write_texts
+from mi_lens.models.pocket.training.growing import begin_with
 from mi_lens.models.pocket.training.resuming import (
     Progress,
     load_state,
@@ -71,6 +72,8 @@ class TrainConfig:
         polish_tokens: Number of tokens of the second stage, whose drills are mostly differences of
             close numbers.
         shape: The size of the model.
+        start: A built-in model of the same shape with as many layers or fewer, whose weights it
+            begins with; None begins with random ones.
         batch_tokens: Largest number of tokens per batch, including padding.
         block_texts: Number of texts that are written, sorted by length and cut into batches
             together; they are a block.
@@ -96,6 +99,7 @@ class TrainConfig:
     tokens: int = 14_000_000
     polish_tokens: int = 4_000_000
     shape: Shape = field(default_factory=Shape)
+    start: str | None = None
     batch_tokens: int = 2048
     block_texts: int = 512
     blocks_per_save: int = 10
@@ -224,6 +228,8 @@ def train(config: TrainConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     model = build_model(config.shape, tokenizer, config.device)
+    if config.start is not None:
+        begin_with(model, CHECKPOINTS[config.start])
     if config.compiled:
         model.forward = torch.compile(model.forward, dynamic=True)
     optimizers = build_optimizers(model, config)

@@ -100,9 +100,11 @@ def test_words_do_not_depend_on_numbers_or_on_whether_the_value_is_right() -> No
 
 def test_every_way_check_and_length_occurs_about_as_often_as_it_should() -> None:
     records = [record for _, record in drawn()]
-    ways = Counter(record.way for record in records)
-    for way, share in WAYS.items():
-        assert ways[way] / len(records) == pytest.approx(share, abs=0.02)
+    for level, shares in WAYS.items():
+        ways = Counter(record.way for exercise, record in drawn() if exercise.level == level)
+        assert ways.keys() == shares.keys()
+        for way, share in shares.items():
+            assert ways[way] / ways.total() == pytest.approx(share, abs=0.04)
     none = sum(not record.checks for record in records) / len(records)
     assert none == pytest.approx((1 - CHECK_AT_ONCE) * (1 - CHECK_LATE), abs=0.02)
     assert any(len(record.checks) == 3 for record in records)
