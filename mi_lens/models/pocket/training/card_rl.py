@@ -187,14 +187,15 @@ def _training(name: str, trained: dict[str, Any]) -> str:
         )
     given = " ".join(
         f"--{key.replace('_', '-')} {settings[key]}"
-        for key in ("groups", "group_size", "price", "kl_price", "rate", "workers")
+        for key in ("groups", "group_size", "price", "price_rise", "kl_price", "rate", "workers")
     )
     return (
         f"On-policy reinforcement of pocket-rl-base by GRPO (arXiv 2402.03300): "
         f"{trained['updates']} updates, each of {settings['groups']} training problems with "
         f"{settings['group_size']} traces. A trace earns 1 for the right answer and pays "
-        f"{settings['price']} per token; {settings['kl_price']} per nat of divergence from the "
-        f"base. A problem of which no trace is right is left out. "
+        f"{settings['price']} per token, a price that rises from nothing in the first "
+        f"{settings['price_rise']} updates, and {settings['kl_price']} per nat of divergence from "
+        f"the base. A problem of which no trace is right is left out. "
         f"{minutes:.0f} minutes of CPU time.\n\n"
         f"    python -m mi_lens.models.pocket.training.reinforce --start BASE --out DIR "
         f"--updates {trained['updates']} {given}\n\n"

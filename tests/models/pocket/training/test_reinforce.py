@@ -51,6 +51,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ReinforceConfig:
         group_size=3,
         rate=1e-2,
         max_new_tokens=12,
+        price_rise=2,
         updates_per_save=1,
         updates_per_test=2,
     )
@@ -127,7 +128,9 @@ def test_it_learns_what_is_rewarded(tiny: ReinforceConfig) -> None:
     """Where only length counts, traces of a random model get longer or shorter at will."""
 
     def mean_length(price: float) -> float:
-        config = replace(tiny, price=price, groups=8, group_size=8, kl_price=0.0, max_new_tokens=30)
+        config = replace(
+            tiny, price=price, price_rise=0, groups=8, group_size=8, kl_price=0.0, max_new_tokens=30
+        )
         work = Reinforcement(config)
         end = work.model.config.eos_token_id
         with torch.no_grad():
