@@ -18,6 +18,7 @@ from mi_lens.models.pocket.training.reinforce import (
     ReinforceConfig,
     Reinforcement,
     main,
+    price_at,
     reward_of,
     run,
 )
@@ -122,6 +123,12 @@ def test_two_workers_share_an_update(tiny: ReinforceConfig, tmp_path: Path) -> N
     assert entry["samples"] == tiny.groups * tiny.group_size
     assert entry["held_out"]["samples"] == 256
     assert weights(tmp_path)
+
+
+def test_the_price_rises_from_nothing(tiny: ReinforceConfig) -> None:
+    config = replace(tiny, price=0.5, price_rise=4)
+    assert [price_at(config, update) for update in (0, 1, 4, 9)] == [0.0, 0.125, 0.5, 0.5]
+    assert price_at(replace(config, price_rise=0), 0) == 0.5
 
 
 def test_it_learns_what_is_rewarded(tiny: ReinforceConfig) -> None:
