@@ -169,7 +169,9 @@ def _training(name: str, trained: dict[str, Any]) -> str:
             f"{shape['mlp_width']}. Four of its layers began as those of pocket-reasoner, which "
             f"can compute; the others began as nothing. Trained on "
             f"{trained['tokens'] / 1e6:.1f} million tokens in {trained['steps']} steps, in "
-            f"{minutes:.0f} minutes of CPU time.\n\n"
+            f"{minutes:.0f} minutes of CPU time. Its logits were then divided by "
+            f"{settings['temperature']}: at the text's own temperature it slips so often that every "
+            f"check pays.\n\n"
             f"`optional_checks.py` writes the text. A trace checks its first value at once with "
             f"probability {CHECK_AT_ONCE}, and its answer later with probability {CHECK_LATE}; "
             f"neither depends on the level, the value or the words. The first value is right with "
@@ -183,19 +185,18 @@ def _training(name: str, trained: dict[str, Any]) -> str:
             f"--matrix-rate {settings['matrix_rate']} --other-rate {settings['other_rate']} "
             f"--tokens {settings['tokens']} "
             f"--polish-tokens {settings['polish_tokens']} --compiled "
-            f"--threads {settings['threads']} --out BASE"
+            f"--threads {settings['threads']} --temperature {settings['temperature']} --out BASE"
         )
     given = " ".join(
         f"--{key.replace('_', '-')} {settings[key]}"
-        for key in ("groups", "group_size", "price", "price_rise", "kl_price", "rate", "workers")
+        for key in ("groups", "group_size", "price", "kl_price", "rate", "workers")
     )
     return (
         f"On-policy reinforcement of pocket-rl-base by GRPO (arXiv 2402.03300): "
         f"{trained['updates']} updates, each of {settings['groups']} training problems with "
         f"{settings['group_size']} traces. A trace earns 1 for the right answer and pays "
-        f"{settings['price']} per token, a price that rises from nothing in the first "
-        f"{settings['price_rise']} updates, and {settings['kl_price']} per nat of divergence from "
-        f"the base. A problem of which no trace is right is left out. "
+        f"{settings['price']} per token and {settings['kl_price']} per nat of divergence from the "
+        f"base. A problem of which no trace is right is left out. "
         f"{minutes:.0f} minutes of CPU time.\n\n"
         f"    python -m mi_lens.models.pocket.training.reinforce --start BASE --out DIR "
         f"--updates {trained['updates']} {given}\n\n"

@@ -62,9 +62,7 @@ class ReinforceConfig:
         groups: Number of problems per update.
         group_size: Number of samples of each problem.
         steps: Number of optimizer steps per update, each on its share of the groups.
-        price: Price of a token at the end; a right answer earns 1.
-        price_rise: Number of updates in which the price rises from nothing. A check costs tokens,
-            and as long as it seldom succeeds a price would forbid it.
+        price: Price of a token; a right answer earns 1.
         kl_price: Price of a nat of divergence from the start, per token.
         clip: GRPO's epsilon; see `policy_loss`.
         rate: Learning rate of AdamW, reached after ten updates.
@@ -84,8 +82,7 @@ class ReinforceConfig:
     groups: int = 32
     group_size: int = 8
     steps: int = 2
-    price: float = 0.006
-    price_rise: int = 40
+    price: float = 0.003
     kl_price: float = 0.002
     clip: float = 0.2
     rate: float = 3e-4
@@ -101,11 +98,6 @@ class ReinforceConfig:
 def reward_of(conduct: Conduct, price: float) -> float:
     """1 if the trace ended with the right answer, less the price of its tokens."""
     return float(conduct.finished and conduct.right) - price * conduct.tokens
-
-
-def price_at(config: ReinforceConfig, update: int) -> float:
-    """The price of a token in an update."""
-    return config.price * min(1.0, update / config.price_rise if config.price_rise else 1.0)
 
 
 def teaches(group: Sequence[Conduct]) -> bool:
@@ -154,8 +146,7 @@ class Reinforcement:
         exercises = [draw_exercise(rng, "train") for _ in range(config.groups)]
         mine = exercises[self.rank :: config.workers]
         prompts, samples, conducts = self.draw(mine, size, f"draw/{index}")
-        price = price_at(config, index)
-        rewards = torch.tensor([reward_of(c, price) for c in conducts]).view(-1, size)
+        rewards = torch.tensor([reward_of(c, config.price) for c in conducts]).view(-1, size)
         advantages = group_advantages(rewards).flatten().tolist()
         counts = count(conducts) | {"reward": float(rewards.sum()), "learned": 0.0, "kl": 0.0}
         groups = [range(i, i + size) for i in range(0, len(samples), size)]

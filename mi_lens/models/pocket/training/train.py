@@ -77,6 +77,8 @@ class TrainConfig:
         batch_tokens: Largest number of tokens per batch, including padding.
         block_texts: Number of texts that are written, sorted by length and cut into batches
             together; they are a block.
+        temperature: The finished model's logits are divided by it. Below 1, its traces are nearer
+            to the likeliest ones than those of the text are.
         blocks_per_save: Number of blocks between two saves of the state.
         drill_share: Share of drills among the texts of the first third of the main stage.
         late_drill_share: Share of drills in the rest of the main stage.
@@ -102,6 +104,7 @@ class TrainConfig:
     start: str | None = None
     batch_tokens: int = 2048
     block_texts: int = 512
+    temperature: float = 1.0
     blocks_per_save: int = 10
     drill_share: float = 0.4
     late_drill_share: float = 0.05
@@ -252,6 +255,8 @@ def train(config: TrainConfig) -> None:
             if progress.block % config.blocks_per_save == 0 or progress.tokens >= budget:
                 save_state(state_file, settings, progress, model, optimizers)
     checkpoint = config.out / "checkpoint"
+    with torch.no_grad():
+        model.lm_head.weight /= config.temperature
     export(model, tokenizer, checkpoint)
     summary = summarize(config, config.out / LOG_FILE)
     (checkpoint / "training.json").write_text(json.dumps(summary, indent=2) + "\n")

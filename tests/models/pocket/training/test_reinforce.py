@@ -18,7 +18,6 @@ from mi_lens.models.pocket.training.reinforce import (
     ReinforceConfig,
     Reinforcement,
     main,
-    price_at,
     reward_of,
     run,
 )
@@ -52,7 +51,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ReinforceConfig:
         group_size=3,
         rate=1e-2,
         max_new_tokens=12,
-        price_rise=2,
         updates_per_save=1,
         updates_per_test=2,
     )
@@ -125,19 +123,11 @@ def test_two_workers_share_an_update(tiny: ReinforceConfig, tmp_path: Path) -> N
     assert weights(tmp_path)
 
 
-def test_the_price_rises_from_nothing(tiny: ReinforceConfig) -> None:
-    config = replace(tiny, price=0.5, price_rise=4)
-    assert [price_at(config, update) for update in (0, 1, 4, 9)] == [0.0, 0.125, 0.5, 0.5]
-    assert price_at(replace(config, price_rise=0), 0) == 0.5
-
-
 def test_it_learns_what_is_rewarded(tiny: ReinforceConfig) -> None:
     """Where only length counts, traces of a random model get longer or shorter at will."""
 
     def mean_length(price: float) -> float:
-        config = replace(
-            tiny, price=price, price_rise=0, groups=8, group_size=8, kl_price=0.0, max_new_tokens=30
-        )
+        config = replace(tiny, price=price, groups=8, group_size=8, kl_price=0.0, max_new_tokens=30)
         work = Reinforcement(config)
         end = work.model.config.eos_token_id
         with torch.no_grad():
