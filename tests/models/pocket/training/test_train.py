@@ -53,6 +53,19 @@ def test_the_loss_falls(uninterrupted: Path) -> None:
     assert last < first - 0.5
 
 
+def test_a_temperature_divides_the_finished_models_logits(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    train(replace(TINY, out=tmp_path, temperature=0.5))
+    first, second = (
+        load_file(folder / "checkpoint" / "model.safetensors")
+        for folder in (uninterrupted, tmp_path)
+    )
+    for name, weight in first.items():
+        scale = 2 if name == "lm_head.weight" else 1
+        torch.testing.assert_close(second[name], scale * weight, rtol=0, atol=0)
+
+
 def test_an_exception_costs_nothing(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
