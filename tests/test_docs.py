@@ -221,14 +221,16 @@ def test_every_public_name_stands_in_the_reference():
 
 
 def test_labels_of_the_findings_are_those_of_their_figures():
-    row = rf"\| ({'|'.join(LABELS)}) \| \[(\w+)\]\(\.\./figures/(\w+)\.png\) \|$"
+    label = f"({'|'.join(LABELS)})"
+    links = r"\[(\w+)\]\(\.\./figures/(\w+)\.png\), \[rl\]\(\.\./figures/pocket-rl/(\w+)\.png\)"
+    row = rf"\| {label} \| [^|]+ \| {label} \| {links} \|$"
     told = re.findall(row, prose(ROOT / "docs" / "pocket.md"), re.MULTILINE)
-    assert {name for _, name, _ in told} == set(STUDIES)
-    for label, name, figure in told:
-        record = json.loads((ROOT / "figures" / f"{figure}.json").read_text(encoding="utf-8"))
-        assert name == figure
-        # A figure drawn before there were labels says nothing of them.
-        assert record.get("label", label) == label, name
+    assert {name for _, _, name, _, _ in told} == set(STUDIES)
+    for of_reasoner, of_rl, name, *figures in told:
+        assert figures == [name, name]
+        for label, folder in ((of_reasoner, "."), (of_rl, "pocket-rl")):
+            path = ROOT / "figures" / folder / f"{name}.json"
+            assert json.loads(path.read_text(encoding="utf-8"))["label"] == label, (name, folder)
 
 
 @pytest.mark.slow

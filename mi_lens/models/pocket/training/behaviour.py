@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from mi_lens.models.pocket.training.evaluate import boxed
 from mi_lens.models.pocket.training.sampling import Sample
 from mi_lens.models.pocket.training.tokenization import THINK_END, TURN_END, token_id
-from mi_lens.models.pocket.training.wording import REFLECTION_WORDS, TRANSITION_WORDS
+from mi_lens.models.pocket.training.wording import REFLECTING
 from mi_lens.problems.arithmetic import Exercise
 
-REFLECTS = re.compile(rf"\b({'|'.join(REFLECTION_WORDS + TRANSITION_WORDS)})\b")
+REFLECTS = re.compile(rf"\b({'|'.join(REFLECTING)})\b")
 VALUE = re.compile(r"(\d+)\.$")
 
 

@@ -189,15 +189,17 @@ def _training(name: str, trained: dict[str, Any]) -> str:
         )
     given = " ".join(
         f"--{key.replace('_', '-')} {settings[key]}"
-        for key in ("groups", "group_size", "price", "kl_price", "rate", "workers")
+        for key in ("groups", "group_size", "silent", "price", "kl_price", "rate", "workers")
     )
     return (
         f"On-policy reinforcement of pocket-rl-base by GRPO (arXiv 2402.03300): "
         f"{trained['updates']} updates, each of {settings['groups']} training problems with "
         f"{settings['group_size']} traces. A trace earns 1 for the right answer and pays "
         f"{settings['price']} per token and {settings['kl_price']} per nat of divergence from the "
-        f"base. A problem of which no trace is right is left out. "
-        f"{minutes:.0f} minutes of CPU time.\n\n"
+        f"base. {settings['silent']} of the {settings['group_size']} traces are kept from writing "
+        f"reflection words, so that the model goes on seeing what a problem gives without; they "
+        f"count as if it had drawn them by itself. A problem of which no trace is right is left "
+        f"out. {minutes:.0f} minutes of CPU time.\n\n"
         f"    python -m mi_lens.models.pocket.training.reinforce --start BASE --out DIR "
         f"--updates {trained['updates']} {given}\n\n"
         f"256 held-out problems of the validation split, one trace each at temperature 1:\n\n"

@@ -24,10 +24,9 @@ from mi_lens.models.pocket.training.decoding import variants
 from mi_lens.models.pocket.training.reflection import Numbers, describe_conduct, paired
 from mi_lens.models.pocket.training.sampling import Sample, sample
 from mi_lens.models.pocket.training.tokenization import THINK_END, encode, prompt_of, token_id
-from mi_lens.models.pocket.training.wording import REFLECTION_WORDS, TRANSITION_WORDS
+from mi_lens.models.pocket.training.wording import REFLECTING
 from mi_lens.problems.arithmetic import Exercise, exercises
 
-WORDS = (*REFLECTION_WORDS, *TRANSITION_WORDS)
 BATCH = 250
 
 
@@ -61,7 +60,7 @@ class HeldOut:
         self.prompts = [
             encode(prompt_of(e.question, self.tokenizer), self.tokenizer) for e in self.exercises
         ]
-        self.banned = variants(WORDS, self.tokenizer)
+        self.banned = variants(REFLECTING, self.tokenizer)
 
     def continue_all(
         self, prompts: Sequence[list[int]], temperature: float, ban: bool = False

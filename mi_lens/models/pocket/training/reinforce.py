@@ -3,8 +3,9 @@
     python -m mi_lens.models.pocket.training.reinforce --start BASE --out DIR
 
 The model draws several traces of each problem. A trace earns 1 if its boxed answer is right, and
-pays a price per token; no trace is shown to it. A problem of which no trace is right is left
-out: it could only teach to write less.
+pays a price per token; no trace is shown to it. Half of them are kept from reflecting, because a
+model that always reflects would never see what a problem gives without. A problem of which no
+trace is right is left out: it could only teach to write less.
 
 A run is seeded and may be killed at any time: the same command resumes it from its last saved
 state. It then ends with the same weights, as long as the numbers of threads and workers are the
@@ -31,6 +32,7 @@ from transformers import (
 )
 
 from mi_lens.models.pocket.training.behaviour import Conduct, count, read_conduct
+from mi_lens.models.pocket.training.decoding import variants
 from mi_lens.models.pocket.training.policy import group_advantages, kl_estimate, policy_loss
 from mi_lens.models.pocket.training.resuming import (
     Progress,
@@ -41,8 +43,15 @@ from mi_lens.models.pocket.training.resuming import (
 )
 from mi_lens.models.pocket.training.rows import Rows, cut_rows, log_probs_of
 from mi_lens.models.pocket.training.sampling import Sample, sample
-from mi_lens.models.pocket.training.tokenization import END_OF_TEXT, encode, prompt_of, token_id
+from mi_lens.models.pocket.training.tokenization import (
+    END_OF_TEXT,
+    THINK_END,
+    encode,
+    prompt_of,
+    token_id,
+)
 from mi_lens.models.pocket.training.train import LOG_FILE, STATE_FILE, export
+from mi_lens.models.pocket.training.wording import REFLECTING
 from mi_lens.problems.arithmetic import Exercise, draw_exercise
 
 HELD_OUT = 256
@@ -61,6 +70,8 @@ class ReinforceConfig:
         updates: Number of batches of samples.
         groups: Number of problems per update.
         group_size: Number of samples of each problem.
+        silent: Number of these that may write no reflection word. They count as if the model had
+            drawn them by itself.
         steps: Number of optimizer steps per update, each on its share of the groups.
         price: Price of a token; a right answer earns 1.
         kl_price: Price of a nat of divergence from the start, per token.
@@ -81,6 +92,7 @@ class ReinforceConfig:
     updates: int = 200
     groups: int = 32
     group_size: int = 8
+    silent: int = 4
     steps: int = 2
     price: float = 0.003
     kl_price: float = 0.002
@@ -114,6 +126,7 @@ class Reinforcement:
         torch.manual_seed(config.seed)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(config.start)
         self.pad = token_id(END_OF_TEXT, self.tokenizer)
+        self.banned = variants(REFLECTING, self.tokenizer)
         self.model = Qwen2ForCausalLM.from_pretrained(
             config.start, dtype=torch.float32, attn_implementation="eager"
         )
@@ -123,7 +136,7 @@ class Reinforcement:
         )
 
     def draw(
-        self, exercises: Sequence[Exercise], copies: int, name: str
+        self, exercises: Sequence[Exercise], copies: int, name: str, silent: int = 0
     ) -> tuple[list[list[int]], list[Sample], list[Conduct]]:
         """This worker's samples: its prompts, one per sample, the samples, and what they did."""
         seed = Random(f"{name}/{self.config.seed}/{self.rank}").getrandbits(63)
@@ -134,6 +147,9 @@ class Reinforcement:
             torch.Generator().manual_seed(seed),
             copies,
             self.config.max_new_tokens,
+            banned=self.banned if silent else (),
+            think_end=token_id(THINK_END, self.tokenizer),
+            free=copies - silent,
         )
         repeated = [i for i in range(len(exercises)) for _ in range(copies)]
         conducts = read_conduct([exercises[i] for i in repeated], samples, self.tokenizer)
@@ -145,10 +161,12 @@ class Reinforcement:
         rng = Random(f"reinforce/{config.seed}/{index}")
         exercises = [draw_exercise(rng, "train") for _ in range(config.groups)]
         mine = exercises[self.rank :: config.workers]
-        prompts, samples, conducts = self.draw(mine, size, f"draw/{index}")
+        silent = config.silent
+        prompts, samples, conducts = self.draw(mine, size, f"draw/{index}", silent)
         rewards = torch.tensor([reward_of(c, config.price) for c in conducts]).view(-1, size)
         advantages = group_advantages(rewards).flatten().tolist()
-        counts = count(conducts) | {"reward": float(rewards.sum()), "learned": 0.0, "kl": 0.0}
+        free = [c for place, c in enumerate(conducts) if place % size < size - silent]
+        counts = count(free) | {"reward": float(rewards.sum()), "learned": 0.0, "kl": 0.0}
         groups = [range(i, i + size) for i in range(0, len(samples), size)]
         groups = [group for group in groups if teaches([conducts[i] for i in group])]
         for group in self.optimizer.param_groups:

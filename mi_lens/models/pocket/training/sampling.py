@@ -132,6 +132,7 @@ def sample(
     temperature: float = 1.0,
     banned: Sequence[int] = (),
     think_end: int = -1,
+    free: int = 0,
 ) -> list[Sample]:
     """Continue each prompt several times, each token drawn from the model's distribution.
 
@@ -142,8 +143,10 @@ def sample(
         copies: Number of samples of each prompt; those of one prompt are neighbours in the result.
         max_new_tokens: Number of tokens after which a sample is cut.
         temperature: Divides the logits; 0 takes the most probable token.
-        banned: Tokens that a row may not write until it has written `think_end`.
+        banned: Tokens that a row may not write until it has written `think_end`. The
+            log-probabilities are those of the model all the same.
         think_end: The token that closes the think block.
+        free: Number of each prompt's samples, the first ones, that may write banned tokens.
     """
     pad, end = model.config.pad_token_id, model.config.eos_token_id
     assert isinstance(end, int)  # the pocket models have one
@@ -155,14 +158,15 @@ def sample(
     rows = torch.arange(len(prompts)).repeat_interleave(copies)
     decoder.keep(rows)
     logits, total = logits[rows], len(rows)
-    active, thinking = torch.arange(total), torch.ones(total, dtype=torch.bool)
+    active, thinking = torch.arange(total), torch.arange(total) % copies >= free
     tokens = torch.full((total, max_new_tokens), -1)
     log_probs, entropies = (torch.zeros(total, max_new_tokens) for _ in range(2))
     for place in range(max_new_tokens):
+        held = None
         if len(banned):
-            open_rows = thinking[active].nonzero()
-            logits[open_rows, torch.tensor(banned)] = -torch.inf
-        chosen, log_prob, entropy = _draw(logits, generator, temperature)
+            held = torch.zeros_like(logits, dtype=torch.bool)
+            held[thinking[active].nonzero(), torch.tensor(banned)] = True
+        chosen, log_prob, entropy = _draw(logits, generator, temperature, held)
         tokens[active, place], log_probs[active, place] = chosen, log_prob
         entropies[active, place] = entropy
         thinking[active] &= chosen != think_end
@@ -179,12 +183,17 @@ def sample(
 
 
 def _draw(
-    logits: Float[Tensor, "batch vocab"], generator: torch.Generator, temperature: float
+    logits: Float[Tensor, "batch vocab"],
+    generator: torch.Generator,
+    temperature: float,
+    held: Bool[Tensor, "batch vocab"] | None,
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """Tokens with their log-probabilities, and the distributions' entropies."""
+    """Tokens that are not held, with their log-probabilities, and the distributions' entropies."""
     scores = (logits / temperature if temperature else logits).log_softmax(-1)
     p = scores.exp()
     entropy = -(p * scores.clamp(min=-1e4)).sum(-1)
+    if held is not None:
+        p = p.masked_fill(held, 0.0)
     if temperature:
         reached = torch.rand(len(p), 1, generator=generator) * p.sum(-1, keepdim=True)
         chosen = (p.cumsum(-1) <= reached).sum(-1).clamp(max=p.shape[-1] - 1)

@@ -9,6 +9,7 @@ from random import Random
 
 REFLECTION_WORDS = ("Wait", "Hmm", "Hold", "Actually")
 TRANSITION_WORDS = ("Alternatively",)
+REFLECTING = REFLECTION_WORDS + TRANSITION_WORDS
 
 # Probability that the number written last decides a choice; otherwise it is drawn uniformly.
 LEAN = 0.6

@@ -90,3 +90,18 @@ def test_banned_tokens_stay_out_until_the_think_block_ends(model) -> None:
         assert not set(drawn.ids[:place]) & set(banned)
         after += bool(set(drawn.ids[place:]) & set(banned))
     assert after
+
+
+def test_free_samples_write_banned_tokens_and_log_probabilities_are_the_models(model) -> None:
+    banned = list(range(0, model.config.vocab_size, 2))
+    banned.remove(model.config.eos_token_id) if model.config.eos_token_id in banned else None
+    samples = draw(model, banned=banned, free=15)
+    wrote = [bool(set(drawn.ids) & set(banned)) for drawn in samples]
+    for first in range(0, len(samples), 20):
+        assert sum(wrote[first : first + 15]) > 10
+        assert not any(wrote[first + 15 : first + 20])
+    for index in (16, 37):
+        scores = scores_after(model, PROMPTS[index // 20], samples[index].ids)
+        taken = scores.gather(1, torch.tensor(samples[index].ids)[:, None])[:, 0]
+        found = torch.tensor(samples[index].log_probs)
+        torch.testing.assert_close(found, taken, atol=1e-4, rtol=1e-4)
