@@ -70,8 +70,8 @@ class ReinforceConfig:
         updates: Number of batches of samples.
         groups: Number of problems per update.
         group_size: Number of samples of each problem.
-        silent: Number of these that may write no reflection word. They count as if the model had
-            drawn them by itself.
+        silent: Number of these that may write no reflection word. Those that do better than the
+            others count as if the model had drawn them by itself; the rest teach nothing.
         steps: Number of optimizer steps per update, each on its share of the groups.
         price: Price of a token; a right answer earns 1.
         kl_price: Price of a nat of divergence from the start, per token.
@@ -166,13 +166,17 @@ class Reinforcement:
         rewards = torch.tensor([reward_of(c, config.price) for c in conducts]).view(-1, size)
         advantages = group_advantages(rewards).flatten().tolist()
         free = [c for place, c in enumerate(conducts) if place % size < size - silent]
+
+        def counted(i: int) -> bool:
+            return i % size < size - silent or advantages[i] > 0
+
         counts = count(free) | {"reward": float(rewards.sum()), "learned": 0.0, "kl": 0.0}
         groups = [range(i, i + size) for i in range(0, len(samples), size)]
         groups = [group for group in groups if teaches([conducts[i] for i in group])]
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate * min(1.0, (index + 1) / 10)
         for step in range(config.steps):
-            chosen = [i for group in groups[step :: config.steps] for i in group]
+            chosen = [i for group in groups[step :: config.steps] for i in group if counted(i)]
             rows = cut_rows(
                 [prompts[i] for i in chosen],
                 [samples[i] for i in chosen],
