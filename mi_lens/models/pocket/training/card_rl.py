@@ -197,9 +197,9 @@ def _training(name: str, trained: dict[str, Any]) -> str:
         f"{settings['group_size']} traces. A trace earns 1 for the right answer and pays "
         f"{settings['price']} per token and {settings['kl_price']} per nat of divergence from the "
         f"base. {settings['silent']} of the {settings['group_size']} traces are kept from writing "
-        f"reflection words, so that the model goes on seeing what a problem gives without; they "
-        f"count as if it had drawn them by itself. A problem of which no trace is right is left "
-        f"out. {minutes:.0f} minutes of CPU time.\n\n"
+        f"reflection words, so that the model goes on seeing what a problem gives without; those "
+        f"that do better than the others count as if it had drawn them by itself. A problem of "
+        f"which no trace is right is left out. {minutes:.0f} minutes of CPU time.\n\n"
         f"    python -m mi_lens.models.pocket.training.reinforce --start BASE --out DIR "
         f"--updates {trained['updates']} {given}\n\n"
         f"256 held-out problems of the validation split, one trace each at temperature 1:\n\n"
@@ -211,7 +211,7 @@ def write_card(measured: dict[str, Any], trained: dict[str, Any]) -> str:
     """The card, in Markdown."""
     name = trained["settings"]["model"]
     sections = [
-        f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {name}\n\n{ABOUT[name]}\n"
+        f"---\nlicense: apache-2.0\nlibrary_name: transformers\n---\n\n# {name}\n\n{ABOUT[name]} "
         f"{measured['parameters']:,} parameters.",
         f"## Training\n\n{_training(name, trained)}",
         f"## What it does\n\n{measured['problems']} test problems, seed {measured['seed']}, at "
