@@ -9,6 +9,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.type_checks import check
 
@@ -20,6 +21,8 @@ os.environ.setdefault(
 # Where neither bubblewrap nor namespaces work, the programs of the tests run all the same.
 os.environ.setdefault("MI_LENS_TRUST_PROGRAMS", "1")
 
+settings.register_profile("untimed", deadline=None)  # the machine may be busy
+settings.load_profile("untimed")
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
 
 CORPUS = (

@@ -55,5 +55,5 @@ def test_the_makefile_installs_the_same():
 
 
 def test_a_mistyped_name_is_told():
-    with pytest.raises(ValueError, match=r"near: smollm2.*'pocket-reasoner', 'smollm2'"):
+    with pytest.raises(ValueError, match=r"near: smollm2.*'pocket-rl-base', 'smollm2'"):
         load("smolm2")

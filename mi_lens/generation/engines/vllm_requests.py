@@ -123,7 +123,7 @@ class Running:
             EngineDeadError,
         )
 
-        names = list(self.jobs)
+        names = [name for name in self.jobs if name in self._inner]  # others' notes were asked for
         self.jobs.clear()
         self._began.clear()
         if names:

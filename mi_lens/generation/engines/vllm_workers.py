@@ -8,6 +8,8 @@ from typing import Any
 from mi_lens.common.provenance import content_hash
 from mi_lens.interventions.condition import Condition
 
+CUT_SHORT = "method failed: cancelled"  # vLLM's words where a worker died during a call.
+
 
 class Workers:
     """What of `VLLMEngine` asks vLLM's workers.
@@ -70,8 +72,21 @@ class Workers:
                 forget()
 
     def _ask(self, method: str, what: Any) -> list[Any]:
-        """What every worker answers; questions and answers are JSON."""
-        answers = self._llm.llm_engine.collective_rpc(method, args=(json.dumps(what),))
+        """What every worker answers; questions and answers are JSON.
+
+        Raises:
+            EngineDeadError: If a worker died while it was asked.
+        """
+        try:
+            answers = self._llm.llm_engine.collective_rpc(method, args=(json.dumps(what),))
+        except Exception as error:  # vLLM has no class for it
+            if not str(error).endswith(CUT_SHORT):
+                raise
+            from vllm.v1.engine.exceptions import (  # pyright: ignore[reportMissingImports]
+                EngineDeadError,
+            )
+
+            raise EngineDeadError from error
         return [json.loads(answer) for answer in answers]
 
     def _name_of(self, condition: Condition) -> str:

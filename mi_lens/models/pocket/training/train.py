@@ -255,8 +255,8 @@ def train(config: TrainConfig) -> None:
             if progress.block % config.blocks_per_save == 0 or progress.tokens >= budget:
                 save_state(state_file, settings, progress, model, optimizers)
     checkpoint = config.out / "checkpoint"
-    with torch.no_grad():
-        model.lm_head.weight /= config.temperature
+    with torch.no_grad():  # as float16, which the checkpoint has
+        model.half().lm_head.weight /= config.temperature
     export(model, tokenizer, checkpoint)
     summary = summarize(config, config.out / LOG_FILE)
     (checkpoint / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
