@@ -1,6 +1,7 @@
 """Begins a deeper model with the weights of a shallower one."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import Qwen2ForCausalLM
@@ -27,10 +28,10 @@ def begin_with(model: Qwen2ForCausalLM, folder: Path) -> None:
     for part in ("embed_tokens", "norm"):
         getattr(model.model, part).load_state_dict(getattr(shallow.model, part).state_dict())
     model.lm_head.load_state_dict(shallow.lm_head.state_dict())
-    for place, block in zip(places, shallow.model.layers, strict=True):
-        model.model.layers[place].load_state_dict(block.state_dict())
+    for place, given in zip(places, shallow.model.layers, strict=True):
+        model.model.layers[place].load_state_dict(given.state_dict())
     with torch.no_grad():
         for place in set(range(many)) - set(places):
-            block = model.model.layers[place]
+            block: Any = model.model.layers[place]
             block.self_attn.o_proj.weight.zero_()
             block.mlp.down_proj.weight.zero_()

@@ -1,6 +1,7 @@
 """A deeper model begins as the shallower one: the same logits, and new blocks that learn."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,8 @@ def test_it_computes_the_same_at_first_and_every_block_learns(tokenizer, shallow
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, same(ids).logits)
     loss_of(model, ids, ids).backward()
-    for block in model.model.layers:
+    blocks: Any = model.model.layers
+    for block in blocks:
         for matrix in (block.self_attn.o_proj.weight, block.mlp.down_proj.weight):
             assert matrix.grad is not None
             assert matrix.grad.abs().sum() > 0
