@@ -101,7 +101,7 @@ class TrainConfig:
     tokens: int = 14_000_000
     polish_tokens: int = 4_000_000
     shape: Shape = field(default_factory=Shape)
-    start: str | None = None
+    start: Literal["pocket-reasoner", "pocket-base"] | None = None
     batch_tokens: int = 2048
     block_texts: int = 512
     temperature: float = 1.0
