@@ -55,7 +55,6 @@ from mi_lens.models.pocket.training.wording import REFLECTING
 from mi_lens.problems.arithmetic import Exercise, draw_exercise
 
 HELD_OUT = 256
-
 IMMATERIAL = ("start", "out", "updates")  # Settings that a resumed run may change.
 
 
@@ -121,6 +120,8 @@ class Reinforcement:
     """One worker's part of a run."""
 
     def __init__(self, config: ReinforceConfig, rank: int = 0):
+        if not 0 <= config.silent < config.group_size:
+            raise ValueError(f"silent={config.silent}: expected 0 to {config.group_size - 1}")
         self.config, self.rank = config, rank
         torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)

@@ -49,8 +49,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> ReinforceConfig:
         updates=4,
         groups=4,
         group_size=3,
+        silent=1,
         rate=1e-2,
-        max_new_tokens=12,
+        max_new_tokens=32,  # some traces end before
         updates_per_save=1,
         updates_per_test=2,
     )
@@ -118,16 +119,39 @@ def test_a_state_of_other_settings_is_refused(tiny: ReinforceConfig, uninterrupt
 def test_two_workers_share_an_update(tiny: ReinforceConfig, tmp_path: Path) -> None:
     main(replace(tiny, out=tmp_path, updates=1, workers=2))
     (entry,) = counted(tmp_path)
-    assert entry["samples"] == tiny.groups * tiny.group_size
+    assert entry["samples"] == tiny.groups * (tiny.group_size - tiny.silent)
     assert entry["held_out"]["samples"] == 256
     assert weights(tmp_path)
+
+
+def test_silent_traces_teach_only_where_they_do_better(
+    tiny: ReinforceConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned: list[float] = []
+
+    def spy(prompts, samples, advantages, *rest):
+        learned.extend(advantages)
+        return cut_rows(prompts, samples, advantages, *rest)
+
+    monkeypatch.setattr(reinforce, "cut_rows", spy)
+    counts = {}
+    for silent in (0, 2):
+        learned.clear()
+        work = Reinforcement(replace(tiny, silent=silent, group_size=4, price=1.0))
+        counts[silent] = work.update(0)["samples"], len(learned), sum(a > 0 for a in learned)
+    assert counts[0][:2] == (16, 16)
+    assert counts[2][0] == 8
+    assert 8 <= counts[2][1] < 16
+    with pytest.raises(ValueError, match="silent=4: expected 0 to 3"):
+        Reinforcement(replace(tiny, silent=4, group_size=4))
 
 
 def test_it_learns_what_is_rewarded(tiny: ReinforceConfig) -> None:
     """Where only length counts, traces of a random model get longer or shorter at will."""
 
     def mean_length(price: float) -> float:
-        config = replace(tiny, price=price, groups=8, group_size=8, kl_price=0.0, max_new_tokens=30)
+        config = replace(tiny, price=price, silent=0, kl_price=0.0)
+        config = replace(config, groups=8, group_size=8, max_new_tokens=30)
         work = Reinforcement(config)
         end = work.model.config.eos_token_id
         with torch.no_grad():
