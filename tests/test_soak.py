@@ -6,8 +6,8 @@ from tests.processes import FORKS
 from tests.soak.campaign import ORDER, run_campaign
 from tests.soak.faults import KINDS
 
-ATTEMPTS = 50
-KILLS = 50
+ATTEMPTS = 30
+KILLS = 30
 
 
 @pytest.mark.slow
