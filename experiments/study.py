@@ -19,11 +19,11 @@ from experiments.labels import LABELS, Finding, Premise
 from mi_lens.common.provenance import versions
 from mi_lens.generation.plan import Plan
 from mi_lens.generation.resume import generate_into
-from mi_lens.models.pocket.training.wording import REFLECTION_WORDS
+from mi_lens.models.pocket.training.wording import REFLECTING
 from mi_lens.report.plots.style import GREY, save_figure
 
 CLASS_MARKERS = {"execution": "o", "reflection": "D", "transition": "^"}  # Beside CLASS_COLOURS.
-THINKING_WORDS = (*REFLECTION_WORDS, "Alternatively")  # The pocket reasoner's.
+THINKING_WORDS = REFLECTING  # The pocket models'.
 # Models whose texts decide where a reflection is needed, and its words.
 WRITTEN = ("pocket-reasoner", "pocket-base")
 # Models that the papers' claims are not about, and what they are.

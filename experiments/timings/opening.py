@@ -32,9 +32,14 @@ class Config:
     repeats: int = 9
 
 
+def browser_here() -> str | None:
+    """The path of a Chromium; None if there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def main(config: Config) -> None:
     """Opens the pages and prints how long each took."""
-    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    executable = browser_here()
     if executable is None:
         raise SystemExit(f"no browser here; expected one of {', '.join(BROWSERS)}")
     times: dict[Path, list[float]] = {page: [] for page in config.pages}

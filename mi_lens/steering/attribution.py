@@ -117,15 +117,13 @@ def steering_attribution(
         kind: torch.stack(slopes[kind]).mean(0) for kind in THOUGHT_CLASSES if kind in slopes
     }
     return {
-        name: Attribution(_of_vector(log_p, i), float(kl[i].mean()), kl.shape[1])
+        name: Attribution(
+            {kind: float(of_class[i]) for kind, of_class in log_p.items()},
+            float(kl[i].mean()),
+            kl.shape[1],
+        )
         for i, name in enumerate(vectors)
     }
-
-
-def _of_vector(
-    by_class: Mapping[ThoughtClass, Float[Tensor, " vector"]], i: int
-) -> dict[ThoughtClass, float]:
-    return {kind: float(of_class[i]) for kind, of_class in by_class.items()}
 
 
 def _derivatives(

@@ -1,6 +1,5 @@
 """Run folders that no model made, and a browser to open their pages in."""
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -179,8 +178,9 @@ def build_evaluation(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -
 def browser() -> Iterator[Any]:
     """Headless Chromium."""
     api = pytest.importorskip("playwright.sync_api")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    executable = next(filter(None, map(shutil.which, names)), None)
+    from experiments.timings.opening import browser_here  # which needs playwright
+
+    executable = browser_here()
     if executable is None:
         pytest.skip("no chromium on this machine")
     with api.sync_playwright() as playwright:

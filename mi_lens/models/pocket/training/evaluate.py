@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mi_lens.models.pocket.training.decoding import Reply, reply_to
 from mi_lens.models.pocket.training.tokenization import prompt_of
-from mi_lens.models.pocket.training.wording import REFLECTION_WORDS, TRANSITION_WORDS
+from mi_lens.models.pocket.training.wording import REFLECTING, REFLECTION_WORDS, TRANSITION_WORDS
 from mi_lens.problems.arithmetic import LEVEL_WEIGHTS, Exercise, exercises, show_term
 
 CONTROL_DRAWS = 10
@@ -110,7 +110,7 @@ def words_of(reply: Reply) -> list[str]:
 def draw_controls(counts: Counter[str], seed: int) -> list[str]:
     """Draws, for each reflection word, another word that is emitted about as often."""
     rng = Random(f"controls/{seed}")
-    excluded = {word.lower() for word in REFLECTION_WORDS + TRANSITION_WORDS}
+    excluded = {word.lower() for word in REFLECTING}
     chosen: list[str] = []
     for word in REFLECTION_WORDS:
         target = math.log(max(1, counts[word.lower()]))

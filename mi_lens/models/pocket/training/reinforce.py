@@ -162,22 +162,19 @@ class Reinforcement:
         rng = Random(f"reinforce/{config.seed}/{index}")
         exercises = [draw_exercise(rng, "train") for _ in range(config.groups)]
         mine = exercises[self.rank :: config.workers]
-        silent = config.silent
-        prompts, samples, conducts = self.draw(mine, size, f"draw/{index}", silent)
+        prompts, samples, conducts = self.draw(mine, size, f"draw/{index}", config.silent)
+        free = [i for i in range(len(samples)) if i % size < size - config.silent]
         rewards = torch.tensor([reward_of(c, config.price) for c in conducts]).view(-1, size)
         advantages = group_advantages(rewards).flatten().tolist()
-        free = [c for place, c in enumerate(conducts) if place % size < size - silent]
-
-        def counted(i: int) -> bool:
-            return i % size < size - silent or advantages[i] > 0
-
-        counts = count(free) | {"reward": float(rewards.sum()), "learned": 0.0, "kl": 0.0}
+        counted = {*free, *(i for i, advantage in enumerate(advantages) if advantage > 0)}
+        counts = count([conducts[i] for i in free])
+        counts |= {"reward": float(rewards.sum()), "learned": 0.0, "kl": 0.0}
         groups = [range(i, i + size) for i in range(0, len(samples), size)]
         groups = [group for group in groups if teaches([conducts[i] for i in group])]
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate * min(1.0, (index + 1) / 10)
         for step in range(config.steps):
-            chosen = [i for group in groups[step :: config.steps] for i in group if counted(i)]
+            chosen = [i for group in groups[step :: config.steps] for i in group if i in counted]
             rows = cut_rows(
                 [prompts[i] for i in chosen],
                 [samples[i] for i in chosen],
